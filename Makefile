@@ -1,0 +1,54 @@
+# Every command of the project. `make help` lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Another package index beside the default one, for a CPU build of torch where the default is CUDA's.
+PACKAGE_INDEX ?=
+COMPOSE ?= docker compose
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+
+bin := $(VENV)/bin
+install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
+	$(if $(PACKAGE_INDEX),--extra-index-url $(PACKAGE_INDEX)) --constraint constraints.txt
+
+.PHONY: help serve train test check format compose-test clean
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
+
+serve: $(VENV)/training  ## set up, train the digits if there is no bundle, serve on port 8000
+	@$(bin)/python -m training --data digits --unless-exists
+	@exec $(bin)/python -m service --host $(HOST) --port $(PORT) $(ARGS)
+
+train: $(VENV)/training  ## train and export, e.g. make train ARGS="--data mnist"
+	@$(bin)/python -m training $(ARGS)
+
+test: $(VENV)/dev  ## set up and run the whole suite
+	$(bin)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev  ## lint, formatting and types, over source and tests
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+
+format: $(VENV)/dev  ## bring the code into its one form
+	$(bin)/ruff check --fix
+	$(bin)/ruff format
+
+compose-test: $(VENV)/dev  ## build the containers, bring them up, use them, take them down
+	COMPOSE="$(COMPOSE)" PACKAGE_INDEX="$(PACKAGE_INDEX)" $(bin)/python -m pytest -m compose --timeout=3000
+
+clean:  ## remove the environment and caches, keep models and runs
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+
+$(VENV)/training: pyproject.toml constraints.txt
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the dependencies into $(VENV); the first time takes a minute or two."
+	@$(install) --editable ".[training]"
+	@touch $@
+
+$(VENV)/dev: $(VENV)/training
+	@$(install) --editable ".[training,dev]"
+	@touch $@

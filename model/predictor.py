@@ -1,0 +1,167 @@
+"""ONNX Runtime over one bundle's graphs. Knows no HTTP, no batching between callers, no torch.
+
+Training measures every published figure through it and the service answers through it, so what the
+report says is what the server does. Rows never influence each other: an image's numbers are the
+same bytes alone and in any batch, with any number of threads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model import masks
+from model.architecture import DropoutLayer
+from model.bundle import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
+from model.errors import BundleError
+from model.uncertainty import Uncertainty, softmax, summarise
+
+GOLDEN_TOLERANCE = 1e-3
+"""Allowed |difference| of a golden logit: other processors round differently (about 1e-5), damage
+does more."""
+
+_HEAD_BYTES = 32 * 2**20
+"""Bound on the head's largest intermediate array, [rows, samples, width] float32."""
+
+_MAX_TRUNK_ROWS = 64
+"""Rows of one trunk run: more only grow ONNX Runtime's arena."""
+
+Floats = NDArray[np.float32]
+
+
+class Session(Protocol):
+    """What is used of `onnxruntime.InferenceSession`."""
+
+    def run(self, output_names: Sequence[str], input_feed: dict[str, Any]) -> Sequence[Any]:
+        """Run the graph and return the named outputs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The deterministic pass: logits float32 [N, K] and features float32 [N, F]."""
+
+    logits: Floats
+    features: Floats
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Softmax of the logits, float64 [N, K]."""
+        return softmax(self.logits)
+
+    def take(self, rows: slice) -> "Prediction":
+        """Return some of the rows."""
+        return Prediction(self.logits[rows], self.features[rows])
+
+
+class Predictor:
+    """The two graphs of one bundle, opened. Not for two threads at once."""
+
+    def __init__(self, layers: Sequence[DropoutLayer], model: Session, head: Session) -> None:
+        self._layers = tuple(layers)
+        self._model = model
+        self._head = head
+        widest = max(layer.width for layer in self._layers)
+        self._head_cells = max(1, _HEAD_BYTES // (4 * widest))  # rows x samples of one run
+
+    @classmethod
+    def open(cls, folder: Path, layers: Sequence[DropoutLayer], threads: int = 1) -> Self:
+        """Start ONNX Runtime on the graphs in `folder`, with `threads` threads for one run.
+
+        Raises:
+            BundleError: ONNX Runtime cannot load a graph.
+        """
+        try:
+            model, head = (_start(folder / file, threads) for file in (MODEL_FILE, HEAD_FILE))
+        except Exception as error:  # ONNX Runtime raises its own untyped exceptions
+            reason = str(error).splitlines()[0]
+            raise BundleError(
+                f"{folder} cannot be loaded by ONNX Runtime ({reason}); export it again."
+            ) from None
+        return cls(layers, model, head)
+
+    def predict(self, images: Floats) -> Prediction:
+        """Run the whole network once; images float32 [N, C, H, W] in 0..1."""
+        runs = [
+            self._model.run(["logits", "features"], {"images": images[start:stop]})
+            for start, stop in _chunks(len(images), _MAX_TRUNK_ROWS)
+        ]
+        logits, features = zip(*runs, strict=True)
+        return Prediction(_joined(logits), _joined(features))
+
+    def sample(self, features: Floats, seed: int, samples: int) -> Floats:
+        """Run the head with dropout alive: features [N, F] -> logits float32 [N, T, K]."""
+        drawn = masks.draw(seed, samples, self._layers)
+        feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
+        rows = max(1, self._head_cells // samples)
+        runs = [
+            self._head.run(["logits"], {"features": features[start:stop], **feeds})[0]
+            for start, stop in _chunks(len(features), rows)
+        ]
+        return _joined(runs)
+
+    def uncertainty(self, features: Floats, seed: int, samples: int) -> Uncertainty:
+        """Sample the head and summarise; features float32 [N, F]."""
+        return summarise(self.sample(features, seed, samples))
+
+    def self_test(self, path: Path) -> None:
+        """Check that the golden inputs in the file `path` give the golden outputs.
+
+        Raises:
+            BundleError: they do not, or the file cannot be read.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as golden:
+                prediction = self.predict(golden["images"])
+                seed, samples = int(golden["seed"]), int(golden["samples"])
+                sampled = self.sample(prediction.features, seed, samples)
+                differences = {
+                    "logits": np.abs(prediction.logits - golden["logits"]).max(),
+                    "sampled logits": np.abs(sampled - golden["sampled_logits"]).max(),
+                }
+        except Exception as error:  # whatever a damaged graph or archive raises
+            raise BundleError(
+                f"{path}: the self-test cannot run ({error}); export the bundle again."
+            ) from None
+        for what, difference in differences.items():
+            if not difference <= GOLDEN_TOLERANCE:  # also true of NaN
+                raise BundleError(
+                    f"{path}: the self-test's {what} differ by {difference:.2g}, more than "
+                    f"{GOLDEN_TOLERANCE:g}; export the bundle again."
+                )
+
+
+def open_tested(bundle: Bundle, threads: int = 1) -> Predictor:
+    """Open a verified bundle and run its self-test.
+
+    Raises:
+        BundleError: it cannot be loaded, or gives other outputs than it must.
+    """
+    predictor = Predictor.open(bundle.path, bundle.manifest.dropout_layers, threads)
+    predictor.self_test(bundle.path / GOLDEN_FILE)
+    return predictor
+
+
+def _start(path: Path, threads: int) -> Session:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only; they also arrive as exceptions
+    # Idle threads that spin would take the cores from the event loop and from other workers.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session: Session = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
+    return session
+
+
+def _chunks(count: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _joined(parts: Sequence[Floats]) -> Floats:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

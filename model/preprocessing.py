@@ -1,0 +1,217 @@
+"""Image bytes or nested numbers -> the array a bundle declares. The one preprocessing.
+
+Training reads its folders with it and the service its requests, so both see the same pixels.
+Normalisation is not here: it is inside the exported graph.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.errors import (
+    ImageDecodeError,
+    ImageShapeError,
+    ImageTooLargeError,
+    PixelValueError,
+)
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_IMAGE_PIXELS = 25_000_000
+"""Default limit on height x width of an encoded image, read from its header before decoding."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FORMAT_NAMES = "PNG, JPEG, WebP, GIF or BMP"
+_SIXTEEN_BITS = 257  # 65535 / 255: Pillow's own conversion to 8 bits clips instead of scaling
+
+
+class InputSpec(BaseModel):
+    """The image a network takes, and the declared rule that makes one from any encoded image.
+
+    An encoded image is turned upright (EXIF), its transparency laid over black, made grey (ITU-R
+    601 luma) or RGB, then brought to height x width with bilinear, antialiased resampling: `crop`
+    keeps the aspect ratio and cuts the longer side's ends, `pad` keeps it and adds black borders,
+    `stretch` does not keep it. An image of the right size is used pixel for pixel. Of an animation
+    the first frame counts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: Literal[1, 3] = Field(description="1 = grey, 3 = RGB")
+    height: int = Field(ge=1, description="pixels")
+    width: int = Field(ge=1, description="pixels")
+    resize: Literal["crop", "pad", "stretch"] = Field(description="how another size is handled")
+
+
+def decode(data: bytes, spec: InputSpec) -> NDArray[np.uint8]:
+    """Decode one image, without a limit on its pixels but `MAX_IMAGE_PIXELS`; see `decode_all`."""
+    image: NDArray[np.uint8] = decode_all([data], spec)[0]
+    return image
+
+
+def decode_all(
+    files: Sequence[bytes],
+    spec: InputSpec,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    max_total_pixels: int | None = None,
+) -> NDArray[np.uint8]:
+    """Decode PNG, JPEG, WebP, GIF or BMP files, once all their headers are within the limits.
+
+    Args:
+        files: N encoded images, N at least 1.
+        spec: what to make of them.
+        max_pixels: limit on height x width of each, as its header declares them.
+        max_total_pixels: limit on their sum; None for no limit.
+
+    Returns:
+        uint8 [N, C, H, W].
+
+    Raises:
+        ImageDecodeError: a file is not an image of these formats, truncated, or corrupt.
+        ImageTooLargeError: a header declares too many pixels, or all do together.
+    """
+    images = [_guarded(_open, file, max_pixels) for file in files]
+    total = sum(image.width * image.height for image in images)
+    if max_total_pixels is not None and total > max_total_pixels:
+        raise ImageTooLargeError(
+            f"The images declare {total:,} pixels together, more than the {max_total_pixels:,} "
+            "allowed; send fewer or smaller ones."
+        )
+    return np.stack([_guarded(_load, image, spec) for image in images])
+
+
+def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scale uint8 0..255 to float32 0..1, any shape."""
+    return images.astype(np.float32) / np.float32(255)
+
+
+def from_numbers(nested: Any, spec: InputSpec) -> NDArray[np.float32]:
+    """Turn nested lists [H][W] (grey) or [H][W][C] of numbers in 0..1 into one image.
+
+    Returns:
+        float32 [C, H, W].
+
+    Raises:
+        ImageShapeError: ragged, or of another height, width or channel count.
+        PixelValueError: something that is no number, is not finite, or lies outside 0..1.
+    """
+    try:
+        array = np.asarray(nested)
+    except (ValueError, OverflowError, RecursionError):  # rows of different lengths
+        raise ImageShapeError(
+            f"The image's rows differ in length or depth; send {_expected(spec)}."
+        ) from None
+    _require_shape(array.shape, spec)
+    if array.dtype.kind not in "iuf" or _holds_booleans(nested):
+        raise PixelValueError("A pixel is not a number; send numbers from 0 to 1.")
+    pixels = array.astype(np.float64).reshape(spec.height, spec.width, spec.channels)
+    _require_unit_range(pixels)
+    return np.ascontiguousarray(pixels.astype(np.float32).transpose(2, 0, 1))
+
+
+def _require_shape(shape: tuple[int, ...], spec: InputSpec) -> None:
+    with_channels = (spec.height, spec.width, spec.channels)
+    accepted = {with_channels} | ({with_channels[:2]} if spec.channels == 1 else set())
+    if shape not in accepted:
+        got = " x ".join(map(str, shape)) or "a single value"
+        raise ImageShapeError(f"The image is {got}, but this model takes {_expected(spec)}.")
+
+
+def _require_unit_range(pixels: NDArray[np.float64]) -> None:
+    if not np.isfinite(pixels).all():
+        raise PixelValueError("A pixel is NaN or infinite; send finite numbers from 0 to 1.")
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > 1:
+        worst = low if low < 0 else high
+        raise PixelValueError(
+            f"A pixel is {worst:g}, outside 0..1; divide 8-bit values by 255 before sending them."
+        )
+
+
+def _holds_booleans(nested: Any) -> bool:
+    """Whether a nested list of known shape holds true or false, which NumPy takes for 1 and 0."""
+    if nested and isinstance(nested[0], list):
+        return any(map(_holds_booleans, nested))
+    return bool in set(map(type, nested))
+
+
+def _expected(spec: InputSpec) -> str:
+    size = f"height {spec.height}, width {spec.width}"
+    grey = f"[{spec.height}][{spec.width}] numbers ({size}, grey)"
+    rgb = f"[{spec.height}][{spec.width}][3] numbers ({size}, RGB)"
+    return grey if spec.channels == 1 else rgb
+
+
+def _guarded(step: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Turn whatever Pillow's decoders raise on bad data into one sentence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # _open's check replaces Pillow's bomb warning
+            return step(*arguments, **options)
+    except ImageTooLargeError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageTooLargeError(
+            "The image declares too many pixels; send a smaller one."
+        ) from None
+    except UnidentifiedImageError:
+        raise ImageDecodeError(
+            f"The file is not an image that can be read; send a {_FORMAT_NAMES} file."
+        ) from None
+    except Exception as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise ImageDecodeError(
+            f"The image is truncated or corrupt ({reason}); send a whole {_FORMAT_NAMES} file."
+        ) from None
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header alone."""
+    image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+    if image.width * image.height > max_pixels:
+        raise ImageTooLargeError(
+            f"The image declares {image.width} x {image.height} pixels, more than the "
+            f"{max_pixels:,} allowed; send a smaller one."
+        )
+    return image
+
+
+def _load(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    image.load()
+    return fit_image(ImageOps.exif_transpose(image), spec)
+
+
+def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    """Fit any image to `spec`, colour first, then size: uint8 [C, H, W]."""
+    image = _resize(_colour(image, "L" if spec.channels == 1 else "RGB"), spec)
+    pixels = np.asarray(image, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _colour(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel: I;16, I;16B or I
+        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray((wide // _SIXTEEN_BITS).astype(np.uint8))
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(opaque, image.convert("RGBA"))
+    return image.convert(mode)
+
+
+def _resize(image: Image.Image, spec: InputSpec) -> Image.Image:
+    size = (spec.width, spec.height)
+    if image.size == size:
+        return image
+    bilinear = Image.Resampling.BILINEAR
+    if spec.resize == "crop":
+        return ImageOps.fit(image, size, method=bilinear)
+    if spec.resize == "pad":
+        return ImageOps.pad(image, size, method=bilinear, color=0)
+    return image.resize(size, bilinear)

@@ -1,0 +1,10 @@
+"""`python -m service`."""
+
+import sys
+
+from model.commandline import load_or_exit
+from service.server import serve
+from service.settings import ServiceSettings
+
+if __name__ == "__main__":
+    sys.exit(serve(load_or_exit(ServiceSettings, sys.argv[1:])))

@@ -1,0 +1,197 @@
+"""A request's body -> the images in it. Knows no model beyond the input it declares.
+
+By content type: JSON `{"instances": [...]}`, a form with `file` fields, or one image as it is.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from model.preprocessing import InputSpec, decode_all, from_numbers, to_float
+from service.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    EmptyBodyError,
+    InvalidBase64Error,
+    InvalidJsonError,
+    InvalidRequestError,
+    TooManyImagesError,
+    UnsupportedMediaTypeError,
+)
+from service.metrics import Metrics
+from service.settings import ServiceSettings
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
+JSON_TYPE = "application/json"
+FORM_TYPE = "multipart/form-data"
+
+_OTHER_IMAGE_TYPES = ("image/jpg", "image/x-ms-bmp", "image/x-bmp")
+_FORM_FIELD = "file"
+_INSTANCES = '{"instances": [IMAGE, ...]}'
+
+Floats = NDArray[np.float32]
+
+
+class ImageReader:
+    """Reads images out of requests, within the configured limits."""
+
+    def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._decode_seconds = metrics.stage.labels("decode")
+
+    async def read(self, request: Request, spec: InputSpec) -> Floats:
+        """Return the request's images, float32 [N, C, H, W] in 0..1, N at least 1.
+
+        Raises:
+            ServiceError: about the body. InputError: about an image in it.
+        """
+        media_type = _media_type(request.headers)
+        body = await self._body(request)
+        if media_type == JSON_TYPE:
+            return await self._from_json(body, spec)
+        if media_type == FORM_TYPE:
+            return await self._decode(await self._form_files(request.headers, body), spec)
+        return await self._decode([body], spec)
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._settings.max_body_bytes
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > limit:
+            raise BodyTooLargeError(_too_large(limit))
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise BodyTooLargeError(_too_large(limit))
+        except TimeoutError:
+            seconds = self._settings.body_timeout_seconds
+            raise BodyTimeoutError(
+                f"The body did not arrive within {seconds:g} seconds; send it faster or smaller."
+            ) from None
+        except ClientDisconnect:
+            raise InvalidRequestError("The client hung up before its body was whole.") from None
+        if not body:
+            raise EmptyBodyError("The request has no body; send an image.")
+        return bytes(body)
+
+    async def _from_json(self, body: bytes, spec: InputSpec) -> Floats:
+        instances = _instances(body)
+        self._check_count(len(instances))
+        encoded = [item for item in instances if isinstance(item, dict)]
+        files = [_from_base64(item) for item in encoded]
+        decoded = iter(await self._decode(files, spec)) if files else iter(())
+        with self._decode_seconds.time():
+            return np.stack(
+                [
+                    next(decoded) if isinstance(item, dict) else from_numbers(item, spec)
+                    for item in instances
+                ]
+            )
+
+    async def _form_files(self, headers: Headers, body: bytes) -> Sequence[bytes]:
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            yield body
+
+        parser = _InMemoryParser(headers, chunks(), max_files=self._settings.max_images)
+        try:
+            form = await parser.parse()
+        except (MultiPartException, KeyError, ValueError) as error:
+            reason = getattr(error, "message", "") or "no valid boundary"
+            if "Too many files" in reason:
+                raise TooManyImagesError(self._too_many()) from None
+            raise InvalidRequestError(
+                f"The form cannot be read ({reason.rstrip('.')}); send it with curl -F file=@IMAGE."
+            ) from None
+        files = []
+        for name, value in form.multi_items():
+            if name != _FORM_FIELD or not isinstance(value, UploadFile):
+                raise InvalidRequestError(
+                    f"The form has a field {name!r}; send image files in fields named 'file' alone."
+                )
+            files.append(await value.read())
+        await form.close()
+        if not files:
+            raise EmptyBodyError("The form has no 'file' field; send an image in one.")
+        self._check_count(len(files))
+        return files
+
+    async def _decode(self, files: Sequence[bytes], spec: InputSpec) -> Floats:
+        settings = self._settings
+        with self._decode_seconds.time():
+            pixels = await run_in_threadpool(
+                decode_all, files, spec, settings.max_image_pixels, settings.max_request_pixels
+            )
+            return to_float(pixels)
+
+    def _check_count(self, count: int) -> None:
+        if count > self._settings.max_images:
+            raise TooManyImagesError(self._too_many())
+
+    def _too_many(self) -> str:
+        return f"One request takes at most {self._settings.max_images} images; send several."
+
+
+class _InMemoryParser(MultiPartParser):
+    """Never spools to disk: the whole body is in memory already, within its limit."""
+
+    spool_max_size = 0  # 0 means no roll-over to a file
+
+
+def _media_type(headers: Headers) -> str:
+    encoding = headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise UnsupportedMediaTypeError(
+            f"Content-Encoding {encoding!r} is not taken here; send the body uncompressed."
+        )
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type in (JSON_TYPE, FORM_TYPE, *IMAGE_TYPES, *_OTHER_IMAGE_TYPES):
+        return media_type
+    given = f"Content-Type {media_type!r} is not taken" if media_type else "Content-Type is missing"
+    raise UnsupportedMediaTypeError(
+        f"{given}; send {JSON_TYPE}, {FORM_TYPE}, or an image as {', '.join(IMAGE_TYPES)}."
+    )
+
+
+def _instances(body: bytes) -> Sequence[Any]:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJsonError(
+            f"The body is not JSON that can be read ({error}); "
+            "NaN and Infinity are not JSON, and nesting is limited."
+        ) from None
+    if not isinstance(content, dict) or set(content) != {"instances"}:
+        raise InvalidRequestError(f"The body is not of the form {_INSTANCES} and nothing else.")
+    instances = content["instances"]
+    if not isinstance(instances, list):
+        raise InvalidRequestError(f"'instances' is not a list; send {_INSTANCES}.")
+    if not instances:
+        raise EmptyBodyError("'instances' is empty; send at least one image.")
+    return instances
+
+
+def _from_base64(item: dict[str, Any]) -> bytes:
+    text = item.get("b64")
+    if set(item) != {"b64"} or not isinstance(text, str):
+        raise InvalidRequestError('An image given as an object must be {"b64": "..."} alone.')
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        hint = "leave out the 'data:...;base64,' in front" if text[:5] == "data:" else "encode it"
+        raise InvalidBase64Error(f"A 'b64' field is not base64; {hint} (RFC 4648).") from None
+
+
+def _too_large(limit: int) -> str:
+    return f"The body is larger than {limit:,} bytes; send fewer or smaller images."

@@ -1,0 +1,99 @@
+"""What Prometheus scrapes at GET /metrics. Knows no route and no model.
+
+With several workers the figures are summed over all of them, through the files of
+PROMETHEUS_MULTIPROC_DIR, which `service.server` sets before it starts them.
+"""
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+_LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_STAGES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+
+
+class Metrics:
+    """The service's counters, gauges and histograms, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+        self.requests = Counter(
+            "dropserve_requests",
+            "Requests answered.",
+            ("route", "method", "status"),
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "dropserve_request_duration_seconds",
+            "From the request's first byte to the answer's last, seconds.",
+            ("route",),
+            buckets=_LATENCIES,
+            registry=registry,
+        )
+        self.in_hand = Gauge(
+            "dropserve_requests_in_hand",
+            "Requests being answered now.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.batch_rows = Histogram(
+            "dropserve_batch_rows",
+            "Images in one inference run.",
+            ("model",),
+            buckets=_ROWS,
+            registry=registry,
+        )
+        self.queue_rows = Gauge(
+            "dropserve_queue_rows",
+            "Images waiting for inference.",
+            ("model",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.stage = Histogram(
+            "dropserve_stage_seconds",
+            "One run of a stage: decode (images of a request), trunk, head (with its summary).",
+            ("stage",),
+            buckets=_STAGES,
+            registry=registry,
+        )
+        self.model_info = Gauge(
+            "dropserve_model_info",
+            "1 for each model and version that is loaded.",
+            ("model", "version"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.predictive_entropy = Histogram(
+            "dropserve_predictive_entropy_nats",
+            "Predictive entropy of answers of POST /uncertainty.",
+            ("model",),
+            buckets=_NATS,
+            registry=registry,
+        )
+        self.mutual_information = Histogram(
+            "dropserve_mutual_information_nats",
+            "Mutual information of answers of POST /uncertainty.",
+            ("model",),
+            buckets=_NATS,
+            registry=registry,
+        )
+
+    def expose(self) -> bytes:
+        """Return all figures in Prometheus' text format."""
+        if MULTIPROCESS_VARIABLE not in os.environ:
+            return generate_latest(self._registry)
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
+        return generate_latest(everyone)
+
+    def close(self) -> None:
+        """Take this worker's gauges out of the sums; call when it stops."""
+        if MULTIPROCESS_VARIABLE in os.environ:
+            mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]

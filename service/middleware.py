@@ -1,0 +1,99 @@
+"""Around every request: its id, its log line, its metrics, the limit on how many at once.
+
+Knows no route's meaning.
+"""
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import STATUS_AND_CODE, OverloadedError, error_response, internal_error
+from service.metrics import Metrics
+
+REQUEST_ID_HEADER = "X-Request-ID"
+
+_GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_UNMATCHED = "unmatched"
+_UNLIMITED = ("/health/", "/metrics")
+
+logger = structlog.stdlib.get_logger("service")
+
+
+class Observed:
+    """ASGI middleware; an error nobody foresaw ends here as a 500 with a traceback in the log."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_concurrent_requests: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._limit = max_concurrent_requests
+        self._in_hand = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass on what is no HTTP request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        exchange = _Exchange(send, request_id)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            self._count(+1)
+            try:
+                await self._answer(scope, receive, exchange)
+            finally:
+                self._count(-1)
+                self._record(scope, exchange)
+
+    async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
+        if self._in_hand > self._limit and not scope["path"].startswith(_UNLIMITED):
+            status, code = STATUS_AND_CODE[OverloadedError]
+            sentence = f"The server has {self._limit} requests in hand; try again in a second."
+            await error_response(status, code, sentence)(scope, receive, exchange.send)
+            return
+        try:
+            await self._app(scope, receive, exchange.send)
+        except Exception:
+            logger.exception("request failed", method=scope["method"], path=scope["path"])
+            if exchange.status is not None:
+                raise  # half an answer is out: let the server cut the connection
+            await internal_error()(scope, receive, exchange.send)
+
+    def _count(self, step: int) -> None:
+        self._in_hand += step
+        self._metrics.in_hand.inc(step)
+
+    def _record(self, scope: Scope, exchange: "_Exchange") -> None:
+        seconds = time.perf_counter() - exchange.started
+        route = getattr(scope.get("route"), "path", _UNMATCHED)
+        method = scope["method"] if route != _UNMATCHED else "any"  # both could be invented
+        status = exchange.status or 499  # the client hung up before an answer, as nginx has it
+        self._metrics.requests.labels(route, method, status).inc()
+        self._metrics.latency.labels(route).observe(seconds)
+        level = "debug" if scope["path"].startswith(_UNLIMITED) else "info"
+        getattr(logger, level)(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            milliseconds=round(1000 * seconds, 2),
+        )
+
+
+class _Exchange:
+    """One request's answer on its way out: adds the id, remembers the status and the start."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.status: int | None = None
+        self.started = time.perf_counter()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)[REQUEST_ID_HEADER] = self._request_id
+        await self._send(message)

@@ -1,0 +1,178 @@
+"""Which bundles are loaded, at which version. Knows no route.
+
+Of each model the highest version that opens and passes its self-test is served. A version that
+does not is refused with its reason, which the log, GET /models and, when nothing else serves,
+GET /health/ready tell.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from model.bundle import Bundle, names, open_bundle, versions
+from model.errors import BundleError
+from model.predictor import Predictor, open_tested
+from service.batching import Batcher, Limits
+from service.errors import (
+    ModelRequiredError,
+    NotReadyError,
+    UnknownModelError,
+    UnknownVersionError,
+)
+from service.metrics import Metrics
+from service.settings import ServiceSettings
+
+logger = structlog.stdlib.get_logger("service")
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model in service."""
+
+    bundle: Bundle
+    batcher: Batcher
+
+    @property
+    def version(self) -> str:
+        """The version as it goes over the wire."""
+        return str(self.bundle.manifest.version)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A version that was not loaded, and why."""
+
+    name: str
+    version: int
+    reason: str
+
+
+class Repository:
+    """The models in service. Empty until `load` is done."""
+
+    def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._served: dict[str, Served] = {}
+        self._loading = True
+        self.refusals: list[Refusal] = []
+
+    @property
+    def served(self) -> Sequence[Served]:
+        """Everything in service, by name."""
+        return [self._served[name] for name in sorted(self._served)]
+
+    @property
+    def default(self) -> str | None:
+        """The model of requests that name none."""
+        if self._settings.default_model is not None:
+            return self._settings.default_model
+        return next(iter(self._served)) if len(self._served) == 1 else None
+
+    async def load(self) -> None:
+        """Open, test and warm every model in the folder, one thread at a time."""
+        folder = self._settings.models_folder
+        try:
+            for name in await asyncio.to_thread(names, folder):
+                await self._load_model(folder, name)
+        finally:
+            self._loading = False
+        problem = self.problem()
+        if problem is not None:
+            logger.error("not ready", reason=problem)
+
+    async def close(self) -> None:
+        """Answer what is queued, then let every model go."""
+        for served in self._served.values():
+            await served.batcher.close()
+
+    def problem(self) -> str | None:
+        """Say in one sentence why the service is not ready; None when it is."""
+        if self._loading:
+            return "The models are still being loaded; try again in a second."
+        default = self._settings.default_model
+        if self._served and (default is None or default in self._served):
+            return None
+        reasons = [
+            refusal.reason
+            for refusal in self.refusals
+            if default is None or refusal.name == default
+        ]
+        if reasons:
+            return reasons[0]
+        wanted = "bundle" if default is None else f"bundle of the default model {default!r}"
+        folder = self._settings.models_folder
+        return f"{folder} holds no {wanted}; train one with python -m training --output {folder}."
+
+    def get(self, name: str | None, version: str | None) -> Served:
+        """Find a model in service; None for the default one and for the version that is served.
+
+        Raises:
+            NotReadyError: nothing is loaded (yet).
+            ModelRequiredError: several models are loaded and none is the default.
+            UnknownModelError, UnknownVersionError: it is not among what is loaded.
+        """
+        if not self._served:
+            raise NotReadyError(self.problem() or "No model is loaded.")
+        wanted = name if name is not None else self.default
+        if wanted is None:
+            raise ModelRequiredError(
+                f"Several models are loaded; name one with ?model=, of {self._loaded()}."
+            )
+        served = self._served.get(wanted)
+        if served is None:
+            raise UnknownModelError(f"No model {wanted!r} is loaded; there is {self._loaded()}.")
+        if version is not None and version != served.version:
+            raise UnknownVersionError(
+                f"Version {version!r} of {wanted} is not loaded; version {served.version} is."
+            )
+        return served
+
+    def _loaded(self) -> str:
+        return ", ".join(sorted(self._served))
+
+    async def _load_model(self, folder: Path, name: str) -> None:
+        for version in await asyncio.to_thread(versions, folder, name):
+            try:
+                bundle, predictor = await asyncio.to_thread(
+                    self._open, folder / name / str(version)
+                )
+            except BundleError as error:
+                self.refusals.append(Refusal(name, version, str(error)))
+                logger.error(  # noqa: TRY400: the reason says it all
+                    "bundle refused", model=name, version=version, reason=str(error)
+                )
+                continue
+            self._served[name] = Served(bundle, self._batcher(name, predictor))
+            self._metrics.model_info.labels(name, version).set(1)
+            logger.info("model loaded", model=name, version=version)
+            return
+
+    def _open(self, path: Path) -> tuple[Bundle, Predictor]:
+        bundle = open_bundle(path)
+        predictor = open_tested(bundle, self._settings.threads)
+        self._warm(bundle, predictor)
+        return bundle, predictor
+
+    def _warm(self, bundle: Bundle, predictor: Predictor) -> None:
+        """Run the sizes to come, so that the first request pays for no allocation or mask."""
+        spec = bundle.manifest.input
+        for rows in (1, self._settings.max_batch_rows):
+            images = np.zeros((rows, spec.channels, spec.height, spec.width), np.float32)
+            features = predictor.predict(images).features[:1]
+            predictor.uncertainty(
+                features, self._settings.default_seed, self._settings.default_samples
+            )
+
+    def _batcher(self, name: str, predictor: Predictor) -> Batcher:
+        settings = self._settings
+        limits = Limits(
+            batch_rows=settings.max_batch_rows,
+            queue_rows=settings.max_queue_rows,
+            timeout_seconds=settings.inference_timeout_seconds,
+        )
+        return Batcher(name, predictor, limits, self._metrics)

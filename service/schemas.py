@@ -1,0 +1,167 @@
+"""What goes over the wire: the shapes that the OpenAPI description shows. Knows no numerics."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.architecture import DropoutLayer
+from model.bundle import Manifest
+from model.masks import MAX_SEED
+from model.preprocessing import InputSpec
+
+Method = Literal["mc_dropout"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Nats = Annotated[float, Field(ge=0)]
+ByClass = dict[str, Probability]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelQuery(_Shape):
+    """Query parameters of every route that answers for a model."""
+
+    model: str | None = Field(None, description="model name; the default model if left out")
+    version: str | None = Field(None, description="version; the one in service if left out")
+
+
+class NoQuery(_Shape):
+    """The query of routes that take none."""
+
+
+class VersionQuery(_Shape):
+    """The query of a model's card."""
+
+    version: str | None = Field(None, description="version; the one in service if left out")
+
+
+class UncertaintyQuery(ModelQuery):
+    """Query parameters of POST /uncertainty."""
+
+    samples: int | None = Field(
+        None, ge=1, description="dropout samples T; the configured number if left out"
+    )
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="of the dropout masks; the configured one if left out"
+    )
+    method: Method = Field("mc_dropout", description="how uncertainty is computed")
+
+
+class EncodedImage(_Shape):
+    """A PNG, JPEG, WebP, GIF or BMP file."""
+
+    b64: str = Field(description="the file's bytes in base64")
+
+
+class Instances(_Shape):
+    """A JSON body: one or more images."""
+
+    instances: list[EncodedImage | list[list[Probability | list[Probability]]]] = Field(
+        min_length=1,
+        description='each {"b64": "..."} or nested numbers in 0..1, [H][W] (grey) or [H][W][C]',
+    )
+
+
+class Prediction(_Shape):
+    """The deterministic answer for one image."""
+
+    label: str = Field(description="the class of the highest probability")
+    confidence: Probability = Field(description="the label's probability")
+    probabilities: ByClass = Field(description="by class name; they add up to 1")
+
+
+class Predictions(_Shape):
+    """The answer of POST /predict, one prediction an image, in order."""
+
+    model: str
+    version: str
+    predictions: list[Prediction]
+
+
+class UncertainPrediction(_Shape):
+    """The answer with dropout alive for one image; entropies in nats."""
+
+    label: str = Field(description="the class of the highest mean probability")
+    confidence: Probability = Field(description="the label's mean probability")
+    probabilities: ByClass = Field(description="mean over samples, by class name")
+    probability_std: dict[str, float] = Field(description="standard deviation over samples")
+    standard_error: dict[str, float | None] = Field(
+        description="of the mean, from the sampling alone: a safe bound; null for one sample"
+    )
+    predictive_entropy: Nats = Field(description="entropy of the mean, 0..ln K: total uncertainty")
+    expected_entropy: Nats = Field(description="mean entropy of a sample: the aleatoric part")
+    mutual_information: Nats = Field(
+        description="predictive - expected entropy: the epistemic part"
+    )
+    variation_ratio: Probability = Field(description="share of samples with another label")
+
+
+class UncertainPredictions(_Shape):
+    """The answer of POST /uncertainty, one prediction an image, in order."""
+
+    model: str
+    version: str
+    method: Method
+    samples: int
+    seed: int
+    predictions: list[UncertainPrediction]
+
+
+class ModelSummary(_Shape):
+    """A model in service."""
+
+    name: str
+    version: str
+    class_names: list[str]
+    input: InputSpec
+    parameters: int
+    dropout_layers: list[DropoutLayer]
+    test_accuracy: float | None = Field(description="measured on the exported bundle, 0..1")
+
+
+class RefusedVersion(_Shape):
+    """A version that was not loaded."""
+
+    name: str
+    version: str
+    reason: str
+
+
+class Models(_Shape):
+    """The answer of GET /models."""
+
+    default: str | None = Field(description="the model of requests that name none")
+    models: list[ModelSummary]
+    refused: list[RefusedVersion]
+
+
+class ModelCard(_Shape):
+    """The answer of GET /models/{name}: the manifest and the card, Markdown."""
+
+    manifest: Manifest
+    card: str
+
+
+class Live(_Shape):
+    """The answer of GET /health/live."""
+
+    live: Literal[True]
+
+
+class Ready(_Shape):
+    """The answer of GET /health/ready when it is 200."""
+
+    ready: Literal[True]
+
+
+class Error(_Shape):
+    """Every error, on every route."""
+
+    error: str = Field(description="a sentence that says what to do")
+    code: str = Field(description="a word for programs")
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe a route's errors for OpenAPI."""
+    return {status: {"model": Error} for status in statuses}

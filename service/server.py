@@ -1,0 +1,90 @@
+"""Settings -> a listening server, one process or several. Knows no route.
+
+SIGTERM and SIGINT: stop accepting, finish what is in hand within the grace, exit 0.
+"""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from types import FrameType
+
+import structlog
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from service import logs
+from service.metrics import MULTIPROCESS_VARIABLE
+from service.settings import ServiceSettings
+
+logger = structlog.stdlib.get_logger("service")
+
+_WORKER_APP = "service.app:create_worker_app"
+
+
+def serve(settings: ServiceSettings) -> int:
+    """Serve until told to stop; return the exit status."""
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        sys.stderr.write(
+            f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}); "
+            "choose another with --host and --port.\n"
+        )
+        return 1
+    with listener:
+        host, port = listener.getsockname()[:2]
+        logger.info("listening", url=f"http://{host}:{port}", workers=settings.workers)
+        if settings.workers == 1:
+            _serve_here(settings, listener)
+        else:
+            _serve_in_workers(settings, listener)
+    return 0
+
+
+def _serve_here(settings: ServiceSettings, listener: socket.socket) -> None:
+    from service.app import create_app  # the parent of several workers does without it
+
+    config = _config(settings, create_app(settings))
+    # uvicorn ends by raising the signal that stopped it once more, for the handler that was there
+    # before its own: one that does nothing lets the process end with status 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _serve_in_workers(settings: ServiceSettings, listener: socket.socket) -> None:
+    settings.to_environment()
+    config = _config(settings, _WORKER_APP)
+    with tempfile.TemporaryDirectory(prefix="dropserve-metrics-") as folder:
+        os.environ[MULTIPROCESS_VARIABLE] = folder
+        Multiprocess(config, sockets=[listener]).run()
+
+
+def _config(settings: ServiceSettings, app: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        factory=isinstance(app, str),
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=logs.configuration(settings.log_level, settings.log_format),
+        log_level="warning",  # of uvicorn's own lines; the service writes one a request
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.grace_seconds,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _ignore(_signal: int, _frame: FrameType | None) -> None:
+    """Do nothing."""

@@ -1,0 +1,77 @@
+"""Every knob of the service, its unit and its default. Reads nothing when imported."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from model.commandline import CommandSettings
+from model.masks import MAX_SAMPLES, MAX_SEED
+
+_PREFIX = "DROPSERVE_"
+
+
+class ServiceSettings(CommandSettings):
+    """Serve predictions of the bundles in a folder, with their uncertainty, over HTTP."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, cli_prog_name="python -m service")
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 takes a free one")
+    workers: int = Field(1, ge=1, le=256, description="processes that share the port")
+    threads: int = Field(1, ge=1, le=256, description="threads of one inference run, each worker")
+    models_folder: Path = Field(Path("models"), description="folder of bundles, NAME/VERSION/")
+    default_model: str | None = Field(
+        None, description="model of requests that name none; may be left out where there is one"
+    )
+    default_samples: int = Field(
+        64, ge=1, le=MAX_SAMPLES, description="dropout samples of requests that name no number"
+    )
+    default_seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="seed of the dropout masks of requests that name none"
+    )
+    uncertainty: bool = Field(True, description="offer POST /uncertainty")
+    max_samples: int = Field(
+        1024, ge=1, le=MAX_SAMPLES, description="most dropout samples of a request"
+    )
+    max_images: int = Field(64, ge=1, le=65_536, description="most images of a request")
+    max_body_bytes: int = Field(
+        10 * 2**20, ge=1, le=2**31, description="largest request body, bytes"
+    )
+    max_image_pixels: int = Field(
+        25_000_000, ge=1, description="most pixels of one encoded image, before resizing"
+    )
+    max_request_pixels: int = Field(
+        50_000_000, ge=1, description="most pixels of all encoded images of a request together"
+    )
+    max_concurrent_requests: int = Field(
+        256, ge=1, description="requests in hand at once, each worker; more are answered 503"
+    )
+    max_batch_rows: int = Field(64, ge=1, description="most images of one inference run")
+    max_queue_rows: int = Field(
+        1024, ge=1, description="most images waiting for inference; more are answered 503"
+    )
+    body_timeout_seconds: float = Field(
+        30, gt=0, description="longest time a client may take to send its body, seconds"
+    )
+    inference_timeout_seconds: float = Field(
+        30, gt=0, description="longest wait for an answer, queue included, seconds"
+    )
+    keep_alive_seconds: int = Field(
+        75, ge=0, description="how long an idle connection is kept, seconds"
+    )
+    grace_seconds: int = Field(
+        20, ge=0, description="longest time to finish requests in hand after SIGTERM, seconds"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe log line to write"
+    )
+    log_format: Literal["console", "json"] = Field("console", description="form of log lines")
+
+    def to_environment(self) -> None:
+        """Write the settings into this process's environment, for the workers it starts."""
+        for name, value in self.model_dump(mode="json").items():
+            if value is not None and name != "config":
+                os.environ[_PREFIX + name.upper()] = str(value)

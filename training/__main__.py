@@ -1,0 +1,49 @@
+"""`python -m training`: parse, then run. Imports torch only once the options are known good."""
+
+import logging
+import signal
+import sys
+from types import FrameType
+
+from model.bundle import versions
+from model.commandline import USAGE_STATUS, load_or_exit
+from model.errors import DataError, DropserveError, SettingsError
+from training.config import TrainingConfig
+
+_INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
+
+
+def main(arguments: list[str]) -> int:
+    """Run one training; return the exit status."""
+    config = load_or_exit(TrainingConfig, arguments)
+    if config.unless_exists and versions(config.output, config.model_name):
+        sys.stdout.write(f"{config.output / config.model_name} is there already.\n")
+        return 0
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("training").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        from training.run import train  # torch and Lightning take seconds to import
+
+        train(config)
+    except (SettingsError, DataError) as error:
+        return _fail(error, USAGE_STATUS)
+    except DropserveError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; no bundle was written. Go on with --resume.\n")
+        return _INTERRUPTED_STATUS
+    return 0
+
+
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)  # unwinds, so that no draft of a bundle is left behind
+
+
+def _fail(error: DropserveError, status: int) -> int:
+    sys.stderr.write(f"{error}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

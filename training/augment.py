@@ -1,0 +1,76 @@
+"""Random changes to whole batches of training images, as tensors on whatever device they are on.
+
+Knows no data set. Every function takes and gives [N, C, H, W]; randomness comes from torch's
+current generator, which the loop seeds for each epoch.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.config import Augmentation
+
+_MAX_DEGREES = 12.0
+_MAX_SCALE = 0.12
+
+
+def build(name: Augmentation, shift: int) -> Callable[[Tensor], Tensor]:
+    """Return the augmentation: uint8 images -> float32 images in 0..1.
+
+    shift: the largest shift in pixels.
+    """
+    match name:
+        case "none":
+            return _scaled
+        case "shift":
+            return lambda images: _scaled(random_crop(images, shift, "constant"))
+        case "affine":
+            return lambda images: random_affine(_scaled(images), shift)
+        case "flip-crop":
+            return lambda images: _scaled(random_crop(random_flip(images), shift, "reflect"))
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Mirror each image left to right with probability 1/2."""
+    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(flipped, images.flip(-1), images)
+
+
+def random_crop(images: Tensor, border: int, mode: str) -> Tensor:
+    """Cut each image at a random place out of itself with a border added.
+
+    mode: "constant" (black) or "reflect".
+    """
+    count, channels, height, width = images.shape
+    device = images.device
+    border = min(border, height - 1, width - 1)
+    padded = functional.pad(images.float(), (border,) * 4, mode=mode).to(images.dtype)
+    offsets = torch.randint(0, 2 * border + 1, (2, count, 1), device=device)
+    rows = offsets[0] + torch.arange(height, device=device)
+    columns = offsets[1] + torch.arange(width, device=device)
+    return padded[
+        torch.arange(count, device=device)[:, None, None, None],
+        torch.arange(channels, device=device)[None, :, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
+
+
+def random_affine(images: Tensor, shift: int) -> Tensor:
+    """Turn, scale and shift each image by a little, bilinear, black outside; float images."""
+    count, _, height, width = images.shape
+    draws = torch.rand(4, count, device=images.device) * 2 - 1
+    angle = draws[0] * math.radians(_MAX_DEGREES)
+    scale = 1 + draws[1] * _MAX_SCALE
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    right, down = draws[2] * (2 * shift / width), draws[3] * (2 * shift / height)
+    rows = [torch.stack([cosine, -sine, right], -1), torch.stack([sine, cosine, down], -1)]
+    grid = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, align_corners=False)
+
+
+def _scaled(images: Tensor) -> Tensor:
+    return images.float() / 255

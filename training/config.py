@@ -1,0 +1,150 @@
+"""One validated description of a run. Knows no torch, so `--help` and errors come at once."""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+import pooch
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from model.architecture import ActivationName, PresetName
+from model.bundle import check_name
+from model.commandline import CommandSettings
+
+DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist", "cifar-10")
+FOLDER_PREFIX = "folder:"
+
+Augmentation = Literal["none", "shift", "affine", "flip-crop"]
+Resize = Literal["crop", "pad", "stretch"]
+
+
+def _data_dir() -> Path | None:
+    value = os.environ.get("DROPSERVE_DATA_DIR")
+    return Path(value) if value else None
+
+
+class TrainingConfig(CommandSettings):
+    """Train a ReLU + dropout image classifier and export it as a bundle that can be served."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DROPSERVE_TRAINING_", cli_prog_name="python -m training"
+    )
+
+    data: str = Field(
+        "digits",
+        description=f"data set: {', '.join(DATA_SETS)}, or {FOLDER_PREFIX}PATH with one sub-folder "
+        "of images a class",
+    )
+    preset: PresetName = Field("cnn", description="network")
+    activation: ActivationName = Field("relu", description="activation function")
+    negative_slope: float = Field(
+        0.01, ge=0, lt=1, description="slope of leaky_relu below zero, 0..1"
+    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="probability of zeroing, 0..1")
+    epochs: int | None = Field(
+        None, ge=1, le=10_000, description="passes over the training images; default by data set"
+    )
+    batch_size: int | None = Field(
+        None, ge=2, le=65_536, description="images a step; default by data set"
+    )
+    learning_rate: float = Field(
+        6e-3, gt=0, le=10, description="peak of the one-cycle schedule of AdamW"
+    )
+    weight_decay: float = Field(0.05, ge=0, le=10, description="decoupled weight decay of AdamW")
+    patience: int = Field(
+        15, ge=1, description="epochs without a better validation loss before stopping early"
+    )
+    augmentation: Augmentation | None = Field(
+        None, description="random changes to training images; default by data set"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, order, dropout, changes")
+    split_seed: int = Field(
+        0, ge=0, lt=2**32, description="seed of the draw of validation and test images"
+    )
+    validation_share: float = Field(
+        0.1, gt=0, lt=0.5, description="share drawn for validation where the data set has none"
+    )
+    test_share: float = Field(
+        0.2, gt=0, lt=0.5, description="share drawn for the test where the data set has none"
+    )
+    image_size: int | None = Field(
+        None,
+        ge=4,
+        le=1024,
+        description="height and width in pixels; by data set, 64 for a folder",
+    )
+    channels: Literal[1, 3] | None = Field(
+        None, description="1 = grey, 3 = RGB; default by data set, folder 3"
+    )
+    resize: Resize | None = Field(
+        None, description="how images of another size are fitted; default by data set, folder crop"
+    )
+    name: str | None = Field(None, description="model name; default: the data set's")
+    output: Path = Field(Path("models"), description="folder that bundles are written to")
+    runs: Path = Field(Path("runs"), description="folder for logs and checkpoints")
+    data_dir: Path | None = Field(
+        default_factory=_data_dir,
+        description="folder with data sets already on disk, also from DROPSERVE_DATA_DIR",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(pooch.os_cache("dropserve")),
+        description="folder for downloads and for decoded images that do not fit into memory",
+    )
+    max_memory_gib: float = Field(
+        4.0, gt=0, description="GiB of decoded images kept in memory; more are kept on disk"
+    )
+    resume: bool = Field(False, description="continue the last, interrupted run of this name")
+    unless_exists: bool = Field(
+        False, description="do nothing if the output folder already has a bundle of this name"
+    )
+
+    @field_validator("data")
+    @classmethod
+    def _known_data(cls, data: str) -> str:
+        if data.startswith(FOLDER_PREFIX):
+            folder = Path(data.removeprefix(FOLDER_PREFIX))
+            if not folder.is_dir():
+                raise ValueError(f"there is no folder {folder}; name one that exists.")
+        elif data not in DATA_SETS:
+            raise ValueError(
+                f"{data!r} is not a data set; choose {', '.join(DATA_SETS)} or {FOLDER_PREFIX}PATH."
+            )
+        return data
+
+    @field_validator("name")
+    @classmethod
+    def _good_name(cls, name: str | None) -> str | None:
+        return None if name is None else check_name(name)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _present(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}; name one that exists or leave it out.")
+        return folder
+
+    @model_validator(mode="after")
+    def _default_name_is_good(self) -> Self:
+        if self.name is None:
+            try:
+                check_name(self.model_name)
+            except ValueError:
+                raise ValueError(
+                    f"--name: {self.model_name!r} cannot name a model; give one with --name."
+                ) from None
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The name of the bundle: `name`, or the data set's."""
+        if self.name is not None:
+            return self.name
+        if self.data.startswith(FOLDER_PREFIX):
+            return Path(self.data.removeprefix(FOLDER_PREFIX)).resolve().name
+        return self.data
+
+    def describes(self) -> dict[str, object]:
+        """All that decides the weights: what a bundle records, and what a resumed run must share."""
+        places = {"output", "runs", "data_dir", "cache_dir", "max_memory_gib", "config"}
+        return self.model_dump(mode="json", exclude=places | {"resume", "unless_exists", "name"})

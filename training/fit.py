@@ -1,0 +1,242 @@
+"""The training loop, Lightning's. Knows no bundle and no report.
+
+Two runs with one configuration on one machine give identical weights, and so does a run that was
+killed between two epochs and resumed: the order of images, the augmentation and dropout are drawn
+anew for each epoch from (seed, epoch).
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.classification import MulticlassAccuracy
+
+from model.architecture import Architecture
+from model.network import Classifier, build
+from training import augment
+from training.config import TrainingConfig
+from training.data import DataSet, Part
+
+logger = logging.getLogger(__name__)
+
+LAST_CHECKPOINT = "last.ckpt"
+_EVALUATION_BATCH = 512
+_WARM_UP_SHARE = 0.3  # of the one-cycle schedule (Smith & Topin 2018; torch's default)
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Batches:
+    """Batches (images uint8 [B, C, H, W], labels int64 [B]) cut from arrays in memory.
+
+    order: gives the rows of one pass, or None for the order as stored. A shuffled last batch that
+    is not full is left out, so that batch normalisation never sees a lone image.
+    """
+
+    def __init__(self, part: Part, size: int, order: Callable[[int], Tensor] | None = None) -> None:
+        self._images, self._labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
+        self._size = min(size, len(part))
+        self._order = order
+
+    def __len__(self) -> int:
+        rounding = 0 if self._order else self._size - 1
+        return (len(self._labels) + rounding) // self._size
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = self._order(len(self._labels)) if self._order else torch.arange(len(self._labels))
+        for start in range(0, len(self) * self._size, self._size):
+            picked = rows[start : start + self._size]
+            yield self._images[picked], self._labels[picked]
+
+
+class Fitting(LightningModule):
+    """Cross-entropy with AdamW and the one-cycle schedule over one `Classifier`."""
+
+    def __init__(self, network: Classifier, config: TrainingConfig, data: DataSet) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.augment = augment.build(
+            config.augmentation or data.recipe.augmentation, data.recipe.shift
+        )
+        self.accuracy = MulticlassAccuracy(len(data.class_names), average="micro")
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout and augmentation for this epoch alone."""
+        torch.manual_seed(_epoch_seed(self.config.seed, self.current_epoch))
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """One step's loss on an augmented batch."""
+        images, labels = batch
+        loss = functional.cross_entropy(self.network(self.augment(images)), labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """Log loss and accuracy on untouched images."""
+        images, labels = batch
+        logits = self.network(images.float() / 255)
+        loss = functional.cross_entropy(logits, labels)
+        self.accuracy(logits, labels)
+        self.log("validation_loss", loss, batch_size=len(labels), prog_bar=True)
+        self.log("validation_accuracy", self.accuracy, batch_size=len(labels), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay on biases and normalisation; the learning rate moves every step."""
+        parameters = list(self.network.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        rate = self.config.learning_rate
+        optimizer = torch.optim.AdamW(
+            groups, lr=rate, weight_decay=self.config.weight_decay, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=_WARM_UP_SHARE,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class History(Callback):
+    """The figures of each epoch, kept in the checkpoint so that a resumed run has them all."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record this epoch, and print it where there is no progress bar."""
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.epochs.append(figures)
+        if not _interactive():
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(figures.items()))
+            logger.info("epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, shown)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what a checkpoint kept."""
+        self.epochs = state_dict["epochs"]
+
+
+def fit(
+    config: TrainingConfig, data: DataSet, run: Path, resume: bool
+) -> tuple[Classifier, list[dict[str, float]]]:
+    """Train, and return the network with the best validation loss, and each epoch's figures.
+
+    Args:
+        config: the run's description.
+        data: its training and validation parts are used, its test part is not.
+        run: folder for logs and checkpoints.
+        resume: continue from the last checkpoint in `run`.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C; the last checkpoint stays.
+    """
+    _quieten()
+    seed_everything(config.seed, verbose=False)
+    network = build(architecture(config, data), *pixel_statistics(data.train))
+    module = Fitting(network, config, data)
+    history = History()
+    best = ModelCheckpoint(
+        run, "best", monitor="validation_loss", save_last=False, enable_version_counter=False
+    )
+    last = ModelCheckpoint(run, "last", enable_version_counter=False)
+    stopping = EarlyStopping("validation_loss", patience=config.patience)
+    bar: list[Callback] = [RichProgressBar()] if _interactive() else []
+    trainer = Trainer(
+        max_epochs=config.epochs or data.recipe.epochs,
+        precision="bf16-mixed" if _has_bf16() else "32-true",
+        deterministic=True,
+        callbacks=[history, stopping, best, last, *bar],
+        logger=[CSVLogger(run, "csv"), TensorBoardLogger(run, "tensorboard", version="")],
+        enable_progress_bar=bool(bar),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+    )
+
+    def shuffled(count: int) -> Tensor:
+        generator = torch.Generator().manual_seed(_epoch_seed(config.seed, trainer.current_epoch))
+        return torch.randperm(count, generator=generator)
+
+    trainer.fit(
+        module,
+        Batches(data.train, config.batch_size or data.recipe.batch_size, shuffled),
+        Batches(data.validation, _EVALUATION_BATCH),
+        ckpt_path=run / LAST_CHECKPOINT if resume else None,
+        weights_only=True,
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
+    network.load_state_dict(
+        {
+            name.removeprefix("network."): value
+            for name, value in state.items()
+            if name.startswith("network.")
+        }
+    )
+    return network.cpu().eval(), history.epochs
+
+
+def architecture(config: TrainingConfig, data: DataSet) -> Architecture:
+    """Describe the network that `config` asks for on this data."""
+    return Architecture(
+        preset=config.preset,
+        activation=config.activation,
+        negative_slope=config.negative_slope,
+        dropout=config.dropout,
+        classes=len(data.class_names),
+        input=data.input,
+    )
+
+
+def pixel_statistics(part: Part) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels in 0..1, one a channel, from a histogram."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in range(part.images.shape[1]):
+        pixels = torch.from_numpy(part.images[:, channel])
+        counts = torch.bincount(pixels.flatten(), minlength=256).double()
+        weights = counts / counts.sum()
+        mean = (weights * levels).sum()
+        variance = (weights * (levels - mean) ** 2).sum()
+        means.append(float(mean))
+        deviations.append(max(float(variance.sqrt()), 1 / 255))  # never divide by zero
+    return means, deviations
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return seed * 100_003 + epoch + 1
+
+
+def _has_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _interactive() -> bool:
+    return sys.stdout.isatty()
+
+
+def _quieten() -> None:
+    """Silence hints that do not concern arrays in memory, and warnings inside the libraries."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA matmul
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", module="torch")

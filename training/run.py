@@ -1,0 +1,143 @@
+"""One run from configuration to bundle: load, fit, export, check, measure, report, publish."""
+
+import json
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import Any
+
+from model.architecture import Architecture
+from model.bundle import new_version, open_bundle, require_writable
+from model.errors import SettingsError
+from model.export import export_graphs, parity, write_golden
+from model.network import Classifier, count_parameters
+from model.predictor import Predictor, open_tested
+from model.preprocessing import to_float
+from training import data as data_sets
+from training.config import TrainingConfig
+from training.data import DataSet
+from training.evaluate import evaluate
+from training.fit import LAST_CHECKPOINT, architecture, fit
+from training.report import write_report
+
+logger = logging.getLogger(__name__)
+
+_CONFIG_FILE = "config.json"
+_PARITY_IMAGES = 256
+_LIBRARIES = ("torch", "lightning", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+
+
+def train(config: TrainingConfig) -> Path:
+    """Train as `config` says, and return the folder of the new bundle.
+
+    Raises:
+        DropserveError: each with one sentence that says what to do.
+        KeyboardInterrupt: Ctrl-C; no bundle was written.
+    """
+    require_writable(config.output)
+    data = data_sets.load(config)
+    logger.info(
+        "%s: %d training, %d validation and %d test images, %d classes",
+        *(data.name, len(data.train), len(data.validation), len(data.test)),
+        len(data.class_names),
+    )
+    run = run_folder(config)
+    network, history = fit(config, data, run, resume=config.resume)
+    return publish(config, data, network, history)
+
+
+def publish(
+    config: TrainingConfig,
+    data: DataSet,
+    network: Classifier,
+    history: Sequence[dict[str, float]],
+) -> Path:
+    """Export `network`, hold it to its gates, measure the export and write the bundle.
+
+    Raises:
+        ExportError: the export differs from the network.
+        BundleError: the bundle cannot be written.
+    """
+    described = architecture(config, data)
+    spec = data.input
+    with new_version(config.output, config.model_name) as draft:
+        export_graphs(network, (spec.channels, spec.height, spec.width), draft.path)
+        draft.manifest = _manifest(config, data, network, described)
+        predictor = Predictor.open(draft.path, network.head.dropout_layers)
+        images = to_float(data.validation.images[:_PARITY_IMAGES])
+        difference = parity(network, predictor, images)
+        write_golden(predictor, images, draft.path)
+        validation = evaluate(predictor, data.validation, data.class_names)
+        test = evaluate(predictor, data.test, data.class_names)
+        draft.manifest["metrics"] = {
+            "test": test.metrics,
+            "validation": validation.metrics,
+            "parity": difference,
+            "epochs": len(history),
+        }
+        write_report(draft.path, draft.manifest, draft.version, data, test, history)
+    path = config.output / config.model_name / str(draft.version)
+    open_tested(open_bundle(path))
+    metrics = test.metrics
+    logger.info(
+        "%s: test accuracy %.2f %%, NLL %.4f, ECE %.4f, %d parameters",
+        path,
+        *(100 * metrics["accuracy"], metrics["nll"], metrics["ece"]),
+        draft.manifest["parameters"],
+    )
+    return path
+
+
+def run_folder(config: TrainingConfig) -> Path:
+    """Make the next numbered folder for logs and checkpoints, or find the one to resume.
+
+    Raises:
+        SettingsError: there is nothing to resume, or it was another configuration's.
+    """
+    folder = config.runs / config.model_name
+    require_writable(folder)
+    numbers = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
+    described = json.dumps(config.describes(), indent=2)
+    if not config.resume:
+        run = folder / str(max(numbers, default=0) + 1)
+        run.mkdir()
+        (run / _CONFIG_FILE).write_text(described)
+        return run
+    run = folder / str(max(numbers, default=0))
+    if not (run / LAST_CHECKPOINT).is_file():
+        raise SettingsError(f"--resume: {folder} has no checkpoint; start without --resume.")
+    if (run / _CONFIG_FILE).read_text() != described:
+        raise SettingsError(
+            f"--resume: {run} was started with other options; "
+            f"use those in {run / _CONFIG_FILE}, or start without --resume."
+        )
+    return run
+
+
+def _manifest(
+    config: TrainingConfig, data: DataSet, network: Classifier, described: Architecture
+) -> dict[str, Any]:
+    layers = network.head.dropout_layers
+    return {
+        "name": config.model_name,
+        "class_names": data.class_names,
+        "input": data.input.model_dump(),
+        "architecture": described.model_dump(),
+        "parameters": count_parameters(network),
+        "features": layers[0].width,
+        "dropout_layers": [layer.model_dump() for layer in layers],
+        "training": config.describes() | _settled(config, data),
+        "data": data.describes(),
+        "libraries": {name: library_version(name) for name in _LIBRARIES},
+    }
+
+
+def _settled(config: TrainingConfig, data: DataSet) -> dict[str, Any]:
+    """What the data set's recipe gave where the user named nothing."""
+    recipe = data.recipe
+    return {
+        "epochs": config.epochs or recipe.epochs,
+        "batch_size": config.batch_size or recipe.batch_size,
+        "augmentation": config.augmentation or recipe.augmentation,
+    }
