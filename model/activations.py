@@ -1,6 +1,7 @@
 """The activation functions by name, and the initialisation that goes with each."""
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from model.architecture import ActivationName
 
@@ -23,7 +24,7 @@ def build_activation(name: ActivationName, negative_slope: float = 0.01) -> nn.M
         case "prelu":
             return nn.PReLU(init=_PRELU_START)
         case "rrelu":
-            return nn.RReLU(*_RRELU_SLOPES)
+            return _RReLU(*_RRELU_SLOPES)
         case "elu":
             return nn.ELU()
         case "silu":
@@ -34,6 +35,15 @@ def build_activation(name: ActivationName, negative_slope: float = 0.01) -> nn.M
             return nn.Tanh()
         case "sigmoid":
             return nn.Sigmoid()
+
+
+class _RReLU(nn.RReLU):
+    """The exporter knows no RReLU; in evaluation it is a leaky ReLU with the mean slope."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(x)
+        return functional.leaky_relu(x, (self.lower + self.upper) / 2)
 
 
 def initialise(layer: nn.Linear | nn.Conv2d, name: ActivationName, negative_slope: float) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,7 +21,7 @@ from model.architecture import Architecture, DropoutLayer
 from model.errors import BundleError
 from model.preprocessing import InputSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MODEL_FILE = "model.onnx"
 HEAD_FILE = "head.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -61,7 +61,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     name: Annotated[str, AfterValidator(check_name)]
     version: int = Field(ge=1)
     class_names: tuple[str, ...] = Field(min_length=2)

@@ -66,8 +66,12 @@ def _key(seed: int, samples: int, layers: Sequence[DropoutLayer]) -> object:
     return seed, samples, tuple((layer.p, layer.width) for layer in layers)
 
 
+def _bytes(masks: Masks) -> int:
+    return sum(mask.nbytes for mask in masks)
+
+
 @cached(
-    cache=LRUCache(_CACHE_BYTES, getsizeof=lambda masks: sum(mask.nbytes for mask in masks)),
+    cache=LRUCache(_CACHE_BYTES, getsizeof=_bytes),
     key=_key,
     lock=Lock(),
 )

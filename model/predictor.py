@@ -18,14 +18,14 @@ from model import masks
 from model.architecture import DropoutLayer
 from model.bundle import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
 from model.errors import BundleError
-from model.uncertainty import Uncertainty, softmax, summarise
+from model.uncertainty import Uncertainty, joined, softmax, summarise
 
 GOLDEN_TOLERANCE = 1e-3
 """Allowed |difference| of a golden logit: other processors round differently (about 1e-5), damage
 does more."""
 
 _HEAD_BYTES = 32 * 2**20
-"""Bound on the head's largest intermediate array, [rows, samples, width] float32."""
+"""Bound on the largest array of one run of the head, [rows, samples, width]."""
 
 _MAX_TRUNK_ROWS = 64
 """Rows of one trunk run: more only grow ONNX Runtime's arena."""
@@ -38,6 +38,10 @@ class Session(Protocol):
 
     def run(self, output_names: Sequence[str], input_feed: dict[str, Any]) -> Sequence[Any]:
         """Run the graph and return the named outputs."""
+        ...
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Describe the outputs; each has a `shape`."""
         ...
 
 
@@ -65,7 +69,9 @@ class Predictor:
         self._layers = tuple(layers)
         self._model = model
         self._head = head
-        widest = max(layer.width for layer in self._layers)
+        classes = int(head.get_outputs()[0].shape[-1])
+        # The summary holds its classes in float64, the head its widths in float32.
+        widest = max(2 * classes, *(layer.width for layer in self._layers))
         self._head_cells = max(1, _HEAD_BYTES // (4 * widest))  # rows x samples of one run
 
     @classmethod
@@ -97,16 +103,23 @@ class Predictor:
         """Run the head with dropout alive: features [N, F] -> logits float32 [N, T, K]."""
         drawn = masks.draw(seed, samples, self._layers)
         feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
-        rows = max(1, self._head_cells // samples)
         runs = [
             self._head.run(["logits"], {"features": features[start:stop], **feeds})[0]
-            for start, stop in _chunks(len(features), rows)
+            for start, stop in _chunks(len(features), self._head_rows(samples))
         ]
         return _joined(runs)
 
     def uncertainty(self, features: Floats, seed: int, samples: int) -> Uncertainty:
         """Sample the head and summarise; features float32 [N, F]."""
-        return summarise(self.sample(features, seed, samples))
+        return joined(
+            [
+                summarise(self.sample(features[start:stop], seed, samples))
+                for start, stop in _chunks(len(features), self._head_rows(samples))
+            ]
+        )
+
+    def _head_rows(self, samples: int) -> int:
+        return max(1, self._head_cells // samples)
 
     def self_test(self, path: Path) -> None:
         """Check that the golden inputs in the file `path` give the golden outputs.

@@ -3,6 +3,7 @@
 Only the head's dropout is treated as Bayesian. Entropies are in nats.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -43,6 +44,14 @@ class Uncertainty:
         return Uncertainty(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
+def joined(parts: Sequence[Uncertainty]) -> Uncertainty:
+    """Put the rows of several summaries one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(Uncertainty))
+    return Uncertainty(*map(np.concatenate, columns))
+
+
 def softmax(logits: NDArray[np.float32]) -> Floats:
     """Softmax over the last axis, in float64; any shape."""
     shifted = logits.astype(np.float64)
@@ -80,7 +89,7 @@ def summarise(logits: NDArray[np.float32]) -> Uncertainty:
         predictive_entropy=predictive,
         expected_entropy=expected,
         mutual_information=predictive - expected,
-        variation_ratio=(logits.argmax(axis=-1) != labels[:, np.newaxis]).mean(axis=1),
+        variation_ratio=(probabilities.argmax(axis=-1) != labels[:, np.newaxis]).mean(axis=1),
     )
 
 

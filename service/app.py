@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from service import API_VERSION, errors, logs
 from service.images import ImageReader
 from service.metrics import Metrics
 from service.middleware import Observed
 from service.repository import Repository
-from service.routes import models, operations, predictions
+from service.routes import models, operations, predictions, refuse_repeated_parameters
 from service.settings import ServiceSettings
 
 _DESCRIPTION = (
@@ -25,8 +25,8 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
 
     repository: another than the one over `settings.models_folder`, for tests.
     """
-    metrics = Metrics()
-    repository = repository or Repository(settings, metrics)
+    repository = repository or Repository(settings, Metrics())
+    metrics = repository.metrics
     reader = ImageReader(settings, metrics)
 
     @asynccontextmanager
@@ -38,7 +38,12 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         metrics.close()
 
     app = FastAPI(
-        title="Dropserve", version=API_VERSION, description=_DESCRIPTION, lifespan=lifespan
+        title="Dropserve",
+        version=API_VERSION,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        dependencies=[Depends(refuse_repeated_parameters)],
+        redirect_slashes=False,
     )
     app.add_middleware(
         Observed, metrics=metrics, max_concurrent_requests=settings.max_concurrent_requests

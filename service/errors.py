@@ -117,6 +117,15 @@ def error_response(status: int, code: str, sentence: str) -> Response:
     return Response(body, status, headers=headers, media_type="application/json")
 
 
+def domain_error_response(error: DropserveError) -> Response:
+    """Build the answer that the table gives `error`; raise one that is none of a request's."""
+    for kind in type(error).__mro__:
+        if kind in STATUS_AND_CODE:
+            status, code = STATUS_AND_CODE[kind]
+            return error_response(status, code, str(error))
+    raise error
+
+
 def internal_error() -> Response:
     """Build the answer to an error nobody foresaw; the log has the traceback."""
     return error_response(
@@ -132,11 +141,8 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def _on_domain_error(_request: Request, error: Exception) -> Response:
-    for kind in type(error).__mro__:
-        if kind in STATUS_AND_CODE:
-            status, code = STATUS_AND_CODE[kind]
-            return error_response(status, code, str(error))
-    raise error
+    assert isinstance(error, DropserveError)
+    return domain_error_response(error)
 
 
 async def _on_invalid_query(request: Request, error: Exception) -> Response:
@@ -148,7 +154,7 @@ async def _on_invalid_query(request: Request, error: Exception) -> Response:
     else:
         message = first["msg"][0].lower() + first["msg"][1:]
         sentence = f"Query parameter {name!r}: {message}, but got {first['input']!r}."
-    return await _on_domain_error(request, InvalidQueryError(sentence))
+    return domain_error_response(InvalidQueryError(sentence))
 
 
 async def _on_routing_error(request: Request, error: Exception) -> Response:

@@ -7,13 +7,14 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -59,9 +60,10 @@ class ImageReader:
         body = await self._body(request)
         if media_type == JSON_TYPE:
             return await self._from_json(body, spec)
-        if media_type == FORM_TYPE:
-            return await self._decode(await self._form_files(request.headers, body), spec)
-        return await self._decode([body], spec)
+        is_form = media_type == FORM_TYPE
+        files = await self._form_files(request.headers, body) if is_form else [body]
+        with self._decode_seconds.time():
+            return await self._decode(files, spec)
 
     async def _body(self, request: Request) -> bytes:
         limit = self._settings.max_body_bytes
@@ -89,10 +91,9 @@ class ImageReader:
     async def _from_json(self, body: bytes, spec: InputSpec) -> Floats:
         instances = _instances(body)
         self._check_count(len(instances))
-        encoded = [item for item in instances if isinstance(item, dict)]
-        files = [_from_base64(item) for item in encoded]
-        decoded = iter(await self._decode(files, spec)) if files else iter(())
+        files = [_from_base64(item) for item in instances if isinstance(item, dict)]
         with self._decode_seconds.time():
+            decoded = iter(await self._decode(files, spec)) if files else iter(())
             return np.stack(
                 [
                     next(decoded) if isinstance(item, dict) else from_numbers(item, spec)
@@ -104,24 +105,20 @@ class ImageReader:
         async def chunks() -> AsyncGenerator[bytes, None]:
             yield body
 
-        parser = _InMemoryParser(headers, chunks(), max_files=self._settings.max_images)
-        try:
-            form = await parser.parse()
-        except (MultiPartException, KeyError, ValueError) as error:
-            reason = getattr(error, "message", "") or "no valid boundary"
-            if "Too many files" in reason:
-                raise TooManyImagesError(self._too_many()) from None
-            raise InvalidRequestError(
-                f"The form cannot be read ({reason.rstrip('.')}); send it with curl -F file=@IMAGE."
-            ) from None
-        files = []
-        for name, value in form.multi_items():
-            if name != _FORM_FIELD or not isinstance(value, UploadFile):
+        with closing(
+            _InMemoryParser(headers, chunks(), max_files=self._settings.max_images)
+        ) as parser:
+            try:
+                form = await parser.parse()
+            except (MultiPartException, KeyError, ValueError) as error:
+                reason = getattr(error, "message", "") or "no valid boundary"
+                if "Too many files" in reason:
+                    raise TooManyImagesError(self._too_many()) from None
                 raise InvalidRequestError(
-                    f"The form has a field {name!r}; send image files in fields named 'file' alone."
-                )
-            files.append(await value.read())
-        await form.close()
+                    f"The form cannot be read ({reason.rstrip('.')}); "
+                    "send it with curl -F file=@IMAGE."
+                ) from None
+            files = [await _form_file(name, value) for name, value in form.multi_items()]
         if not files:
             raise EmptyBodyError("The form has no 'file' field; send an image in one.")
         self._check_count(len(files))
@@ -129,11 +126,10 @@ class ImageReader:
 
     async def _decode(self, files: Sequence[bytes], spec: InputSpec) -> Floats:
         settings = self._settings
-        with self._decode_seconds.time():
-            pixels = await run_in_threadpool(
-                decode_all, files, spec, settings.max_image_pixels, settings.max_request_pixels
-            )
-            return to_float(pixels)
+        pixels = await run_in_threadpool(
+            decode_all, files, spec, settings.max_image_pixels, settings.max_request_pixels
+        )
+        return to_float(pixels)
 
     def _check_count(self, count: int) -> None:
         if count > self._settings.max_images:
@@ -147,6 +143,32 @@ class _InMemoryParser(MultiPartParser):
     """Never spools to disk: the whole body is in memory already, within its limit."""
 
     spool_max_size = 0  # 0 means no roll-over to a file
+    _whole = False
+
+    def on_end(self) -> None:
+        """Note that the closing boundary came: without it the last files are silently lost."""
+        self._whole = True
+
+    async def parse(self) -> FormData:
+        """Parse, and hold the form to its closing boundary."""
+        form = await super().parse()
+        if not self._whole:
+            raise MultiPartException("its closing boundary is missing")
+        return form
+
+    def close(self) -> None:
+        """Let every file go, also those of a form that was refused."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
+
+async def _form_file(name: str, value: UploadFile | str) -> bytes:
+    if name == _FORM_FIELD and isinstance(value, UploadFile):
+        return await value.read()
+    what = "no file name" if name == _FORM_FIELD else f"the name {name!r}"
+    raise InvalidRequestError(
+        f"A field of the form has {what}; send image files in fields named 'file' alone."
+    )
 
 
 def _media_type(headers: Headers) -> str:

@@ -3,6 +3,7 @@
 Knows no route's meaning.
 """
 
+import asyncio
 import re
 import time
 import uuid
@@ -11,7 +12,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import STATUS_AND_CODE, OverloadedError, error_response, internal_error
+from service.errors import NotReadyError, OverloadedError, domain_error_response, internal_error
 from service.metrics import Metrics
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -50,12 +51,16 @@ class Observed:
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
         if self._in_hand > self._limit and not scope["path"].startswith(_UNLIMITED):
-            status, code = STATUS_AND_CODE[OverloadedError]
             sentence = f"The server has {self._limit} requests in hand; try again in a second."
-            await error_response(status, code, sentence)(scope, receive, exchange.send)
+            await domain_error_response(OverloadedError(sentence))(scope, receive, exchange.send)
             return
         try:
             await self._app(scope, receive, exchange.send)
+        except asyncio.CancelledError:  # the grace after SIGTERM is over
+            if exchange.status is not None:
+                raise
+            sentence = "The server is stopping; send the request to another."
+            await domain_error_response(NotReadyError(sentence))(scope, receive, exchange.send)
         except Exception:
             logger.exception("request failed", method=scope["method"], path=scope["path"])
             if exchange.status is not None:

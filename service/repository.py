@@ -16,7 +16,7 @@ import structlog
 from model.bundle import Bundle, names, open_bundle, versions
 from model.errors import BundleError
 from model.predictor import Predictor, open_tested
-from service.batching import Batcher, Limits
+from service.batching import Batcher, Limits, RowPredictor
 from service.errors import (
     ModelRequiredError,
     NotReadyError,
@@ -56,9 +56,10 @@ class Repository:
 
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self._settings = settings
-        self._metrics = metrics
+        self.metrics = metrics
         self._served: dict[str, Served] = {}
         self._loading = True
+        self._unreadable: str | None = None
         self.refusals: list[Refusal] = []
 
     @property
@@ -79,6 +80,11 @@ class Repository:
         try:
             for name in await asyncio.to_thread(names, folder):
                 await self._load_model(folder, name)
+        except OSError as error:
+            self._unreadable = (
+                f"{folder} cannot be read ({error.strerror}); "
+                "choose another folder with --models-folder."
+            )
         finally:
             self._loading = False
         problem = self.problem()
@@ -104,6 +110,8 @@ class Repository:
         ]
         if reasons:
             return reasons[0]
+        if self._unreadable is not None:
+            return self._unreadable
         wanted = "bundle" if default is None else f"bundle of the default model {default!r}"
         folder = self._settings.models_folder
         return f"{folder} holds no {wanted}; train one with python -m training --output {folder}."
@@ -112,12 +120,13 @@ class Repository:
         """Find a model in service; None for the default one and for the version that is served.
 
         Raises:
-            NotReadyError: nothing is loaded (yet).
+            NotReadyError: the models are still being loaded, or the default one could not be.
             ModelRequiredError: several models are loaded and none is the default.
             UnknownModelError, UnknownVersionError: it is not among what is loaded.
         """
-        if not self._served:
-            raise NotReadyError(self.problem() or "No model is loaded.")
+        problem = self.problem()
+        if problem is not None and (self._loading or not self._served or name is None):
+            raise NotReadyError(problem)
         wanted = name if name is not None else self.default
         if wanted is None:
             raise ModelRequiredError(
@@ -143,19 +152,26 @@ class Repository:
                 )
             except BundleError as error:
                 self.refusals.append(Refusal(name, version, str(error)))
-                logger.error(  # noqa: TRY400: the reason says it all
+                logger.error(  # noqa: TRY400
                     "bundle refused", model=name, version=version, reason=str(error)
                 )
                 continue
             self._served[name] = Served(bundle, self._batcher(name, predictor))
-            self._metrics.model_info.labels(name, version).set(1)
+            self.metrics.model_info.labels(name, version).set(1)
             logger.info("model loaded", model=name, version=version)
             return
 
     def _open(self, path: Path) -> tuple[Bundle, Predictor]:
         bundle = open_bundle(path)
         predictor = open_tested(bundle, self._settings.threads)
-        self._warm(bundle, predictor)
+        try:
+            self._warm(bundle, predictor)
+        except Exception as error:  # whatever a graph raises that its manifest does not describe
+            reason = str(error).splitlines()[0]
+            raise BundleError(
+                f"{path} does not take the images its manifest declares ({reason}); "
+                "export it again."
+            ) from None
         return bundle, predictor
 
     def _warm(self, bundle: Bundle, predictor: Predictor) -> None:
@@ -168,11 +184,11 @@ class Repository:
                 features, self._settings.default_seed, self._settings.default_samples
             )
 
-    def _batcher(self, name: str, predictor: Predictor) -> Batcher:
+    def _batcher(self, name: str, predictor: RowPredictor) -> Batcher:
         settings = self._settings
         limits = Limits(
             batch_rows=settings.max_batch_rows,
             queue_rows=settings.max_queue_rows,
             timeout_seconds=settings.inference_timeout_seconds,
         )
-        return Batcher(name, predictor, limits, self._metrics)
+        return Batcher(name, predictor, limits, self.metrics)

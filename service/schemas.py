@@ -163,5 +163,6 @@ class Error(_Shape):
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe a route's errors for OpenAPI."""
-    return {status: {"model": Error} for status in statuses}
+    """Describe a route's errors for OpenAPI: one shape, foreseen or not."""
+    described: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in statuses}
+    return described | {"default": {"model": Error, "description": "Any other error"}}

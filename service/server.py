@@ -26,6 +26,8 @@ _WORKER_APP = "service.app:create_worker_app"
 def serve(settings: ServiceSettings) -> int:
     """Serve until told to stop; return the exit status."""
     logs.configure(settings.log_level, settings.log_format)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
@@ -47,12 +49,7 @@ def serve(settings: ServiceSettings) -> int:
 def _serve_here(settings: ServiceSettings, listener: socket.socket) -> None:
     from service.app import create_app  # the parent of several workers does without it
 
-    config = _config(settings, create_app(settings))
-    # uvicorn ends by raising the signal that stopped it once more, for the handler that was there
-    # before its own: one that does nothing lets the process end with status 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ignore)
-    uvicorn.Server(config).run(sockets=[listener])
+    uvicorn.Server(_config(settings, create_app(settings))).run(sockets=[listener])
 
 
 def _serve_in_workers(settings: ServiceSettings, listener: socket.socket) -> None:
@@ -60,7 +57,16 @@ def _serve_in_workers(settings: ServiceSettings, listener: socket.socket) -> Non
     config = _config(settings, _WORKER_APP)
     with tempfile.TemporaryDirectory(prefix="dropserve-metrics-") as folder:
         os.environ[MULTIPROCESS_VARIABLE] = folder
-        Multiprocess(config, sockets=[listener]).run()
+        _Workers(config, sockets=[listener]).run()
+
+
+class _Workers(Multiprocess):
+    """Stops accepting when told to stop: the kernel accepts while any process listens."""
+
+    def terminate_all(self) -> None:
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
 
 def _config(settings: ServiceSettings, app: object) -> uvicorn.Config:
@@ -86,5 +92,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
-def _ignore(_signal: int, _frame: FrameType | None) -> None:
-    """Do nothing."""
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """End with status 0 before uvicorn's own handlers stand, and after they have done their work.
+
+    uvicorn ends by raising the signal that stopped it once more, for the handler before its own.
+    """
+    raise SystemExit(0)

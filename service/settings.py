@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from model.commandline import CommandSettings
@@ -69,6 +69,15 @@ class ServiceSettings(CommandSettings):
         "info", description="least severe log line to write"
     )
     log_format: Literal["console", "json"] = Field("console", description="form of log lines")
+
+    @model_validator(mode="after")
+    def _default_within_limit(self) -> Self:
+        if self.default_samples > self.max_samples:
+            raise ValueError(
+                f"--default-samples: {self.default_samples} is more than --max-samples, "
+                f"{self.max_samples}; lower the one or raise the other."
+            )
+        return self
 
     def to_environment(self) -> None:
         """Write the settings into this process's environment, for the workers it starts."""

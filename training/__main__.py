@@ -30,6 +30,9 @@ def main(arguments: list[str]) -> int:
         return _fail(error, USAGE_STATUS)
     except DropserveError as error:
         return _fail(error, 1)
+    except OSError as error:
+        sentence = f"Cannot write the run's files ({error.strerror or error}); free space, or "
+        return _fail(DropserveError(sentence + "choose other folders with --output and --runs."), 1)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; no bundle was written. Go on with --resume.\n")
         return _INTERRUPTED_STATUS

@@ -74,8 +74,8 @@ class TrainingConfig(CommandSettings):
         le=1024,
         description="height and width in pixels; by data set, 64 for a folder",
     )
-    channels: Literal[1, 3] | None = Field(
-        None, description="1 = grey, 3 = RGB; default by data set, folder 3"
+    colour: Literal["grey", "rgb"] | None = Field(
+        None, description="what images are turned into; default by data set, folder rgb"
     )
     resize: Resize | None = Field(
         None, description="how images of another size are fitted; default by data set, folder crop"
@@ -144,7 +144,14 @@ class TrainingConfig(CommandSettings):
             return Path(self.data.removeprefix(FOLDER_PREFIX)).resolve().name
         return self.data
 
+    @property
+    def channels(self) -> Literal[1, 3] | None:
+        """1 = grey, 3 = RGB, None = as the data set has them."""
+        if self.colour is None:
+            return None
+        return 1 if self.colour == "grey" else 3
+
     def describes(self) -> dict[str, object]:
-        """All that decides the weights: what a bundle records, and what a resumed run must share."""
+        """All that decides the weights: a bundle records it, a resumed run must share it."""
         places = {"output", "runs", "data_dir", "cache_dir", "max_memory_gib", "config"}
         return self.model_dump(mode="json", exclude=places | {"resume", "unless_exists", "name"})

@@ -21,28 +21,20 @@ from training.config import FOLDER_PREFIX, Augmentation, TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-_FASHION = tuple(
-    [
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ]
+_FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 _DIGITS = tuple("0123456789")
 _KMNIST = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-_CIFAR = tuple(
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+_CIFAR = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 )
 
 _IDX_VALIDATION = 1 / 12  # 5,000 of the 60,000 training images
 _FOLDER_SIZE = 64
+_FEWEST = 3  # images of a class, so that each part can have one
 _ALEXNET_SIZE = 224
 
 
@@ -129,7 +121,7 @@ def split(
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
         if len(rows) < 2:
-            raise DataError("A class has too few images to split; each needs at least 3.")
+            raise DataError("A class has a single image; give it at least 3.")
         drawn.append(rows[: min(max(1, round(share * len(rows))), len(rows) - 1)])
     picked = np.sort(np.concatenate(drawn))
     return np.setdiff1d(np.arange(len(labels)), picked), picked
@@ -224,6 +216,12 @@ def _from_folder(config: TrainingConfig, path: Path) -> DataSet:
 def _split_files(tree: folder.Tree, config: TrainingConfig) -> dict[str, folder.Labelled]:
     """Draw the parts that the folder does not have from its training part, before decoding."""
     parts = dict(tree.parts)
+    for label, name in enumerate(tree.class_names):
+        count = sum(each == label for _, each in parts["train"])
+        if count < _FEWEST:
+            raise DataError(
+                f"Class {name!r} has {count} image(s) to train on; give it at least {_FEWEST}."
+            )
     test_share = 0.0 if "test" in parts else config.test_share
     shares = {"test": test_share, "validation": config.validation_share / (1 - test_share)}
     for part, share in shares.items():

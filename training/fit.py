@@ -175,15 +175,18 @@ def fit(
         generator = torch.Generator().manual_seed(_epoch_seed(config.seed, trainer.current_epoch))
         return torch.randperm(count, generator=generator)
 
-    trainer.fit(
-        module,
-        Batches(data.train, config.batch_size or data.recipe.batch_size, shuffled),
-        Batches(data.validation, _EVALUATION_BATCH),
-        ckpt_path=run / LAST_CHECKPOINT if resume else None,
-        weights_only=True,
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(
+            module,
+            Batches(data.train, config.batch_size or data.recipe.batch_size, shuffled),
+            Batches(data.validation, _EVALUATION_BATCH),
+            ckpt_path=run / LAST_CHECKPOINT if resume else None,
+            weights_only=True,
+        )
+    except SystemExit:
+        if trainer.interrupted:  # Lightning's answer to Ctrl-C is to exit with status 1
+            raise KeyboardInterrupt from None
+        raise
     state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
     network.load_state_dict(
         {

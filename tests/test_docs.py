@@ -1,0 +1,79 @@
+"""The docs are held true: every route, error code, setting, metric and file is in them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from model.commandline import CommandSettings
+from service.app import create_app
+from service.errors import INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
+from service.metrics import Metrics
+from service.settings import ServiceSettings
+from training.config import TrainingConfig
+
+ROOT = Path(__file__).parent.parent
+API = (ROOT / "docs" / "http-api.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_route_is_documented_and_no_other() -> None:
+    described = create_app(ServiceSettings()).openapi()["paths"]
+    routes = {f"{method.upper()} {path}" for path, each in described.items() for method in each}
+    table = API.split("## Sending images")[0]
+    written = set(re.findall(r"`((?:GET|POST) /[a-z/{}]*)`", table))
+    assert written == routes | {"GET /docs", "GET /"}
+
+
+def test_every_error_code_is_documented_with_its_status_and_no_other() -> None:
+    rows = set(re.findall(r"^\| (\d{3}) \| `([a-z_]+)` \|", API, re.MULTILINE))
+    codes = {(str(status), code) for status, code in STATUS_AND_CODE.values()}
+    codes |= {(str(status), code) for status, code in ROUTING_CODES.items()}
+    assert rows == codes | {("500", INTERNAL_CODE)}
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    exposed = Metrics().expose().decode()
+    names = set(re.findall(r"^# HELP (dropserve_\S+)", exposed, re.MULTILINE))
+    assert set(re.findall(r"^\| `(dropserve_\w+)` \|", API, re.MULTILINE)) == names
+
+
+@pytest.mark.parametrize("settings", [ServiceSettings, TrainingConfig])
+def test_every_setting_is_documented_with_its_default(settings: type[CommandSettings]) -> None:
+    prefix = settings.model_config["env_prefix"]
+    for name, field in settings.model_fields.items():
+        default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
+        row = f"| `--{name.replace('_', '-')}` | `{prefix}{name.upper()}` | {default} |"
+        assert row.replace("|  |", "| |") in CONFIGURATION
+        assert (field.description or "?").replace("|", "\\|") in CONFIGURATION
+
+
+def test_no_setting_is_documented_that_is_not_there() -> None:
+    flags = set(re.findall(r"^\| `--([a-z-]+)` \|", CONFIGURATION, re.MULTILINE))
+    fields = {*ServiceSettings.model_fields, *TrainingConfig.model_fields}
+    assert flags == {name.replace("_", "-") for name in fields}
+
+
+def test_the_architecture_names_every_module_and_no_other() -> None:
+    modules = {
+        str(file.relative_to(ROOT))
+        for package in ("model", "training", "service")
+        for file in (ROOT / package).rglob("*.py")
+        if file.name != "__init__.py"
+    }
+    assert set(re.findall(r"^\| `((?:\w+/)+\w+\.py)` \|", ARCHITECTURE, re.MULTILINE)) == modules
+
+
+@pytest.mark.parametrize("document", sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")]))
+def test_every_link_inside_the_project_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_readme_names_every_make_target_it_needs() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets
+    assert {"serve", "test"} <= set(re.findall(r"make ([a-z-]+)", README))
