@@ -52,6 +52,12 @@ def _check_file(name: str) -> str:
     return name
 
 
+def _check_distinct(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(class_names)) != len(class_names):
+        raise ValueError("two classes have the same name")
+    return class_names
+
+
 FileName = Annotated[str, AfterValidator(_check_file)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -64,7 +70,7 @@ class Manifest(BaseModel):
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Annotated[str, AfterValidator(check_name)]
     version: int = Field(ge=1)
-    class_names: tuple[str, ...] = Field(min_length=2)
+    class_names: Annotated[tuple[str, ...], AfterValidator(_check_distinct)] = Field(min_length=2)
     input: InputSpec
     architecture: Architecture
     parameters: int = Field(ge=0, description="learnt numbers")

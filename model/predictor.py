@@ -5,14 +5,18 @@ report says is what the server does. Rows never influence each other: an image's
 same bytes alone and in any batch, with any number of threads.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+
+# Importing ONNX Runtime would else write a device id into the home folder and report to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 from model import masks
 from model.architecture import DropoutLayer
@@ -69,9 +73,9 @@ class Predictor:
         self._layers = tuple(layers)
         self._model = model
         self._head = head
-        classes = int(head.get_outputs()[0].shape[-1])
+        self.classes = int(head.get_outputs()[0].shape[-1])
         # The summary holds its classes in float64, the head its widths in float32.
-        widest = max(2 * classes, *(layer.width for layer in self._layers))
+        widest = max(2 * self.classes, *(layer.width for layer in self._layers))
         self._head_cells = max(1, _HEAD_BYTES // (4 * widest))  # rows x samples of one run
 
     @classmethod
@@ -155,6 +159,12 @@ def open_tested(bundle: Bundle, threads: int = 1) -> Predictor:
         BundleError: it cannot be loaded, or gives other outputs than it must.
     """
     predictor = Predictor.open(bundle.path, bundle.manifest.dropout_layers, threads)
+    named = len(bundle.manifest.class_names)
+    if predictor.classes != named:
+        raise BundleError(
+            f"{bundle.path} names {named} classes, but its network tells {predictor.classes} "
+            "apart; export the bundle again."
+        )
     predictor.self_test(bundle.path / GOLDEN_FILE)
     return predictor
 

@@ -44,6 +44,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         lifespan=lifespan,
         dependencies=[Depends(refuse_repeated_parameters)],
         redirect_slashes=False,
+        redoc_url=None,
     )
     app.add_middleware(
         Observed, metrics=metrics, max_concurrent_requests=settings.max_concurrent_requests

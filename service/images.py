@@ -6,14 +6,15 @@ By content type: JSON `{"instances": [...]}`, a form with `file` fields, or one 
 import asyncio
 import base64
 import binascii
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import orjson
+from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -49,6 +50,7 @@ class ImageReader:
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._decode_seconds = metrics.stage.labels("decode")
+        self._decoders = CapacityLimiter(os.cpu_count() or 1)  # more would only take more memory
 
     async def read(self, request: Request, spec: InputSpec) -> Floats:
         """Return the request's images, float32 [N, C, H, W] in 0..1, N at least 1.
@@ -126,8 +128,13 @@ class ImageReader:
 
     async def _decode(self, files: Sequence[bytes], spec: InputSpec) -> Floats:
         settings = self._settings
-        pixels = await run_in_threadpool(
-            decode_all, files, spec, settings.max_image_pixels, settings.max_request_pixels
+        pixels = await to_thread.run_sync(
+            decode_all,
+            files,
+            spec,
+            settings.max_image_pixels,
+            settings.max_request_pixels,
+            limiter=self._decoders,
         )
         return to_float(pixels)
 

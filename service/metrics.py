@@ -96,4 +96,9 @@ class Metrics:
     def close(self) -> None:
         """Take this worker's gauges out of the sums; call when it stops."""
         if MULTIPROCESS_VARIABLE in os.environ:
-            mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+            forget_worker(os.getpid())
+
+
+def forget_worker(pid: int | None) -> None:
+    """Take the gauges of a worker that has ended out of the sums."""
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from service import logs
-from service.metrics import MULTIPROCESS_VARIABLE
+from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.settings import ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")
@@ -31,14 +31,16 @@ def serve(settings: ServiceSettings) -> int:
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address
         sys.stderr.write(
-            f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}); "
+            f"Cannot listen on {settings.host} port {settings.port} ({reason}); "
             "choose another with --host and --port.\n"
         )
         return 1
     with listener:
         host, port = listener.getsockname()[:2]
-        logger.info("listening", url=f"http://{host}:{port}", workers=settings.workers)
+        shown = f"[{host}]" if ":" in host else host  # as RFC 3986 has IPv6 addresses
+        logger.info("listening", url=f"http://{shown}:{port}", workers=settings.workers)
         if settings.workers == 1:
             _serve_here(settings, listener)
         else:
@@ -61,9 +63,18 @@ def _serve_in_workers(settings: ServiceSettings, listener: socket.socket) -> Non
 
 
 class _Workers(Multiprocess):
-    """Stops accepting when told to stop: the kernel accepts while any process listens."""
+    """uvicorn's supervisor, with what it leaves open."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Say which workers have died and been replaced, and take their gauges out of the sums."""
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            logger.error("worker died", pid=pid)
+            forget_worker(pid)
 
     def terminate_all(self) -> None:
+        """Stop accepting first: the kernel goes on while any process listens."""
         for listener in self.sockets:
             listener.close()
         super().terminate_all()

@@ -59,6 +59,9 @@ class TrainingConfig(CommandSettings):
         None, description="random changes to training images; default by data set"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, order, dropout, changes")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="processor threads; default by data set, else one a core"
+    )
     split_seed: int = Field(
         0, ge=0, lt=2**32, description="seed of the draw of validation and test images"
     )

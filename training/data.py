@@ -62,6 +62,8 @@ class Recipe:
     augmentation: Augmentation
     shift: int
     """Largest shift of an augmented image, in pixels."""
+    threads: int | None = None
+    """Processor threads: one where the work of a step is too small to share; None for all."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _digits(config: TrainingConfig) -> DataSet:
             train=whole.take(rest),
             validation=whole.take(rest[:0]),
             test=whole.take(test),
-            recipe=Recipe(epochs=60, batch_size=64, augmentation="shift", shift=1),
+            recipe=Recipe(60, 64, "affine", shift=1, threads=1),
         ),
         config.validation_share / (1 - config.test_share),
         config.split_seed,
@@ -151,8 +153,8 @@ def _digits(config: TrainingConfig) -> DataSet:
 
 def _idx(config: TrainingConfig) -> DataSet:
     recipes = {
-        "mnist": (_DIGITS, Recipe(30, 128, "affine", 2)),
-        "kmnist": (_KMNIST, Recipe(30, 128, "affine", 2)),
+        "mnist": (_DIGITS, Recipe(15, 128, "affine", 2)),
+        "kmnist": (_KMNIST, Recipe(15, 128, "affine", 2)),
         "fashion-mnist": (_FASHION, Recipe(34, 128, "flip-crop", 2)),
     }
     class_names, recipe = recipes[config.data]

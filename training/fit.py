@@ -30,6 +30,7 @@ from training.data import DataSet, Part
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last.ckpt"
+BEST_CHECKPOINT = "best.ckpt"
 _EVALUATION_BATCH = 512
 _WARM_UP_SHARE = 0.3  # of the one-cycle schedule (Smith & Topin 2018; torch's default)
 
@@ -78,14 +79,14 @@ class Fitting(LightningModule):
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """One step's loss on an augmented batch."""
         images, labels = batch
-        loss = functional.cross_entropy(self.network(self.augment(images)), labels)
+        loss = functional.cross_entropy(self.network(_laid_out(self.augment(images))), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Log loss and accuracy on untouched images."""
         images, labels = batch
-        logits = self.network(images.float() / 255)
+        logits = self.network(_laid_out(images.float() / 255))
         loss = functional.cross_entropy(logits, labels)
         self.accuracy(logits, labels)
         self.log("validation_loss", loss, batch_size=len(labels), prog_bar=True)
@@ -149,8 +150,12 @@ def fit(
         KeyboardInterrupt: the user pressed Ctrl-C; the last checkpoint stays.
     """
     _quieten()
+    threads = config.threads or data.recipe.threads
+    if threads is not None:
+        torch.set_num_threads(threads)
     seed_everything(config.seed, verbose=False)
     network = build(architecture(config, data), *pixel_statistics(data.train))
+    network.to(memory_format=torch.channels_last)
     module = Fitting(network, config, data)
     history = History()
     best = ModelCheckpoint(
@@ -187,7 +192,7 @@ def fit(
         if trainer.interrupted:  # Lightning's answer to Ctrl-C is to exit with status 1
             raise KeyboardInterrupt from None
         raise
-    state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
+    state = torch.load(run / BEST_CHECKPOINT, weights_only=True, map_location="cpu")["state_dict"]
     network.load_state_dict(
         {
             name.removeprefix("network."): value
@@ -195,7 +200,7 @@ def fit(
             if name.startswith("network.")
         }
     )
-    return network.cpu().eval(), history.epochs
+    return network.cpu().to(memory_format=torch.contiguous_format).eval(), history.epochs
 
 
 def architecture(config: TrainingConfig, data: DataSet) -> Architecture:
@@ -223,6 +228,11 @@ def pixel_statistics(part: Part) -> tuple[list[float], list[float]]:
         means.append(float(mean))
         deviations.append(max(float(variance.sqrt()), 1 / 255))  # never divide by zero
     return means, deviations
+
+
+def _laid_out(images: Tensor) -> Tensor:
+    """Channels last in memory: convolutions are half as fast again on CPUs, and faster on GPUs."""
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

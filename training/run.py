@@ -140,4 +140,5 @@ def _settled(config: TrainingConfig, data: DataSet) -> dict[str, Any]:
         "epochs": config.epochs or recipe.epochs,
         "batch_size": config.batch_size or recipe.batch_size,
         "augmentation": config.augmentation or recipe.augmentation,
+        "threads": config.threads or recipe.threads,
     }

@@ -151,6 +151,7 @@ def test_damage_to_any_file_is_refused(
         ({"schema_version": 2}, "schema_version"),
         ({"surprise": 1}, "surprise"),
         ({"class_names": ["one"]}, "class_names"),
+        ({"class_names": ["one", "one"]}, "two classes have the same name"),
         ({"files": {"../../etc/passwd": "0" * 64}}, "points outside the bundle"),
         ({"files": {"/etc/passwd": "0" * 64}}, "points outside the bundle"),
         ({"files": {}}, "lists no model.onnx"),

@@ -2,6 +2,7 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 
 from model.architecture import ActivationName, Architecture, DropoutLayer, PresetName
 from model.errors import SettingsError
@@ -70,5 +71,6 @@ def test_evaluation_drops_nothing_and_training_drops() -> None:
 
 def test_the_first_layer_sees_normalised_pixels() -> None:
     network = build(Architecture(classes=3, input=spec(3, 8)), [0.1, 0.5, 0.2], [0.1, 0.2, 0.4])
+    assert isinstance(network.trunk, nn.Sequential)
     normalised = network.trunk[0](torch.full((1, 3, 8, 8), 0.5))
     torch.testing.assert_close(normalised[0, :, 0, 0], torch.tensor([4.0, 0.0, 0.75]))

@@ -210,6 +210,7 @@ def test_a_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.M
         raise ConnectionError
 
     monkeypatch.setattr("pooch.retrieve", unreachable)
+    monkeypatch.delenv("DROPSERVE_DATA_DIR", raising=False)
     with pytest.raises(DataError, match=r"Cannot download .*; check the network, or put the file"):
         load(config("--data", "mnist", "--cache-dir", str(tmp_path)))
 

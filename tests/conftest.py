@@ -1,0 +1,53 @@
+"""What every test may use: one real bundle, trained once a session, and the digits it never saw."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from training.config import TrainingConfig
+from training.data import Part, load
+
+# Training and serving processes of several tests share two cores: threads that spin would wait for
+# each other. Set before torch is imported; child processes inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+ROOT = Path(__file__).parent.parent
+
+settings.register_profile("dropserve", deadline=None, derandomize=True)  # a shared CPU has no pace
+settings.load_profile("dropserve")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_service_settings_from_outside() -> None:
+    """A developer's own DROPSERVE_PORT must not decide a test; training's variables stay."""
+    for name in list(os.environ):
+        if name.startswith("DROPSERVE_") and not name.startswith(
+            ("DROPSERVE_TRAINING_", "DROPSERVE_DATA_DIR")
+        ):
+            del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with one real bundle, `digits/1`, of a short training. Only read from it."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = ["--data", "digits", "--epochs", "8", "--runs", str(folder / "runs")]
+    command = [sys.executable, "-m", "training", *options, "--output", str(folder / "models")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "models"
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(models_folder: Path) -> Path:
+    return models_folder / "digits" / "1"
+
+
+@pytest.fixture(scope="session")
+def held_out() -> Part:
+    """The test part of the digits: uint8 [N, 1, 8, 8] and their labels."""
+    return load(TrainingConfig(data="digits")).test

@@ -1,0 +1,47 @@
+"""The service over the real bundle, in this process, once a session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+
+from tests.pictures import Pixels
+from tests.service.serving import Application, serving_models
+from training.data import Part
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_log() -> None:
+    """Log as JSON lines without a time; structlog's own default paints each traceback."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
+def digits(held_out: Part) -> Pixels:
+    """Held-out digits, uint8 [N, 8, 8]."""
+    return held_out.images[:, 0]
+
+
+@pytest.fixture(scope="session")
+def digit(digits: Pixels) -> Pixels:
+    """One of them, uint8 [8, 8]."""
+    return np.ascontiguousarray(digits[0])
+
+
+@pytest.fixture(scope="session")
+def service(models_folder: Path) -> Iterator[Application]:
+    """A running application with small limits, shared: tests count on no figure of its metrics."""
+    limits = {"max_images": 8, "max_body_bytes": 100_000, "max_request_pixels": 40_000}
+    with serving_models(
+        models_folder, max_image_pixels=30_000, max_samples=512, **limits
+    ) as application:
+        yield application

@@ -1,0 +1,191 @@
+"""Every way to get an error over HTTP: its status, its code and its sentence."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model.errors import BundleError, ImageDecodeError
+from service import errors
+from tests.bundles import copy_bundle
+from tests.pictures import instances
+from tests.service.bad_requests import CASES, PICTURE, Case
+from tests.service.serving import (
+    JSON,
+    PNG,
+    Application,
+    BrokenPredictor,
+    HeldPredictor,
+    check_error,
+    predictions,
+    real_predictor,
+    serving_models,
+    serving_stub,
+)
+
+STATUSES = (
+    {code: status for status, code in errors.STATUS_AND_CODE.values()}
+    | {code: status for status, code in errors.ROUTING_CODES.items()}
+    | {errors.INTERNAL_CODE: 500}
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code}: {case.what[:60]}")
+def test_a_bad_request_is_answered_with_what_to_do(service: Application, case: Case) -> None:
+    content = case.body() if callable(case.body) else case.body
+    options = {"content": content, "headers": case.headers, "files": case.files}
+    response = service.request(case.method, case.url, **options)
+    check_error(response, STATUSES[case.code], case.code, case.sentence)
+
+
+def test_uncertainty_refuses_bad_images_as_predict_does(service: Application) -> None:
+    for body in (b"", b"{}", instances([]), instances([[[2] * 8] * 8])):
+        refused = [
+            service.post(route, body, headers=JSON) for route in ("/predict", "/uncertainty")
+        ]
+        assert refused[0].status_code == 400
+        assert refused[0].content == refused[1].content
+
+
+def _several_models(models_folder: Path, tmp_path: Path) -> httpx.Response:
+    for name in ("one", "two"):
+        copy_bundle(models_folder / "digits" / "1", tmp_path, name)
+    with serving_models(tmp_path) as service:
+        return service.post("/predict", PICTURE, headers=PNG)
+
+
+def _no_model(_models_folder: Path, tmp_path: Path) -> httpx.Response:
+    with serving_models(tmp_path) as service:
+        return service.post("/predict", PICTURE, headers=PNG)
+
+
+def _uncertainty_off(models_folder: Path, _tmp_path: Path) -> httpx.Response:
+    with serving_models(models_folder, uncertainty=False) as service:
+        return service.post("/uncertainty?anything=1")
+
+
+def _slow_body(models_folder: Path, _tmp_path: Path) -> httpx.Response:
+    async def never_ends() -> AsyncIterator[bytes]:
+        yield PICTURE[:10]
+        await asyncio.Event().wait()
+
+    with serving_models(models_folder, body_timeout_seconds=0.01) as service:
+        return service.post("/predict", never_ends(), headers=PNG)
+
+
+def _slow_run(models_folder: Path, _tmp_path: Path) -> httpx.Response:
+    held = HeldPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, held, inference_timeout_seconds=0.01) as service:
+        response = service.post("/predict", PICTURE, headers=PNG)
+        held.permission.set()
+        return response
+
+
+def _too_many_at_once(models_folder: Path, _tmp_path: Path) -> httpx.Response:
+    held = HeldPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, held, max_concurrent_requests=2) as service:
+        waiting = [service.submit("POST", "/predict", content=PICTURE, headers=PNG)]
+        held.wait_until_running()
+        waiting.append(service.submit("POST", "/predict", content=PICTURE, headers=PNG))
+        response = service.post("/predict", PICTURE, headers=PNG)
+        assert service.get("/health/ready").status_code == 200, "health must stay visible"
+        held.permission.set()
+        assert [len(predictions(each.result())) for each in waiting] == [1, 1]
+        return response
+
+
+def _broken_run(models_folder: Path, _tmp_path: Path) -> httpx.Response:
+    with serving_stub(models_folder, BrokenPredictor()) as service:
+        return service.post("/predict", PICTURE, headers=PNG)
+
+
+Provoke = Callable[[Path, Path], httpx.Response]
+
+PROVOKED: dict[str, tuple[Provoke, str]] = {
+    "model_required": (
+        _several_models,
+        "Several models are loaded; name one with ?model=, of one, two.",
+    ),
+    "not_ready": (_no_model, "… holds no bundle; train one with python -m training --output …."),
+    "uncertainty_disabled": (
+        _uncertainty_off,
+        "POST /uncertainty is switched off on this server; …",
+    ),
+    "body_timeout": (
+        _slow_body,
+        "The body did not arrive within 0.01 seconds; send it faster or smaller.",
+    ),
+    "deadline_exceeded": (
+        _slow_run,
+        "No answer within 0.01 seconds; try again later, with fewer images or samples.",
+    ),
+    "overloaded": (
+        _too_many_at_once,
+        "The server has 2 requests in hand; try again in a second.",
+    ),
+    "internal_error": (
+        _broken_run,
+        "The server failed; its log has the reason under this X-Request-ID.",
+    ),
+}
+
+
+@pytest.mark.parametrize("code", PROVOKED)
+def test_an_error_of_the_servers_state_is_answered_with_what_to_do(
+    models_folder: Path, tmp_path: Path, code: str
+) -> None:
+    provoke, sentence = PROVOKED[code]
+    check_error(provoke(models_folder, tmp_path), STATUSES[code], code, sentence)
+
+
+def test_too_many_waiting_images_are_an_overload_too(models_folder: Path) -> None:
+    held = HeldPredictor(real_predictor(models_folder))
+    pair = instances([PICTURE, PICTURE])
+    with serving_stub(models_folder, held, max_queue_rows=3) as service:
+        waiting = [service.submit("POST", "/predict", content=pair, headers=JSON)]
+        held.wait_until_running()
+        waiting.append(service.submit("POST", "/predict", content=pair, headers=JSON))
+        while service.metric("dropserve_queue_rows", model="digits") == 0:
+            pass  # its images are being decoded
+        refused = service.post("/predict", pair, headers=JSON)
+        held.permission.set()
+        assert [len(predictions(each.result())) for each in waiting] == [2, 2]
+    sentence = "2 images are waiting already; try again in a second."
+    check_error(refused, 503, "overloaded", sentence)
+
+
+def test_every_code_is_provoked_by_a_test() -> None:
+    assert {case.code for case in CASES} | set(PROVOKED) == set(STATUSES)
+
+
+def test_every_code_names_one_error_and_every_error_has_a_code() -> None:
+    own = set(errors.ServiceError.__subclasses__())
+    assert own <= set(errors.STATUS_AND_CODE)
+    assert len(STATUSES) == len(errors.STATUS_AND_CODE) + len(errors.ROUTING_CODES) + 1
+
+
+def test_an_error_takes_the_status_of_its_nearest_kind_in_the_table() -> None:
+    class BlurredError(ImageDecodeError):
+        pass
+
+    response = errors.domain_error_response(BlurredError("Send a sharper one."))
+    assert (response.status_code, response.body) == (
+        400,
+        b'{"error":"Send a sharper one.","code":"image_unreadable"}',
+    )
+
+
+def test_an_error_that_is_none_of_a_requests_is_raised() -> None:
+    with pytest.raises(BundleError, match="damaged"):
+        errors.domain_error_response(BundleError("damaged"))
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "allowed"), [("GET", "/predict", "POST"), ("POST", "/models", "GET")]
+)
+def test_a_wrong_method_names_the_right_ones(
+    service: Application, method: str, url: str, allowed: str
+) -> None:
+    assert service.request(method, url).headers["Allow"] == allowed

@@ -1,0 +1,186 @@
+"""The service's settings: from flags, environment and file, each mistake one sentence."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.commandline import load, load_or_exit
+from service.settings import ServiceSettings
+from tests.service.serving import check_sentence
+
+FIELDS = ServiceSettings.model_fields
+
+CHANGED: dict[str, Any] = {
+    "host": "::1",
+    "port": 1,
+    "workers": 2,
+    "threads": 3,
+    "models_folder": Path("else where"),
+    "default_model": "digits",
+    "default_samples": 7,
+    "default_seed": 2**63 - 1,
+    "uncertainty": False,
+    "max_samples": 9,
+    "max_images": 10,
+    "max_body_bytes": 11,
+    "max_image_pixels": 12,
+    "max_request_pixels": 13,
+    "max_concurrent_requests": 14,
+    "max_batch_rows": 15,
+    "max_queue_rows": 16,
+    "body_timeout_seconds": 0.17,
+    "inference_timeout_seconds": 0.18,
+    "keep_alive_seconds": 19,
+    "grace_seconds": 21,
+    "log_level": "debug",
+    "log_format": "json",
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also takes out again what `to_environment` leaves behind."""
+    for name in FIELDS:
+        monkeypatch.setenv(f"DROPSERVE_{name.upper()}", "")
+        monkeypatch.delenv(f"DROPSERVE_{name.upper()}")
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def test_every_setting_but_the_file_is_changed_by_these_tests() -> None:
+    assert set(CHANGED) == set(FIELDS) - {"config"}
+    defaults = ServiceSettings().model_dump()
+    assert all(defaults[name] != value for name, value in CHANGED.items())
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_every_setting_has_a_flag_and_a_variable(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = CHANGED[name]
+    given = ["--no-uncertainty"] if name == "uncertainty" else [flag(name), str(value)]
+    base = ["--default-samples", "1"] if name == "max_samples" else []
+    assert getattr(load(ServiceSettings, base + given), name) == value
+    monkeypatch.setenv(f"DROPSERVE_{name.upper()}", str(value))
+    assert getattr(load(ServiceSettings, base), name) == value
+
+
+def test_every_setting_can_stand_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "service.toml"
+    plain = {name: str(each) if isinstance(each, Path) else each for name, each in CHANGED.items()}
+    file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in plain.items()))
+    settings = load(ServiceSettings, ["--config", str(file)])
+    assert settings.model_dump(exclude={"config"}) == CHANGED
+
+
+def test_a_flag_beats_the_environment_and_that_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "service.toml"
+    file.write_text("port = 1\nworkers = 1\nthreads = 2\n")
+    monkeypatch.setenv("DROPSERVE_CONFIG", str(file))
+    monkeypatch.setenv("DROPSERVE_PORT", "3")
+    monkeypatch.setenv("DROPSERVE_WORKERS", "3")
+    settings = load(ServiceSettings, ["--port", "4"])
+    assert (settings.port, settings.workers, settings.threads) == (4, 3, 2)
+
+
+@pytest.mark.parametrize("changed", [{}, CHANGED], ids=["defaults", "all changed"])
+def test_workers_read_from_the_environment_what_their_parent_was_told(
+    changed: dict[str, Any],
+) -> None:
+    told = ServiceSettings(**changed)
+    told.to_environment()
+    assert ServiceSettings() == told
+
+
+def test_a_worker_does_without_its_parents_file(tmp_path: Path) -> None:
+    file = tmp_path / "service.toml"
+    file.write_text("port = 1\n")
+    told = load(ServiceSettings, ["--config", str(file), "--threads", "2"])
+    told.to_environment()
+    file.unlink()
+    settings = ServiceSettings()
+    assert (settings.port, settings.threads, settings.config) == (1, 2, None)
+
+
+MISTAKES = {
+    ("--prot", "1"): "unrecognized arguments: --prot 1; --help lists the options.",
+    ("serve",): "unrecognized arguments: serve; --help lists the options.",
+    ("--port",): "argument --port: expected one argument; --help lists the options.",
+    ("--port", "70000"): "--port: input should be less than or equal to 65535, but got '70000'.",
+    ("--port", "-1"): "--port: input should be greater than or equal to 0, but got '-1'.",
+    ("--port", "http"): "--port: input should be a valid integer, …, but got 'http'.",
+    ("--workers", "0"): "--workers: input should be greater than or equal to 1, but got '0'.",
+    ("--default-samples", "0"): "--default-samples: input should be greater than or equal to 1, …",
+    ("--default-samples", "2000"): "--default-samples: 2000 is more than --max-samples, 1024; …",
+    ("--max-samples", "65537"): "--max-samples: input should be less than or equal to 65536, …",
+    ("--default-seed", "-1"): "--default-seed: input should be greater than or equal to 0, …",
+    ("--body-timeout-seconds", "0"): "--body-timeout-seconds: input should be greater than 0, …",
+    ("--body-timeout-seconds", "nan"): "--body-timeout-seconds: input should be greater than 0, …",
+    ("--log-format", "xml"): "--log-format: input should be 'console' or 'json', but got 'xml'.",
+    (
+        "--log-level",
+        "loud",
+    ): "--log-level: input should be 'debug', 'info', 'warning' or 'error', …",
+    ("--config", "/no/file"): "--config: cannot read /no/file: No such file or directory.",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
+def test_a_mistake_is_one_sentence_and_status_2(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        load_or_exit(ServiceSettings, list(arguments))
+    written = capsys.readouterr()
+    assert exited.value.code == 2
+    assert written.out == ""
+    assert written.err.count("\n") == 1
+    check_sentence(written.err.rstrip("\n"), MISTAKES[arguments])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("port = = 1", "--config: … is not valid TOML: …."),
+        ("prot = 1", "--prot is not an option; --help lists them."),
+        ("port = 'x'", "--port: input should be a valid integer, …, but got 'x'."),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_sentence_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, sentence: str
+) -> None:
+    file = tmp_path / "service.toml"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as exited:
+        load_or_exit(ServiceSettings, ["--config", str(file)])
+    assert exited.value.code == 2
+    check_sentence(capsys.readouterr().err.rstrip("\n"), sentence)
+
+
+def test_help_shows_every_setting_with_its_meaning_default_and_variable(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        load(ServiceSettings, ["--help"])
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert exited.value.code == 0
+    for name, field in FIELDS.items():
+        assert field.description, name
+        expected = f"{field.description} (default: {field.default}) [env: DROPSERVE_{name.upper()}]"
+        assert flag(name) in text
+        assert expected in text
+
+
+def test_names_carry_their_units() -> None:
+    for name, field in FIELDS.items():
+        described = field.description or ""
+        for unit in ("seconds", "bytes", "pixels"):
+            if f", {unit}" in described:
+                assert name.endswith(unit)

@@ -1,0 +1,112 @@
+"""Two workers behind one port: the same bytes from each, and their figures summed."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.pictures import Pixels, encode, instances
+from tests.service.process import ServiceProcess, SlowRequest, service_process
+from tests.service.serving import Application, metric
+
+
+@pytest.fixture(scope="module")
+def two_workers(models_folder: Path) -> Iterator[ServiceProcess]:
+    with service_process(models_folder, workers=2) as service:
+        assert len(service.workers()) == 2
+        yield service
+
+
+def requests(digits: Pixels) -> list[tuple[str, bytes, str]]:
+    batch = instances([encode(digit) for digit in digits[:3]])
+    return [
+        ("/predict", encode(digits[0]), "image/png"),
+        ("/uncertainty?samples=48&seed=5", encode(digits[0]), "image/png"),
+        ("/uncertainty", batch, "application/json"),
+    ]
+
+
+def test_every_worker_a_restarted_process_and_this_one_give_the_same_bytes(
+    two_workers: ServiceProcess, models_folder: Path, service: Application, digits: Pixels
+) -> None:
+    for route, body, content_type in requests(digits):
+        here = service.post(route, body, headers={"Content-Type": content_type})
+        assert here.status_code == 200
+        for worker in two_workers.workers():
+            with two_workers.only(worker):
+                assert two_workers.post(route, body, content_type).content == here.content
+    for threads in ("1", "2"):
+        with service_process(models_folder, "--threads", threads) as restarted:
+            for route, body, content_type in requests(digits):
+                here = service.post(route, body, headers={"Content-Type": content_type})
+                assert restarted.post(route, body, content_type).content == here.content
+
+
+class Ask:
+    """Asks one worker at a time, and waits until it has counted each request.
+
+    A request is counted, and then logged, after its answer has gone out: held still in between, a
+    worker would count it later.
+    """
+
+    def __init__(self, service: ServiceProcess) -> None:
+        self._service = service
+        self._asked = len(service.logged("request"))
+
+    def predict(self, worker: int, body: bytes) -> None:
+        with self._service.only(worker):
+            answer = self._service.post("/predict", body, "application/json")
+            self._wait_until_counted()
+        assert answer.status_code == 200
+
+    def metrics(self, worker: int) -> str:
+        with self._service.only(worker), self._service.client() as client:
+            text = client.get("/metrics").text
+            self._wait_until_counted()
+        return text
+
+    def _wait_until_counted(self) -> None:
+        self._asked += 1
+        self._service.wait_for("request", count=self._asked)
+
+
+def test_metrics_are_summed_over_the_workers(models_folder: Path, digit: Pixels) -> None:
+    body = instances([encode(digit)] * 3)
+    with service_process(models_folder, "--log-level", "debug", workers=2) as service:
+        ask = Ask(service)
+        one, other = service.workers()
+        for worker in (one, one, other, other, other):
+            ask.predict(worker, body)
+        for text in (ask.metrics(one), ask.metrics(other)):
+            labels = {"route": "/predict", "method": "POST", "status": "200"}
+            assert metric(text, "dropserve_requests_total", **labels) == 5
+            assert metric(text, "dropserve_request_duration_seconds_count", route="/predict") == 5
+            assert metric(text, "dropserve_batch_rows_sum", model="digits") == 15
+            assert metric(text, "dropserve_requests_in_hand") == 1  # this one
+            assert metric(text, "dropserve_queue_rows", model="digits") == 0
+            assert metric(text, "dropserve_model_info", model="digits", version="1") == 1
+        with ExitStack() as slow:
+            for worker in (one, other):
+                with service.only(worker):
+                    slow.enter_context(SlowRequest(service, body))
+            assert metric(ask.metrics(one), "dropserve_requests_in_hand") == 3  # and this one
+
+
+def test_a_worker_that_dies_is_replaced_and_its_gauges_are_forgotten(
+    models_folder: Path, digit: Pixels
+) -> None:
+    with service_process(models_folder, "--log-level", "debug", workers=2) as service:
+        first, second = service.workers()
+        with service.only(first), SlowRequest(service, encode(digit)):
+            os.kill(first, signal.SIGKILL)
+        assert service.wait_for("worker died")["pid"] == first
+        service.wait_for("model loaded", count=3)
+        ask = Ask(service)
+        for worker in service.workers():
+            assert metric(ask.metrics(worker), "dropserve_requests_in_hand") == 1  # this one
+        assert first not in service.workers()
+        assert second in service.workers()
+        assert len(service.workers()) == 2
