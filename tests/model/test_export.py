@@ -76,7 +76,9 @@ def test_any_onnx_tool_can_run_the_plain_classifier(cnn: Exported) -> None:
     """onnx's own reference interpreter agrees with ONNX Runtime."""
     from onnx.reference import ReferenceEvaluator
 
-    answers: Any = ReferenceEvaluator(str(cnn.folder / MODEL_FILE)).run(None, {"images": cnn.images[:3]})
+    answers: Any = ReferenceEvaluator(str(cnn.folder / MODEL_FILE)).run(
+        None, {"images": cnn.images[:3]}
+    )
     np.testing.assert_allclose(
         np.asarray(answers[0]), cnn.predictor.predict(cnn.images[:3]).logits, atol=1e-4
     )
