@@ -1,4 +1,4 @@
-"""Every `$ curl` of README and docs is run against a real server and answers in the printed shape."""
+"""Every `$ curl` of README and docs runs against a real server and answers in the printed shape."""
 
 import json
 import re

@@ -155,26 +155,9 @@ def fit(
         torch.set_num_threads(threads)
     seed_everything(config.seed, verbose=False)
     network = build(architecture(config, data), *pixel_statistics(data.train))
-    network.to(memory_format=torch.channels_last)
-    module = Fitting(network, config, data)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     history = History()
-    best = ModelCheckpoint(
-        run, "best", monitor="validation_loss", save_last=False, enable_version_counter=False
-    )
-    last = ModelCheckpoint(run, "last", enable_version_counter=False)
-    stopping = EarlyStopping("validation_loss", patience=config.patience)
-    bar: list[Callback] = [RichProgressBar()] if _interactive() else []
-    trainer = Trainer(
-        max_epochs=config.epochs or data.recipe.epochs,
-        precision="bf16-mixed" if _has_bf16() else "32-true",
-        deterministic=True,
-        callbacks=[history, stopping, best, last, *bar],
-        logger=[CSVLogger(run, "csv"), TensorBoardLogger(run, "tensorboard", version="")],
-        enable_progress_bar=bool(bar),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=50,
-    )
+    trainer = _trainer(config, data, run, history)
 
     def shuffled(count: int) -> Tensor:
         generator = torch.Generator().manual_seed(_epoch_seed(config.seed, trainer.current_epoch))
@@ -182,7 +165,7 @@ def fit(
 
     try:
         trainer.fit(
-            module,
+            Fitting(network, config, data),
             Batches(data.train, config.batch_size or data.recipe.batch_size, shuffled),
             Batches(data.validation, _EVALUATION_BATCH),
             ckpt_path=run / LAST_CHECKPOINT if resume else None,
@@ -192,15 +175,44 @@ def fit(
         if trainer.interrupted:  # Lightning's answer to Ctrl-C is to exit with status 1
             raise KeyboardInterrupt from None
         raise
-    state = torch.load(run / BEST_CHECKPOINT, weights_only=True, map_location="cpu")["state_dict"]
+    return _with_best_weights(network, run), history.epochs
+
+
+def _trainer(config: TrainingConfig, data: DataSet, run: Path, history: History) -> Trainer:
+    bar: list[Callback] = [RichProgressBar()] if _interactive() else []
+    monitored = "validation_loss"
+    return Trainer(
+        max_epochs=config.epochs or data.recipe.epochs,
+        precision="bf16-mixed" if _has_bf16() else "32-true",
+        deterministic=True,
+        callbacks=[
+            history,
+            EarlyStopping(monitored, patience=config.patience),
+            ModelCheckpoint(run, "best", monitor=monitored, enable_version_counter=False),
+            ModelCheckpoint(run, "last", enable_version_counter=False),
+            *bar,
+        ],
+        logger=[CSVLogger(run, "csv"), TensorBoardLogger(run, "tensorboard", version="")],
+        enable_progress_bar=bool(bar),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+    )
+
+
+def _with_best_weights(network: Classifier, run: Path) -> Classifier:
+    """Load the best checkpoint's weights, for use on the CPU, laid out as exporters expect."""
+    checkpoint = torch.load(run / BEST_CHECKPOINT, weights_only=True, map_location="cpu")
+    prefix = "network."  # the attribute of Fitting
+    network = network.cpu().eval()
     network.load_state_dict(
         {
-            name.removeprefix("network."): value
-            for name, value in state.items()
-            if name.startswith("network.")
+            name.removeprefix(prefix): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith(prefix)
         }
     )
-    return network.cpu().to(memory_format=torch.contiguous_format).eval(), history.epochs
+    return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
 
 
 def architecture(config: TrainingConfig, data: DataSet) -> Architecture:
