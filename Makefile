@@ -5,8 +5,7 @@ VENV ?= .venv
 # Another package index beside the default one, for a CPU build of torch where the default is CUDA's.
 PACKAGE_INDEX ?=
 COMPOSE ?= docker compose
-HOST ?= 127.0.0.1
-PORT ?= 8000
+# More flags for serve, train and test.
 ARGS ?=
 
 bin := $(VENV)/bin
@@ -20,7 +19,7 @@ help:  ## list the commands
 
 serve: $(VENV)/training  ## set up, train the digits if there is no bundle, serve on port 8000
 	@$(bin)/python -m training --data digits --unless-exists
-	@exec $(bin)/python -m service --host $(HOST) --port $(PORT) $(ARGS)
+	@exec $(bin)/python -m service $(ARGS)
 
 train: $(VENV)/training  ## train and export, e.g. make train ARGS="--data mnist"
 	@$(bin)/python -m training $(ARGS)
