@@ -131,7 +131,7 @@ def _require_unit_range(pixels: NDArray[np.float64]) -> None:
     if low < 0 or high > 1:
         worst = low if low < 0 else high
         raise PixelValueError(
-            f"A pixel is {worst:g}, outside 0..1; divide 8-bit values by 255 before sending them."
+            f"A pixel is {worst:.9g}, outside 0..1; divide 8-bit values by 255 before sending them."
         )
 
 

@@ -48,8 +48,8 @@ class TrainingConfig(CommandSettings):
     batch_size: int | None = Field(
         None, ge=2, le=65_536, description="images a step; default by data set"
     )
-    learning_rate: float = Field(
-        6e-3, gt=0, le=10, description="peak of the one-cycle schedule of AdamW"
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="peak of AdamW's one-cycle schedule; default by preset"
     )
     weight_decay: float = Field(0.05, ge=0, le=10, description="decoupled weight decay of AdamW")
     patience: int = Field(
@@ -146,6 +146,13 @@ class TrainingConfig(CommandSettings):
         if self.data.startswith(FOLDER_PREFIX):
             return Path(self.data.removeprefix(FOLDER_PREFIX)).resolve().name
         return self.data
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`, or what suits the preset: normalised layers bear a higher one."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return {"cnn": 6e-3, "mlp": 1e-3, "alexnet": 3e-4}[self.preset]
 
     @property
     def channels(self) -> Literal[1, 3] | None:

@@ -99,7 +99,7 @@ class Fitting(LightningModule):
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        rate = self.config.learning_rate
+        rate = self.config.peak_learning_rate
         optimizer = torch.optim.AdamW(
             groups, lr=rate, weight_decay=self.config.weight_decay, fused=True
         )

@@ -140,5 +140,6 @@ def _settled(config: TrainingConfig, data: DataSet) -> dict[str, Any]:
         "epochs": config.epochs or recipe.epochs,
         "batch_size": config.batch_size or recipe.batch_size,
         "augmentation": config.augmentation or recipe.augmentation,
+        "learning_rate": config.peak_learning_rate,
         "threads": config.threads or recipe.threads,
     }

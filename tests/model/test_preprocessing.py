@@ -183,7 +183,7 @@ def test_a_pixel_that_is_no_number_is_refused(value: Any) -> None:
     [
         (255, "A pixel is 255, outside 0..1; divide 8-bit values by 255"),
         (-0.01, "A pixel is -0.01, outside 0..1"),
-        (1.0000001, "A pixel is 1, outside 0..1"),
+        (1.0000001, "A pixel is 1.0000001, outside 0..1"),
         (float("nan"), "NaN or infinite"),
         (float("inf"), "NaN or infinite"),
     ],
