@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,23 @@ def test_idx_files_of_the_data_folder_are_verified_and_read(
     np.testing.assert_array_equal(data.test.images[:, 0], images)
     np.testing.assert_array_equal(data.test.labels, labels)
     assert (len(data.train), len(data.validation)) == (22, 2)
+
+
+@pytest.mark.skipif(
+    "DROPSERVE_DATA_DIR" not in os.environ, reason="DROPSERVE_DATA_DIR names no data sets"
+)
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_the_published_files_are_read_whole(name: str) -> None:
+    data = load(config("--data", name))
+    parts = (data.train, data.validation, data.test)
+    assert len(data.train) + len(data.validation) == 60_000
+    assert len(data.validation) == pytest.approx(5_000, abs=5)
+    assert len(data.test) == 10_000
+    for part in parts:
+        assert part.images.shape[1:] == (1, 28, 28)
+        assert set(part.labels.tolist()) == set(range(10))
+    digests = {hashlib.sha256(image).digest() for part in parts for image in part.images}
+    assert len(digests) > 69_900  # a few images were published twice
 
 
 def test_part_of_cifar_is_read_and_never_called_the_whole(
