@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_what_goes_wrong_before_training_is_one_sentence(tmp_path: Path) -> None
     assert not list((tmp_path / "models").iterdir())
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """A shell's background job ignores Ctrl-C, and so would the processes that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 def test_interrupted_then_resumed_then_there_already(tmp_path: Path) -> None:
     """One life of a run: Ctrl-C, other options refused, resumed, exported, not trained again."""
     models, runs = tmp_path / "models", tmp_path / "runs"
