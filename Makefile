@@ -18,7 +18,7 @@ help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
 
 serve: $(VENV)/training  ## set up, train the digits if there is no bundle, serve on port 8000
-	@$(bin)/python -m training --data digits --unless-exists
+	@$(bin)/python -m training --data digits --unless-exists --output "$${DROPSERVE_MODELS_FOLDER:-models}"
 	@exec $(bin)/python -m service $(ARGS)
 
 train: $(VENV)/training  ## train and export, e.g. make train ARGS="--data mnist"

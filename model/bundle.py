@@ -147,14 +147,14 @@ def names(models: Path) -> list[str]:
 
 def versions(models: Path, name: str) -> list[int]:
     """List the versions of one model, highest first, without opening them."""
-    folder = models / name
-    if not folder.is_dir():
+    try:
+        numbers = [
+            int(entry.name)
+            for entry in (models / name).iterdir()
+            if entry.is_dir() and entry.name.isascii() and entry.name.isdecimal()
+        ]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # such as lost+found
         return []
-    numbers = [
-        int(entry.name)
-        for entry in folder.iterdir()
-        if entry.is_dir() and entry.name.isascii() and entry.name.isdecimal()
-    ]
     return sorted((number for number in numbers if number >= 1), reverse=True)
 
 

@@ -88,7 +88,7 @@ class Predictor:
         try:
             model, head = (_start(folder / file, threads) for file in (MODEL_FILE, HEAD_FILE))
         except Exception as error:  # ONNX Runtime raises its own untyped exceptions
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0]
             raise BundleError(
                 f"{folder} cannot be loaded by ONNX Runtime ({reason}); export it again."
             ) from None

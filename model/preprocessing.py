@@ -102,14 +102,19 @@ def from_numbers(nested: Any, spec: InputSpec) -> NDArray[np.float32]:
         ImageShapeError: ragged, or of another height, width or channel count.
         PixelValueError: something that is no number, is not finite, or lies outside 0..1.
     """
+    if not isinstance(nested, list):
+        _require_shape((), spec)
+    types = _leaf_types(nested)  # before NumPy, which would make room for any text it finds
+    if types - {int, float, list}:
+        raise PixelValueError("A pixel is not a number; send numbers from 0 to 1.")
+    if list in types:
+        raise _ragged(spec)
     try:
         array = np.asarray(nested)
-    except (ValueError, OverflowError, RecursionError):  # rows of different lengths
-        raise ImageShapeError(
-            f"The image's rows differ in length or depth; send {_expected(spec)}."
-        ) from None
+    except (ValueError, OverflowError):
+        raise _ragged(spec) from None
     _require_shape(array.shape, spec)
-    if array.dtype.kind not in "iuf" or _holds_booleans(nested):
+    if array.dtype.kind not in "iuf":  # integers beyond 64 bits
         raise PixelValueError("A pixel is not a number; send numbers from 0 to 1.")
     pixels = array.astype(np.float64).reshape(spec.height, spec.width, spec.channels)
     _require_unit_range(pixels)
@@ -135,11 +140,19 @@ def _require_unit_range(pixels: NDArray[np.float64]) -> None:
         )
 
 
-def _holds_booleans(nested: Any) -> bool:
-    """Whether a nested list of known shape holds true or false, which NumPy takes for 1 and 0."""
-    if nested and isinstance(nested[0], list):
-        return any(map(_holds_booleans, nested))
-    return bool in set(map(type, nested))
+def _ragged(spec: InputSpec) -> ImageShapeError:
+    return ImageShapeError(f"The image's rows differ in length or depth; send {_expected(spec)}.")
+
+
+def _leaf_types(nested: list[Any], depth: int = 3) -> set[type]:
+    """Collect the types of the leaves of nested lists; `list` among them means too deep."""
+    types = set(map(type, nested))
+    if list in types and depth > 1:
+        types.discard(list)
+        for row in nested:
+            if isinstance(row, list):
+                types |= _leaf_types(row, depth - 1)
+    return types
 
 
 def _expected(spec: InputSpec) -> str:

@@ -150,7 +150,7 @@ class Repository:
                 bundle, predictor = await asyncio.to_thread(
                     self._open, folder / name / str(version)
                 )
-            except BundleError as error:
+            except Exception as error:  # BundleError, or what nobody foresaw: the rest still loads
                 self.refusals.append(Refusal(name, version, str(error)))
                 logger.error(  # noqa: TRY400
                     "bundle refused", model=name, version=version, reason=str(error)
@@ -167,7 +167,7 @@ class Repository:
         try:
             self._warm(bundle, predictor)
         except Exception as error:  # whatever a graph raises that its manifest does not describe
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0]
             raise BundleError(
                 f"{path} does not take the images its manifest declares ({reason}); "
                 "export it again."

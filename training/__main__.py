@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from model.bundle import versions
+from model.bundle import names
 from model.commandline import USAGE_STATUS, load_or_exit
 from model.errors import DataError, DropserveError, SettingsError
 from training.config import TrainingConfig
@@ -17,8 +17,9 @@ _INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
 def main(arguments: list[str]) -> int:
     """Run one training; return the exit status."""
     config = load_or_exit(TrainingConfig, arguments)
-    if config.unless_exists and versions(config.output, config.model_name):
-        sys.stdout.write(f"{config.output / config.model_name} is there already.\n")
+    there = names(config.output)
+    if config.unless_exists and there:
+        sys.stdout.write(f"{config.output / there[0]} is there already.\n")
         return 0
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("training").setLevel(logging.INFO)

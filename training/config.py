@@ -65,8 +65,12 @@ class TrainingConfig(CommandSettings):
     split_seed: int = Field(
         0, ge=0, lt=2**32, description="seed of the draw of validation and test images"
     )
-    validation_share: float = Field(
-        0.1, gt=0, lt=0.5, description="share drawn for validation where the data set has none"
+    validation_share: float | None = Field(
+        None,
+        gt=0,
+        lt=0.5,
+        description="share drawn for validation; default 1/12 of mnist's, "
+        "fashion-mnist's and kmnist's training images, else 0.1",
     )
     test_share: float = Field(
         0.2, gt=0, lt=0.5, description="share drawn for the test where the data set has none"
@@ -99,7 +103,7 @@ class TrainingConfig(CommandSettings):
     )
     resume: bool = Field(False, description="continue the last, interrupted run of this name")
     unless_exists: bool = Field(
-        False, description="do nothing if the output folder already has a bundle of this name"
+        False, description="do nothing if the output folder already has a bundle, of any name"
     )
 
     @field_validator("data")

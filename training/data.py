@@ -32,6 +32,7 @@ _CIFAR = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 
+_VALIDATION = 0.1
 _IDX_VALIDATION = 1 / 12  # 5,000 of the 60,000 training images
 _FOLDER_SIZE = 64
 _FEWEST = 3  # images of a class, so that each part can have one
@@ -146,7 +147,7 @@ def _digits(config: TrainingConfig) -> DataSet:
             test=whole.take(test),
             recipe=Recipe(60, 64, "affine", shift=1, threads=1),
         ),
-        config.validation_share / (1 - config.test_share),
+        (config.validation_share or _VALIDATION) / (1 - config.test_share),
         config.split_seed,
     )
 
@@ -171,7 +172,8 @@ def _idx(config: TrainingConfig) -> DataSet:
         test=test,
         recipe=recipe,
     )
-    return _with_validation(data, _IDX_VALIDATION, config.split_seed)
+    share = config.validation_share or _IDX_VALIDATION
+    return _with_validation(data, share, config.split_seed)
 
 
 def _cifar(config: TrainingConfig) -> DataSet:
@@ -189,7 +191,7 @@ def _cifar(config: TrainingConfig) -> DataSet:
         test=test,
         recipe=Recipe(epochs=40, batch_size=128, augmentation="flip-crop", shift=4),
     )
-    return _with_validation(data, config.validation_share, config.split_seed)
+    return _with_validation(data, config.validation_share or _VALIDATION, config.split_seed)
 
 
 def _from_folder(config: TrainingConfig, path: Path) -> DataSet:
@@ -225,7 +227,8 @@ def _split_files(tree: folder.Tree, config: TrainingConfig) -> dict[str, folder.
                 f"Class {name!r} has {count} image(s) to train on; give it at least {_FEWEST}."
             )
     test_share = 0.0 if "test" in parts else config.test_share
-    shares = {"test": test_share, "validation": config.validation_share / (1 - test_share)}
+    validation_share = config.validation_share or _VALIDATION
+    shares = {"test": test_share, "validation": validation_share / (1 - test_share)}
     for part, share in shares.items():
         if part not in parts:
             files = parts["train"]

@@ -79,7 +79,9 @@ class Fitting(LightningModule):
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """One step's loss on an augmented batch."""
         images, labels = batch
-        loss = functional.cross_entropy(self.network(_laid_out(self.augment(images))), labels)
+        with torch.autocast(self.device.type, enabled=False):  # places of pixels need 32 bits
+            images = self.augment(images)
+        loss = functional.cross_entropy(self.network(_laid_out(images)), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 
@@ -171,8 +173,10 @@ def fit(
             ckpt_path=run / LAST_CHECKPOINT if resume else None,
             weights_only=True,
         )
-    except SystemExit:
-        if trainer.interrupted:  # Lightning's answer to Ctrl-C is to exit with status 1
+    except SystemExit as error:
+        if (
+            trainer.interrupted and error.code == 1
+        ):  # Lightning's answer to Ctrl-C is to exit with status 1
             raise KeyboardInterrupt from None
         raise
     return _with_best_weights(network, run), history.epochs
@@ -184,7 +188,10 @@ def _trainer(config: TrainingConfig, data: DataSet, run: Path, history: History)
     return Trainer(
         max_epochs=config.epochs or data.recipe.epochs,
         precision="bf16-mixed" if _has_bf16() else "32-true",
-        deterministic=True,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        # Response normalisation has no deterministic gradient on GPUs.
+        deterministic="warn" if config.preset == "alexnet" else True,
         callbacks=[
             history,
             EarlyStopping(monitored, patience=config.patience),
@@ -252,7 +259,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 
 def _has_bf16() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _interactive() -> bool:

@@ -42,7 +42,7 @@ def train(config: TrainingConfig) -> Path:
         *(data.name, len(data.train), len(data.validation), len(data.test)),
         len(data.class_names),
     )
-    run = run_folder(config)
+    run = run_folder(config, data)
     network, history = fit(config, data, run, resume=config.resume)
     return publish(config, data, network, history)
 
@@ -89,16 +89,16 @@ def publish(
     return path
 
 
-def run_folder(config: TrainingConfig) -> Path:
+def run_folder(config: TrainingConfig, data: DataSet) -> Path:
     """Make the next numbered folder for logs and checkpoints, or find the one to resume.
 
     Raises:
-        SettingsError: there is nothing to resume, or it was another configuration's.
+        SettingsError: there is nothing to resume, or it had other options or other data.
     """
     folder = config.runs / config.model_name
     require_writable(folder)
     numbers = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
-    described = json.dumps(config.describes(), indent=2)
+    described = json.dumps(config.describes() | {"data": data.describes()}, indent=2)
     if not config.resume:
         run = folder / str(max(numbers, default=0) + 1)
         run.mkdir()
@@ -109,7 +109,7 @@ def run_folder(config: TrainingConfig) -> Path:
         raise SettingsError(f"--resume: {folder} has no checkpoint; start without --resume.")
     if (run / _CONFIG_FILE).read_text() != described:
         raise SettingsError(
-            f"--resume: {run} was started with other options; "
+            f"--resume: {run} was started with other options or images; "
             f"use those in {run / _CONFIG_FILE}, or start without --resume."
         )
     return run

@@ -148,7 +148,7 @@ NUMBERS = [
     *_json("pixel_value", f"A pixel is 255, {_OUTSIDE}", {"8 bits": _with_pixel("255")}),
     *_json("pixel_value", f"A pixel is -0.001, {_OUTSIDE}", {"below 0": _with_pixel("-0.001")}),
     *_json("pixel_value", f"A pixel is -1e-300, {_OUTSIDE}", {"just below 0": _with_pixel("-1e-300")}),
-    *_json("pixel_value", f"A pixel is 1.18059e+21, {_OUTSIDE}", {"huge": _with_pixel(str(2**70))}),
+    *_json("pixel_value", f"A pixel is 1.18059162e+21, {_OUTSIDE}", {"huge": _with_pixel(str(2**70))}),
     *_json("pixel_value", f"A pixel is 2, {_OUTSIDE}", {
         "one bad image of two": instances([numbers(GREY), (GREY + 2).tolist()]),
     }),

@@ -117,7 +117,7 @@ def test_interrupted_then_resumed_then_there_already(tmp_path: Path) -> None:
 
     other = train("--epochs", "7", "--resume", *folders)
     assert other.returncode == 2
-    assert "was started with other options" in other.stderr
+    assert "was started with other options or images" in other.stderr
 
     resumed = train("--epochs", "6", "--resume", *folders)
     assert resumed.returncode == 0, resumed.stderr

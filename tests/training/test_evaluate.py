@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from training.evaluate import confusion, expected_calibration_error, figures, per_class
 
@@ -26,6 +28,23 @@ def test_ece_weighs_the_fifteen_bins_by_their_size() -> None:
     labels = np.array([0] * 30 + [0, 1] * 5)
     expected = (30 * 0.05 + 10 * 0.15) / 40
     assert expected_calibration_error(probabilities, labels) == pytest.approx(expected, abs=1e-6)
+
+
+def test_certainty_shares_the_last_bin() -> None:
+    probabilities = np.array([[1.0, 0.0], [0.95, 0.05]])
+    measured = expected_calibration_error(probabilities, np.array([1, 0]))
+    assert measured == pytest.approx((1.95 - 1) / 2)
+
+
+def test_ece_is_torchmetrics_away_from_the_edges() -> None:
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(4), 500)
+    labels = generator.integers(0, 4, 500)
+    reference = multiclass_calibration_error(
+        torch.from_numpy(probabilities), torch.from_numpy(labels), num_classes=4, n_bins=15
+    )
+    measured = expected_calibration_error(probabilities, labels)
+    assert measured == pytest.approx(float(reference), abs=1e-6)
 
 
 def test_the_bins_have_equal_width_and_there_are_fifteen() -> None:
