@@ -78,3 +78,8 @@ def test_the_readme_names_make_targets_that_exist_and_the_two_first_commands() -
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert named <= targets
     assert {"serve", "test"} <= named
+
+
+@pytest.mark.parametrize("document", sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")]))
+def test_no_document_has_a_hole(document: Path) -> None:
+    assert not re.search(r"@@|\bTODO\b|\bTBD\b", document.read_text())
