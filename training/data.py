@@ -154,8 +154,8 @@ def _digits(config: TrainingConfig) -> DataSet:
 
 def _idx(config: TrainingConfig) -> DataSet:
     recipes = {
-        "mnist": (_DIGITS, Recipe(15, 128, "affine", 2)),
-        "kmnist": (_KMNIST, Recipe(15, 128, "affine", 2)),
+        "mnist": (_DIGITS, Recipe(12, 128, "shift", 2)),
+        "kmnist": (_KMNIST, Recipe(12, 128, "shift", 2)),
         "fashion-mnist": (_FASHION, Recipe(34, 128, "flip-crop", 2)),
     }
     class_names, recipe = recipes[config.data]
