@@ -38,8 +38,10 @@ def find(path: Path) -> Tree:
     Raises:
         DataError: no images, or a class that the training part does not have.
     """
-    folders = {entry.name: entry for entry in _subfolders(path)}
+    folders = {entry.name.casefold(): entry for entry in _subfolders(path)}
     own_parts = {part: folders[name] for name, part in _PARTS.items() if name in folders}
+    if folders and folders.keys() <= _PARTS.keys() and "train" not in own_parts:
+        raise DataError(f"{path} has parts but no train/; add it, with one sub-folder a class.")
     if "train" not in own_parts or len(own_parts) < 2:
         own_parts = {"train": path}
     class_names = tuple(entry.name for entry in _subfolders(own_parts["train"]) if _images(entry))

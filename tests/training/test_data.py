@@ -86,6 +86,17 @@ def test_a_folders_own_parts_are_kept(tmp_path: Path) -> None:
     assert [len(part) for part in (data.train, data.validation, data.test)] == [10, 10, 10]
 
 
+def test_part_names_are_known_in_any_case_and_never_taken_for_classes(tmp_path: Path) -> None:
+    for part in ("Train", "TEST"):
+        tree(tmp_path / part)
+    data = load(config("--data", f"folder:{tmp_path}"))
+    assert data.class_names == ("cat", "dog")
+    assert len(data.test) == 20
+    (tmp_path / "Train").rename(tmp_path / "val")
+    with pytest.raises(DataError, match="has parts but no train/"):
+        load(config("--data", f"folder:{tmp_path}"))
+
+
 def test_a_part_that_is_not_there_is_drawn(tmp_path: Path) -> None:
     for part in ("train", "test"):
         tree(tmp_path / part, 10)
