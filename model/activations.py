@@ -24,7 +24,7 @@ def build_activation(name: ActivationName, negative_slope: float = 0.01) -> nn.M
         case "prelu":
             return nn.PReLU(init=_PRELU_START)
         case "rrelu":
-            return _RReLU(*_RRELU_SLOPES)
+            return RReLU(*_RRELU_SLOPES)
         case "elu":
             return nn.ELU()
         case "silu":
@@ -37,13 +37,21 @@ def build_activation(name: ActivationName, negative_slope: float = 0.01) -> nn.M
             return nn.Sigmoid()
 
 
-class _RReLU(nn.RReLU):
+class RReLU(nn.RReLU):
     """The exporter knows no RReLU; in evaluation it is a leaky ReLU with the mean slope."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same shape."""
         if self.training:
             return super().forward(x)
         return functional.leaky_relu(x, (self.lower + self.upper) / 2)
+
+
+BOUNDED = (nn.Tanh, nn.Sigmoid)
+"""Activations that saturate at both ends; all others grow without bound above zero."""
+
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, RReLU, nn.ELU, nn.SiLU, nn.GELU, *BOUNDED)
+"""What `build_activation` builds, for those who look for activation layers in a network."""
 
 
 def initialise(layer: nn.Linear | nn.Conv2d, name: ActivationName, negative_slope: float) -> None:

@@ -3,13 +3,14 @@
 Dropout stands only in the head, so the trunk runs once for an image and each sample costs one head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from model.activations import build_activation, initialise
+from model.activations import ACTIVATIONS, build_activation, initialise
 from model.architecture import Architecture, DropoutLayer
 from model.errors import SettingsError
 from model.preprocessing import InputSpec
@@ -33,6 +34,51 @@ class Classifier(nn.Module):
         """Return logits float32 [N, K]."""
         logits: Tensor = self.head(self.trunk(images))
         return logits
+
+    def hidden_layers(self) -> "list[HiddenLayer]":
+        """Return the learnt layers that an activation follows, in the order of computation."""
+        found: list[HiddenLayer] = []
+        counts = {"convolution": 0, "dense": 0}
+        layer: nn.Conv2d | nn.Linear | None = None
+        norm: nn.BatchNorm2d | None = None
+        for module in self._in_order():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                layer, norm = module, None
+            elif isinstance(module, nn.BatchNorm2d):
+                norm = module
+            elif isinstance(module, ACTIVATIONS) and layer is not None:
+                kind = "convolution" if isinstance(layer, nn.Conv2d) else "dense"
+                counts[kind] += 1
+                found.append(HiddenLayer(f"{kind} {counts[kind]}", layer, norm, module))
+        return found
+
+    def _in_order(self) -> Iterator[nn.Module]:
+        yield from self.trunk.children()
+        yield self.head.layers[0]
+        for activation, layer in zip(self.head.activations, self.head.layers[1:], strict=True):
+            yield activation
+            yield layer
+
+
+@dataclass(frozen=True)
+class HiddenLayer:
+    """A learnt layer, the normalisation behind it where there is one, and its activation."""
+
+    name: str
+    """Its kind and its number among its kind: `convolution 2`, `dense 1`."""
+    layer: nn.Conv2d | nn.Linear
+    norm: nn.BatchNorm2d | None
+    activation: nn.Module
+
+    @property
+    def units(self) -> int:
+        """Count its units; a convolution's unit is its channel."""
+        return self.layer.weight.shape[0]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What is added last before the activation: float32 [units], or None where nothing is."""
+        return self.norm.bias if self.norm is not None else self.layer.bias
 
 
 class Head(nn.Module):
@@ -112,7 +158,11 @@ def build(
     channels = architecture.input.channels
     normalise = Normalise(mean or [0.0] * channels, std or [1.0] * channels)
     presets = {"cnn": _cnn, "mlp": _mlp, "alexnet": _alexnet}
-    network = presets[architecture.preset](architecture, normalise)
+    return initialised(presets[architecture.preset](architecture, normalise), architecture)
+
+
+def initialised(network: Classifier, architecture: Architecture) -> Classifier:
+    """Draw fresh weights for the network's activation, in place, and return it."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             initialise(module, architecture.activation, architecture.negative_slope)

@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from model.commandline import CommandSettings
@@ -12,6 +14,7 @@ from service.errors import INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from training.config import TrainingConfig
+from training.experiments.settings import ExperimentName, ExperimentSettings
 
 ROOT = Path(__file__).parent.parent
 API = (ROOT / "docs" / "http-api.md").read_text()
@@ -41,10 +44,18 @@ def test_every_metric_is_documented_and_no_other() -> None:
     assert set(re.findall(r"^\| `(dropserve_\w+)` \|", API, re.MULTILINE)) == names
 
 
-@pytest.mark.parametrize("settings", [ServiceSettings, TrainingConfig])
+PROGRAMS: tuple[type[CommandSettings], ...] = (ServiceSettings, TrainingConfig, ExperimentSettings)
+
+
+def flags(settings: type[CommandSettings]) -> dict[str, FieldInfo]:
+    """The fields that are flags; the one that is no flag is the experiment's name."""
+    return {name: field for name, field in settings.model_fields.items() if name != "experiment"}
+
+
+@pytest.mark.parametrize("settings", PROGRAMS)
 def test_every_setting_is_documented_with_its_default(settings: type[CommandSettings]) -> None:
     prefix = settings.model_config["env_prefix"]
-    for name, field in settings.model_fields.items():
+    for name, field in flags(settings).items():
         default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
         row = f"| `--{name.replace('_', '-')}` | `{prefix}{name.upper()}` | {default} |"
         assert row.replace("|  |", "| |") in CONFIGURATION
@@ -52,9 +63,13 @@ def test_every_setting_is_documented_with_its_default(settings: type[CommandSett
 
 
 def test_no_setting_is_documented_that_is_not_there() -> None:
-    flags = set(re.findall(r"^\| `--([a-z-]+)` \|", CONFIGURATION, re.MULTILINE))
-    fields = {*ServiceSettings.model_fields, *TrainingConfig.model_fields}
-    assert flags == {name.replace("_", "-") for name in fields}
+    written = set(re.findall(r"^\| `--([a-z-]+)` \|", CONFIGURATION, re.MULTILINE))
+    assert written == {name.replace("_", "-") for each in PROGRAMS for name in flags(each)}
+
+
+def test_every_experiment_is_documented() -> None:
+    for name in get_args(ExperimentName):
+        assert f"`{name}`" in CONFIGURATION.split("python -m training.experiments NAME")[1]
 
 
 def test_the_architecture_names_every_module_and_no_other() -> None:

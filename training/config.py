@@ -19,7 +19,8 @@ Augmentation = Literal["none", "shift", "affine", "flip-crop"]
 Resize = Literal["crop", "pad", "stretch"]
 
 
-def _data_dir() -> Path | None:
+def data_dir_from_environment() -> Path | None:
+    """Return the folder that DROPSERVE_DATA_DIR names, or None."""
     value = os.environ.get("DROPSERVE_DATA_DIR")
     return Path(value) if value else None
 
@@ -52,6 +53,9 @@ class TrainingConfig(CommandSettings):
         None, gt=0, le=10, description="peak of AdamW's one-cycle schedule; default by preset"
     )
     weight_decay: float = Field(0.05, ge=0, le=10, description="decoupled weight decay of AdamW")
+    max_norm: float | None = Field(
+        None, gt=0, description="longest L2 norm of a hidden unit's incoming weights; default: any"
+    )
     patience: int = Field(
         15, ge=1, description="epochs without a better validation loss before stopping early"
     )
@@ -91,7 +95,7 @@ class TrainingConfig(CommandSettings):
     output: Path = Field(Path("models"), description="folder that bundles are written to")
     runs: Path = Field(Path("runs"), description="folder for logs and checkpoints")
     data_dir: Path | None = Field(
-        default_factory=_data_dir,
+        default_factory=data_dir_from_environment,
         description="folder with data sets already on disk, also from DROPSERVE_DATA_DIR",
     )
     cache_dir: Path = Field(
@@ -100,6 +104,10 @@ class TrainingConfig(CommandSettings):
     )
     max_memory_gib: float = Field(
         4.0, gt=0, description="GiB of decoded images kept in memory; more are kept on disk"
+    )
+    prune_dead: bool = Field(
+        False,
+        description="leave units out of the export that fire on no training or validation image",
     )
     resume: bool = Field(False, description="continue the last, interrupted run of this name")
     unless_exists: bool = Field(
@@ -140,6 +148,15 @@ class TrainingConfig(CommandSettings):
                 raise ValueError(
                     f"--name: {self.model_name!r} cannot name a model; give one with --name."
                 ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _only_relu_is_pruned(self) -> Self:
+        if self.prune_dead and self.activation != "relu":
+            raise ValueError(
+                "--prune-dead needs --activation relu: the others' silent units still give "
+                "something else than 0."
+            )
         return self
 
     @property

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from model.network import Classifier, build
 from training import augment
 from training.config import TrainingConfig
 from training.data import DataSet, Part
+from training.diagnosis import Diagnosis, Epoch, LayerHealth, diagnose
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINT = "best.ckpt"
-_EVALUATION_BATCH = 512
+EVALUATION_BATCH = 512
 _WARM_UP_SHARE = 0.3  # of the one-cycle schedule (Smith & Topin 2018; torch's default)
 
 Batch = tuple[Tensor, Tensor]
@@ -61,38 +63,58 @@ class Batches:
 
 
 class Fitting(LightningModule):
-    """Cross-entropy with AdamW and the one-cycle schedule over one `Classifier`."""
+    """Cross-entropy of one `Classifier` on augmented batches; a subclass brings the optimiser."""
 
-    def __init__(self, network: Classifier, config: TrainingConfig, data: DataSet) -> None:
+    def __init__(
+        self,
+        network: Classifier,
+        classes: int,
+        augmentation: Callable[[Tensor], Tensor],
+        max_norm: float | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
-        self.config = config
-        self.augment = augment.build(
-            config.augmentation or data.recipe.augmentation, data.recipe.shift
-        )
-        self.accuracy = MulticlassAccuracy(len(data.class_names), average="micro")
-
-    def on_train_epoch_start(self) -> None:
-        """Seed dropout and augmentation for this epoch alone."""
-        torch.manual_seed(_epoch_seed(self.config.seed, self.current_epoch))
+        self.augment = augmentation
+        self.max_norm = max_norm
+        self.accuracy = MulticlassAccuracy(classes, average="micro")
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """One step's loss on an augmented batch."""
         images, labels = batch
         with torch.autocast(self.device.type, enabled=False):  # places of pixels need 32 bits
             images = self.augment(images)
-        loss = functional.cross_entropy(self.network(_laid_out(images)), labels)
+        loss = functional.cross_entropy(self.network(laid_out(images)), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Step, then hold the hidden units to the longest weight vector that is allowed."""
+        super().optimizer_step(*arguments, **named)
+        if self.max_norm is not None:
+            constrain(self.network, self.max_norm)
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Log loss and accuracy on untouched images."""
         images, labels = batch
-        logits = self.network(_laid_out(images.float() / 255))
+        logits = self.network(laid_out(images.float() / 255))
         loss = functional.cross_entropy(logits, labels)
         self.accuracy(logits, labels)
         self.log("validation_loss", loss, batch_size=len(labels), prog_bar=True)
         self.log("validation_accuracy", self.accuracy, batch_size=len(labels), prog_bar=True)
+
+
+class OneCycle(Fitting):
+    """AdamW with the one-cycle schedule, as a `TrainingConfig` describes it."""
+
+    def __init__(self, network: Classifier, config: TrainingConfig, data: DataSet) -> None:
+        name = config.augmentation or data.recipe.augmentation
+        changes = augment.build(name, data.recipe.shift)
+        super().__init__(network, len(data.class_names), changes, config.max_norm)
+        self.config = config
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout and augmentation for this epoch alone."""
+        torch.manual_seed(epoch_seed(self.config.seed, self.current_epoch))
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on biases and normalisation; the learning rate moves every step."""
@@ -112,6 +134,17 @@ class Fitting(LightningModule):
             pct_start=_WARM_UP_SHARE,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def constrain(network: Classifier, max_norm: float) -> None:
+    """Shorten each hidden unit's incoming weights to at most `max_norm` (Srivastava et al. 2014).
+
+    In place, L2 norm; the output layer is left alone.
+    """
+    with torch.no_grad():
+        for hidden in network.hidden_layers():
+            weight = hidden.layer.weight
+            weight.copy_(torch.renorm(weight, p=2, dim=0, maxnorm=max_norm))
 
 
 class History(Callback):
@@ -137,10 +170,24 @@ class History(Callback):
         self.epochs = state_dict["epochs"]
 
 
-def fit(
-    config: TrainingConfig, data: DataSet, run: Path, resume: bool
-) -> tuple[Classifier, list[dict[str, float]]]:
-    """Train, and return the network with the best validation loss, and each epoch's figures.
+@dataclass(frozen=True)
+class Fitted:
+    """What a run leaves: the best weights, and how it came to them."""
+
+    network: Classifier
+    """On the CPU, in evaluation mode, with the weights of the best validation loss."""
+    history: list[dict[str, float]]
+    """Each epoch's losses and accuracy."""
+    before: tuple[LayerHealth, ...]
+    """The hidden layers on the validation images before the first step."""
+    epochs: list[Epoch]
+    """The hidden layers and gradients of each epoch."""
+    after: tuple[LayerHealth, ...]
+    """The hidden layers on the validation images with the weights that were kept."""
+
+
+def fit(config: TrainingConfig, data: DataSet, run: Path, resume: bool) -> Fitted:
+    """Train, and return the network with the best validation loss, and what was seen on the way.
 
     Args:
         config: the run's description.
@@ -151,25 +198,26 @@ def fit(
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; the last checkpoint stays.
     """
-    _quieten()
+    quieten()
     threads = config.threads or data.recipe.threads
     if threads is not None:
         torch.set_num_threads(threads)
     seed_everything(config.seed, verbose=False)
     network = build(architecture(config, data), *pixel_statistics(data.train))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    history = History()
-    trainer = _trainer(config, data, run, history)
+    before = diagnose(network, pixels(data.validation))
+    history, diagnosis = History(), Diagnosis()
+    trainer = _trainer(config, data, run, [history, diagnosis])
 
     def shuffled(count: int) -> Tensor:
-        generator = torch.Generator().manual_seed(_epoch_seed(config.seed, trainer.current_epoch))
+        generator = torch.Generator().manual_seed(epoch_seed(config.seed, trainer.current_epoch))
         return torch.randperm(count, generator=generator)
 
     try:
         trainer.fit(
-            Fitting(network, config, data),
+            OneCycle(network, config, data),
             Batches(data.train, config.batch_size or data.recipe.batch_size, shuffled),
-            Batches(data.validation, _EVALUATION_BATCH),
+            Batches(data.validation, EVALUATION_BATCH),
             ckpt_path=run / LAST_CHECKPOINT if resume else None,
             weights_only=True,
         )
@@ -179,10 +227,18 @@ def fit(
         ):  # Lightning's answer to Ctrl-C is to exit with status 1
             raise KeyboardInterrupt from None
         raise
-    return _with_best_weights(network, run), history.epochs
+    network = _with_best_weights(network, run)
+    after = diagnose(network, pixels(data.validation))
+    return Fitted(network, history.epochs, before, diagnosis.epochs, after)
 
 
-def _trainer(config: TrainingConfig, data: DataSet, run: Path, history: History) -> Trainer:
+def pixels(part: Part) -> Iterator[Tensor]:
+    """Cut the part into batches of float32 [N, C, H, W] in 0..1, as the network takes them."""
+    for images, _ in Batches(part, EVALUATION_BATCH):
+        yield laid_out(images.float() / 255)
+
+
+def _trainer(config: TrainingConfig, data: DataSet, run: Path, own: list[Callback]) -> Trainer:
     bar: list[Callback] = [RichProgressBar()] if _interactive() else []
     monitored = "validation_loss"
     return Trainer(
@@ -193,7 +249,7 @@ def _trainer(config: TrainingConfig, data: DataSet, run: Path, history: History)
         # Response normalisation has no deterministic gradient on GPUs.
         deterministic="warn" if config.preset == "alexnet" else True,
         callbacks=[
-            history,
+            *own,
             EarlyStopping(monitored, patience=config.patience),
             ModelCheckpoint(run, "best", monitor=monitored, enable_version_counter=False),
             ModelCheckpoint(run, "last", enable_version_counter=False),
@@ -249,12 +305,13 @@ def pixel_statistics(part: Part) -> tuple[list[float], list[float]]:
     return means, deviations
 
 
-def _laid_out(images: Tensor) -> Tensor:
+def laid_out(images: Tensor) -> Tensor:
     """Channels last in memory: convolutions are half as fast again on CPUs, and faster on GPUs."""
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of one epoch's order, dropout and augmentation."""
     return seed * 100_003 + epoch + 1
 
 
@@ -266,7 +323,7 @@ def _interactive() -> bool:
     return sys.stdout.isatty()
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence hints that do not concern arrays in memory, and warnings inside the libraries."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA matmul
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

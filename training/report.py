@@ -1,34 +1,36 @@
-"""The model card and its plots. Draws what it is given; measures nothing.
+"""The model card, and the report that a browser opens: one file with everything inside.
 
-Plots are made without pyplot's global state, so nothing here needs a display.
+Measures nothing.
 """
 
-import os
-from collections.abc import Sequence
+import base64
+import re
+from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
-from sklearn.calibration import calibration_curve
+from markdown_it import MarkdownIt
 
 from model.bundle import CARD_FILE, REPORT_FOLDER
+from training import plots
 from training.data import DataSet
+from training.diagnosis import NEARLY_DEAD, rate_bound
 from training.evaluate import ECE_BINS, Evaluation
+from training.fit import Fitted
 
-_MISTAKES = 20
-_MISTAKE_COLUMNS = 5
-_NUMBERED_CLASSES = 20  # above this, a confusion matrix has no room for numbers
+HTML_FILE = f"{REPORT_FOLDER}/report.html"
 
 PLOTS = {
     "learning_curves.png": "Learning curves",
+    "hidden_layers.png": "Hidden layers, epoch by epoch",
     "confusion_matrix.png": "Confusion matrix",
     "reliability.png": "Reliability diagram",
     "mistakes.png": "Most confident mistakes",
 }
+
+_TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def write_report(
@@ -37,96 +39,35 @@ def write_report(
     version: int,
     data: DataSet,
     evaluation: Evaluation,
-    history: Sequence[dict[str, float]],
+    fitted: Fitted,
 ) -> None:
-    """Write `report/` into a bundle's folder: the four plots, then the card that shows them."""
+    """Write `report/` into a bundle's folder: the plots, the card that shows them, and the page."""
     report = folder / REPORT_FOLDER
     report.mkdir()
     figures = (
-        learning_curves(history),
-        confusion_matrix(np.array(evaluation.metrics["confusion_matrix"]), data.class_names),
-        reliability(evaluation),
-        mistakes(evaluation, data),
+        plots.learning_curves(fitted.history),
+        plots.hidden_layers(fitted.before, fitted.epochs),
+        plots.confusion_matrix(np.array(evaluation.metrics["confusion_matrix"]), data.class_names),
+        plots.reliability(evaluation),
+        plots.mistakes(evaluation, data),
     )
     for name, figure in zip(PLOTS, figures, strict=True):
         figure.savefig(report / name, dpi=110)
-    (folder / CARD_FILE).write_text(card(manifest, version), encoding="utf-8")
+    text = card(manifest, version)
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+    title = f"{manifest['name']}, version {version}"
+    (folder / HTML_FILE).write_text(page(title, text, report), encoding="utf-8")
 
 
-def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Loss and accuracy against the epoch."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    losses, accuracies = figure.subplots(1, 2)
-    epochs = np.arange(1, len(history) + 1)
-    for name, label in (("train_loss", "training"), ("validation_loss", "validation")):
-        losses.plot(epochs, [figures[name] for figures in history], label=label)
-    accuracy = [100 * figures["validation_accuracy"] for figures in history]
-    accuracies.plot(epochs, accuracy, color="C1", label="validation")
-    losses.set(title="Cross-entropy", xlabel="epoch", ylabel="loss (nats)", yscale="log")
-    accuracies.set(title="Accuracy", xlabel="epoch", ylabel="right answers (%)")
-    for axes in (losses, accuracies):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure
-
-
-def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Counts of test images by true class (row) and predicted class (column)."""
-    classes = len(class_names)
-    side = min(16.0, 3.2 + 0.5 * classes)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title="Test images", xlabel="predicted class", ylabel="true class")
-    axes.set_xticks(range(classes), class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(classes), class_names)
-    if classes <= _NUMBERED_CLASSES:
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-    return figure
-
-
-def reliability(evaluation: Evaluation) -> Figure:
-    """Accuracy against confidence, plain and with dropout alive, and how confidence spreads."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    diagram, spread = figure.subplots(1, 2)
-    diagram.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfectly calibrated")
-    answers = {"plain": evaluation.probabilities, "dropout alive": evaluation.mean_probabilities}
-    bins = np.linspace(0, 1, ECE_BINS + 1)
-    for name, probabilities in answers.items():
-        confidence = probabilities.max(axis=1).clip(0, 1)
-        right = probabilities.argmax(axis=1) == evaluation.labels
-        accuracy, mean_confidence = calibration_curve(right, confidence, n_bins=ECE_BINS)
-        diagram.plot(mean_confidence, accuracy, marker="o", markersize=4, label=name)
-        spread.hist(confidence, bins=bins, histtype="step", label=name)
-    diagram.set(title="Reliability", xlabel="confidence", ylabel="share of right answers")
-    spread.set(title="Confidence", xlabel="confidence", ylabel="test images", yscale="log")
-    for axes in (diagram, spread):
-        axes.grid(alpha=0.3)
-        axes.legend(loc="upper left")
-    return figure
-
-
-def mistakes(evaluation: Evaluation, data: DataSet) -> Figure:
-    """Draw the wrong answers that were given with the highest confidence."""
-    predicted = evaluation.probabilities.argmax(axis=1)
-    confidence = evaluation.probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != evaluation.labels)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
-    rows = max(1, -(-len(worst) // _MISTAKE_COLUMNS))
-    figure = Figure(figsize=(9, 0.4 + 2.3 * rows), layout="constrained")
-    figure.suptitle("Most confident mistakes" if len(worst) else "No mistakes on the test images")
-    grid = figure.subplots(rows, _MISTAKE_COLUMNS, squeeze=False).flatten()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, row in zip(grid, worst, strict=False):
-        _picture(axes, data.test.images[row])
-        truth, answer = data.class_names[evaluation.labels[row]], data.class_names[predicted[row]]
-        axes.set_title(f"{answer} {confidence[row]:.0%}\nis {truth}", fontsize=9)
-    return figure
+def page(title: str, markdown: str, pictures: Path) -> str:
+    """Turn the card into one HTML page that holds its PNG files, and whose text is only text."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    body = parser.render(markdown)
+    for picture in pictures.glob("*.png"):
+        encoded = base64.b64encode(picture.read_bytes()).decode()
+        body = body.replace(f'src="{picture.name}"', f'src="data:image/png;base64,{encoded}"')
+    template = Template(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.substitute(title=escape(title), body=body)
 
 
 def card(manifest: dict[str, Any], version: int) -> str:
@@ -135,16 +76,16 @@ def card(manifest: dict[str, Any], version: int) -> str:
     sampled = metrics["test"]["mc_dropout"]
     spec, architecture = manifest["input"], manifest["architecture"]
     colour = "grey" if spec["channels"] == 1 else "RGB"
-    plots = "\n\n".join(f"![{title}]({name})" for name, title in PLOTS.items())
+    pictures = "\n\n".join(f"![{title}]({name})" for name, title in PLOTS.items())
     return f"""# {manifest["name"]}, version {version}
 
 Sorts {spec["height"]} x {spec["width"]} {colour} images into {len(manifest["class_names"])} \
 classes. Network: {architecture["preset"]}, {architecture["activation"]}, \
 {manifest["parameters"]:,} parameters, dropout {architecture["dropout"]:g} in the head.
 
-Trained on {data["name"]}: {data["train"]:,} training, {data["validation"]:,} validation and \
-{data["test"]:,} test images. Seed {training["seed"]}. The weights with the best validation loss \
-were kept; the test images were used once, for the figures below.
+Trained on {_escaped(data["name"])}: {data["train"]:,} training, {data["validation"]:,} \
+validation and {data["test"]:,} test images. Seed {training["seed"]}. The weights with the best \
+validation loss were kept; nothing was chosen by the test images.
 
 ## Figures on the test images
 
@@ -161,7 +102,9 @@ calibration error) over {ECE_BINS} equal-width bins, 0..1. Calibration: none was
 |---|---|---|---|
 {_class_rows(metrics["test"]["per_class"])}
 
-{plots}
+{_hidden_layers(metrics["diagnosis"])}
+
+{pictures}
 
 ## Limits
 
@@ -187,12 +130,35 @@ def _class_rows(classes: dict[str, dict[str, float]]) -> str:
     )
 
 
+def _hidden_layers(diagnosis: dict[str, Any]) -> str:
+    layers = diagnosis["layers"]
+    rows = "\n".join(
+        "| {name} | {units} | {dead} | {nearly_dead} | {always_on} | {sparsity:.1%} | {shown} "
+        "| {deaths} / {revivals} |".format(
+            shown="-" if layer["saturated"] is None else f"{layer['saturated']:.1%}", **layer
+        )
+        for layer in layers
+    )
+    images = layers[0]["images"]
+    advice = "\n".join(f"- {_escaped(sentence)}" for sentence in diagnosis["advice"])
+    pruned = diagnosis["pruned_units"]
+    return f"""## Hidden layers
+
+| layer | units | dead | nearly dead | always on | sparsity | saturated | deaths / revivals |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+Over the {images:,} validation images. A unit (a convolution's is a channel) fires where its \
+activation's input is above 0. Dead: on no image, so its firing rate is below \
+{rate_bound(images):.2%} (95 %); nearly dead: on fewer than {NEARLY_DEAD:.1%} of the images; \
+always on: at every place of every image. Sparsity: share of inputs not above 0. Saturated: share \
+of tanh or sigmoid outputs within 1 % of an end of their range. Deaths and revivals: from one \
+epoch to the next. Pruned from the \
+export: {pruned} dead units, which no logit of a test image shows.
+
+{advice or "Nothing is wrong with them."}"""
+
+
 def _escaped(name: str) -> str:
-    return name.replace("|", "\\|").replace(os.linesep, " ")
-
-
-def _picture(axes: Axes, image: NDArray[np.uint8]) -> None:
-    if len(image) == 1:
-        axes.imshow(image[0], cmap="gray", vmin=0, vmax=255)
-    else:
-        axes.imshow(image.transpose(1, 2, 0))
+    """Write any text so that Markdown, and a cell of its tables, shows it as it is."""
+    return re.sub(r"([\\`*_\[\]<>|!&#~])", r"\\\1", " ".join(name.split()))

@@ -3,22 +3,27 @@
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version as library_version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from model.architecture import Architecture
 from model.bundle import new_version, open_bundle, require_writable
 from model.errors import SettingsError
-from model.export import export_graphs, parity, write_golden
+from model.export import PARITY_TOLERANCE, export_graphs, parity, write_golden
 from model.network import Classifier, count_parameters
 from model.predictor import Predictor, open_tested
 from model.preprocessing import to_float
 from training import data as data_sets
+from training.advice import advise
 from training.config import TrainingConfig
 from training.data import DataSet
+from training.diagnosis import diagnose, turnover
 from training.evaluate import evaluate
-from training.fit import LAST_CHECKPOINT, architecture, fit
+from training.fit import LAST_CHECKPOINT, Fitted, architecture, fit, pixels
+from training.prune import difference, prune
 from training.report import write_report
 
 logger = logging.getLogger(__name__)
@@ -42,25 +47,56 @@ def train(config: TrainingConfig) -> Path:
         *(data.name, len(data.train), len(data.validation), len(data.test)),
         len(data.class_names),
     )
-    run = run_folder(config, data)
-    network, history = fit(config, data, run, resume=config.resume)
-    return publish(config, data, network, history)
+    fitted = fit(config, data, run_folder(config, data), resume=config.resume)
+    health = (fitted.before, fitted.after, fitted.epochs)
+    advice = advise(config.activation, config.peak_learning_rate, *health)
+    for sentence in advice:
+        logger.warning("Warning: %s", sentence)
+    removed = 0
+    if config.prune_dead:
+        network, removed = pruned(fitted.network, data)
+        fitted = replace(fitted, network=network)
+    return publish(config, data, fitted, advice, removed)
+
+
+def pruned(network: Classifier, data: DataSet) -> tuple[Classifier, int]:
+    """Return the network without the units dead on training and validation images, and how many.
+
+    It is the network itself, and 0, where the test images' logits would differ by more than the
+    export may differ.
+    """
+    known = chain(pixels(data.train), pixels(data.validation))
+    smaller, removed = prune(network, diagnose(network, known))
+    worst = difference(network, smaller, pixels(data.test))
+    if worst <= PARITY_TOLERANCE:
+        logger.info("pruned %d dead units; the test logits moved by at most %.1g", removed, worst)
+        return smaller, removed
+    logger.warning(
+        "Warning: nothing was pruned: without the %d dead units a test logit moves by %.2g, more "
+        "than %g, so they fire on some test image.",
+        *(removed, worst, PARITY_TOLERANCE),
+    )
+    return network, 0
 
 
 def publish(
-    config: TrainingConfig,
-    data: DataSet,
-    network: Classifier,
-    history: Sequence[dict[str, float]],
+    config: TrainingConfig, data: DataSet, fitted: Fitted, advice: Sequence[str], removed: int
 ) -> Path:
-    """Export `network`, hold it to its gates, measure the export and write the bundle.
+    """Export the network, hold it to its gates, measure the export and write the bundle.
+
+    Args:
+        config: the run's description.
+        data: where the figures come from.
+        fitted: the network and how it came to be.
+        advice: what the diagnosis found.
+        removed: how many dead units were pruned.
 
     Raises:
         ExportError: the export differs from the network.
         BundleError: the bundle cannot be written.
     """
     described = architecture(config, data)
-    spec = data.input
+    network, spec = fitted.network, data.input
     with new_version(config.output, config.model_name) as draft:
         export_graphs(network, (spec.channels, spec.height, spec.width), draft.path)
         draft.manifest = _manifest(config, data, network, described)
@@ -74,9 +110,10 @@ def publish(
             "test": test.metrics,
             "validation": validation.metrics,
             "parity": difference,
-            "epochs": len(history),
+            "epochs": len(fitted.history),
+            "diagnosis": _diagnosis(fitted, advice, removed),
         }
-        write_report(draft.path, draft.manifest, draft.version, data, test, history)
+        write_report(draft.path, draft.manifest, draft.version, data, test, fitted)
     path = config.output / config.model_name / str(draft.version)
     open_tested(open_bundle(path))
     metrics = test.metrics
@@ -131,6 +168,17 @@ def _manifest(
         "data": data.describes(),
         "libraries": {name: library_version(name) for name in _LIBRARIES},
     }
+
+
+def _diagnosis(fitted: Fitted, advice: Sequence[str], removed: int) -> dict[str, Any]:
+    """How the hidden layers fire on the validation images, as the manifest records it."""
+    turnovers = turnover(fitted.before, fitted.epochs)
+    layers = [
+        layer.model_dump(mode="json", exclude={"dead_units"})
+        | {"dead": layer.dead, **asdict(turnovers[layer.name])}
+        for layer in fitted.after
+    ]
+    return {"layers": layers, "advice": list(advice), "pruned_units": removed}
 
 
 def _settled(config: TrainingConfig, data: DataSet) -> dict[str, Any]:

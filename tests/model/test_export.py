@@ -10,7 +10,9 @@ import torch
 from model.architecture import ActivationName, Architecture
 from model.bundle import HEAD_FILE, MODEL_FILE
 from model.errors import ExportError
-from model.export import PARITY_TOLERANCE, parity
+from model.export import PARITY_TOLERANCE, export_graphs, parity
+from model.network import Classifier, Head
+from model.predictor import Predictor
 from model.preprocessing import InputSpec
 from tests.model.conftest import DIGIT, Export, Exported
 
@@ -19,12 +21,27 @@ from tests.model.conftest import DIGIT, Export, Exported
 def test_every_activation_exports_within_the_gate(
     export: Export, activation: ActivationName
 ) -> None:
-    exported = export(Architecture(preset="mlp", activation=activation, classes=10, input=DIGIT))
+    exported = export(Architecture(activation=activation, classes=10, input=DIGIT))
     assert parity(exported.network, exported.predictor, exported.images) <= PARITY_TOLERANCE
 
 
-def test_the_cnn_exports_within_the_gate(cnn: Exported) -> None:
-    assert parity(cnn.network, cnn.predictor, cnn.images) <= PARITY_TOLERANCE
+def test_the_mlp_exports_within_the_gate(export: Export) -> None:
+    exported = export(Architecture(preset="mlp", classes=10, input=DIGIT))
+    assert parity(exported.network, exported.predictor, exported.images) <= PARITY_TOLERANCE
+
+
+@pytest.mark.parametrize("activation", ["prelu", "rrelu"])
+def test_an_activation_between_two_masks_exports_within_the_gate(
+    tmp_path: Path, activation: ActivationName
+) -> None:
+    """The head of alexnet, without its convolutions and its width."""
+    architecture = Architecture(activation=activation, classes=10, input=DIGIT)
+    torch.manual_seed(0)
+    network = Classifier(torch.nn.Flatten(), Head([64, 24, 24, 10], architecture, dropouts=2))
+    export_graphs(network, (1, 8, 8), tmp_path)
+    predictor = Predictor.open(tmp_path, network.head.dropout_layers)
+    images = np.random.default_rng(0).random((48, 1, 8, 8), dtype=np.float32)
+    assert parity(network, predictor, images) <= PARITY_TOLERANCE
 
 
 def test_alexnet_exports_with_two_dropout_layers(export: Export) -> None:

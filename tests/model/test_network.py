@@ -6,7 +6,7 @@ from torch import nn
 
 from model.architecture import ActivationName, Architecture, DropoutLayer, PresetName
 from model.errors import SettingsError
-from model.network import build, count_parameters
+from model.network import Classifier, Head, build, count_parameters
 from model.preprocessing import InputSpec
 
 
@@ -74,3 +74,61 @@ def test_the_first_layer_sees_normalised_pixels() -> None:
     assert isinstance(network.trunk, nn.Sequential)
     normalised = network.trunk[0](torch.full((1, 3, 8, 8), 0.5))
     torch.testing.assert_close(normalised[0, :, 0, 0], torch.tensor([4.0, 0.0, 0.75]))
+
+
+GREY, RGB = spec(1, 8), spec(3, 63)
+
+
+@pytest.mark.parametrize(
+    ("preset", "image", "convolutions", "dense"),
+    [
+        ("cnn", GREY, [16, 16, 32, 32, 64], [96]),
+        ("mlp", GREY, [], [500]),
+        ("alexnet", RGB, [96, 256, 384, 384, 256], [4096, 4096]),
+    ],
+)
+def test_the_hidden_layers_of_a_preset_have_names_in_the_order_of_computation(
+    preset: PresetName, image: InputSpec, convolutions: list[int], dense: list[int]
+) -> None:
+    with torch.device("meta"):
+        network = build(Architecture(preset=preset, classes=7, input=image))
+    hidden = network.hidden_layers()
+    names = [f"convolution {index + 1}" for index in range(len(convolutions))]
+    names += [f"dense {index + 1}" for index in range(len(dense))]
+    assert [each.name for each in hidden] == names
+    assert [each.units for each in hidden] == [*convolutions, *dense]
+    assert all(isinstance(each.activation, nn.ReLU) for each in hidden)
+    assert len({id(each.activation) for each in hidden}) == len(hidden)
+    assert network.head.layers[-1] not in [each.layer for each in hidden]
+    for each in hidden:
+        normalised = preset == "cnn" and isinstance(each.layer, nn.Conv2d)
+        assert (each.norm is not None) == normalised
+        assert each.bias is (each.norm.bias if each.norm is not None else each.layer.bias)
+        assert each.bias is not None
+        assert each.bias.shape == (each.units,)
+
+
+def test_a_hidden_layer_has_its_own_normalisation_and_activation() -> None:
+    network = build(Architecture(classes=7, input=GREY)).eval()
+    x = torch.rand(2, 1, 8, 8)
+    seen: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
+    assert isinstance(network.trunk, nn.Sequential)
+    for module in network.trunk:
+        before, x = x, module(x)
+        seen.append((module, before, x))
+    outputs = {id(module): after for module, _, after in seen}
+    inputs = {id(module): before for module, before, _ in seen}
+    for each in network.hidden_layers():
+        last = each.layer if each.norm is None else each.norm
+        assert inputs[id(each.activation)] is outputs[id(last)]
+
+
+def test_a_layer_without_bias_or_normalisation_has_none_to_give() -> None:
+    trunk = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3, bias=False), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(6 * 6 * 6, 5, bias=False), nn.ReLU()),
+    )
+    head = Head([5, 2], Architecture(classes=2, input=GREY), dropouts=1)
+    hidden = Classifier(trunk, head).hidden_layers()
+    assert [each.name for each in hidden] == ["convolution 1", "dense 1"]
+    assert [each.bias for each in hidden] == [None, None]

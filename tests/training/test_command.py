@@ -11,6 +11,7 @@ import pytest
 
 from model.bundle import open_bundle
 from model.predictor import open_tested
+from training.report import PLOTS
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -41,6 +42,8 @@ def train(*arguments: str, **extra: str) -> Completed:
         (["--data", "folder:/no/such"], "--data: there is no folder /no/such; name one"),
         (["--data-dir", "/no/such"], "--data-dir: there is no folder /no/such"),
         (["--name", "a/b"], "--name: 'a/b' cannot name a model"),
+        (["--max-norm", "0"], "--max-norm: input should be greater than 0, but got '0'."),
+        (["--prune-dead", "--activation", "tanh"], "--prune-dead needs --activation relu: the"),
         (["--config", "/no/such.toml"], "--config: cannot read /no/such.toml"),
     ],
 )
@@ -127,11 +130,34 @@ def test_interrupted_then_resumed_then_there_already(tmp_path: Path) -> None:
     open_tested(bundle)
     assert bundle.manifest.metrics["epochs"] == 6
     assert bundle.manifest.metrics["test"]["accuracy"] > 0.8
-    for plot in ("learning_curves", "confusion_matrix", "reliability", "mistakes"):
-        assert f"({plot}.png)" in bundle.card
-        assert f"report/{plot}.png" in bundle.manifest.files
+    for plot in PLOTS:
+        assert f"({plot})" in bundle.card
+        assert f"report/{plot}" in bundle.manifest.files
+    assert "report/report.html" in bundle.manifest.files
 
     again = train("--epochs", "6", "--unless-exists", *folders)
     assert again.returncode == 0
     assert "is there already" in again.stdout
     assert [entry.name for entry in (models / "digits").iterdir()] == ["1"]
+
+
+def test_units_that_a_far_too_long_step_killed_are_told_of_and_pruned(tmp_path: Path) -> None:
+    folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
+    steps = ["--preset", "mlp", "--epochs", "3", "--learning-rate", "10"]
+    result = train(*steps, "--prune-dead", *folders)
+    assert result.returncode == 0, result.stderr
+    assert "Warning: dense 1: " in result.stdout
+    assert "Try --learning-rate 3.3, or --activation leaky_relu." in result.stdout
+    bundle = open_bundle(tmp_path / "models" / "digits" / "1")
+    open_tested(bundle)
+    diagnosis = bundle.manifest.metrics["diagnosis"]
+    (layer,) = diagnosis["layers"]
+    assert (layer["name"], layer["units"]) == ("dense 1", 500)
+    assert layer["dead"] >= diagnosis["pruned_units"] > 250
+    assert layer["deaths"] - layer["revivals"] > 250
+    kept = 500 - diagnosis["pruned_units"]
+    assert bundle.manifest.features == bundle.manifest.dropout_layers[0].width == kept
+    assert bundle.manifest.parameters == 64 * kept + kept + kept * 10 + 10
+    for sentence in diagnosis["advice"]:
+        assert sentence in result.stdout
+        assert f"- {sentence}" in bundle.card

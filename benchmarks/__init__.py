@@ -1,0 +1,1 @@
+"""Side by side against peers and the bare limit, in one run; never part of the tests."""

@@ -1,0 +1,122 @@
+"""Each experiment in its quick form, whole; what it computes from outcomes, exactly."""
+
+import math
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from tests.training.experiments.conftest import quick_lab
+from training.experiments import averaging
+from training.experiments.activations import epochs_to
+from training.experiments.record import Record
+from training.experiments.settings import ExperimentName
+from training.experiments.shapes import curve
+from training.experiments.trial import Check, Outcome, Trial, run
+
+EXPERIMENTS: tuple[ExperimentName, ...] = get_args(ExperimentName)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_quick_form_ends_in_a_table_a_plot_and_an_entry(
+    name: ExperimentName, tmp_path: Path
+) -> None:
+    lab = quick_lab(tmp_path, name)
+    record: Record = import_module(f"training.experiments.{name}").run(lab)
+    assert record.name == name
+    assert len(record.rows) >= 3
+    assert all(len(row) == len(record.columns) for row in record.rows)
+    for axes in record.figure.axes:
+        assert axes.get_title()
+        assert axes.lines
+    record.save(lab.folder, "python -m x")
+    assert "nan" not in (lab.folder / "entry.md").read_text()
+    assert (lab.folder / f"{name}.svg").stat().st_size > 1000
+    again: Record = import_module(f"training.experiments.{name}").run(quick_lab(tmp_path, name))
+    assert again.rows == record.rows
+
+
+def outcome(errors: list[float]) -> Outcome:
+    checks = tuple(
+        Check(
+            epoch=index / 2,
+            train_loss=1,
+            train_error=error,
+            validation_loss=1,
+            validation_error=error,
+            dead=0,
+        )
+        for index, error in enumerate(errors)
+    )
+    return Outcome(
+        checks=checks,
+        diverged=False,
+        test_error=None,
+        test_loss=None,
+        health=(),
+        gradient_norms={},
+    )
+
+
+def test_epochs_to_a_target_are_interpolated() -> None:
+    assert epochs_to(outcome([0.9, 0.5, 0.3, 0.2]), 0.25) == pytest.approx(1.25)
+    assert epochs_to(outcome([0.9, 0.25]), 0.25) == pytest.approx(0.5)
+    assert math.isnan(epochs_to(outcome([0.9, 0.5]), 0.25))
+
+
+def test_the_shape_of_relu_is_the_classic_one() -> None:
+    x, y, slope = (values.numpy() for values in curve("relu"))
+    np.testing.assert_array_equal(y, np.maximum(0, x))
+    np.testing.assert_array_equal(slope, x > 0)
+
+
+def test_averaging_compares_masks_of_one_distribution(tmp_path: Path) -> None:
+    lab = quick_lab(tmp_path, "averaging")
+    trial = Trial(data="digits", widths=(40,), dropout=0.5, learning_rate=0.1, epochs=1)
+    _, network = run(trial, lab.data("digits"))
+    for kind in ("independent", "served"):
+        drawn = [averaging.drawn(network, kind, seed, 64).numpy() for seed in range(20)]
+        assert {0.0, 2.0} == set(np.unique(drawn))
+        assert np.mean(drawn) == pytest.approx(1, abs=5 / np.sqrt(20 * 64 * 40))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "training.experiments", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_does_one_experiment_and_records_it(tmp_path: Path) -> None:
+    notes = tmp_path / "docs"
+    notes.mkdir()
+    (notes / "experiments.md").write_text("# Notes\n\n## Old\n")
+    done = command("shapes", "--output", str(tmp_path / "out"), "--record", str(notes))
+    assert done.returncode == 0, done.stderr
+    assert "sigmoid" in done.stdout
+    text = (notes / "experiments.md").read_text()
+    assert "`python -m training.experiments shapes`: over x from -4 to 4" in text
+    assert text.endswith("\n## Old\n")
+    assert (notes / "plots" / "shapes.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "required"),
+        (["shape"], "input should be 'activations', 'table', 'dropout'"),
+        (["shapes", "--seeds", "0"], "--seeds: input should be greater than or equal to 1"),
+        (["shapes", "--output", "/dev/null/x"], "Cannot write"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence_and_status_2(arguments: list[str], sentence: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,1 @@
+"""The claims of the literature, reproduced: `python -m training.experiments NAME`."""

@@ -1,0 +1,180 @@
+"""Weight scaling against the average of T thinned networks (Srivastava et al. 2014, figure 11).
+
+Twice averaged: over independent masks, as the paper does, and over the masks that we serve with.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from model import masks
+from model.network import Classifier
+from model.uncertainty import softmax
+from training.data import DataSet
+from training.evaluate import figures
+from training.experiments import trial as trials
+from training.experiments.lab import Lab
+from training.experiments.record import Record, spread
+from training.experiments.trial import Trial
+from training.fit import pixels
+
+_KINDS = {"independent": "independent masks", "served": "our masks"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large and how long."""
+
+    data: str
+    epochs: int
+    samples: tuple[int, ...]
+    repetitions: int
+
+
+_FULL = Plan("mnist", 20, samples=(2, 4, 8, 16, 32, 64, 128, 256), repetitions=20)
+_QUICK = Plan("digits", 10, samples=(2, 16, 64), repetitions=5)
+
+
+class Averages(BaseModel):
+    """Test error (share) and NLL (nats) of one trained network, by kind of mask and T."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scaled: tuple[float, float]
+    """Of weight scaling: error, NLL."""
+    sampled: dict[str, dict[int, list[tuple[float, float]]]]
+    """Kind -> T -> error and NLL of each repetition."""
+
+
+class _Description(BaseModel):
+    trial: Trial
+    samples: tuple[int, ...]
+    repetitions: int
+
+
+def run(lab: Lab) -> Record:
+    """Train, sample, compare."""
+    plan = _QUICK if lab.quick else _FULL
+    trial = Trial(
+        data=plan.data,
+        widths=(500,),
+        dropout=0.5,
+        learning_rate=0.1,
+        momentum=0.9,
+        schedule="linear",
+        epochs=plan.epochs,
+    )
+    description = _Description(trial=trial, samples=plan.samples, repetitions=plan.repetitions)
+    averages = lab.keep(description, Averages, lambda: _measure(plan, trial, lab.data(plan.data)))
+    rows = [
+        ("weight scaling", "-", f"{100 * averages.scaled[0]:.2f} %", f"{averages.scaled[1]:.4f}")
+    ]
+    for kind, title in _KINDS.items():
+        for samples, repeats in averages.sampled[kind].items():
+            errors = [100 * error for error, _ in repeats]
+            losses = [loss for _, loss in repeats]
+            rows.append((title, str(samples), spread(errors) + " %", spread(losses, "{:.4f}")))
+    return Record(
+        name="averaging",
+        title="Weight scaling against the average of T thinned networks",
+        setting=f"a dense network with 500 hidden ReLU and dropout 0.5 on {plan.data}, trained for "
+        f"{plan.epochs} epochs; mean and standard deviation over {plan.repetitions} draws of T "
+        "masks, on all test images.",
+        columns=("average", "T", "test error", "test NLL"),
+        rows=rows,
+        finding=_finding(plan, averages),
+        figure=_figure(averages),
+    )
+
+
+def _measure(plan: Plan, trial: Trial, data: DataSet) -> Averages:
+    _, network = trials.run(trial, data)
+    with torch.no_grad():
+        features = torch.cat([network.trunk(images) for images in pixels(data.test)])
+        logits = network.head(features).double().numpy()
+    labels = data.test.labels
+    sampled: dict[str, dict[int, list[tuple[float, float]]]] = {kind: {} for kind in _KINDS}
+    for kind in _KINDS:
+        for samples in plan.samples:
+            sampled[kind][samples] = [
+                _figures(_mean(network, features, drawn(network, kind, seed, samples)), labels)
+                for seed in range(plan.repetitions)
+            ]
+    return Averages(scaled=_figures(softmax(logits), labels), sampled=sampled)
+
+
+def drawn(network: Classifier, kind: str, seed: int, samples: int) -> torch.Tensor:
+    """Draw masks float32 [T, F], 0 or 1/(1-p): `independent` ones, or those that are `served`."""
+    layers = network.head.dropout_layers
+    if kind == "served":
+        return torch.tensor(masks.draw(seed, samples, layers)[0])
+    (layer,) = layers
+    generator = np.random.Generator(np.random.PCG64(seed))
+    kept = generator.random((samples, layer.width)) >= layer.p
+    return torch.tensor(kept / (1 - layer.p), dtype=torch.float32)
+
+
+def _mean(network: Classifier, features: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float64]:
+    """Average the probabilities of the thinned networks, float64 [N, K], mask by mask."""
+    total = torch.zeros(len(features), network.head.widths[-1], dtype=torch.float64)
+    with torch.no_grad():
+        for one in mask:
+            logits = network.head.sample(features, [one.unsqueeze(0)])[:, 0]
+            total += torch.softmax(logits.double(), dim=1)
+    mean: NDArray[np.float64] = (total / len(mask)).numpy()
+    return mean
+
+
+def _figures(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, float]:
+    measured = figures(probabilities, labels)
+    return 1 - measured["accuracy"], measured["nll"]
+
+
+def _finding(plan: Plan, averages: Averages) -> str:
+    most = plan.samples[-1]
+    excess = {}
+    best = np.mean([loss for _, loss in averages.sampled["served"][most]])
+    for kind in _KINDS:
+        mean = {t: np.mean([loss for _, loss in r]) for t, r in averages.sampled[kind].items()}
+        excess[kind] = mean[plan.samples[0]] - best, mean[plan.samples[-2]] - best
+    wins = "below" if best < averages.scaled[1] else "above"
+    return (
+        f"Weight scaling has an NLL of {averages.scaled[1]:.4f}; the average of {most} of our "
+        f"masks {best:.4f}, {wins} it. At T = {plan.samples[0]} the average is off its limit by "
+        f"{excess['independent'][0]:.4f} with independent masks and {excess['served'][0]:.4f} with "
+        f"ours; at T = {plan.samples[-2]} by {excess['independent'][1]:.5f} and "
+        f"{excess['served'][1]:.5f}."
+    )
+
+
+def _figure(averages: Averages) -> Figure:
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for place, (axes, scale) in enumerate(zip(panels, (100, 1), strict=True)):
+        axes.axhline(
+            scale * averages.scaled[place], color="black", linestyle=":", label="weight scaling"
+        )
+        for kind, title in _KINDS.items():
+            samples = list(averages.sampled[kind])
+            values = np.array([[r[place] for r in averages.sampled[kind][t]] for t in samples])
+            axes.errorbar(
+                np.array(samples) * (0.97 if kind == "served" else 1.03),
+                scale * values.mean(axis=1),
+                scale * values.std(axis=1, ddof=1),
+                marker="o",
+                markersize=4,
+                capsize=3,
+                label=title,
+            )
+        axes.set(xscale="log", xlabel="T, thinned networks averaged")
+        axes.set_xticks(samples, [str(t) for t in samples])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+    panels[0].set(title="Test error", ylabel="wrong answers (%)")
+    panels[1].set(title="Test NLL", ylabel="negative log-likelihood (nats)")
+    return figure

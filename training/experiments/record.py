@@ -1,0 +1,86 @@
+"""What an experiment ends in: a table on the terminal, a plot, and a dated entry for the notes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from model.errors import SettingsError
+
+NOTES_FILE = "experiments.md"
+PLOTS_FOLDER = "plots"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One experiment's result, ready to be read."""
+
+    name: str
+    title: str
+    setting: str
+    """What was done, in a sentence or two, Markdown."""
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    finding: str
+    """What came out, figures and all, Markdown; written from the figures, whatever they are."""
+    figure: Figure
+
+    def entry(self, command: str) -> str:
+        """Return the entry, Markdown, with today's date."""
+        lines = ["| " + " | ".join(row) + " |" for row in (self.columns, *self.rows)]
+        lines.insert(1, "|" + "---|" * len(self.columns))
+        table = "\n".join(lines)
+        return (
+            f"## {date.today():%Y-%m-%d} · {self.title}\n\n`{command}`: {self.setting}\n\n{table}"
+            f"\n\n{self.finding}\n\n![{self.title}]({PLOTS_FOLDER}/{self.name}.svg)\n"
+        )
+
+    def print(self, console: Console) -> None:
+        """Show the table and the finding."""
+        table = Table(*self.columns, title=self.title)
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print(self.finding)
+
+    def save(self, folder: Path, command: str) -> None:
+        """Write the plot and the entry into `folder`."""
+        self.draw(folder / f"{self.name}.svg")
+        (folder / "entry.md").write_text(self.entry(command), encoding="utf-8")
+
+    def add_to(self, notes: Path, command: str) -> None:
+        """Put the entry before the others in `notes`/experiments.md, and its plot beside it.
+
+        Raises:
+            SettingsError: there is no such file, or it has no entries.
+        """
+        file = notes / NOTES_FILE
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        head, heading, rest = text.partition("\n## ")
+        if not heading:
+            raise SettingsError(f"--record: {file} has no dated entries; name the notes' folder.")
+        (notes / PLOTS_FOLDER).mkdir(exist_ok=True)
+        self.draw(notes / PLOTS_FOLDER / f"{self.name}.svg")
+        file.write_text(f"{head}\n{self.entry(command)}{heading}{rest}", encoding="utf-8")
+
+    def draw(self, file: Path) -> None:
+        """Write the plot as SVG, the same bytes for the same figures."""
+        with mpl.rc_context({"svg.hashsalt": self.name}):
+            self.figure.savefig(file, metadata={"Date": None})
+
+
+def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
+    """Say mean ± standard deviation over the seeds; the mean alone where there is one seed."""
+    mean = form.format(np.mean(values))
+    return f"{mean} ± {form.format(np.std(values, ddof=1))}" if len(values) > 1 else mean
+
+
+def percent(shares: Sequence[float]) -> str:
+    """Say shares as percent, mean ± standard deviation."""
+    return spread([100 * share for share in shares]) + " %"

@@ -1,0 +1,55 @@
+"""The options of `python -m training.experiments`. Knows no torch."""
+
+from pathlib import Path
+from typing import Literal
+
+import pooch
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
+
+from model.commandline import CommandSettings
+from training.config import data_dir_from_environment
+
+ExperimentName = Literal["activations", "table", "dropout", "dying", "averaging", "shapes"]
+
+
+class ExperimentSettings(CommandSettings):
+    """Reproduce a claim of the literature: a table, a plot, and an entry for the notes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DROPSERVE_EXPERIMENTS_", cli_prog_name="python -m training.experiments"
+    )
+
+    experiment: CliPositionalArg[ExperimentName] = Field(
+        description="activations: epochs to 25 % training error (Krizhevsky 2012). "
+        "table: nine activations in a deep network. dropout: Srivastava 2014 on MNIST. "
+        "dying: dead units, and what a slope revives. averaging: weight scaling against averages "
+        "of thinned networks. shapes: every activation and its derivative"
+    )
+    quick: bool = Field(False, description="a small form of less than a minute, on the digits")
+    seeds: int = Field(3, ge=1, le=100, description="repetitions of each arm")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="processor threads; default one a core"
+    )
+    output: Path = Field(
+        Path("runs/experiments"),
+        description="folder for outcomes, tables and plots; what is there is not done again",
+    )
+    record: Path | None = Field(
+        None, description="folder of the notes, to put the entry into its experiments.md"
+    )
+    data_dir: Path | None = Field(
+        default_factory=data_dir_from_environment,
+        description="folder with data sets already on disk, also from DROPSERVE_DATA_DIR",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(pooch.os_cache("dropserve")),
+        description="folder for downloads",
+    )
+
+    @property
+    def command(self) -> str:
+        """The command line that does this again, without the places of one machine."""
+        seeds = "" if self.quick or self.seeds == 3 else f" --seeds {self.seeds}"
+        quick = " --quick" if self.quick else ""
+        return f"python -m training.experiments {self.experiment}{quick}{seeds}"
