@@ -61,7 +61,7 @@ def health(
     )
 
 
-CLASS_NAMES = ("<script>alert(1)</script>", "a|b", "plain")
+CLASS_NAMES = ("<script>alert(1)</script>", "a|b", "$x_$ ![a](b.png) *s* [l](//e) `c` ends\\")
 
 
 @pytest.fixture(scope="session")

@@ -132,3 +132,10 @@ def test_real_networks_show_the_evidence() -> None:
     assert "units fire at every place" in cause([1.0, 1.0], [2.0, 2.0], nn.ReLU())
     assert "stand at an end" in cause([0.0, 0.0], [9.0, -9.0], nn.Tanh())
     assert cause([1.0, -1.0], [-0.5, 0.5], nn.ReLU()) == ""
+
+
+def test_a_layer_without_any_gradient_is_dead_and_not_vanishing() -> None:
+    norms = {"dense 1": 0.0, "dense 2": 1.0, "output": 1.0}
+    epochs = [Epoch(layers=(), gradient_norms=norms)]
+    (sentence,) = advise("relu", RATE, [health()], [health(dead=100)], epochs)
+    assert "100 of 100 units are dead" in sentence
