@@ -14,7 +14,7 @@ from training.experiments.record import Record, percent, spread
 from training.experiments.trial import Outcome, Trial
 
 _SLOPES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-_RATE = 0.05
+_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Kill:
 _UNHARMED = Kill("unharmed")
 _KILLS = (
     _UNHARMED,
-    Kill("bias -10 in 90 % of the units", share=0.9, bias=-10.0),
-    Kill("rate 1 in the first epoch", shock_rate=1.0),
+    Kill("bias -5 in 90 % of the units", share=0.9, bias=-5.0),
+    Kill("rate 0.5 in the first epoch", shock_rate=0.5),
 )
 
 
@@ -58,29 +58,21 @@ def run(lab: Lab) -> Record:
         for slope in plan.slopes
     }
     units = sum(plan.widths)
-    rows = []
-    for (title, slope), repeats in outcomes.items():
-        accuracy = [1 - (outcome.test_error or 0.0) for outcome in repeats]
-        unharmed = outcomes[_UNHARMED.title, slope]
-        lost = [
-            100 * ((mine.test_error or 0.0) - (other.test_error or 0.0))
-            for mine, other in zip(repeats, unharmed, strict=True)
-        ]
-        rows.append(
-            (
-                title,
-                "0 (ReLU)" if slope == 0 else f"{slope:g}",
-                spread([peak(outcome) for outcome in repeats], "{:.0f}"),
-                spread([outcome.last.dead for outcome in repeats], "{:.0f}"),
-                percent(accuracy),
-                spread(lost) if title != _UNHARMED.title else "-",
-            )
+    rows = [
+        (
+            title,
+            "0 (ReLU)" if slope == 0 else f"{slope:g}",
+            spread([peak(outcome) for outcome in repeats], "{:.0f}"),
+            spread([outcome.last.dead for outcome in repeats], "{:.0f}"),
+            *_accuracy(repeats, outcomes[_UNHARMED.title, slope]),
         )
+        for (title, slope), repeats in outcomes.items()
+    ]
     return Record(
         name="dying",
         title="Dying units, and slopes that revive them",
         setting=f"{len(plan.widths)} hidden layers of {plan.widths[0]} units on {plan.data}, SGD "
-        f"with momentum 0.9 at rate {_RATE:g}, batches of 128, {plan.epochs} epochs, "
+        f"without momentum at rate {_RATE:g}, batches of 128, {plan.epochs} epochs, "
         f"{len(lab.seeds)} seeds. A unit counts as dead where its weighted sum is above 0 on none "
         f"of the validation images; of {units} units in all.",
         columns=(
@@ -109,7 +101,6 @@ def _trial(plan: Plan, kill: Kill, slope: float) -> Trial:
         activation="relu" if slope == 0 else "leaky_relu",
         negative_slope=slope,
         learning_rate=_RATE,
-        momentum=0.9,
         epochs=plan.epochs,
         killed_share=kill.share,
         killing_bias=kill.bias,
@@ -117,19 +108,35 @@ def _trial(plan: Plan, kill: Kill, slope: float) -> Trial:
     )
 
 
+def _accuracy(repeats: list[Outcome], unharmed: list[Outcome]) -> tuple[str, str]:
+    """Say the test accuracy, and the points lost against the unharmed, seed by seed."""
+    diverged = sum(outcome.diverged for outcome in repeats)
+    if diverged:
+        return f"diverged ({diverged} of {len(repeats)})", "-"
+    lost = [100 * (m - u) for m, u in zip(_errors(repeats), _errors(unharmed), strict=True)]
+    return percent([1 - error for error in _errors(repeats)]), spread(lost)
+
+
+def _errors(outcomes: list[Outcome]) -> list[float]:
+    return [outcome.test_error or 0.0 for outcome in outcomes]
+
+
 def _finding(plan: Plan, outcomes: dict[tuple[str, float], list[Outcome]]) -> str:
     sentences = []
     for kill in _KILLS[1:]:
+        arms = {slope: outcomes[kill.title, slope] for slope in plan.slopes}
+        errors = {slope: float(np.mean(_errors(repeats))) for slope, repeats in arms.items()}
+        best = min(errors, key=errors.__getitem__)
         parts = []
-        for slope in (0.0, plan.slopes[-1]):
-            repeats = outcomes[kill.title, slope]
-            most = np.mean([peak(outcome) for outcome in repeats])
-            left = np.mean([outcome.last.dead for outcome in repeats])
-            error = np.mean([100 * (outcome.test_error or 0.0) for outcome in repeats])
+        for slope in dict.fromkeys((0.0, best)):
+            most = np.mean([peak(outcome) for outcome in arms[slope]])
+            left = np.mean([outcome.last.dead for outcome in arms[slope]])
             parts.append(
-                f"with slope {slope:g}, {left:.0f} of at most {most:.0f} dead units stay dead and "
-                f"the test error is {error:.2f} %"
+                f"with slope {slope:g} at most {most:.0f} are dead, {left:.0f} at last, and the "
+                f"test error is {100 * errors[slope]:.2f} %"
             )
+        runaway = [f"{slope:g}" for slope in plan.slopes if any(o.diverged for o in arms[slope])]
+        parts += [f"slopes {', '.join(runaway)} diverged"] if runaway else []
         sentences.append(f"Killed by {kill.title}: " + "; ".join(parts) + ".")
     return " ".join(sentences)
 
