@@ -182,21 +182,29 @@ def _output_layer(network: Classifier) -> nn.Linear:
 
 
 def _cnn(architecture: Architecture, normalise: Normalise) -> Classifier:
-    """Convolution blocks, each ended by a halving, until the map is at most 4 pixels wide."""
+    """Pairs of convolutions, each ended by a halving, until the map is at most 4 pixels wide.
+
+    Then averages over windows that leave 2 x 2 places, a dense layer, and the head.
+    """
     layers: list[nn.Module] = [normalise]
     channels: int = architecture.input.channels
     size = _size(architecture.input)
-    blocks = [(16, 16), (32, 32), (64,)]
+    blocks = [(16, 16), (32, 32), (64, 64)]
     while min(size) > 4 * 2 ** len(blocks) + 3:
-        blocks.append((64,))
+        blocks.append((64, 64))
     for block in blocks:
-        for width in block:
+        # On a map under 4 pixels the first convolution has seen it all.
+        for width in block if min(size) >= 4 else block[:1]:
             layers += _convolution(channels, width, architecture)
             channels = width
         if min(size) >= 2:
             layers.append(nn.MaxPool2d(2))
             size = (size[0] // 2, size[1] // 2)
-    layers += [nn.Flatten(), nn.Linear(channels * size[0] * size[1], CNN_FEATURES)]
+    window = (max(1, size[0] - 1), max(1, size[1] - 1))
+    if max(window) > 1:
+        layers.append(nn.AvgPool2d(window, stride=1))
+    places = min(2, size[0]) * min(2, size[1])
+    layers += [nn.Flatten(), nn.Linear(channels * places, CNN_FEATURES)]
     layers.append(build_activation(architecture.activation, architecture.negative_slope))
     head = Head([CNN_FEATURES, architecture.classes], architecture, dropouts=1)
     return Classifier(nn.Sequential(*layers), head)

@@ -71,7 +71,8 @@ def _dead(
         if 2 * now.silenced_by_bias >= len(dead):
             cause, remedy = "biases that start below zero", f"biases of 0, or {_LEAK}"
         else:
-            cause, remedy = "the initialisation", f"He initialisation, or {_LEAK}"
+            cause = "the initialisation: they were dead before the first step"
+            remedy = f"{_LEAK}, another --seed, or He initialisation if you changed it"
     elif 2 * now.silenced_by_bias >= len(dead):
         cause, remedy = "biases that training drove below zero", f"{lower}, or {_LEAK}"
     else:
