@@ -74,7 +74,7 @@ def _data(images: int) -> DataSet:
         train=part(images),
         validation=part(10),
         test=part(10),
-        recipe=Recipe(1, _BATCH, "flip-crop", _SHIFT),
+        recipe=Recipe(1, _BATCH, "flip-crop", _SHIFT, dropout_samples=1),
     )
 
 

@@ -36,10 +36,12 @@ def main(arguments: list[str]) -> int:
     except DropserveError as error:
         return _fail(error, 1)
     except OSError as error:
-        sentence = f"Cannot write the run's files ({error.strerror or error}); free space, or "
-        return _fail(DropserveError(sentence + "choose other folders with --output and --runs."), 1)
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; no bundle was written. Go on with --resume.\n")
+        named = f"{error.filename}: " if error.filename else ""
+        sentence = f"The run's files cannot be read or written ({named}{error.strerror or error}); "
+        remedy = "free space, or choose other folders with --output and --runs."
+        return _fail(DropserveError(sentence + remedy), 1)
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(f"Interrupted; no bundle was written. {interrupt}".rstrip() + "\n")
         return _INTERRUPTED_STATUS
     return 0
 

@@ -43,6 +43,12 @@ class TrainingConfig(CommandSettings):
         0.01, ge=0, lt=1, description="slope of leaky_relu below zero, 0..1"
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="probability of zeroing, 0..1")
+    dropout_samples: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="thinned heads a training step averages; default by data set, 1 for alexnet",
+    )
     epochs: int | None = Field(
         None, ge=1, le=10_000, description="passes over the training images; default by data set"
     )
@@ -174,6 +180,10 @@ class TrainingConfig(CommandSettings):
         if self.learning_rate is not None:
             return self.learning_rate
         return {"cnn": 6e-3, "mlp": 1e-3, "alexnet": 3e-4}[self.preset]
+
+    def heads_a_step(self, usual: int) -> int:
+        """`dropout_samples`, or the data set's `usual` number, or 1 where the head is large."""
+        return self.dropout_samples or (1 if self.preset == "alexnet" else usual)
 
     @property
     def channels(self) -> Literal[1, 3] | None:

@@ -71,11 +71,13 @@ class Fitting(LightningModule):
         classes: int,
         augmentation: Callable[[Tensor], Tensor],
         max_norm: float | None = None,
+        dropout_samples: int = 1,
     ) -> None:
         super().__init__()
         self.network = network
         self.augment = augmentation
         self.max_norm = max_norm
+        self.dropout_samples = dropout_samples
         self.accuracy = MulticlassAccuracy(classes, average="micro")
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
@@ -83,9 +85,16 @@ class Fitting(LightningModule):
         images, labels = batch
         with torch.autocast(self.device.type, enabled=False):  # places of pixels need 32 bits
             images = self.augment(images)
-        loss = functional.cross_entropy(self.network(laid_out(images)), labels)
+        loss = self._loss(laid_out(images), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of several thinned heads on one run of the trunk (Inoue 2019)."""
+        features = self.network.trunk(images).unsqueeze(1)
+        logits = self.network.head(features.expand(-1, self.dropout_samples, -1))
+        repeated = labels.repeat_interleave(self.dropout_samples)
+        return functional.cross_entropy(logits.flatten(0, 1), repeated)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Step, then hold the hidden units to the longest weight vector that is allowed."""
@@ -109,7 +118,8 @@ class OneCycle(Fitting):
     def __init__(self, network: Classifier, config: TrainingConfig, data: DataSet) -> None:
         name = config.augmentation or data.recipe.augmentation
         changes = augment.build(name, data.recipe.shift)
-        super().__init__(network, len(data.class_names), changes, config.max_norm)
+        samples = config.heads_a_step(data.recipe.dropout_samples)
+        super().__init__(network, len(data.class_names), changes, config.max_norm, samples)
         self.config = config
 
     def on_train_epoch_start(self) -> None:

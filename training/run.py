@@ -38,7 +38,7 @@ def train(config: TrainingConfig) -> Path:
 
     Raises:
         DropserveError: each with one sentence that says what to do.
-        KeyboardInterrupt: Ctrl-C; no bundle was written.
+        KeyboardInterrupt: Ctrl-C; no bundle was written. It says so where the run can go on.
     """
     require_writable(config.output)
     data = data_sets.load(config)
@@ -47,7 +47,16 @@ def train(config: TrainingConfig) -> Path:
         *(data.name, len(data.train), len(data.validation), len(data.test)),
         len(data.class_names),
     )
-    fitted = fit(config, data, run_folder(config, data), resume=config.resume)
+    run = run_folder(config, data)
+    try:
+        return _to_bundle(config, data, run)
+    except KeyboardInterrupt:
+        saved = (run / LAST_CHECKPOINT).is_file()
+        raise KeyboardInterrupt("Go on with --resume." if saved else "") from None
+
+
+def _to_bundle(config: TrainingConfig, data: DataSet, run: Path) -> Path:
+    fitted = fit(config, data, run, resume=config.resume)
     health = (fitted.before, fitted.after, fitted.epochs)
     advice = advise(config.activation, config.peak_learning_rate, *health)
     for sentence in advice:
@@ -189,5 +198,6 @@ def _settled(config: TrainingConfig, data: DataSet) -> dict[str, Any]:
         "batch_size": config.batch_size or recipe.batch_size,
         "augmentation": config.augmentation or recipe.augmentation,
         "learning_rate": config.peak_learning_rate,
+        "dropout_samples": config.heads_a_step(recipe.dropout_samples),
         "threads": config.threads or recipe.threads,
     }

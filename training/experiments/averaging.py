@@ -22,7 +22,7 @@ from training.experiments.record import Record, spread
 from training.experiments.trial import Trial
 from training.fit import pixels
 
-_KINDS = {"independent": "independent masks", "served": "our masks"}
+_KINDS = {"independent": "independent masks", "served": "orthogonal masks"}
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,13 @@ def _finding(plan: Plan, averages: Averages) -> str:
         mean = {t: np.mean([loss for _, loss in r]) for t, r in averages.sampled[kind].items()}
         excess[kind] = mean[plan.samples[0]] - best, mean[plan.samples[-2]] - best
     wins = "below" if best < averages.scaled[1] else "above"
+    first, last = plan.samples[0], plan.samples[-2]
     return (
-        f"Weight scaling has an NLL of {averages.scaled[1]:.4f}; the average of {most} of our "
-        f"masks {best:.4f}, {wins} it. At T = {plan.samples[0]} the average is off its limit by "
-        f"{excess['independent'][0]:.4f} with independent masks and {excess['served'][0]:.4f} with "
-        f"ours; at T = {plan.samples[-2]} by {excess['independent'][1]:.5f} and "
-        f"{excess['served'][1]:.5f}."
+        f"Weight scaling has an NLL of {averages.scaled[1]:.4f}; the average of {most} networks "
+        f"thinned by orthogonal masks {best:.4f}, {wins} it. From there the average at T = {first} "
+        f"is {excess['independent'][0]:.4f} away with independent masks and "
+        f"{excess['served'][0]:.4f} with orthogonal ones; at T = {last}, "
+        f"{excess['independent'][1]:.5f} and {excess['served'][1]:.5f}."
     )
 
 
