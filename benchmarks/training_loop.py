@@ -25,11 +25,12 @@ from torch.nn import functional
 from model.network import Classifier, build
 from model.preprocessing import InputSpec
 from training import augment
+from training.batches import Batches, laid_out, pixels
 from training.config import TrainingConfig
 from training.data import DataSet, Part, Recipe
 from training.diagnosis import diagnose
 from training.experiments.trial import measure
-from training.fit import Batches, architecture, fit, laid_out, pixels
+from training.fit import architecture, fit
 
 _BATCH = 128
 _SHIFT = 2

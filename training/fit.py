@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,142 +18,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
-from torch.nn import functional
-from torchmetrics.classification import MulticlassAccuracy
 
 from model.architecture import Architecture
 from model.network import Classifier, build
-from training import augment
+from training.batches import EVALUATION_BATCH, Batches, pixel_statistics, pixels
 from training.config import TrainingConfig
-from training.data import DataSet, Part
+from training.data import DataSet
 from training.diagnosis import Diagnosis, Epoch, LayerHealth, diagnose
+from training.fitting import OneCycle, epoch_seed
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINT = "best.ckpt"
-EVALUATION_BATCH = 512
-_WARM_UP_SHARE = 0.3  # of the one-cycle schedule (Smith & Topin 2018; torch's default)
-
-Batch = tuple[Tensor, Tensor]
-
-
-class Batches:
-    """Batches (images uint8 [B, C, H, W], labels int64 [B]) cut from arrays in memory.
-
-    order: gives the rows of one pass, or None for the order as stored. A shuffled last batch that
-    is not full is left out, so that batch normalisation never sees a lone image.
-    """
-
-    def __init__(self, part: Part, size: int, order: Callable[[int], Tensor] | None = None) -> None:
-        self._images, self._labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
-        self._size = min(size, len(part))
-        self._order = order
-
-    def __len__(self) -> int:
-        rounding = 0 if self._order else self._size - 1
-        return (len(self._labels) + rounding) // self._size
-
-    def __iter__(self) -> Iterator[Batch]:
-        rows = self._order(len(self._labels)) if self._order else torch.arange(len(self._labels))
-        for start in range(0, len(self) * self._size, self._size):
-            picked = rows[start : start + self._size]
-            yield self._images[picked], self._labels[picked]
-
-
-class Fitting(LightningModule):
-    """Cross-entropy of one `Classifier` on augmented batches; a subclass brings the optimiser."""
-
-    def __init__(
-        self,
-        network: Classifier,
-        classes: int,
-        augmentation: Callable[[Tensor], Tensor],
-        max_norm: float | None = None,
-        dropout_samples: int = 1,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.augment = augmentation
-        self.max_norm = max_norm
-        self.dropout_samples = dropout_samples
-        self.accuracy = MulticlassAccuracy(classes, average="micro")
-
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """One step's loss on an augmented batch."""
-        images, labels = batch
-        with torch.autocast(self.device.type, enabled=False):  # places of pixels need 32 bits
-            images = self.augment(images)
-        loss = self._loss(laid_out(images), labels)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
-        return loss
-
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of several thinned heads on one run of the trunk (Inoue 2019)."""
-        features = self.network.trunk(images).unsqueeze(1)
-        logits = self.network.head(features.expand(-1, self.dropout_samples, -1))
-        repeated = labels.repeat_interleave(self.dropout_samples)
-        return functional.cross_entropy(logits.flatten(0, 1), repeated)
-
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Step, then hold the hidden units to the longest weight vector that is allowed."""
-        super().optimizer_step(*arguments, **named)
-        if self.max_norm is not None:
-            constrain(self.network, self.max_norm)
-
-    def validation_step(self, batch: Batch, _index: int) -> None:
-        """Log loss and accuracy on untouched images."""
-        images, labels = batch
-        logits = self.network(laid_out(images.float() / 255))
-        loss = functional.cross_entropy(logits, labels)
-        self.accuracy(logits, labels)
-        self.log("validation_loss", loss, batch_size=len(labels), prog_bar=True)
-        self.log("validation_accuracy", self.accuracy, batch_size=len(labels), prog_bar=True)
-
-
-class OneCycle(Fitting):
-    """AdamW with the one-cycle schedule, as a `TrainingConfig` describes it."""
-
-    def __init__(self, network: Classifier, config: TrainingConfig, data: DataSet) -> None:
-        name = config.augmentation or data.recipe.augmentation
-        changes = augment.build(name, data.recipe.shift)
-        samples = config.heads_a_step(data.recipe.dropout_samples)
-        super().__init__(network, len(data.class_names), changes, config.max_norm, samples)
-        self.config = config
-
-    def on_train_epoch_start(self) -> None:
-        """Seed dropout and augmentation for this epoch alone."""
-        torch.manual_seed(epoch_seed(self.config.seed, self.current_epoch))
-
-    def configure_optimizers(self) -> Any:
-        """AdamW without decay on biases and normalisation; the learning rate moves every step."""
-        parameters = list(self.network.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        rate = self.config.peak_learning_rate
-        optimizer = torch.optim.AdamW(
-            groups, lr=rate, weight_decay=self.config.weight_decay, fused=True
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=_WARM_UP_SHARE,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def constrain(network: Classifier, max_norm: float) -> None:
-    """Shorten each hidden unit's incoming weights to at most `max_norm` (Srivastava et al. 2014).
-
-    In place, L2 norm; the output layer is left alone.
-    """
-    with torch.no_grad():
-        for hidden in network.hidden_layers():
-            weight = hidden.layer.weight
-            weight.copy_(torch.renorm(weight, p=2, dim=0, maxnorm=max_norm))
 
 
 class History(Callback):
@@ -242,12 +118,6 @@ def fit(config: TrainingConfig, data: DataSet, run: Path, resume: bool) -> Fitte
     return Fitted(network, history.epochs, before, diagnosis.epochs, after)
 
 
-def pixels(part: Part) -> Iterator[Tensor]:
-    """Cut the part into batches of float32 [N, C, H, W] in 0..1, as the network takes them."""
-    for images, _ in Batches(part, EVALUATION_BATCH):
-        yield laid_out(images.float() / 255)
-
-
 def _trainer(config: TrainingConfig, data: DataSet, run: Path, own: list[Callback]) -> Trainer:
     bar: list[Callback] = [RichProgressBar()] if _interactive() else []
     monitored = "validation_loss"
@@ -298,31 +168,6 @@ def architecture(config: TrainingConfig, data: DataSet) -> Architecture:
         classes=len(data.class_names),
         input=data.input,
     )
-
-
-def pixel_statistics(part: Part) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the pixels in 0..1, one a channel, from a histogram."""
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    means, deviations = [], []
-    for channel in range(part.images.shape[1]):
-        pixels = torch.from_numpy(part.images[:, channel])
-        counts = torch.bincount(pixels.flatten(), minlength=256).double()
-        weights = counts / counts.sum()
-        mean = (weights * levels).sum()
-        variance = (weights * (levels - mean) ** 2).sum()
-        means.append(float(mean))
-        deviations.append(max(float(variance.sqrt()), 1 / 255))  # never divide by zero
-    return means, deviations
-
-
-def laid_out(images: Tensor) -> Tensor:
-    """Channels last in memory: convolutions are half as fast again on CPUs, and faster on GPUs."""
-    return images.contiguous(memory_format=torch.channels_last)
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return the seed of one epoch's order, dropout and augmentation."""
-    return seed * 100_003 + epoch + 1
 
 
 def _has_bf16() -> bool:

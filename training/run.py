@@ -18,11 +18,12 @@ from model.predictor import Predictor, open_tested
 from model.preprocessing import to_float
 from training import data as data_sets
 from training.advice import advise
+from training.batches import pixels
 from training.config import TrainingConfig
 from training.data import DataSet
 from training.diagnosis import diagnose, turnover
 from training.evaluate import evaluate
-from training.fit import LAST_CHECKPOINT, Fitted, architecture, fit, pixels
+from training.fit import LAST_CHECKPOINT, Fitted, architecture, fit
 from training.prune import difference, prune
 from training.report import write_report
 

@@ -124,3 +124,14 @@ def course(layers: int, epochs: int, saturated: float | None = None) -> Fitted:
     ]
     network = classifier(nn.Sequential(nn.Flatten()), [16, 3])
     return Fitted(network, history, moment(0), seen, moment(epochs))
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(first, second) for first, second in pairs)
+
+
+def norms(layer: nn.Module) -> torch.Tensor:
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    lengths: torch.Tensor = torch.linalg.vector_norm(layer.weight.detach().flatten(1), dim=1)
+    return lengths.double()

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from model.network import Classifier
 from tests.training.conftest import classifier, health, one_pixel
+from training.batches import Batches
 from training.data import Part
 from training.diagnosis import (
     Diagnosis,
@@ -25,7 +26,8 @@ from training.diagnosis import (
     rate_bound,
     turnover,
 )
-from training.fit import Batches, Fitting, quieten
+from training.fit import quieten
+from training.fitting import Fitting
 
 IMAGES = 2_000
 RAMP = (torch.arange(IMAGES) / IMAGES).reshape(-1, 1, 1, 1)

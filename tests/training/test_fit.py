@@ -1,33 +1,16 @@
-from copy import deepcopy
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
-from torch.nn import functional
 
-from model.architecture import Architecture
 from model.commandline import load as load_settings
-from model.network import Classifier, Head
-from model.preprocessing import InputSpec
+from tests.training.conftest import norms, same
 from training import data as data_sets
+from training.batches import pixels
 from training.config import TrainingConfig
-from training.data import DataSet, Part
+from training.data import DataSet
 from training.diagnosis import diagnose
-from training.fit import (
-    LAST_CHECKPOINT,
-    Batches,
-    Fitted,
-    History,
-    constrain,
-    fit,
-    pixel_statistics,
-    pixels,
-)
+from training.fit import LAST_CHECKPOINT, Fitted, History, fit
 
 
 def config(epochs: int, *arguments: str) -> TrainingConfig:
@@ -37,11 +20,6 @@ def config(epochs: int, *arguments: str) -> TrainingConfig:
 @pytest.fixture(scope="module")
 def digits() -> DataSet:
     return data_sets.load(config(1))
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(torch.equal(first, second) for first, second in pairs)
 
 
 def seen(fitted: Fitted) -> tuple[object, ...]:
@@ -122,12 +100,6 @@ def test_the_weights_that_are_kept_are_the_ones_that_were_diagnosed(
     assert set(fitted.epochs[0].gradient_norms) == {"dense 1", "output"}
 
 
-def norms(layer: nn.Module) -> torch.Tensor:
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    lengths: torch.Tensor = torch.linalg.vector_norm(layer.weight.detach().flatten(1), dim=1)
-    return lengths.double()
-
-
 def test_max_norm_holds_the_hidden_units_alone(tmp_path: Path, digits: DataSet) -> None:
     longest = 0.6
     free = fit(config(1), digits, tmp_path / "free", resume=False).network
@@ -137,56 +109,3 @@ def test_max_norm_holds_the_hidden_units_alone(tmp_path: Path, digits: DataSet) 
         assert norms(loose.layer).max() > longest
         assert norms(tight.layer).max() <= longest * (1 + 1e-6)
     assert norms(held.head.layers[-1]).max() > longest
-
-
-@given(longest=st.floats(0.1, 5), seed=st.integers(0, 1_000))
-def test_constraining_shortens_long_weight_vectors_and_leaves_short_ones_as_they_are(
-    longest: float, seed: int
-) -> None:
-    torch.manual_seed(seed)
-    architecture = Architecture(
-        classes=2, input=InputSpec(channels=1, height=4, width=4, resize="pad")
-    )
-    trunk = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 6), nn.ReLU())
-    network = Classifier(trunk, Head([6, 2], architecture, dropouts=1))
-    before = deepcopy(network)
-    constrain(network, longest)
-    for old, new in zip(before.hidden_layers(), network.hidden_layers(), strict=True):
-        short = norms(old.layer) <= longest * (1 - 1e-6)
-        assert torch.equal(new.layer.weight[short], old.layer.weight[short])
-        cut = norms(old.layer) > longest
-        torch.testing.assert_close(
-            norms(new.layer)[cut], torch.full([int(cut.sum())], longest).double(), rtol=1e-5, atol=0
-        )
-        cosines = functional.cosine_similarity(
-            new.layer.weight.flatten(1), old.layer.weight.flatten(1)
-        )
-        torch.testing.assert_close(cosines, torch.ones_like(cosines))
-        assert old.layer.bias is not None
-        assert new.layer.bias is not None
-        assert torch.equal(new.layer.bias, old.layer.bias)
-    assert same(before.head, network.head)
-
-
-def part(count: int) -> Part:
-    images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    return Part(images, np.arange(count))
-
-
-def test_batches_give_each_image_once_in_the_named_order() -> None:
-    order = torch.tensor([3, 1, 4, 0, 2])
-    batches = Batches(part(5), 2, lambda _count: order)
-    assert len(batches) == 2
-    assert [labels.tolist() for _, labels in batches] == [[3, 1], [4, 0]]
-    assert [images.flatten().tolist() for images, _ in Batches(part(5), 2)] == [[0, 1], [2, 3], [4]]
-    assert len(Batches(part(5), 2)) == 3
-    assert len(Batches(part(3), 128, torch.arange)) == 1
-
-
-def test_pixel_statistics_are_the_pixels_mean_and_deviation() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (9, 3, 5, 7), dtype=np.uint8)
-    means, deviations = pixel_statistics(Part(images, np.zeros(9, np.int64)))
-    np.testing.assert_allclose(means, (images / 255).mean(axis=(0, 2, 3)))
-    np.testing.assert_allclose(deviations, (images / 255).std(axis=(0, 2, 3)))
-    black = Part(np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2, np.int64))
-    assert pixel_statistics(black)[1][0] > 0

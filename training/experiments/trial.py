@@ -18,19 +18,12 @@ from torch.optim import Optimizer
 from model.architecture import ActivationName, Architecture
 from model.network import Classifier
 from training import augment
+from training.batches import EVALUATION_BATCH, Batches, laid_out, pixel_statistics, pixels
 from training.data import DataSet, Part
 from training.diagnosis import GradientNorms, LayerHealth, Watch, diagnose, network_of
 from training.experiments.networks import convolutions, dense
-from training.fit import (
-    EVALUATION_BATCH,
-    Batches,
-    Fitting,
-    epoch_seed,
-    laid_out,
-    pixel_statistics,
-    pixels,
-    quieten,
-)
+from training.fit import quieten
+from training.fitting import Fitting, epoch_seed
 
 
 class Trial(BaseModel):
