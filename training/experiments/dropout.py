@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.experiments.lab import Lab
+from training.experiments.lab import Lab, Plan
 from training.experiments.record import Record, percent
 from training.experiments.trial import Outcome, Trial
 
@@ -27,17 +27,6 @@ _ARMS = (
     Arm("dropout", 0.2, 0.5, None),
     Arm("dropout + max-norm 3", 0.2, 0.5, 3.0),
 )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How large and how long."""
-
-    data: str
-    widths: tuple[int, ...]
-    epochs: int
-    sweep_epochs: int
-    rates: tuple[float, ...]
 
 
 _FULL = Plan("mnist", (1024,) * 3, epochs=30, sweep_epochs=5, rates=_RATES)

@@ -6,6 +6,7 @@ A lab that is stopped and started again goes on after the last trial that was wh
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
@@ -27,6 +28,17 @@ SWEEP_SEED = 1_000
 """The seed of every sweep, which no arm's own repetitions have."""
 
 Kept = TypeVar("Kept", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large and how long a dense network is trained, and the rates of its sweep."""
+
+    data: str
+    widths: tuple[int, ...]
+    epochs: int
+    sweep_epochs: int
+    rates: tuple[float, ...]
 
 
 class Lab:

@@ -1,29 +1,17 @@
 """Nine activations in a deep dense network on Fashion-MNIST with plain SGD; why sigmoid fails."""
 
-from dataclasses import dataclass
 from typing import get_args
 
 from matplotlib.figure import Figure
 
 from model.architecture import ActivationName
-from training.experiments.lab import Lab
+from training.experiments.lab import Lab, Plan
 from training.experiments.record import Record, percent
 from training.experiments.trial import Outcome, Trial
 
 _NAMES: tuple[ActivationName, ...] = get_args(ActivationName)
 _FIXED_RATE = 0.01
 _RATES = (0.003, 0.03, 0.1, 0.3)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How large and how long."""
-
-    data: str
-    widths: tuple[int, ...]
-    epochs: int
-    sweep_epochs: int
-    rates: tuple[float, ...]
 
 
 _FULL = Plan("fashion-mnist", (256,) * 6, epochs=10, sweep_epochs=3, rates=_RATES)
