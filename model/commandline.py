@@ -3,8 +3,11 @@
 Shared by `python -m training` and `python -m service`. Knows no option of either.
 """
 
+import difflib
+import os
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +24,8 @@ from model.errors import SettingsError
 
 USAGE_STATUS = 2
 """Exit status for a command line that cannot be used, as argparse has it."""
+
+_ALIKE = 0.85  # of 1; a letter wrong, missing or swapped in a name of 20 gives 0.9 and more
 
 
 class _TomlFile(PydanticBaseSettingsSource):
@@ -92,12 +97,32 @@ def load(settings: type[Settings], arguments: list[str]) -> Settings:
 
 
 def load_or_exit(settings: type[Settings], arguments: list[str]) -> Settings:
-    """Like `load`, but prints the error's one sentence on stderr and exits with status 2."""
+    """Like `load`, but prints the error's one sentence on stderr and exits with status 2.
+
+    A variable that is almost a setting's, and so was surely meant to be one, is a warning there.
+    """
+    for mistyped, meant in near_misses(settings, os.environ):
+        sys.stderr.write(f"Warning: {mistyped} is not a setting; did you mean {meant}?\n")
     try:
         return load(settings, arguments)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(USAGE_STATUS) from None
+
+
+def near_misses(settings: type[CommandSettings], names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the variables that are no setting but look like one, each with the one they look like.
+
+    Others under the prefix are left alone: other programs and container platforms set some.
+    """
+    prefix = settings.model_config["env_prefix"]
+    known = [prefix + field.upper() for field in settings.model_fields]
+    found = []
+    for name in sorted(names):
+        if name.upper().startswith(prefix) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_ALIKE)
+            found += [(name, each) for each in close]
+    return found
 
 
 def _sentence(error: ValidationError) -> str:

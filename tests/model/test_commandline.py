@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from model.commandline import CommandSettings, load, load_or_exit
+from model.commandline import CommandSettings, load, load_or_exit, near_misses
 from model.errors import SettingsError
 
 
@@ -86,3 +86,17 @@ def test_help_explains_each_option_with_its_default(capsys: pytest.CaptureFixtur
     assert exited.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "images a step (default: 8) [env: TOY_BATCH_SIZE]" in printed
+
+
+def test_a_mistyped_variable_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOY_BATCH_SZIE", "4")
+    assert load_or_exit(Toy, []).batch_size == 8
+    warning = "Warning: TOY_BATCH_SZIE is not a setting; did you mean TOY_BATCH_SIZE?\n"
+    assert capsys.readouterr().err == warning
+
+
+def test_what_others_set_under_the_prefix_is_left_alone() -> None:
+    others = ["TOY_PORT_8000_TCP", "TOY_SERVICE_HOST", "TOY_OTHER_BATCH_SIZE", "BATCH_SZIE"]
+    assert near_misses(Toy, [*others, "TOY_BATCH_SIZE", "toy_name"]) == []
