@@ -5,14 +5,14 @@ VENV ?= .venv
 # Another package index beside the default one, for a CPU build of torch where the default is CUDA's.
 PACKAGE_INDEX ?=
 COMPOSE ?= docker compose
-# More flags for serve, train and test.
+# More flags for serve, train, experiment and test.
 ARGS ?=
 
 bin := $(VENV)/bin
 install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(PACKAGE_INDEX),--extra-index-url $(PACKAGE_INDEX)) --constraint constraints.txt
 
-.PHONY: help serve train test check format compose-test clean
+.PHONY: help serve train experiment test check format compose-test clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
@@ -23,6 +23,9 @@ serve: $(VENV)/training  ## set up, train the digits if there is no bundle, serv
 
 train: $(VENV)/training  ## train and export, e.g. make train ARGS="--data mnist"
 	@$(bin)/python -m training $(ARGS)
+
+experiment: $(VENV)/training  ## reproduce a claim of the literature, e.g. make experiment ARGS="table --quick"
+	@$(bin)/python -m training.experiments $(ARGS)
 
 test: $(VENV)/dev  ## set up and run the whole suite
 	$(bin)/python -m pytest $(ARGS)
