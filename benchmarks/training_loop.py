@@ -75,7 +75,7 @@ def _data(images: int) -> DataSet:
         train=part(images),
         validation=part(10),
         test=part(10),
-        recipe=Recipe(1, _BATCH, "flip-crop", _SHIFT, dropout_samples=1),
+        recipe=Recipe(1, _BATCH, "flip-crop", _SHIFT),
     )
 
 
@@ -89,7 +89,7 @@ def _epoch_seconds(train: Callable[[DataSet, int], None], data: DataSet) -> floa
 
 
 def _config(epochs: int) -> TrainingConfig:
-    return TrainingConfig(data="digits", epochs=epochs, learning_rate=_RATE, patience=10)
+    return TrainingConfig(epochs=epochs, learning_rate=_RATE, dropout_samples=1)
 
 
 def _ours(data: DataSet, epochs: int) -> None:

@@ -15,6 +15,8 @@ from model.architecture import Architecture, DropoutLayer
 from model.errors import SettingsError
 from model.preprocessing import InputSpec
 
+Norm = nn.BatchNorm1d | nn.BatchNorm2d
+
 CNN_FEATURES = 96
 MLP_FEATURES = 500
 ALEXNET_WIDTH = 4096
@@ -40,11 +42,11 @@ class Classifier(nn.Module):
         found: list[HiddenLayer] = []
         counts = {"convolution": 0, "dense": 0}
         layer: nn.Conv2d | nn.Linear | None = None
-        norm: nn.BatchNorm2d | None = None
+        norm: Norm | None = None
         for module in self._in_order():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 layer, norm = module, None
-            elif isinstance(module, nn.BatchNorm2d):
+            elif isinstance(module, Norm):
                 norm = module
             elif isinstance(module, ACTIVATIONS) and layer is not None:
                 kind = "convolution" if isinstance(layer, nn.Conv2d) else "dense"
@@ -67,7 +69,7 @@ class HiddenLayer:
     name: str
     """Its kind and its number among its kind: `convolution 2`, `dense 1`."""
     layer: nn.Conv2d | nn.Linear
-    norm: nn.BatchNorm2d | None
+    norm: Norm | None
     activation: nn.Module
 
     @property
@@ -204,7 +206,9 @@ def _cnn(architecture: Architecture, normalise: Normalise) -> Classifier:
     if max(window) > 1:
         layers.append(nn.AvgPool2d(window, stride=1))
     places = min(2, size[0]) * min(2, size[1])
-    layers += [nn.Flatten(), nn.Linear(channels * places, CNN_FEATURES)]
+    # Averages are all positive: without normalisation, many features would be born dead.
+    layers += [nn.Flatten(), nn.Linear(channels * places, CNN_FEATURES, bias=False)]
+    layers += [nn.BatchNorm1d(CNN_FEATURES)]
     layers.append(build_activation(architecture.activation, architecture.negative_slope))
     head = Head([CNN_FEATURES, architecture.classes], architecture, dropouts=1)
     return Classifier(nn.Sequential(*layers), head)

@@ -47,7 +47,7 @@ class TrainingConfig(CommandSettings):
         None,
         ge=1,
         le=64,
-        description="thinned heads a training step averages; default by data set, 1 for alexnet",
+        description="thinned heads a training step averages; default by preset",
     )
     epochs: int | None = Field(
         None, ge=1, le=10_000, description="passes over the training images; default by data set"
@@ -62,8 +62,11 @@ class TrainingConfig(CommandSettings):
     max_norm: float | None = Field(
         None, gt=0, description="longest L2 norm of a hidden unit's incoming weights; default: any"
     )
-    patience: int = Field(
-        15, ge=1, description="epochs without a better validation loss before stopping early"
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="epochs without a better validation loss before stopping early; default half "
+        "of all",
     )
     augmentation: Augmentation | None = Field(
         None, description="random changes to training images; default by data set"
@@ -181,9 +184,10 @@ class TrainingConfig(CommandSettings):
             return self.learning_rate
         return {"cnn": 6e-3, "mlp": 1e-3, "alexnet": 3e-4}[self.preset]
 
-    def heads_a_step(self, usual: int) -> int:
-        """`dropout_samples`, or the data set's `usual` number, or 1 where the head is large."""
-        return self.dropout_samples or (1 if self.preset == "alexnet" else usual)
+    @property
+    def heads_a_step(self) -> int:
+        """`dropout_samples`, or what suits the preset: only a small head costs nothing."""
+        return self.dropout_samples or {"cnn": 8, "mlp": 8, "alexnet": 1}[self.preset]
 
     @property
     def channels(self) -> Literal[1, 3] | None:

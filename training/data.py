@@ -63,8 +63,6 @@ class Recipe:
     augmentation: Augmentation
     shift: int
     """Largest shift of an augmented image, in pixels."""
-    dropout_samples: int = 8
-    """Thinned heads that a training step averages the loss over."""
     threads: int | None = None
     """Processor threads: one where the work of a step is too small to share; None for all."""
 
@@ -147,7 +145,7 @@ def _digits(config: TrainingConfig) -> DataSet:
             train=whole.take(rest),
             validation=whole.take(rest[:0]),
             test=whole.take(test),
-            recipe=Recipe(60, 64, "affine", shift=1, dropout_samples=1, threads=1),
+            recipe=Recipe(60, 64, "affine", shift=1, threads=1),
         ),
         (config.validation_share or _VALIDATION) / (1 - config.test_share),
         config.split_seed,

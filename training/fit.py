@@ -120,9 +120,9 @@ def fit(config: TrainingConfig, data: DataSet, run: Path, resume: bool) -> Fitte
 
 def _trainer(config: TrainingConfig, data: DataSet, run: Path, own: list[Callback]) -> Trainer:
     bar: list[Callback] = [RichProgressBar()] if _interactive() else []
-    monitored = "validation_loss"
+    monitored, epochs = "validation_loss", config.epochs or data.recipe.epochs
     return Trainer(
-        max_epochs=config.epochs or data.recipe.epochs,
+        max_epochs=epochs,
         precision="bf16-mixed" if _has_bf16() else "32-true",
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
@@ -130,7 +130,8 @@ def _trainer(config: TrainingConfig, data: DataSet, run: Path, own: list[Callbac
         deterministic="warn" if config.preset == "alexnet" else True,
         callbacks=[
             *own,
-            EarlyStopping(monitored, patience=config.patience),
+            # The loss is noisy until the rate falls, in the second half of the schedule.
+            EarlyStopping(monitored, patience=config.patience or -(-epochs // 2)),
             ModelCheckpoint(run, "best", monitor=monitored, enable_version_counter=False),
             ModelCheckpoint(run, "last", enable_version_counter=False),
             *bar,

@@ -74,8 +74,8 @@ class OneCycle(Fitting):
     def __init__(self, network: Classifier, config: TrainingConfig, data: DataSet) -> None:
         name = config.augmentation or data.recipe.augmentation
         changes = augment.build(name, data.recipe.shift)
-        samples = config.heads_a_step(data.recipe.dropout_samples)
-        super().__init__(network, len(data.class_names), changes, config.max_norm, samples)
+        classes = len(data.class_names)
+        super().__init__(network, classes, changes, config.max_norm, config.heads_a_step)
         self.config = config
 
     def on_train_epoch_start(self) -> None:

@@ -199,6 +199,6 @@ def _settled(config: TrainingConfig, data: DataSet) -> dict[str, Any]:
         "batch_size": config.batch_size or recipe.batch_size,
         "augmentation": config.augmentation or recipe.augmentation,
         "learning_rate": config.peak_learning_rate,
-        "dropout_samples": config.heads_a_step(recipe.dropout_samples),
+        "dropout_samples": config.heads_a_step,
         "threads": config.threads or recipe.threads,
     }
