@@ -42,7 +42,7 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
 
 def hidden_layers(before: Sequence[LayerHealth], epochs: Sequence[Epoch]) -> Figure:
     """Dead or saturated units, sparsity and gradients by layer against the epoch; 0 = untrained."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
     sick, sparse, gradients = figure.subplots(1, 3)
     moments = [before, *(epoch.layers for epoch in epochs)]
     bounded = before[0].saturated is not None
@@ -74,7 +74,7 @@ def hidden_layers(before: Sequence[LayerHealth], epochs: Sequence[Epoch]) -> Fig
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=min(8, len(before) + 1))
+    figure.legend(loc="outside right center")
     return figure
 
 

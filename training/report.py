@@ -142,6 +142,9 @@ def _hidden_layers(diagnosis: dict[str, Any]) -> str:
     images = layers[0]["images"]
     advice = "\n".join(f"- {_escaped(sentence)}" for sentence in diagnosis["advice"])
     pruned = diagnosis["pruned_units"]
+    removed = (
+        f" {pruned} dead units were pruned; no answer on the test images moved." if pruned else ""
+    )
     return f"""## Hidden layers
 
 | layer | units | dead | nearly dead | always on | sparsity | saturated | deaths / revivals |
@@ -153,8 +156,7 @@ activation's input is above 0. Dead: on no image, so its firing rate is below \
 {rate_bound(images):.2%} (95 %); nearly dead: on fewer than {NEARLY_DEAD:.1%} of the images; \
 always on: at every place of every image. Sparsity: share of inputs not above 0. Saturated: share \
 of tanh or sigmoid outputs within 1 % of an end of their range. Deaths and revivals: from one \
-epoch to the next. Pruned from the \
-export: {pruned} dead units, which no logit of a test image shows.
+epoch to the next.{removed}
 
 {advice or "Nothing is wrong with them."}"""
 
