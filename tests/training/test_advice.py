@@ -34,7 +34,7 @@ def advice(
         (
             health(dead=40),
             health(dead=40),
-            ["cause is the initialisation.", "--activation leaky_relu"],
+            ["cause is the initialisation: they were dead before", "--activation leaky_relu"],
         ),
         (
             health(dead=40, silenced_by_bias=40),

@@ -160,4 +160,4 @@ def test_units_that_a_far_too_long_step_killed_are_told_of_and_pruned(tmp_path: 
     assert bundle.manifest.parameters == 64 * kept + kept + kept * 10 + 10
     for sentence in diagnosis["advice"]:
         assert sentence in result.stdout
-        assert f"- {sentence}" in bundle.card
+        assert f"- {sentence}" in bundle.card.replace("\\_", "_")

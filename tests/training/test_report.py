@@ -145,7 +145,7 @@ def test_the_card_and_the_page_name_every_layer_and_the_advice(
         assert row in text
     assert f"- {ADVICE}" in text
     assert "Nothing is wrong" not in text
-    assert "Pruned from the export: 24 dead units" in text
+    assert "24 dead units were pruned; no answer on the test images moved." in text
     assert "below 0.30% (95 %)" in text
     read = Page(html)
     assert ADVICE in read.text
