@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from model.architecture import ActivationName
 from training.experiments.lab import Lab
 from training.experiments.record import Record, spread
-from training.experiments.trial import Outcome, Trial
+from training.experiments.trial import HOPELESS_EPOCHS, HOPELESS_ERROR, Outcome, Trial
 
 TARGET = 0.25
 _MOMENTUM = 0.9
@@ -32,11 +32,11 @@ class Arena:
 
 
 _FULL = (
-    Arena("cifar-10", "CIFAR-10", epochs=30, checks_per_epoch=2),
+    Arena("cifar-10", "CIFAR-10", epochs=40, checks_per_epoch=1),
     Arena("fashion-mnist", "Fashion-MNIST", epochs=1, checks_per_epoch=40),
 )
 _QUICK = (Arena("digits", "digits", epochs=4, checks_per_epoch=2),)
-_RATES = (0.03, 0.01, 0.1, 0.003)
+_RATES = (0.01, 0.03, 0.1, 0.003)
 _WIDTHS = (16, 16, 32, 32)
 
 
@@ -70,9 +70,11 @@ def _setting(lab: Lab, arenas: tuple[Arena, ...], rates: tuple[float, ...]) -> s
     sizes = [f"{len(lab.data(arena.data).train):,} of {arena.title}" for arena in arenas]
     tried = ", ".join(f"{rate:g}" for rate in sorted(rates))
     return (
-        f"a network of four convolutions (16-16-pool-32-32-pool) on {' and '.join(sizes)} training "
-        f"images, without regularisation. SGD with momentum {_MOMENTUM}, batches of 128; the "
-        f"learning rate of each arm is the fastest of {tried} in a sweep of its own. "
+        f"a network of four convolutions (16-16-32-32 channels, pooled between) on "
+        f"{' and '.join(sizes)} training images, without regularisation. SGD with momentum "
+        f"{_MOMENTUM}, batches of 128; the learning rate of each arm is the fastest of {tried} in "
+        f"a sweep of its own. A run with more than {100 * HOPELESS_ERROR:g} % wrong after "
+        f"{HOPELESS_EPOCHS} epochs is given up. "
         f"{len(lab.seeds)} seeds. The training error is measured in evaluation mode on "
         f"{_CHECK_IMAGES:,} training images, and the epoch interpolated between measurements."
     )

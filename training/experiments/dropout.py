@@ -9,7 +9,7 @@ from training.experiments.lab import Lab, Plan
 from training.experiments.record import Record, percent
 from training.experiments.trial import Outcome, Trial
 
-_RATES = (0.03, 0.1, 0.2)
+_RATES = (0.03, 0.01, 0.1, 0.2)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from training.experiments.record import Record, percent, spread
 from training.experiments.trial import Outcome, Trial
 
 _SLOPES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-_RATE = 0.1
+_RATE = 0.01
+_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ _UNHARMED = Kill("unharmed")
 _KILLS = (
     _UNHARMED,
     Kill("bias -5 in 90 % of the units", share=0.9, bias=-5.0),
-    Kill("rate 0.5 in the first epoch", shock_rate=0.5),
+    Kill("rate 0.15 in the first epoch", shock_rate=0.15),
 )
 
 
@@ -72,7 +73,7 @@ def run(lab: Lab) -> Record:
         name="dying",
         title="Dying units, and slopes that revive them",
         setting=f"{len(plan.widths)} hidden layers of {plan.widths[0]} units on {plan.data}, SGD "
-        f"without momentum at rate {_RATE:g}, batches of 128, {plan.epochs} epochs, "
+        f"with momentum {_MOMENTUM} at rate {_RATE:g}, batches of 128, {plan.epochs} epochs, "
         f"{len(lab.seeds)} seeds. A unit counts as dead where its weighted sum is above 0 on none "
         f"of the validation images; of {units} units in all.",
         columns=(
@@ -101,6 +102,7 @@ def _trial(plan: Plan, kill: Kill, slope: float) -> Trial:
         activation="relu" if slope == 0 else "leaky_relu",
         negative_slope=slope,
         learning_rate=_RATE,
+        momentum=_MOMENTUM,
         epochs=plan.epochs,
         killed_share=kill.share,
         killing_bias=kill.bias,

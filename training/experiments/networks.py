@@ -42,11 +42,11 @@ def convolutions(
     widths: Sequence[int],
     pixels: tuple[Sequence[float], Sequence[float]],
 ) -> Classifier:
-    """Convolutions of these channels, pooled after each pair, no normalisation, then the output.
+    """Convolutions of these channels, pooled between, no normalisation, then the output.
 
     Args:
         architecture: activation, dropout before the output, input and classes.
-        widths: channels of the convolutions, an even number of them.
+        widths: channels of the convolutions; each pooling halves the image.
         pixels: mean and standard deviation of the training images, one a channel.
     """
     layers: list[nn.Module] = [Normalise(*pixels)]
@@ -54,10 +54,10 @@ def convolutions(
     for index, width in enumerate(widths):
         layers += [nn.Conv2d(channels, width, 3, padding=1), _activation(architecture)]
         channels = width
-        if index % 2:
+        if index < len(widths) - 1:
             layers.append(nn.MaxPool2d(2))
     layers.append(nn.Flatten())
-    shrunk = 2 ** (len(widths) // 2)
+    shrunk = 2 ** (len(widths) - 1)
     spec = architecture.input
     features = channels * (spec.height // shrunk) * (spec.width // shrunk)
     head = Head([features, architecture.classes], architecture, dropouts=1)

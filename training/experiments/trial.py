@@ -25,6 +25,10 @@ from training.experiments.networks import convolutions, dense
 from training.fit import quieten
 from training.fitting import Fitting, epoch_seed
 
+HOPELESS_EPOCHS = 15
+HOPELESS_ERROR = 0.8
+"""A trial with a target is given up where its training error is above this after so many epochs."""
+
 
 class Trial(BaseModel):
     """All that decides a trial's outcome; the defaults are plain SGD on a dense ReLU network."""
@@ -40,7 +44,8 @@ class Trial(BaseModel):
     dropout: float = 0.0
     max_norm: float | None = None
     learning_rate: float = 0.01
-    momentum: float = 0.0
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = Field(0.0, description="of sgd; adam has its own")
     schedule: Literal["constant", "linear"] = "constant"
     batch_size: int = 128
     epochs: float
@@ -101,11 +106,14 @@ class Plain(Fitting):
         torch.manual_seed(epoch_seed(self.trial.seed, self.current_epoch))
 
     def configure_optimizers(self) -> Any:
-        """SGD; the rate is the trial's, but for a shock, and falls to 0 where that is asked for."""
+        """The rate is the trial's, but for a shock, and falls to 0 where that is asked for."""
         trial = self.trial
-        optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=trial.learning_rate, momentum=trial.momentum
-        )
+        weights = self.network.parameters()
+        optimizer: Optimizer
+        if trial.optimizer == "adam":
+            optimizer = torch.optim.Adam(weights, lr=trial.learning_rate)
+        else:
+            optimizer = torch.optim.SGD(weights, trial.learning_rate, momentum=trial.momentum)
         steps = int(self.trainer.estimated_stepping_batches)
         epoch_steps = steps / trial.epochs
 
@@ -148,8 +156,11 @@ class Checks(Callback):
         if trainer.global_step % self._interval == 0:
             check = self._check(trainer, pl_module)
             target = self._trial.stop_at_train_error
-            reached = target is not None and check.train_error <= target
-            trainer.should_stop = reached or not math.isfinite(check.train_loss)
+            ended = target is not None and (
+                check.train_error <= target
+                or (check.epoch >= HOPELESS_EPOCHS and check.train_error > HOPELESS_ERROR)
+            )
+            trainer.should_stop = ended or not math.isfinite(check.train_loss)
 
     def _check(self, trainer: Trainer, module: LightningModule) -> Check:
         network = network_of(module)
