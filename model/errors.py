@@ -8,6 +8,7 @@ what to do.
     ├── ExportError             a network's export does not match the network
     ├── SettingsError           a flag, environment variable or settings file is wrong
     ├── DataError               a data set is missing, damaged or unusable
+    ├── MethodError             a head cannot be asked this way
     └── InputError              a caller's images cannot be used
         ├── ImageDecodeError        not an image, truncated or corrupt
         ├── ImageTooLargeError      more pixels than allowed
@@ -34,6 +35,10 @@ class SettingsError(DropserveError):
 
 class DataError(DropserveError):
     """A data set is missing, damaged or unusable."""
+
+
+class MethodError(DropserveError):
+    """A head cannot be asked this way."""
 
 
 class InputError(DropserveError):

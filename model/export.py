@@ -19,6 +19,7 @@ from model.bundle import GOLDEN_FILE, HEAD_FILE, MODEL_FILE
 from model.errors import ExportError
 from model.network import Classifier, Head
 from model.predictor import Predictor
+from model.sampling import Fixed
 
 PARITY_TOLERANCE = 1e-4
 """Largest allowed |logit(torch) - logit(ONNX Runtime)|, for the same images and masks."""
@@ -101,7 +102,7 @@ def parity(network: Classifier, predictor: Predictor, images: NDArray[np.float32
         ExportError: the difference exceeds PARITY_TOLERANCE.
     """
     exported = predictor.predict(images)
-    sampled = predictor.sample(exported.features, GOLDEN_SEED, _PARITY_SAMPLES)
+    sampled = predictor.sample(exported.features, Fixed(GOLDEN_SEED, _PARITY_SAMPLES))
     drawn = masks.draw(GOLDEN_SEED, _PARITY_SAMPLES, network.head.dropout_layers)
     with torch.no_grad():
         features = network.trunk(torch.from_numpy(images))
@@ -126,7 +127,7 @@ def write_golden(predictor: Predictor, images: NDArray[np.float32], folder: Path
         logits=prediction.logits,
         seed=np.int64(GOLDEN_SEED),
         samples=np.int64(GOLDEN_SAMPLES),
-        sampled_logits=predictor.sample(prediction.features, GOLDEN_SEED, GOLDEN_SAMPLES),
+        sampled_logits=predictor.sample(prediction.features, Fixed(GOLDEN_SEED, GOLDEN_SAMPLES)),
     )
 
 

@@ -18,6 +18,11 @@ point
   t XOR 1 complements of each other). In a wider layer elements repeat, with fresh shifts.
 - Any number of samples is a sum of powers of two: one block each, randomised independently.
 
+That is the design `orthogonal`. Two others serve where its samples, which depend on one another,
+would not do. `paired` is a row of blocks of two, each unit's point and the point opposite (at
+p = 0.5 a mask and its complement): the pairs are independent, and fewer samples are the first ones
+of more. `independent` is what others do, kept to compare with.
+
 Sources: Hedayat, Sloane & Stufken 1999 (orthogonal arrays as linear codes); Niederreiter 1992
 (digital nets); Owen 1995 (randomised nets). Bits come from SHAKE-256, so they depend on no
 library's generator.
@@ -27,6 +32,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from threading import Lock
+from typing import Literal
 
 import numpy as np
 from cachetools import LRUCache, cached
@@ -59,11 +65,17 @@ _PRIMITIVE = {
     16: 0x1100B,
 }
 
+_OPPOSITE = np.uint32(1 << 31)
+"""XORed with a point it gives the one half the unit interval away."""
+
+Design = Literal["orthogonal", "paired", "independent"]
 Masks = tuple[NDArray[np.float32], ...]
 
 
-def _key(seed: int, samples: int, layers: Sequence[DropoutLayer]) -> object:
-    return seed, samples, tuple((layer.p, layer.width) for layer in layers)
+def _key(
+    seed: int, samples: int, layers: Sequence[DropoutLayer], design: Design = "orthogonal"
+) -> object:
+    return seed, samples, tuple((layer.p, layer.width) for layer in layers), design
 
 
 def _bytes(masks: Masks) -> int:
@@ -75,13 +87,16 @@ def _bytes(masks: Masks) -> int:
     key=_key,
     lock=Lock(),
 )
-def draw(seed: int, samples: int, layers: Sequence[DropoutLayer]) -> Masks:
+def draw(
+    seed: int, samples: int, layers: Sequence[DropoutLayer], design: Design = "orthogonal"
+) -> Masks:
     """Draw one mask a layer; cached, so the arrays are read-only.
 
     Args:
         seed: 0 .. 2^63 - 1.
         samples: T, 1 .. 65,536.
         layers: p (probability of zeroing) and width F of each dropout layer.
+        design: how the samples depend on one another; each alone is a Bernoulli draw in all three.
 
     Returns:
         For each layer float32 [T, F] holding 0 or 1/(1-p).
@@ -91,17 +106,38 @@ def draw(seed: int, samples: int, layers: Sequence[DropoutLayer]) -> Masks:
     """
     if not 0 <= seed <= MAX_SEED or not 1 <= samples <= MAX_SAMPLES:
         raise ValueError(f"seed must be 0..2^63-1 and samples 1..{MAX_SAMPLES}")
-    return tuple(_draw_layer(seed, samples, index, layer) for index, layer in enumerate(layers))
-
-
-def _draw_layer(seed: int, samples: int, index: int, layer: DropoutLayer) -> NDArray[np.float32]:
-    threshold = np.uint64(round(layer.p * 2**32))
-    kept = np.concatenate(
-        [_points(seed, index, order, layer.width) >= threshold for order in _blocks(samples)]
+    points = {"orthogonal": _orthogonal, "paired": _paired, "independent": _independent}[design]
+    return tuple(
+        _mask(points(seed, samples, index, layer.width), layer.p)
+        for index, layer in enumerate(layers)
     )
-    mask: NDArray[np.float32] = kept * np.float32(1 / (1 - layer.p))
+
+
+def _mask(points: NDArray[np.uint32], p: float) -> NDArray[np.float32]:
+    kept = points >= np.uint64(round(p * 2**32))  # p rounded up to 1 would be 2^32
+    mask: NDArray[np.float32] = kept * np.float32(1 / (1 - p))
     mask.setflags(write=False)
     return mask
+
+
+def _orthogonal(seed: int, samples: int, layer: int, width: int) -> NDArray[np.uint32]:
+    """Points of all blocks, uint32 [T, width]; so are those of the other designs."""
+    return np.concatenate([_points(seed, layer, order, width) for order in _blocks(samples)])
+
+
+def _paired(seed: int, samples: int, layer: int, width: int) -> NDArray[np.uint32]:
+    pairs = -(-samples // 2)
+    first = _random_points(f"{seed}/{layer}/paired", pairs, width)
+    return np.stack([first, first ^ _OPPOSITE], axis=1).reshape(2 * pairs, width)[:samples]
+
+
+def _independent(seed: int, samples: int, layer: int, width: int) -> NDArray[np.uint32]:
+    return _random_points(f"{seed}/{layer}/independent", samples, width)
+
+
+def _random_points(purpose: str, count: int, width: int) -> NDArray[np.uint32]:
+    words = _words(purpose, count * width) >> np.uint64(32)
+    return words.astype(np.uint32).reshape(count, width)
 
 
 def _blocks(samples: int) -> Iterator[int]:
@@ -113,11 +149,11 @@ def _blocks(samples: int) -> Iterator[int]:
 
 def _points(seed: int, layer: int, order: int, width: int) -> NDArray[np.uint32]:
     """One block: the points of `width` units in 2^order samples, uint32 [2^order, width]."""
-    shifts = _words(f"{seed}/{layer}/{order}/shift", width) >> np.uint64(32)
+    shifts = _random_points(f"{seed}/{layer}/{order}/shift", 1, width)
     if order == 0:
-        return shifts.astype(np.uint32)[np.newaxis]
+        return shifts
     products = _multiply(np.arange(2**order), _elements(seed, layer, order, width), order)
-    return (products.astype(np.uint32) << np.uint32(32 - order)) ^ shifts.astype(np.uint32)
+    return (products.astype(np.uint32) << np.uint32(32 - order)) ^ shifts
 
 
 def _elements(seed: int, layer: int, order: int, width: int) -> NDArray[np.int64]:

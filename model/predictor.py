@@ -7,7 +7,7 @@ same bytes alone and in any batch, with any number of threads.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -19,10 +19,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from model import masks
+from model.analytic import POINTS, normal_logits
 from model.architecture import DropoutLayer
 from model.bundle import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
-from model.errors import BundleError
-from model.uncertainty import Uncertainty, joined, softmax, summarise
+from model.errors import BundleError, MethodError
+from model.masks import Masks
+from model.sampling import Analytic, Auto, Fixed, Sampling
+from model.settling import settled
+from model.uncertainty import Uncertainty, integrate, joined, softmax, summarise
 
 GOLDEN_TOLERANCE = 1e-3
 """Allowed |difference| of a golden logit: other processors round differently (about 1e-5), damage
@@ -30,6 +34,9 @@ does more."""
 
 _HEAD_BYTES = 32 * 2**20
 """Bound on the largest array of one run of the head, [rows, samples, width]."""
+
+_FIRST_BLOCK = 16
+"""Samples of the first block where their number is automatic; each further one doubles them."""
 
 _MAX_TRUNK_ROWS = 64
 """Rows of one trunk run: more only grow ONNX Runtime's arena."""
@@ -61,7 +68,7 @@ class Prediction:
         """Softmax of the logits, float64 [N, K]."""
         return softmax(self.logits)
 
-    def take(self, rows: slice) -> "Prediction":
+    def take(self, rows: slice | NDArray[np.int64]) -> "Prediction":
         """Return some of the rows."""
         return Prediction(self.logits[rows], self.features[rows])
 
@@ -103,24 +110,77 @@ class Predictor:
         logits, features = zip(*runs, strict=True)
         return Prediction(_joined(logits), _joined(features))
 
-    def sample(self, features: Floats, seed: int, samples: int) -> Floats:
+    def sample(self, features: Floats, how: Fixed) -> Floats:
         """Run the head with dropout alive: features [N, F] -> logits float32 [N, T, K]."""
-        drawn = masks.draw(seed, samples, self._layers)
+        return self._sampled(features, masks.draw(how.seed, how.samples, self._layers, how.design))
+
+    def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
+        """Say how sure the answers of a deterministic pass are.
+
+        Raises:
+            MethodError: the analytic method, of a head with several dropout layers.
+        """
+        match how:
+            case Fixed(samples=most) | Auto(most=most):
+                pass
+            case Analytic():
+                most = max(POINTS, self._layers[0].width + 1)
+        return joined(
+            [
+                self._uncertainty(prediction.take(slice(start, stop)), how)
+                for start, stop in _chunks(len(prediction.logits), self._head_rows(most))
+            ]
+        )
+
+    def _uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
+        match how:
+            case Fixed():
+                return summarise(self.sample(prediction.features, how))
+            case Auto():
+                return self._until_settled(prediction, how)
+            case Analytic():
+                return self._integral(prediction)
+
+    def _until_settled(self, prediction: Prediction, how: Auto) -> Uncertainty:
+        """Take samples, twice as many each time, until each image's label is settled."""
+        drawn = masks.draw(how.seed, how.most, self._layers, "paired")
+        expected = prediction.logits.argmax(axis=-1)
+        waiting = np.arange(len(expected))
+        logits = np.empty((len(expected), 0, self.classes), np.float32)
+        parts, order = [], []
+        total = 0
+        while len(waiting):
+            start, total = total, min(max(_FIRST_BLOCK, 2 * total), how.most)
+            block = tuple(mask[start:total] for mask in drawn)
+            more = self._sampled(prediction.features[waiting], block)
+            logits = np.concatenate([logits, more], axis=1)
+            done = settled(softmax(logits), expected[waiting])
+            ready = done | (total == how.most)
+            if ready.any():
+                parts.append(replace(summarise(logits[ready]), settled=done[ready]))
+                order.append(waiting[ready])
+            waiting, logits = waiting[~ready], logits[~ready]
+        return joined(parts).take(np.argsort(np.concatenate(order)))
+
+    def _integral(self, prediction: Prediction) -> Uncertainty:
+        if len(self._layers) > 1:
+            raise MethodError(
+                f"The analytic method is for heads with one dropout layer, and this one has "
+                f"{len(self._layers)}; use mc_dropout."
+            )
+        (layer,) = self._layers
+        alone = np.eye(layer.width + 1, layer.width, dtype=np.float32)  # each unit, and none
+        logits = self._sampled(prediction.features, (alone,))
+        bias = logits[0, -1]
+        return integrate(normal_logits(logits[:, :-1] - bias, bias, layer.p))
+
+    def _sampled(self, features: Floats, drawn: Masks) -> Floats:
         feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
         runs = [
             self._head.run(["logits"], {"features": features[start:stop], **feeds})[0]
-            for start, stop in _chunks(len(features), self._head_rows(samples))
+            for start, stop in _chunks(len(features), self._head_rows(len(drawn[0])))
         ]
         return _joined(runs)
-
-    def uncertainty(self, features: Floats, seed: int, samples: int) -> Uncertainty:
-        """Sample the head and summarise; features float32 [N, F]."""
-        return joined(
-            [
-                summarise(self.sample(features[start:stop], seed, samples))
-                for start, stop in _chunks(len(features), self._head_rows(samples))
-            ]
-        )
 
     def _head_rows(self, samples: int) -> int:
         return max(1, self._head_cells // samples)
@@ -134,8 +194,8 @@ class Predictor:
         try:
             with np.load(path, allow_pickle=False) as golden:
                 prediction = self.predict(golden["images"])
-                seed, samples = int(golden["seed"]), int(golden["samples"])
-                sampled = self.sample(prediction.features, seed, samples)
+                how = Fixed(int(golden["seed"]), int(golden["samples"]))
+                sampled = self.sample(prediction.features, how)
                 differences = {
                     "logits": np.abs(prediction.logits - golden["logits"]).max(),
                     "sampled logits": np.abs(sampled - golden["sampled_logits"]).max(),

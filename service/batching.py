@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.predictor import Prediction
+from model.sampling import Sampling
 from model.uncertainty import Uncertainty
 from service.errors import DeadlineError, NotReadyError, OverloadedError
 from service.metrics import Metrics
@@ -30,17 +31,9 @@ class RowPredictor(Protocol):
         """Run the whole network once."""
         ...
 
-    def uncertainty(self, features: Floats, seed: int, samples: int) -> Uncertainty:
-        """Sample the head and summarise."""
+    def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
+        """Say how sure the answers are; requests with equal sampling share one call."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Which dropout masks: requests with equal sampling share one run of the head."""
-
-    seed: int
-    samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +168,9 @@ class Batcher:
         answers: list[Answer] = [prediction.take(part) for part in rows]
         for sampling in {job.sampling for job in jobs if job.sampling}:
             members = [index for index, job in enumerate(jobs) if job.sampling == sampling]
-            features = _joined([prediction.features[rows[index]] for index in members])
+            chosen = np.concatenate([np.arange(rows[n].start, rows[n].stop) for n in members])
             with self._head_seconds.time():
-                sampled = self._predictor.uncertainty(features, sampling.seed, sampling.samples)
+                sampled = self._predictor.uncertainty(prediction.take(chosen), sampling)
             start = 0
             for index in members:
                 count = len(jobs[index].images)

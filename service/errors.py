@@ -89,6 +89,7 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     InvalidBase64Error: (400, "invalid_base64"),
     InvalidQueryError: (400, "invalid_query"),
     ModelRequiredError: (400, "model_required"),
+    model_errors.MethodError: (400, "method_unavailable"),
     model_errors.ImageDecodeError: (400, "image_unreadable"),
     model_errors.ImageShapeError: (400, "image_shape"),
     model_errors.PixelValueError: (400, "pixel_value"),
@@ -148,7 +149,7 @@ async def _on_domain_error(_request: Request, error: Exception) -> Response:
 async def _on_invalid_query(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    name = str(first["loc"][-1])
+    name = str(first["loc"][1])  # loc[0] is "query"
     if first["type"] == "extra_forbidden":
         sentence = f"{request.url.path} takes no query parameter {name!r}; leave it out."
     else:

@@ -16,6 +16,7 @@ import structlog
 from model.bundle import Bundle, names, open_bundle, versions
 from model.errors import BundleError
 from model.predictor import Predictor, open_tested
+from model.sampling import Fixed
 from service.batching import Batcher, Limits, RowPredictor
 from service.errors import (
     ModelRequiredError,
@@ -179,9 +180,9 @@ class Repository:
         spec = bundle.manifest.input
         for rows in (1, self._settings.max_batch_rows):
             images = np.zeros((rows, spec.channels, spec.height, spec.width), np.float32)
-            features = predictor.predict(images).features[:1]
+            prediction = predictor.predict(images).take(slice(1))
             predictor.uncertainty(
-                features, self._settings.default_seed, self._settings.default_samples
+                prediction, Fixed(self._settings.default_seed, self._settings.default_samples)
             )
 
     def _batcher(self, name: str, predictor: RowPredictor) -> Batcher:

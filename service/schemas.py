@@ -2,14 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from model.architecture import DropoutLayer
 from model.bundle import Manifest
 from model.masks import MAX_SEED
 from model.preprocessing import InputSpec
 
-Method = Literal["mc_dropout"]
+Method = Literal["mc_dropout", "analytic"]
+OfferedDesign = Literal["orthogonal", "independent"]
+AutoSamples = Literal["auto"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Nats = Annotated[float, Field(ge=0)]
 ByClass = dict[str, Probability]
@@ -39,13 +41,30 @@ class VersionQuery(_Shape):
 class UncertaintyQuery(ModelQuery):
     """Query parameters of POST /uncertainty."""
 
-    samples: int | None = Field(
-        None, ge=1, description="dropout samples T; the configured number if left out"
+    samples: (
+        Annotated[
+            Annotated[AutoSamples, Tag("auto")] | Annotated[int, Field(ge=1), Tag("number")],
+            Discriminator(lambda value: "auto" if value == "auto" else "number"),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="dropout samples T, or 'auto': as many as settle each label, at most the "
+        "configured maximum; the configured number if left out",
     )
     seed: int | None = Field(
         None, ge=0, le=MAX_SEED, description="of the dropout masks; the configured one if left out"
     )
-    method: Method = Field("mc_dropout", description="how uncertainty is computed")
+    method: Method = Field(
+        "mc_dropout",
+        description="mc_dropout draws samples; analytic integrates the distribution they are of, "
+        "and takes neither samples nor seed nor design",
+    )
+    design: OfferedDesign | None = Field(
+        None,
+        description="how the masks depend on one another: orthogonal (if left out) are worth "
+        "several times their number of independent ones",
+    )
 
 
 class EncodedImage(_Shape):
@@ -87,14 +106,24 @@ class UncertainPrediction(_Shape):
     probabilities: ByClass = Field(description="mean over samples, by class name")
     probability_std: dict[str, float] = Field(description="standard deviation over samples")
     standard_error: dict[str, float | None] = Field(
-        description="of the mean, from the sampling alone: a safe bound; null for one sample"
+        description="of the mean, from the sampling alone: a safe bound; null where fewer than two "
+        "samples were drawn"
     )
     predictive_entropy: Nats = Field(description="entropy of the mean, 0..ln K: total uncertainty")
-    expected_entropy: Nats = Field(description="mean entropy of a sample: the aleatoric part")
-    mutual_information: Nats = Field(
-        description="predictive - expected entropy: the epistemic part"
+    expected_entropy: Nats = Field(
+        description="predictive entropy - mutual information: the aleatoric part"
     )
+    mutual_information: Nats = Field(
+        description="the epistemic part, corrected for the bias of few samples"
+    )
+    mutual_information_error: Nats | None = Field(description="its standard error; null as above")
     variation_ratio: Probability = Field(description="share of samples with another label")
+    samples_used: int | None = Field(None, description="with samples=auto alone")
+    stopped_because: Literal["settled", "maximum"] | None = Field(
+        None,
+        description="with samples=auto alone: settled, the label is the one that endless sampling "
+        "would give, with a confidence of 99 %; maximum, the samples ran out first",
+    )
 
 
 class UncertainPredictions(_Shape):
@@ -103,8 +132,8 @@ class UncertainPredictions(_Shape):
     model: str
     version: str
     method: Method
-    samples: int
-    seed: int
+    samples: int | AutoSamples | None = Field(description="null where none are drawn")
+    seed: int | None
     predictions: list[UncertainPrediction]
 
 

@@ -20,6 +20,7 @@ from sklearn.metrics import (
 
 from model.predictor import Predictor
 from model.preprocessing import to_float
+from model.sampling import Fixed
 from training.data import Part
 
 ECE_BINS = 15
@@ -49,7 +50,7 @@ def evaluate(predictor: Predictor, part: Part, class_names: Sequence[str]) -> Ev
     for start in range(0, len(part), _CHUNK):
         prediction = predictor.predict(to_float(part.images[start : start + _CHUNK]))
         plain.append(prediction.probabilities)
-        uncertainty = predictor.uncertainty(prediction.features, SEED, SAMPLES)
+        uncertainty = predictor.uncertainty(prediction, Fixed(SEED, SAMPLES))
         sampled.append(uncertainty.mean_probabilities)
     probabilities, mean_probabilities = np.concatenate(plain), np.concatenate(sampled)
     metrics = {

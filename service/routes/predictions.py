@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from model.predictor import Prediction
+from model.sampling import Analytic, Auto, Fixed, Sampling
 from model.uncertainty import Uncertainty
 from service import schemas
-from service.batching import Sampling
 from service.errors import InvalidQueryError, UncertaintyDisabledError
 from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE, ImageReader
 from service.metrics import Metrics
@@ -75,9 +75,8 @@ def router(
                 "model": manifest.name,
                 "version": served.version,
                 "method": query.method,
-                "samples": sampling.samples,
-                "seed": sampling.seed,
-                "predictions": _uncertain_predictions(answer, manifest.class_names),
+                **_drawn(sampling),
+                "predictions": _uncertain_predictions(answer, manifest.class_names, sampling),
             }
         )
 
@@ -101,13 +100,36 @@ def router(
 
 
 def _sampling(query: schemas.UncertaintyQuery, settings: ServiceSettings) -> Sampling:
+    if query.method == "analytic":
+        _refuse(query, ("samples", "seed", "design"), "method=analytic draws no samples")
+        return Analytic()
+    seed = settings.default_seed if query.seed is None else query.seed
+    if query.samples == "auto":
+        _refuse(query, ("design",), "samples=auto draws masks in independent pairs")
+        return Auto(seed, settings.max_samples)
     samples = settings.default_samples if query.samples is None else query.samples
     if samples > settings.max_samples:
         raise InvalidQueryError(
             f"Query parameter 'samples': at most {settings.max_samples} are drawn here, "
             f"but got {samples}."
         )
-    return Sampling(settings.default_seed if query.seed is None else query.seed, samples)
+    return Fixed(seed, samples, query.design or "orthogonal")
+
+
+def _refuse(query: schemas.UncertaintyQuery, names: tuple[str, ...], reason: str) -> None:
+    for name in names:
+        if getattr(query, name) is not None:
+            raise InvalidQueryError(f"Query parameter {name!r}: {reason}; leave it out.")
+
+
+def _drawn(sampling: Sampling) -> dict[str, Any]:
+    match sampling:
+        case Fixed(seed, samples):
+            return {"samples": samples, "seed": seed}
+        case Auto(seed):
+            return {"samples": "auto", "seed": seed}
+        case Analytic():
+            return {"samples": None, "seed": None}
 
 
 def _observe(answer: Uncertainty, model: str, metrics: Metrics) -> None:
@@ -130,10 +152,12 @@ def _predictions(answer: Prediction, class_names: tuple[str, ...]) -> list[dict[
 
 
 def _uncertain_predictions(
-    answer: Uncertainty, class_names: tuple[str, ...]
+    answer: Uncertainty, class_names: tuple[str, ...], sampling: Sampling
 ) -> list[dict[str, Any]]:
+    """List the predictions as they go over the wire, where NaN becomes null."""
+
     def by_class(values: Any) -> dict[str, float]:
-        return dict(zip(class_names, values.tolist(), strict=True))  # NaN is serialised as null
+        return dict(zip(class_names, values.tolist(), strict=True))
 
     return [
         {
@@ -145,7 +169,16 @@ def _uncertain_predictions(
             "predictive_entropy": float(answer.predictive_entropy[row]),
             "expected_entropy": float(answer.expected_entropy[row]),
             "mutual_information": float(answer.mutual_information[row]),
+            "mutual_information_error": float(answer.mutual_information_error[row]),
             "variation_ratio": float(answer.variation_ratio[row]),
+            **(_stopped(answer, row) if isinstance(sampling, Auto) else {}),
         }
         for row, label in enumerate(answer.labels)
     ]
+
+
+def _stopped(answer: Uncertainty, row: int) -> dict[str, Any]:
+    return {
+        "samples_used": int(answer.samples_used[row]),
+        "stopped_because": "settled" if answer.settled[row] else "maximum",
+    }

@@ -14,6 +14,7 @@ from model.export import PARITY_TOLERANCE, export_graphs, parity
 from model.network import Classifier, Head
 from model.predictor import Predictor
 from model.preprocessing import InputSpec
+from model.sampling import Fixed
 from tests.model.conftest import DIGIT, Export, Exported
 
 
@@ -52,7 +53,7 @@ def test_alexnet_exports_with_two_dropout_layers(export: Export) -> None:
     images = exported.images[:4]
     assert parity(exported.network, exported.predictor, images) <= PARITY_TOLERANCE
     features = exported.predictor.predict(images).features
-    assert exported.predictor.sample(features, 0, 5).shape == (4, 5, 10)
+    assert exported.predictor.sample(features, Fixed(0, 5)).shape == (4, 5, 10)
 
 
 def test_the_gate_refuses_a_network_that_differs(export: Export) -> None:

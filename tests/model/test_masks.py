@@ -87,6 +87,35 @@ def test_each_single_mask_is_a_bernoulli_draw_over_seeds(p: float, sample: int) 
     assert abs(pairs - (1 - p) ** 2) < 5 * math.sqrt((1 - p) ** 2 * (1 - (1 - p) ** 2) / count)
 
 
+@given(seed=seeds, samples=st.integers(1, 60), p=st.sampled_from([0.1, 0.5, 0.8]))
+def test_fewer_pairs_are_the_first_of_more(seed: int, samples: int, p: float) -> None:
+    layer = DropoutLayer(p=p, width=20)
+    (fewer,) = masks.draw(seed, samples, (layer,), "paired")
+    (more,) = masks.draw(seed, 64, (layer,), "paired")
+    np.testing.assert_array_equal(more[:samples], fewer)
+
+
+@given(seed=seeds)
+def test_a_pair_is_a_mask_and_its_complement(seed: int) -> None:
+    (mask,) = masks.draw(seed, 32, (HALF,), "paired")
+    assert (mask[::2] + mask[1::2] == 2).all()
+
+
+@pytest.mark.parametrize("design", ["paired", "independent"])
+@pytest.mark.parametrize("p", [0.2, 0.5])
+def test_the_other_designs_draw_bernoulli_masks_that_owe_nothing_to_earlier_pairs(
+    design: masks.Design, p: float
+) -> None:
+    (mask,) = masks.draw(7, 20_000, (DropoutLayer(p=p, width=30),), design)
+    drawn = mask > 0
+    deviation = math.sqrt(p * (1 - p) / drawn.size)
+    assert abs(drawn.mean() - (1 - p)) < 5 * deviation
+    later = (drawn[:-2] & drawn[2:]).mean()
+    neighbours = (drawn[:, :-1] & drawn[:, 1:]).mean()
+    assert later == pytest.approx((1 - p) ** 2, abs=0.01)
+    assert neighbours == pytest.approx((1 - p) ** 2, abs=0.01)
+
+
 def test_layers_blocks_and_seeds_are_drawn_apart() -> None:
     first, second = masks.draw(0, 96, (HALF, HALF))
     assert (first != second).mean() == pytest.approx(0.5, abs=0.05)
@@ -101,10 +130,18 @@ def test_the_bits_never_change() -> None:
     assert rows == VECTORS_HALF
     rows = ["".join(str(int(bit)) for bit in row) for row in kept(2**63 - 1, 5, 0.3, 12)]
     assert rows == VECTORS_OTHER
+    for design, vectors in VECTORS_DESIGN.items():
+        (mask,) = masks.draw(5, 3, (DropoutLayer(p=0.5, width=12),), design)
+        assert ["".join(str(int(kept > 0)) for kept in row) for row in mask] == vectors
 
 
 VECTORS_HALF = ["101011111001", "011101001111", "000000100010", "110110010100"]
 VECTORS_OTHER = ["000111101111", "111101011111", "011111111110", "111010010001", "111111101111"]
+
+VECTORS_DESIGN: dict[masks.Design, list[str]] = {
+    "paired": ["100011010100", "011100101011", "101011000001"],
+    "independent": ["001010100110", "011101101110", "011001011001"],
+}
 
 
 def test_no_dropout_keeps_everything() -> None:

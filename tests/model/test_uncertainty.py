@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax as scipy_softmax
 from scipy.stats import entropy as scipy_entropy
 
-from model.uncertainty import entropy, softmax, summarise
+from model.uncertainty import entropy, integrate, softmax, summarise
 
 Logits = NDArray[np.float32]
 
@@ -20,8 +20,8 @@ logits = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(2, 6)).flat
 def test_the_identities_and_bounds_hold(values: Logits) -> None:
     result = summarise(values)
     classes, most = values.shape[2], np.log(values.shape[2]) + 1e-12
-    np.testing.assert_array_equal(
-        result.mutual_information, result.predictive_entropy - result.expected_entropy
+    np.testing.assert_allclose(
+        result.mutual_information + result.expected_entropy, result.predictive_entropy, atol=1e-12
     )
     assert (result.mutual_information >= 0).all()
     assert (result.mutual_information <= result.predictive_entropy).all()
@@ -43,7 +43,13 @@ def test_the_figures_are_those_of_scipy(values: Logits) -> None:
     np.testing.assert_allclose(result.probability_std, samples.std(axis=1), atol=1e-7)
     np.testing.assert_allclose(result.predictive_entropy, scipy_entropy(mean, axis=1), atol=1e-9)
     expected = scipy_entropy(samples, axis=-1).mean(axis=1)
-    np.testing.assert_allclose(result.expected_entropy, expected, atol=1e-9)
+    uncorrected = integrate(values)
+    np.testing.assert_allclose(uncorrected.expected_entropy, expected, atol=1e-9)
+    count = values.shape[1]
+    if count > 1:  # the delta method's bias of H(mean), up to all of the entropy
+        bias = (samples.var(axis=1, ddof=1) / count / np.maximum(mean, 1e-300)).sum(axis=1) / 2
+        corrected = np.minimum(uncorrected.mutual_information + bias, result.predictive_entropy)
+        np.testing.assert_allclose(result.mutual_information, corrected, atol=1e-9)
 
 
 @given(logits, st.integers(1, 70))

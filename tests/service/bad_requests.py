@@ -281,7 +281,13 @@ ADDRESSES = [
         "/uncertainty?seed=-1": "Query parameter 'seed': input should be greater than or equal to 0, but got '-1'.",
         f"/uncertainty?seed={2**63}": f"Query parameter 'seed': input should be less than or equal to {2**63 - 1}, but got '{2**63}'.",
         "/uncertainty?seed=0.5": f"Query parameter 'seed': {_WHOLE} '0.5'.",
-        "/uncertainty?method=ensemble": "Query parameter 'method': input should be 'mc_dropout', but got 'ensemble'.",
+        "/uncertainty?samples=AUTO": f"Query parameter 'samples': {_WHOLE} 'AUTO'.",
+        "/uncertainty?design=random": "Query parameter 'design': input should be 'orthogonal' or 'independent', but got 'random'.",
+        "/uncertainty?samples=auto&design=orthogonal": "Query parameter 'design': samples=auto draws masks in independent pairs; leave it out.",
+        "/uncertainty?method=analytic&samples=9": "Query parameter 'samples': method=analytic draws no samples; leave it out.",
+        "/uncertainty?method=analytic&seed=0": "Query parameter 'seed': method=analytic draws no samples; leave it out.",
+        "/uncertainty?method=analytic&design=independent": "Query parameter 'design': method=analytic draws no samples; leave it out.",
+        "/uncertainty?method=ensemble": "Query parameter 'method': input should be 'mc_dropout' or 'analytic', but got 'ensemble'.",
     }),
     *_get("invalid_query", {
         f"{path}?x=1": f"{path} takes no query parameter 'x'; leave it out."

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from model.bundle import open_bundle
 from model.predictor import Prediction, Predictor
+from model.sampling import Sampling
 from model.uncertainty import Uncertainty
 from service import schemas
 from service.app import create_app
@@ -111,8 +112,8 @@ class HeldPredictor:
         wait(self.permission)
         return self._predictor.predict(images)
 
-    def uncertainty(self, features: Floats, seed: int, samples: int) -> Uncertainty:
-        return self._predictor.uncertainty(features, seed, samples)
+    def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
+        return self._predictor.uncertainty(prediction, how)
 
     def wait_until_running(self) -> None:
         assert self.started.acquire(timeout=PATIENCE_SECONDS), "no run has started"
@@ -124,7 +125,7 @@ class BrokenPredictor:
     def predict(self, images: Floats) -> Prediction:
         raise RuntimeError(f"no memory for {len(images)} rows")
 
-    def uncertainty(self, features: Floats, seed: int, samples: int) -> Uncertainty:
+    def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         raise NotImplementedError
 
 

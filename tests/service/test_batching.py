@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.predictor import Prediction
+from model.sampling import Fixed, Sampling
 from model.uncertainty import Uncertainty
-from service.batching import Batcher, Floats, Limits, RowPredictor, Sampling
+from service.batching import Batcher, Floats, Limits, RowPredictor
 from service.errors import DeadlineError, NotReadyError, OverloadedError
 from service.metrics import Metrics
 from tests.service.serving import HeldPredictor, metric
@@ -33,11 +34,25 @@ class EchoPredictor:
         numbers = images.reshape(len(images), 1)
         return Prediction(logits=numbers * 2, features=numbers)
 
-    def uncertainty(self, features: Floats, seed: int, samples: int) -> Uncertainty:
-        self.head_runs.append((len(features), seed, samples))
-        number = features[:, 0].astype(np.float64)
-        matrix = np.stack([number, np.full_like(number, seed), np.full_like(number, samples)], 1)
-        return Uncertainty(number.astype(np.int64), matrix, matrix, matrix, *[number] * 4)
+    def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
+        assert isinstance(how, Fixed)
+        number = prediction.features[:, 0].astype(np.float64)
+        self.head_runs.append((len(number), how.seed, how.samples))
+        asked = (np.full_like(number, how.seed), np.full_like(number, how.samples))
+        matrix, whole = np.stack([number, *asked], 1), number.astype(np.int64)
+        return Uncertainty(
+            labels=whole,
+            mean_probabilities=matrix,
+            probability_std=matrix,
+            standard_error=matrix,
+            predictive_entropy=number,
+            expected_entropy=number,
+            mutual_information=number,
+            mutual_information_error=number,
+            variation_ratio=number,
+            samples_used=whole,
+            settled=whole > 0,
+        )
 
 
 def images(*numbers: float) -> Floats:
@@ -125,7 +140,7 @@ def test_requests_with_equal_sampling_share_one_run_of_the_head() -> None:
         queue = batcher(held)
         (first,) = await all_submitted(queue.predict(images(0)))
         await until_running(held)
-        samplings = [Sampling(1, 8), Sampling(2, 8), Sampling(1, 8), Sampling(1, 16)]
+        samplings = [Fixed(1, 8), Fixed(2, 8), Fixed(1, 8), Fixed(1, 16)]
         rest = await all_submitted(
             *(queue.uncertainty(images(row, row), each) for row, each in enumerate(samplings)),
             queue.predict(images(9)),
@@ -142,7 +157,7 @@ def test_requests_with_equal_sampling_share_one_run_of_the_head() -> None:
 REQUESTS = st.lists(
     st.tuples(
         st.integers(1, 5),  # rows
-        st.none() | st.builds(Sampling, seed=st.integers(0, 2), samples=st.integers(1, 3)),
+        st.none() | st.builds(Fixed, seed=st.integers(0, 2), samples=st.integers(1, 3)),
         st.booleans() | st.just(False) | st.just(False),  # poisoned
     ),
     min_size=1,
@@ -153,11 +168,11 @@ REQUESTS = st.lists(
 @settings(max_examples=50)
 @given(requests=REQUESTS, batch_rows=st.integers(1, 20))
 def test_no_answer_goes_to_the_wrong_caller(
-    requests: list[tuple[int, Sampling | None, bool]], batch_rows: int
+    requests: list[tuple[int, Fixed | None, bool]], batch_rows: int
 ) -> None:
     """Whatever is asked at once: each gets its own rows, in order, and only the bad ones fail."""
 
-    async def ask(queue: Batcher, number: int, rows: int, sampling: Sampling | None) -> None:
+    async def ask(queue: Batcher, number: int, rows: int, sampling: Fixed | None) -> None:
         sent = [number + row / 8 for row in range(rows)]
         if sampling is None:
             prediction = await queue.predict(images(*sent))
@@ -304,7 +319,7 @@ def test_batch_rows_and_stages_are_measured() -> None:
         metrics = Metrics()
         queue = batcher(EchoPredictor(), metrics=metrics)
         await queue.predict(images(1, 2, 3))
-        await queue.uncertainty(images(1, 2), Sampling(0, 4))
+        await queue.uncertainty(images(1, 2), Fixed(0, 4))
         await queue.close()
         text = metrics.expose().decode()
         assert metric(text, "dropserve_batch_rows_sum", model="echo") == 5

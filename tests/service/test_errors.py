@@ -7,7 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from model.bundle import open_bundle
 from model.errors import BundleError, ImageDecodeError
+from model.predictor import Predictor
 from service import errors
 from tests.bundles import copy_bundle
 from tests.pictures import instances
@@ -61,6 +63,13 @@ def _no_model(_models_folder: Path, tmp_path: Path) -> httpx.Response:
         return service.post("/predict", PICTURE, headers=PNG)
 
 
+def _two_dropout_layers(models_folder: Path, _tmp_path: Path) -> httpx.Response:
+    bundle = open_bundle(models_folder / "digits" / "1")
+    predictor = Predictor.open(bundle.path, bundle.manifest.dropout_layers * 2)
+    with serving_stub(models_folder, predictor) as service:
+        return service.post("/uncertainty?method=analytic", PICTURE, headers=PNG)
+
+
 def _uncertainty_off(models_folder: Path, _tmp_path: Path) -> httpx.Response:
     with serving_models(models_folder, uncertainty=False) as service:
         return service.post("/uncertainty?anything=1")
@@ -104,6 +113,10 @@ def _broken_run(models_folder: Path, _tmp_path: Path) -> httpx.Response:
 Provoke = Callable[[Path, Path], httpx.Response]
 
 PROVOKED: dict[str, tuple[Provoke, str]] = {
+    "method_unavailable": (
+        _two_dropout_layers,
+        "The analytic method is for heads with one dropout layer, and this one has 2; …",
+    ),
     "model_required": (
         _several_models,
         "Several models are loaded; name one with ?model=, of one, two.",

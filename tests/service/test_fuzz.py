@@ -113,7 +113,7 @@ def test_any_content_type(service: Application, content_type: str) -> None:
 @given(
     query=st.lists(
         st.tuples(
-            st.sampled_from(["model", "version", "samples", "seed", "method", "%ff", ""]),
+            st.sampled_from(["model", "version", "samples", "seed", "method", "design", "%ff", ""]),
             st.sampled_from(["digits", "1", "-1", "mc_dropout", "%00", "%ff", "1e9"])
             | st.integers().map(str),
         ),

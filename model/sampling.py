@@ -1,0 +1,30 @@
+"""What to ask of a head: how many dropout samples, of which design, or none at all."""
+
+from dataclasses import dataclass
+
+from model.masks import Design
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A number of samples that is named beforehand."""
+
+    seed: int
+    samples: int
+    design: Design = "orthogonal"
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """As many samples as settle each image's label, at most `most`."""
+
+    seed: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Analytic:
+    """No samples: the normal distribution that dropout gives the logits, integrated."""
+
+
+Sampling = Fixed | Auto | Analytic
