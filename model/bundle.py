@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from model.architecture import Architecture, DropoutLayer
+from model.calibration import CALIBRATION_FILE, Calibration
 from model.errors import BundleError
 from model.preprocessing import InputSpec
 
@@ -76,7 +77,9 @@ class Manifest(BaseModel):
     parameters: int = Field(ge=0, description="learnt numbers")
     features: int = Field(ge=1, description="width F of the trunk's output")
     dropout_layers: tuple[DropoutLayer, ...] = Field(min_length=1)
-    calibration: dict[str, Any] | None = Field(None, description="null: none was fitted")
+    calibration: Calibration | None = Field(
+        None, description="null: uncalibrated, for want of validation images"
+    )
     metrics: dict[str, Any] = Field(description="the figures measured on the exported bundle")
     training: dict[str, Any] = Field(description="the configuration of the run")
     data: dict[str, Any] = Field(description="name, digest and sizes of the data set")
@@ -119,7 +122,8 @@ def open_bundle(path: Path) -> Bundle:
             f"{path} holds {manifest.name} version {manifest.version}; put it back into "
             f"{manifest.name}/{manifest.version}."
         )
-    for needed in (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE):
+    fitted = (CALIBRATION_FILE,) if manifest.calibration else ()
+    for needed in (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE, *fitted):
         if needed not in manifest.files:
             raise BundleError(f"{path} lists no {needed}; export it again.")
     for file, digest in manifest.files.items():

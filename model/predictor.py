@@ -22,6 +22,7 @@ from model import masks
 from model.analytic import POINTS, normal_logits
 from model.architecture import DropoutLayer
 from model.bundle import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
+from model.calibration import CALIBRATION_FILE, Arrays, Calibrated, uniform_draws
 from model.errors import BundleError, MethodError
 from model.masks import Masks
 from model.sampling import Analytic, Auto, Fixed, Sampling
@@ -62,15 +63,16 @@ class Prediction:
 
     logits: Floats
     features: Floats
+    temperature: float = 1.0
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """Softmax of the logits, float64 [N, K]."""
-        return softmax(self.logits)
+        """Softmax of the logits over the temperature, float64 [N, K]."""
+        return softmax(self.logits / np.float64(self.temperature))
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Prediction":
         """Return some of the rows."""
-        return Prediction(self.logits[rows], self.features[rows])
+        return Prediction(self.logits[rows], self.features[rows], self.temperature)
 
 
 class Predictor:
@@ -80,6 +82,8 @@ class Predictor:
         self._layers = tuple(layers)
         self._model = model
         self._head = head
+        self.calibrated: Calibrated | None = None
+        """Its temperatures, and what turns answers into decisions; None: answers as they come."""
         self.classes = int(head.get_outputs()[0].shape[-1])
         # The summary holds its classes in float64, the head its widths in float32.
         widest = max(2 * self.classes, *(layer.width for layer in self._layers))
@@ -108,7 +112,8 @@ class Predictor:
             for start, stop in _chunks(len(images), _MAX_TRUNK_ROWS)
         ]
         logits, features = zip(*runs, strict=True)
-        return Prediction(_joined(logits), _joined(features))
+        temperature = self.calibrated.numbers.temperature if self.calibrated else 1.0
+        return Prediction(_joined(logits), _joined(features), temperature)
 
     def sample(self, features: Floats, how: Fixed) -> Floats:
         """Run the head with dropout alive: features [N, F] -> logits float32 [N, T, K]."""
@@ -133,9 +138,20 @@ class Predictor:
         )
 
     def _uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
+        answer = self._asked(prediction, how)
+        if self.calibrated is None:
+            return answer
+        features = prediction.features
+        return replace(
+            answer,
+            typicality=self.calibrated.typicality(features),
+            set_draws=uniform_draws(features),
+        )
+
+    def _asked(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         match how:
             case Fixed():
-                return summarise(self.sample(prediction.features, how))
+                return summarise(self.sample(prediction.features, how), self._temperature)
             case Auto():
                 return self._until_settled(prediction, how)
             case Analytic():
@@ -154,10 +170,11 @@ class Predictor:
             block = tuple(mask[start:total] for mask in drawn)
             more = self._sampled(prediction.features[waiting], block)
             logits = np.concatenate([logits, more], axis=1)
-            done = settled(softmax(logits), expected[waiting])
+            done = settled(softmax(logits / np.float64(self._temperature)), expected[waiting])
             ready = done | (total == how.most)
             if ready.any():
-                parts.append(replace(summarise(logits[ready]), settled=done[ready]))
+                summary = summarise(logits[ready], self._temperature)
+                parts.append(replace(summary, settled=done[ready]))
                 order.append(waiting[ready])
             waiting, logits = waiting[~ready], logits[~ready]
         return joined(parts).take(np.argsort(np.concatenate(order)))
@@ -172,7 +189,11 @@ class Predictor:
         alone = np.eye(layer.width + 1, layer.width, dtype=np.float32)  # each unit, and none
         logits = self._sampled(prediction.features, (alone,))
         bias = logits[0, -1]
-        return integrate(normal_logits(logits[:, :-1] - bias, bias, layer.p))
+        return integrate(normal_logits(logits[:, :-1] - bias, bias, layer.p), self._temperature)
+
+    @property
+    def _temperature(self) -> float:
+        return self.calibrated.numbers.sampled_temperature if self.calibrated else 1.0
 
     def _sampled(self, features: Floats, drawn: Masks) -> Floats:
         feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
@@ -226,7 +247,20 @@ def open_tested(bundle: Bundle, threads: int = 1) -> Predictor:
             "apart; export the bundle again."
         )
     predictor.self_test(bundle.path / GOLDEN_FILE)
+    predictor.calibrated = calibrated(bundle)
     return predictor
+
+
+def calibrated(bundle: Bundle) -> Calibrated | None:
+    """Read what was fitted on the validation images; None where nothing was.
+
+    Raises:
+        BundleError: the file cannot be used.
+    """
+    numbers = bundle.manifest.calibration
+    if numbers is None:
+        return None
+    return Calibrated(numbers, Arrays.read(bundle.path / CALIBRATION_FILE))
 
 
 def _start(path: Path, threads: int) -> Session:

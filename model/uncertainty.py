@@ -41,6 +41,8 @@ class Uncertainty:
         variation_ratio: [N], share of samples whose label is another, 0..1-1/K (Freeman 1965).
         samples_used: int64 [N], how many samples, or points, these figures are of.
         settled: bool [N], whether sampling stopped because the label was settled.
+        typicality: [N], share of validation images that lie farther out, 0..1; NaN: uncalibrated.
+        set_draws: [N], what `model.calibration` draws for prediction sets; NaN: uncalibrated.
     """
 
     labels: NDArray[np.int64]
@@ -54,6 +56,8 @@ class Uncertainty:
     variation_ratio: Floats
     samples_used: NDArray[np.int64]
     settled: NDArray[np.bool_]
+    typicality: Floats
+    set_draws: Floats
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Uncertainty":
         """Return some of the rows."""
@@ -68,7 +72,7 @@ def joined(parts: Sequence[Uncertainty]) -> Uncertainty:
     return Uncertainty(*map(np.concatenate, columns))
 
 
-def softmax(logits: NDArray[np.float32]) -> Floats:
+def softmax(logits: NDArray[np.floating]) -> Floats:
     """Softmax over the last axis, in float64; any shape."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
@@ -151,6 +155,8 @@ def _integrate(samples: Samples) -> Uncertainty:
         variation_ratio=(probabilities.argmax(axis=-1) != labels[:, np.newaxis]).mean(axis=1),
         samples_used=np.full_like(labels, probabilities.shape[1]),
         settled=np.zeros(len(labels), dtype=np.bool_),
+        typicality=np.full_like(predictive, np.nan),
+        set_draws=np.full_like(predictive, np.nan),
     )
 
 

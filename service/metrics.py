@@ -14,6 +14,8 @@ MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STAGES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SHARES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+_CLASSES = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 1000)
 _NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
 
 
@@ -82,6 +84,28 @@ class Metrics:
             "Mutual information of answers of POST /uncertainty.",
             ("model",),
             buckets=_NATS,
+            registry=registry,
+        )
+
+        self.typicality = Histogram(
+            "dropserve_typicality",
+            "Typicality of images sent to POST /uncertainty; spread evenly while they are like the "
+            "validation images.",
+            ("model",),
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self.set_size = Histogram(
+            "dropserve_prediction_set_classes",
+            "Classes in a prediction set of POST /uncertainty.",
+            ("model",),
+            buckets=_CLASSES,
+            registry=registry,
+        )
+        self.abstentions = Counter(
+            "dropserve_abstentions",
+            "Answers of POST /uncertainty that abstained.",
+            ("model",),
             registry=registry,
         )
 

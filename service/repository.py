@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 
 from model.bundle import Bundle, names, open_bundle, versions
+from model.calibration import Calibrated
 from model.errors import BundleError
 from model.predictor import Predictor, open_tested
 from model.sampling import Fixed
@@ -36,6 +37,7 @@ class Served:
 
     bundle: Bundle
     batcher: Batcher
+    calibrated: Calibrated | None
 
     @property
     def version(self) -> str:
@@ -157,7 +159,9 @@ class Repository:
                     "bundle refused", model=name, version=version, reason=str(error)
                 )
                 continue
-            self._served[name] = Served(bundle, self._batcher(name, predictor))
+            self._served[name] = Served(
+                bundle, self._batcher(name, predictor), predictor.calibrated
+            )
             self.metrics.model_info.labels(name, version).set(1)
             logger.info("model loaded", model=name, version=version)
             return

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from model.architecture import DropoutLayer
 from model.bundle import Manifest
+from model.calibration import SetKind
 from model.masks import MAX_SEED
 from model.preprocessing import InputSpec
 
@@ -65,6 +66,17 @@ class UncertaintyQuery(ModelQuery):
         description="how the masks depend on one another: orthogonal (if left out) are worth "
         "several times their number of independent ones",
     )
+    coverage: float = Field(
+        0.9, gt=0, lt=1, description="probability with which a prediction set holds the true class"
+    )
+    sets: SetKind = Field(
+        "thr",
+        description="thr: every class above one threshold, the smallest sets on average; aps: the "
+        "likeliest classes up to a total, fairer to hard images",
+    )
+    max_risk: float | None = Field(
+        None, gt=0, lt=1, description="error rate that abstention keeps; the model's if left out"
+    )
 
 
 class EncodedImage(_Shape):
@@ -118,6 +130,17 @@ class UncertainPrediction(_Shape):
     )
     mutual_information_error: Nats | None = Field(description="its standard error; null as above")
     variation_ratio: Probability = Field(description="share of samples with another label")
+    prediction_set: list[str] | None = Field(
+        description="classes of which one is true with probability `coverage`, the likeliest "
+        "first; may be empty; null: uncalibrated"
+    )
+    typicality: Probability | None = Field(
+        description="share of validation images that lie farther from every class; null: "
+        "uncalibrated"
+    )
+    abstain: bool | None = Field(
+        description="true: not sure enough to keep to `max_risk`; null: uncalibrated"
+    )
     samples_used: int | None = Field(None, description="with samples=auto alone")
     stopped_because: Literal["settled", "maximum"] | None = Field(
         None,
@@ -134,6 +157,14 @@ class UncertainPredictions(_Shape):
     method: Method
     samples: int | AutoSamples | None = Field(description="null where none are drawn")
     seed: int | None
+    calibration: Literal["fitted", "uncalibrated"] = Field(
+        description="uncalibrated: too few validation images to fit temperature, sets, typicality "
+        "and abstention"
+    )
+    coverage: float | None = Field(description="of the prediction sets; null: uncalibrated")
+    max_risk: float | None = Field(
+        description="error rate among answers that do not abstain; null: uncalibrated"
+    )
     predictions: list[UncertainPrediction]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from model.architecture import Architecture
 from model.bundle import new_version, open_bundle, require_writable
+from model.calibration import CALIBRATION_FILE
 from model.errors import SettingsError
 from model.export import PARITY_TOLERANCE, export_graphs, parity, write_golden
 from model.network import Classifier, count_parameters
@@ -19,6 +20,7 @@ from model.preprocessing import to_float
 from training import data as data_sets
 from training.advice import advise
 from training.batches import pixels
+from training.calibrate import calibrate
 from training.config import TrainingConfig
 from training.data import DataSet
 from training.diagnosis import diagnose, turnover
@@ -114,6 +116,10 @@ def publish(
         images = to_float(data.validation.images[:_PARITY_IMAGES])
         difference = parity(network, predictor, images)
         write_golden(predictor, images, draft.path)
+        predictor.calibrated = calibrate(predictor, data)
+        if predictor.calibrated is not None:
+            predictor.calibrated.write(draft.path / CALIBRATION_FILE)
+            draft.manifest["calibration"] = predictor.calibrated.numbers
         validation = evaluate(predictor, data.validation, data.class_names)
         test = evaluate(predictor, data.test, data.class_names)
         draft.manifest["metrics"] = {

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from model.predictor import Prediction
+from model.calibration import Decisions
 from model.sampling import Analytic, Auto, Fixed, Sampling
 from model.uncertainty import Uncertainty
-from service import schemas
+from service import answers, schemas
 from service.errors import InvalidQueryError, UncertaintyDisabledError
 from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE, ImageReader
 from service.metrics import Metrics
@@ -57,7 +57,7 @@ def router(
             {
                 "model": manifest.name,
                 "version": served.version,
-                "predictions": _predictions(prediction, manifest.class_names),
+                "predictions": answers.plain(prediction, manifest.class_names),
             }
         )
 
@@ -69,14 +69,17 @@ def router(
         manifest = served.bundle.manifest
         images = await reader.read(request, manifest.input)
         answer = await served.batcher.uncertainty(images, sampling)
-        _observe(answer, manifest.name, metrics)
+        decisions = None
+        if served.calibrated is not None:
+            decisions = served.calibrated.decide(answer, query.coverage, query.sets, query.max_risk)
+        _observe(answer, decisions, metrics, manifest.name)
         return json_response(
             {
                 "model": manifest.name,
                 "version": served.version,
                 "method": query.method,
-                **_drawn(sampling),
-                "predictions": _uncertain_predictions(answer, manifest.class_names, sampling),
+                **answers.asked(sampling, decisions),
+                "predictions": answers.uncertain(answer, manifest.class_names, decisions, sampling),
             }
         )
 
@@ -122,63 +125,19 @@ def _refuse(query: schemas.UncertaintyQuery, names: tuple[str, ...], reason: str
             raise InvalidQueryError(f"Query parameter {name!r}: {reason}; leave it out.")
 
 
-def _drawn(sampling: Sampling) -> dict[str, Any]:
-    match sampling:
-        case Fixed(seed, samples):
-            return {"samples": samples, "seed": seed}
-        case Auto(seed):
-            return {"samples": "auto", "seed": seed}
-        case Analytic():
-            return {"samples": None, "seed": None}
-
-
-def _observe(answer: Uncertainty, model: str, metrics: Metrics) -> None:
-    entropy = metrics.predictive_entropy.labels(model)
-    information = metrics.mutual_information.labels(model)
-    for row in range(len(answer.labels)):
-        entropy.observe(answer.predictive_entropy[row])
-        information.observe(answer.mutual_information[row])
-
-
-def _predictions(answer: Prediction, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
-    return [
-        {
-            "label": class_names[row.argmax()],
-            "confidence": float(row.max()),
-            "probabilities": dict(zip(class_names, row.tolist(), strict=True)),
-        }
-        for row in answer.probabilities
+def _observe(
+    answer: Uncertainty, decisions: Decisions | None, metrics: Metrics, model: str
+) -> None:
+    observed = [
+        (metrics.predictive_entropy, answer.predictive_entropy),
+        (metrics.mutual_information, answer.mutual_information),
     ]
-
-
-def _uncertain_predictions(
-    answer: Uncertainty, class_names: tuple[str, ...], sampling: Sampling
-) -> list[dict[str, Any]]:
-    """List the predictions as they go over the wire, where NaN becomes null."""
-
-    def by_class(values: Any) -> dict[str, float]:
-        return dict(zip(class_names, values.tolist(), strict=True))
-
-    return [
-        {
-            "label": class_names[label],
-            "confidence": float(answer.mean_probabilities[row, label]),
-            "probabilities": by_class(answer.mean_probabilities[row]),
-            "probability_std": by_class(answer.probability_std[row]),
-            "standard_error": by_class(answer.standard_error[row]),
-            "predictive_entropy": float(answer.predictive_entropy[row]),
-            "expected_entropy": float(answer.expected_entropy[row]),
-            "mutual_information": float(answer.mutual_information[row]),
-            "mutual_information_error": float(answer.mutual_information_error[row]),
-            "variation_ratio": float(answer.variation_ratio[row]),
-            **(_stopped(answer, row) if isinstance(sampling, Auto) else {}),
-        }
-        for row, label in enumerate(answer.labels)
-    ]
-
-
-def _stopped(answer: Uncertainty, row: int) -> dict[str, Any]:
-    return {
-        "samples_used": int(answer.samples_used[row]),
-        "stopped_because": "settled" if answer.settled[row] else "maximum",
-    }
+    if decisions is not None:
+        observed += [
+            (metrics.typicality, answer.typicality),
+            (metrics.set_size, decisions.sets.sum(axis=1)),
+        ]
+        metrics.abstentions.labels(model).inc(int(decisions.abstain.sum()))
+    for histogram, values in observed:
+        for value in values.tolist():
+            histogram.labels(model).observe(value)

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from model.bundle import open_bundle
-from model.predictor import Prediction, Predictor
+from model.predictor import Prediction, Predictor, calibrated, open_tested
 from model.sampling import Sampling
 from model.uncertainty import Uncertainty
 from service import schemas
@@ -92,7 +92,9 @@ class StubbedRepository(Repository):
 
     async def load(self) -> None:
         bundle = open_bundle(self._settings.models_folder / "digits" / "1")
-        self._served["digits"] = Served(bundle, self._batcher("digits", self._predictor))
+        self._served["digits"] = Served(
+            bundle, self._batcher("digits", self._predictor), calibrated(bundle)
+        )
         self._loading = False
 
 
@@ -175,7 +177,7 @@ def wait_until_ready(application: Application) -> None:
 
 def real_predictor(models_folder: Path, threads: int = 1) -> Predictor:
     bundle = open_bundle(models_folder / "digits" / "1")
-    return Predictor.open(bundle.path, bundle.manifest.dropout_layers, threads)
+    return open_tested(bundle, threads)
 
 
 def metric(exposition: str, name: str, **labels: str) -> float:

@@ -52,6 +52,8 @@ class EchoPredictor:
             variation_ratio=number,
             samples_used=whole,
             settled=whole > 0,
+            typicality=number,
+            set_draws=number,
         )
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from model.architecture import ActivationName
 from training.experiments.lab import Lab
 from training.experiments.record import Record, spread
-from training.experiments.trial import HOPELESS_EPOCHS, HOPELESS_ERROR, Outcome, Trial
+from training.experiments.trial import HOPELESS_ERROR, HOPELESS_SHARE, Outcome, Trial
 
 TARGET = 0.25
 _MOMENTUM = 0.9
@@ -74,7 +74,7 @@ def _setting(lab: Lab, arenas: tuple[Arena, ...], rates: tuple[float, ...]) -> s
         f"{' and '.join(sizes)} training images, without regularisation. SGD with momentum "
         f"{_MOMENTUM}, batches of 128; the learning rate of each arm is the fastest of {tried} in "
         f"a sweep of its own. A run with more than {100 * HOPELESS_ERROR:g} % wrong after "
-        f"{HOPELESS_EPOCHS} epochs is given up. "
+        f"{HOPELESS_SHARE:.0%} of its epochs is given up. "
         f"{len(lab.seeds)} seeds. The training error is measured in evaluation mode on "
         f"{_CHECK_IMAGES:,} training images, and the epoch interpolated between measurements."
     )

@@ -25,9 +25,9 @@ from training.experiments.networks import convolutions, dense
 from training.fit import quieten
 from training.fitting import Fitting, epoch_seed
 
-HOPELESS_EPOCHS = 15
+HOPELESS_SHARE = 3 / 8
 HOPELESS_ERROR = 0.8
-"""A trial with a target is given up where its training error is above this after so many epochs."""
+"""A trial with a target is given up where it has this error after this share of its epochs."""
 
 
 class Trial(BaseModel):
@@ -156,9 +156,9 @@ class Checks(Callback):
         if trainer.global_step % self._interval == 0:
             check = self._check(trainer, pl_module)
             target = self._trial.stop_at_train_error
+            late = check.epoch >= HOPELESS_SHARE * self._trial.epochs
             ended = target is not None and (
-                check.train_error <= target
-                or (check.epoch >= HOPELESS_EPOCHS and check.train_error > HOPELESS_ERROR)
+                check.train_error <= target or (late and check.train_error > HOPELESS_ERROR)
             )
             trainer.should_stop = ended or not math.isfinite(check.train_loss)
 

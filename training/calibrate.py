@@ -1,0 +1,182 @@
+"""Fits a bundle's calibration on its validation images, with the exported graphs.
+
+Nothing of it sees a test image. Only the density of the features is fitted on training images, and
+where the validation images lie in it is counted on those.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.stats import beta
+from sklearn.decomposition import PCA
+
+from model.calibration import (
+    FEWEST_IMAGES,
+    Arrays,
+    Calibrated,
+    Calibration,
+    aps_scores,
+    uniform_draws,
+)
+from model.novelty import Density
+from model.predictor import Prediction, Predictor
+from model.preprocessing import to_float
+from model.sampling import Fixed
+from model.uncertainty import softmax
+from training.data import DataSet, Part
+
+SAMPLES = 64
+SEED = 0
+GUARANTEE = 0.95
+_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""The default is the least of these that some threshold keeps, or the last."""
+_SHRINKAGE = 0.1
+"""Of covariances towards a sphere; chosen on held-out classes, docs/experiments.md."""
+_DENSITY_IMAGES = 20_000
+_DENSITY_AXES = 256
+_CHUNK = 1_000
+_LOGARITHMS = (-3.0, 3.0)  # of temperatures
+
+Floats = NDArray[np.float64]
+
+
+def calibrate(predictor: Predictor, data: DataSet) -> Calibrated | None:
+    """Fit everything; None where there are fewer than FEWEST_IMAGES validation images.
+
+    Args:
+        predictor: over the exported graphs, not calibrated yet.
+        data: its training and validation parts are used, its test part is not.
+    """
+    labels = data.validation.labels
+    if len(labels) < FEWEST_IMAGES:
+        return None
+    prediction = _predict(predictor, data.validation)
+    how = Fixed(SEED, SAMPLES)
+
+    def sampled(temperature: float) -> Floats:
+        chunks = range(0, len(labels), _CHUNK)
+        features = (prediction.features[start : start + _CHUNK] for start in chunks)
+        means = [softmax(predictor.sample(f, how) / temperature).mean(axis=1) for f in features]
+        return np.concatenate(means)
+
+    def plain(temperature: float) -> Floats:
+        return softmax(prediction.logits / np.float64(temperature))
+
+    temperature, sampled_temperature = (best_temperature(of, labels) for of in (plain, sampled))
+    probabilities = sampled(sampled_temperature)
+    confidences, bounds = risk_bounds(probabilities, labels)
+    known = _training_part(data)
+    density = fit_density(_predict(predictor, known).features, known.labels)
+    draws = uniform_draws(prediction.features)
+    rows = np.arange(len(labels))
+    arrays = Arrays(
+        thr=np.sort(1 - probabilities[rows, labels]),
+        aps=np.sort(aps_scores(probabilities, draws)[rows, labels]),
+        confidences=confidences,
+        risk_bounds=bounds,
+        axes=density.axes,
+        centres=density.centres,
+        middle=density.middle,
+        nearness=np.sort(density.nearness(prediction.features)),
+    )
+    kept = [risk for risk in _RISKS if (bounds <= risk).any()]
+    numbers = Calibration(
+        images=len(labels),
+        temperature=temperature,
+        sampled_temperature=sampled_temperature,
+        samples=SAMPLES,
+        seed=SEED,
+        max_risk=kept[0] if kept else _RISKS[-1],
+        guarantee=GUARANTEE,
+    )
+    return Calibrated(numbers, arrays)
+
+
+def best_temperature(probabilities: Callable[[float], Floats], labels: NDArray[np.int64]) -> float:
+    """Return the temperature with the least NLL (Guo et al. 2017).
+
+    Args:
+        probabilities: temperature -> probabilities [N, K].
+        labels: int64 [N].
+    """
+    rows = np.arange(len(labels))
+
+    def nll(logarithm: float) -> float:
+        true = probabilities(float(np.exp(logarithm)))[rows, labels]
+        return float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean())
+
+    found = minimize_scalar(nll, bounds=_LOGARITHMS, method="bounded")
+    return float(np.exp(found.x))
+
+
+def risk_bounds(probabilities: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Bound the error rate above every confidence (Geifman & El-Yaniv 2017, lemma 3.1).
+
+    The search for a threshold looks at the logarithm of N of them, so each bound may fail with that
+    part of what the guarantee leaves.
+
+    Returns:
+        Confidences [N], descending, and the bound of the images at least as confident [N].
+    """
+    confidence = probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    confidence = confidence[order]
+    wrong = np.cumsum(probabilities.argmax(axis=1)[order] != labels[order])
+    last = np.searchsorted(-confidence, -confidence, side="right") - 1  # of equal ones
+    errors, images = wrong[last], last + 1
+    looks = int(np.ceil(np.log2(len(labels) + 1)))
+    bounds = np.ones(len(labels))
+    some = errors < images
+    levels = 1 - (1 - GUARANTEE) / looks
+    bounds[some] = beta.ppf(levels, errors[some] + 1, images[some] - errors[some])
+    return confidence, bounds
+
+
+def fit_density(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Density:
+    """Fit the density of features [N, F] of training images, int64 labels [N].
+
+    More than 256 features are first projected on their 256 principal components.
+    """
+    points = features.astype(np.float64)
+    principal = np.eye(points.shape[1])
+    if points.shape[1] > _DENSITY_AXES:
+        count = min(_DENSITY_AXES, len(points))
+        principal = PCA(count, random_state=SEED).fit(points).components_.T
+        points = points @ principal
+    classes = np.unique(labels)
+    means = np.array([points[labels == label].mean(axis=0) for label in classes])
+    within = _whitening(points - means[np.searchsorted(classes, labels)])
+    middle = points.mean(axis=0)
+    overall = _whitening(points - middle)
+    axes = principal @ np.concatenate([within, overall], axis=1)
+    return Density(axes, means @ within, middle @ overall)
+
+
+def _whitening(centred: Floats) -> Floats:
+    """Return axes [D, D] on which the shrunk covariance of points [N, D] is the identity."""
+    covariance = centred.T @ centred / len(centred)
+    sphere = np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    lengths, directions = np.linalg.eigh((1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere)
+    axes: Floats = directions / np.sqrt(np.maximum(lengths, np.finfo(np.float32).tiny))
+    return axes
+
+
+def _training_part(data: DataSet) -> Part:
+    count = len(data.train)
+    if count <= _DENSITY_IMAGES:
+        return data.train
+    rows = np.random.Generator(np.random.PCG64(SEED)).permutation(count)[:_DENSITY_IMAGES]
+    return data.train.take(np.sort(rows))
+
+
+def _predict(predictor: Predictor, part: Part) -> Prediction:
+    predictions = [
+        predictor.predict(to_float(part.images[start : start + _CHUNK]))
+        for start in range(0, len(part), _CHUNK)
+    ]
+    return Prediction(
+        np.concatenate([each.logits for each in predictions]),
+        np.concatenate([each.features for each in predictions]),
+    )
