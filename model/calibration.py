@@ -101,6 +101,17 @@ def aps_scores(probabilities: Floats, draws: Floats) -> Floats:
     return scores
 
 
+def conformal_threshold(known: Floats, coverage: float) -> float:
+    """Return the score up to which classes belong to a set; infinite where images are too few.
+
+    Args:
+        known: [n] ascending, scores of the true classes of validation images.
+        coverage: 0 < coverage < 1.
+    """
+    rank = int(np.ceil((len(known) + 1) * coverage))
+    return float(known[rank - 1]) if rank <= len(known) else np.inf
+
+
 def uniform_draws(features: NDArray[np.float32]) -> Floats:
     """Draw a number in 0..1 for each image, always the same for the same features: [N].
 
@@ -170,11 +181,8 @@ class Calibrated:
             draws: [N] in 0..1, of `uniform_draws`; `thr` uses none.
         """
         known = self._arrays.thr if kind == "thr" else self._arrays.aps
-        rank = int(np.ceil((len(known) + 1) * coverage))
-        if rank > len(known):  # too few images to promise so much: every class
-            return np.ones(probabilities.shape, dtype=np.bool_)
         scores = 1 - probabilities if kind == "thr" else aps_scores(probabilities, draws)
-        sets: Bools = scores <= known[rank - 1]
+        sets: Bools = scores <= conformal_threshold(known, coverage)
         return sets
 
     def typicality(self, features: NDArray[np.float32]) -> Floats:

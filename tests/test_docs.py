@@ -13,7 +13,7 @@ from service.app import create_app
 from service.errors import INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
 from service.metrics import Metrics
 from service.settings import ServiceSettings
-from training.config import TrainingConfig
+from training.config import EvaluationConfig, TrainingConfig
 from training.experiments.settings import ExperimentName, ExperimentSettings
 
 ROOT = Path(__file__).parent.parent
@@ -44,12 +44,18 @@ def test_every_metric_is_documented_and_no_other() -> None:
     assert set(re.findall(r"^\| `(dropserve_\w+)` \|", API, re.MULTILINE)) == names
 
 
-PROGRAMS: tuple[type[CommandSettings], ...] = (ServiceSettings, TrainingConfig, ExperimentSettings)
+PROGRAMS: tuple[type[CommandSettings], ...] = (
+    ServiceSettings,
+    TrainingConfig,
+    EvaluationConfig,
+    ExperimentSettings,
+)
+POSITIONAL = {"experiment", "bundle"}
 
 
 def flags(settings: type[CommandSettings]) -> dict[str, FieldInfo]:
-    """The fields that are flags; the one that is no flag is the experiment's name."""
-    return {name: field for name, field in settings.model_fields.items() if name != "experiment"}
+    """The fields that are flags."""
+    return {name: each for name, each in settings.model_fields.items() if name not in POSITIONAL}
 
 
 @pytest.mark.parametrize("settings", PROGRAMS)

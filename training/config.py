@@ -1,4 +1,7 @@
-"""One validated description of a run. Knows no torch, so `--help` and errors come at once."""
+"""One validated description of a run, and one of a measurement.
+
+Knows no torch, so `--help` and errors come at once.
+"""
 
 import os
 from pathlib import Path
@@ -6,7 +9,7 @@ from typing import Literal, Self
 
 import pooch
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from model.architecture import ActivationName, PresetName
 from model.bundle import check_name
@@ -23,6 +26,34 @@ def data_dir_from_environment() -> Path | None:
     """Return the folder that DROPSERVE_DATA_DIR names, or None."""
     value = os.environ.get("DROPSERVE_DATA_DIR")
     return Path(value) if value else None
+
+
+def check_data(data: str) -> str:
+    """Return `data` if it names a data set.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if data.startswith(FOLDER_PREFIX):
+        folder = Path(data.removeprefix(FOLDER_PREFIX))
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}; name one that exists.")
+    elif data not in DATA_SETS:
+        raise ValueError(
+            f"{data!r} is not a data set; choose {', '.join(DATA_SETS)} or {FOLDER_PREFIX}PATH."
+        )
+    return data
+
+
+def check_present(folder: Path | None) -> Path | None:
+    """Return `folder` if it is there, or None.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; name one that exists or leave it out.")
+    return folder
 
 
 class TrainingConfig(CommandSettings):
@@ -126,15 +157,7 @@ class TrainingConfig(CommandSettings):
     @field_validator("data")
     @classmethod
     def _known_data(cls, data: str) -> str:
-        if data.startswith(FOLDER_PREFIX):
-            folder = Path(data.removeprefix(FOLDER_PREFIX))
-            if not folder.is_dir():
-                raise ValueError(f"there is no folder {folder}; name one that exists.")
-        elif data not in DATA_SETS:
-            raise ValueError(
-                f"{data!r} is not a data set; choose {', '.join(DATA_SETS)} or {FOLDER_PREFIX}PATH."
-            )
-        return data
+        return check_data(data)
 
     @field_validator("name")
     @classmethod
@@ -144,9 +167,7 @@ class TrainingConfig(CommandSettings):
     @field_validator("data_dir")
     @classmethod
     def _present(cls, folder: Path | None) -> Path | None:
-        if folder is not None and not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}; name one that exists or leave it out.")
-        return folder
+        return check_present(folder)
 
     @model_validator(mode="after")
     def _default_name_is_good(self) -> Self:
@@ -200,3 +221,42 @@ class TrainingConfig(CommandSettings):
         """All that decides the weights: a bundle records it, a resumed run must share it."""
         places = {"output", "runs", "data_dir", "cache_dir", "max_memory_gib", "config"}
         return self.model_dump(mode="json", exclude=places | {"resume", "unless_exists", "name"})
+
+
+class EvaluationConfig(CommandSettings):
+    """Measure a bundle: figures, trust, strangers. The report opens in a browser."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DROPSERVE_EVALUATION_", cli_prog_name="python -m training.evaluate"
+    )
+
+    bundle: CliPositionalArg[Path] = Field(description="folder of one version, models/NAME/VERSION")
+    data: str | None = Field(
+        None,
+        description=f"data set whose test images are used: {', '.join(DATA_SETS)}, or "
+        f"{FOLDER_PREFIX}PATH; default: what the bundle was trained on",
+    )
+    strangers: str | None = Field(
+        None, description="data set of other classes, whose test images should seem strange"
+    )
+    output: Path = Field(
+        Path("runs/evaluations"), description="folder for the report, in NAME-VERSION"
+    )
+    data_dir: Path | None = Field(
+        default_factory=data_dir_from_environment,
+        description="folder with data sets already on disk, also from DROPSERVE_DATA_DIR",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(pooch.os_cache("dropserve")),
+        description="folder for downloads",
+    )
+
+    @field_validator("data", "strangers")
+    @classmethod
+    def _known_data(cls, data: str | None) -> str | None:
+        return None if data is None else check_data(data)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _present(cls, folder: Path | None) -> Path | None:
+        return check_present(folder)

@@ -1,122 +1,32 @@
-"""Every published figure, measured on the exported bundle through `model.predictor`.
+"""`python -m training.evaluate BUNDLE`: parse, then measure a bundle and write a report."""
 
-Knows no training loop. scikit-learn computes the figures, but for the
-calibration error.
-"""
+import logging
+import sys
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from model.commandline import USAGE_STATUS, load_or_exit
+from model.errors import DropserveError
+from training.config import EvaluationConfig
 
-import numpy as np
-from numpy.typing import NDArray
-from sklearn.metrics import (
-    brier_score_loss,
-    confusion_matrix,
-    log_loss,
-    precision_recall_fscore_support,
-    top_k_accuracy_score,
-)
-
-from model.predictor import Predictor
-from model.preprocessing import to_float
-from model.sampling import Fixed
-from training.data import Part
-
-ECE_BINS = 15
-SAMPLES = 64
-SEED = 0
-_TOP = 5
-_CHUNK = 1_000
-
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
+_INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Answers of a bundle on one part: probabilities float64 [N, K], labels int64 [N]."""
+def main(arguments: list[str]) -> int:
+    """Measure one bundle; return the exit status."""
+    config = load_or_exit(EvaluationConfig, arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("training").setLevel(logging.INFO)
+    try:
+        from training.assessment import assess  # scikit-learn, SciPy and torch take seconds
 
-    probabilities: Floats
-    mean_probabilities: Floats
-    """Of the same images with dropout alive (SAMPLES samples, seed SEED)."""
-    labels: Labels
-    metrics: dict[str, Any]
-
-
-def evaluate(predictor: Predictor, part: Part, class_names: Sequence[str]) -> Evaluation:
-    """Run the bundle over `part` and measure it, plain and with dropout alive."""
-    plain, sampled = [], []
-    for start in range(0, len(part), _CHUNK):
-        prediction = predictor.predict(to_float(part.images[start : start + _CHUNK]))
-        plain.append(prediction.probabilities)
-        uncertainty = predictor.uncertainty(prediction, Fixed(SEED, SAMPLES))
-        sampled.append(uncertainty.mean_probabilities)
-    probabilities, mean_probabilities = np.concatenate(plain), np.concatenate(sampled)
-    metrics = {
-        "images": len(part),
-        **figures(probabilities, part.labels),
-        "per_class": per_class(probabilities, part.labels, class_names),
-        "confusion_matrix": confusion(probabilities, part.labels).tolist(),
-        "mc_dropout": {
-            "samples": SAMPLES,
-            "seed": SEED,
-            **figures(mean_probabilities, part.labels),
-        },
-    }
-    return Evaluation(probabilities, mean_probabilities, part.labels, metrics)
+        assess(config)
+    except DropserveError as error:
+        sys.stderr.write(f"{error}\n")
+        return USAGE_STATUS
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; no report was written.\n")
+        return _INTERRUPTED_STATUS
+    return 0
 
 
-def figures(probabilities: Floats, labels: Labels) -> dict[str, float]:
-    """Measure accuracy, top-5 where K > 5, NLL (nats), Brier score (0..2) and ECE (0..1)."""
-    classes = np.arange(probabilities.shape[1])
-    result = {"accuracy": float((probabilities.argmax(axis=1) == labels).mean())}
-    if len(classes) > _TOP:
-        result["top5_accuracy"] = float(
-            top_k_accuracy_score(labels, probabilities, k=_TOP, labels=classes)
-        )
-    result["nll"] = float(log_loss(labels, probabilities, labels=classes))
-    result["brier"] = float(
-        brier_score_loss(labels, probabilities, labels=classes, scale_by_half=False)
-    )
-    result["ece"] = expected_calibration_error(probabilities, labels)
-    return result
-
-
-def expected_calibration_error(probabilities: Floats, labels: Labels) -> float:
-    """Mean |accuracy - confidence| over 15 equal-width bins, weighted by size (Guo et al. 2017)."""
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    # torchmetrics would put a confidence that rounds to 1 into a bin of its own.
-    bins = np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
-def per_class(
-    probabilities: Floats, labels: Labels, class_names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Precision, recall and image count of each class; 0 where nothing was predicted."""
-    precision, recall, _, support = precision_recall_fscore_support(
-        labels,
-        probabilities.argmax(axis=1),
-        labels=np.arange(len(class_names)),
-        zero_division=0,
-    )
-    return {
-        name: {
-            "precision": float(precision[index]),
-            "recall": float(recall[index]),
-            "images": int(support[index]),
-        }
-        for index, name in enumerate(class_names)
-    }
-
-
-def confusion(probabilities: Floats, labels: Labels) -> NDArray[np.int64]:
-    """Count images by (true class, predicted class): int64 [K, K]."""
-    classes = np.arange(probabilities.shape[1])
-    counts: NDArray[np.int64] = confusion_matrix(
-        labels, probabilities.argmax(axis=1), labels=classes
-    )
-    return counts
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

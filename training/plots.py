@@ -13,12 +13,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 
-from training.data import DataSet
+from training.data import Part
 from training.diagnosis import Epoch, LayerHealth
-from training.evaluate import ECE_BINS, Evaluation
+from training.figures import ECE_BINS, Answers, Evaluation
 
 _MISTAKES = 20
-_MISTAKE_COLUMNS = 5
+_GALLERY_COLUMNS = 5
 _NUMBERED_CLASSES = 20  # above this, a confusion matrix has no room for numbers
 
 
@@ -98,45 +98,65 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> F
 
 
 def reliability(evaluation: Evaluation) -> Figure:
-    """Accuracy against confidence, plain and with dropout alive, and how confidence spreads."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    diagram, spread = figure.subplots(1, 2)
-    diagram.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfectly calibrated")
-    answers = {"plain": evaluation.probabilities, "dropout alive": evaluation.mean_probabilities}
+    """Accuracy against confidence, before and after calibration, and how confidence spreads."""
+    moments = {"Reliability": evaluation.answers}
+    if evaluation.uncalibrated is not None:
+        moments = {
+            "Reliability before calibration": evaluation.uncalibrated,
+            "Reliability after calibration": evaluation.answers,
+        }
+    figure = Figure(figsize=(4.5 * len(moments) + 4.5, 4), layout="constrained")
+    *diagrams, spread = figure.subplots(1, len(moments) + 1)
     bins = np.linspace(0, 1, ECE_BINS + 1)
-    for name, probabilities in answers.items():
+    for axes, (title, given) in zip(diagrams, moments.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfectly calibrated")
+        for name, probabilities in _kinds(given).items():
+            confidence = probabilities.max(axis=1).clip(0, 1)
+            right = probabilities.argmax(axis=1) == evaluation.labels
+            accuracy, mean_confidence = calibration_curve(right, confidence, n_bins=ECE_BINS)
+            axes.plot(mean_confidence, accuracy, marker="o", markersize=4, label=name)
+        axes.set(title=title, xlabel="confidence", ylabel="share of right answers")
+    for name, probabilities in _kinds(evaluation.answers).items():
         confidence = probabilities.max(axis=1).clip(0, 1)
-        right = probabilities.argmax(axis=1) == evaluation.labels
-        accuracy, mean_confidence = calibration_curve(right, confidence, n_bins=ECE_BINS)
-        diagram.plot(mean_confidence, accuracy, marker="o", markersize=4, label=name)
         spread.hist(confidence, bins=bins, histtype="step", label=name)
-    diagram.set(title="Reliability", xlabel="confidence", ylabel="share of right answers")
     spread.set(title="Confidence", xlabel="confidence", ylabel="test images", yscale="log")
-    for axes in (diagram, spread):
+    for axes in (*diagrams, spread):
         axes.grid(alpha=0.3)
         axes.legend(loc="upper left")
     return figure
 
 
-def mistakes(evaluation: Evaluation, data: DataSet) -> Figure:
+def mistakes(evaluation: Evaluation, part: Part, class_names: Sequence[str]) -> Figure:
     """Draw the wrong answers that were given with the highest confidence."""
-    predicted = evaluation.probabilities.argmax(axis=1)
-    confidence = evaluation.probabilities.max(axis=1)
+    probabilities = evaluation.answers.probabilities
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != evaluation.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
-    rows = max(1, -(-len(worst) // _MISTAKE_COLUMNS))
+    texts = [
+        f"{class_names[predicted[row]]}, {confidence[row]:.0%} sure\n"
+        f"is {class_names[evaluation.labels[row]]}"
+        for row in worst
+    ]
+    title = "Most confident mistakes" if len(worst) else "No mistakes on the test images"
+    return gallery(part.images[worst], texts, title)
+
+
+def gallery(images: NDArray[np.uint8], texts: Sequence[str], title: str) -> Figure:
+    """Draw images uint8 [N, C, H, W], five in a row, each under its text."""
+    rows = max(1, -(-len(images) // _GALLERY_COLUMNS))
     figure = Figure(figsize=(9, 0.4 + 2.3 * rows), layout="constrained")
-    figure.suptitle("Most confident mistakes" if len(worst) else "No mistakes on the test images")
-    grid = figure.subplots(rows, _MISTAKE_COLUMNS, squeeze=False).flatten()
+    figure.suptitle(title)
+    grid = figure.subplots(rows, _GALLERY_COLUMNS, squeeze=False).flatten()
     for axes in grid:
         axes.set_axis_off()
-    for axes, row in zip(grid, worst, strict=False):
-        _picture(axes, data.test.images[row])
-        truth, answer = data.class_names[evaluation.labels[row]], data.class_names[predicted[row]]
-        axes.set_title(
-            f"{answer}, {confidence[row]:.0%} sure\nis {truth}", fontsize=9, parse_math=False
-        )
+    for axes, image, text in zip(grid, images, texts, strict=False):
+        _picture(axes, image)
+        axes.set_title(text, fontsize=9, parse_math=False)
     return figure
+
+
+def _kinds(given: Answers) -> dict[str, NDArray[np.float64]]:
+    return {"plain": given.probabilities, "dropout alive": given.mean_probabilities}
 
 
 def _picture(axes: Axes, image: NDArray[np.uint8]) -> None:

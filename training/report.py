@@ -1,10 +1,12 @@
-"""The model card, and the report that a browser opens: one file with everything inside.
+"""The report that a browser opens: the card with its plots, one file with everything inside.
 
 Measures nothing.
 """
 
 import base64
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -12,51 +14,87 @@ from typing import Any
 
 import numpy as np
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 
 from model.bundle import CARD_FILE, REPORT_FOLDER
-from training import plots
-from training.data import DataSet
-from training.diagnosis import NEARLY_DEAD, rate_bound
-from training.evaluate import ECE_BINS, Evaluation
+from training import plots, trust_plots
+from training.card import card, evaluation_card
+from training.corruptions import Course
+from training.data import Part
+from training.figures import Evaluation
 from training.fit import Fitted
+from training.trust_plots import Strangers
 
-HTML_FILE = f"{REPORT_FOLDER}/report.html"
-
-PLOTS = {
-    "learning_curves.png": "Learning curves",
-    "hidden_layers.png": "Hidden layers, epoch by epoch",
-    "confusion_matrix.png": "Confusion matrix",
-    "reliability.png": "Reliability diagram",
-    "mistakes.png": "Most confident mistakes",
-}
+HTML_FILE = "report.html"
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What a report is of: the images, the answers to them, and to those images spoilt."""
+
+    part: Part
+    class_names: Sequence[str]
+    evaluation: Evaluation
+    courses: Sequence[Course]
+    strangers: Strangers | None = None
+
+
 def write_report(
-    folder: Path,
-    manifest: dict[str, Any],
-    version: int,
-    data: DataSet,
-    evaluation: Evaluation,
-    fitted: Fitted,
+    folder: Path, manifest: dict[str, Any], version: int, subject: Subject, fitted: Fitted
 ) -> None:
     """Write `report/` into a bundle's folder: the plots, the card that shows them, and the page."""
     report = folder / REPORT_FOLDER
     report.mkdir()
-    figures = (
-        plots.learning_curves(fitted.history),
-        plots.hidden_layers(fitted.before, fitted.epochs),
-        plots.confusion_matrix(np.array(evaluation.metrics["confusion_matrix"]), data.class_names),
-        plots.reliability(evaluation),
-        plots.mistakes(evaluation, data),
-    )
-    for name, figure in zip(PLOTS, figures, strict=True):
-        figure.savefig(report / name, dpi=110)
-    text = card(manifest, version)
+    figures = {
+        "Learning curves": plots.learning_curves(fitted.history),
+        "Hidden layers, epoch by epoch": plots.hidden_layers(fitted.before, fitted.epochs),
+        **drawn(subject),
+    }
+    text = card(manifest, version, save(figures, report))
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     title = f"{manifest['name']}, version {version}"
-    (folder / HTML_FILE).write_text(page(title, text, report), encoding="utf-8")
+    (report / HTML_FILE).write_text(page(title, text, report), encoding="utf-8")
+
+
+def write_evaluation(
+    folder: Path,
+    manifest: dict[str, Any],
+    data: str,
+    same: bool,
+    figures: dict[str, Any],
+    subject: Subject,
+) -> None:
+    """Write the plots and the page of an evaluation into `folder`; see `training.card`."""
+    text = evaluation_card(manifest, data, same, figures, save(drawn(subject), folder))
+    title = f"{manifest['name']}, version {manifest['version']}, on {data}"
+    (folder / HTML_FILE).write_text(page(title, text, folder), encoding="utf-8")
+
+
+def drawn(subject: Subject) -> dict[str, Figure]:
+    """Draw the answers: title -> plot."""
+    evaluation = subject.evaluation
+    counts = np.array(evaluation.metrics["confusion_matrix"])
+    pictured = (evaluation, subject.part, subject.class_names)
+    return {
+        "Confusion matrix": plots.confusion_matrix(counts, subject.class_names),
+        "Reliability": plots.reliability(evaluation),
+        "Risk and coverage": trust_plots.risk_coverage(evaluation),
+        "Prediction sets": trust_plots.prediction_sets(evaluation),
+        "Uncertainties": trust_plots.scores(evaluation, subject.strangers),
+        "Noise, rotation, blur": trust_plots.corruptions(subject.courses),
+        "Most and least certain images": trust_plots.certainty(*pictured),
+        "Most confident mistakes": plots.mistakes(*pictured),
+    }
+
+
+def save(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
+    """Write title -> plot into `folder` as PNG; return file -> title."""
+    files = {re.sub(r"\W+", "_", title.lower()) + ".png": title for title in figures}
+    for name, title in files.items():
+        figures[title].savefig(folder / name, dpi=110)
+    return files
 
 
 def page(title: str, markdown: str, pictures: Path) -> str:
@@ -68,99 +106,3 @@ def page(title: str, markdown: str, pictures: Path) -> str:
         body = body.replace(f'src="{picture.name}"', f'src="data:image/png;base64,{encoded}"')
     template = Template(_TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(title=escape(title), body=body)
-
-
-def card(manifest: dict[str, Any], version: int) -> str:
-    """Write the model card, Markdown (after Mitchell et al. 2019)."""
-    metrics, training, data = manifest["metrics"], manifest["training"], manifest["data"]
-    sampled = metrics["test"]["mc_dropout"]
-    spec, architecture = manifest["input"], manifest["architecture"]
-    colour = "grey" if spec["channels"] == 1 else "RGB"
-    pictures = "\n\n".join(f"![{title}]({name})" for name, title in PLOTS.items())
-    return f"""# {manifest["name"]}, version {version}
-
-Sorts {spec["height"]} x {spec["width"]} {colour} images into {len(manifest["class_names"])} \
-classes. Network: {architecture["preset"]}, {architecture["activation"]}, \
-{manifest["parameters"]:,} parameters, dropout {architecture["dropout"]:g} in the head.
-
-Trained on {_escaped(data["name"])}: {data["train"]:,} training, {data["validation"]:,} \
-validation and {data["test"]:,} test images. Seed {training["seed"]}. The weights with the best \
-validation loss were kept; nothing was chosen by the test images.
-
-## Figures on the test images
-
-| | plain | dropout alive ({sampled["samples"]} samples) |
-|---|---|---|
-{_figure_rows(metrics["test"], sampled)}
-
-Accuracy in percent; NLL (negative log-likelihood) in nats; Brier score 0..2; ECE (expected \
-calibration error) over {ECE_BINS} equal-width bins, 0..1. Calibration: none was fitted.
-
-## Classes
-
-| class | precision | recall | test images |
-|---|---|---|---|
-{_class_rows(metrics["test"]["per_class"])}
-
-{_hidden_layers(metrics["diagnosis"])}
-
-{pictures}
-
-## Limits
-
-The network answers with one of its classes whatever it is shown. Only the dropout of the head is \
-treated as uncertain, so its uncertainty says little of images unlike the training images.
-"""
-
-
-def _figure_rows(plain: dict[str, Any], sampled: dict[str, Any]) -> str:
-    rows = [("accuracy", "{:.2%}"), ("top5_accuracy", "{:.2%}")]
-    rows += [("nll", "{:.4f}"), ("brier", "{:.4f}"), ("ece", "{:.4f}")]
-    return "\n".join(
-        f"| {name.replace('_', ' ')} | {form.format(plain[name])} | {form.format(sampled[name])} |"
-        for name, form in rows
-        if name in plain
-    )
-
-
-def _class_rows(classes: dict[str, dict[str, float]]) -> str:
-    return "\n".join(
-        f"| {_escaped(name)} | {row['precision']:.2%} | {row['recall']:.2%} | {row['images']} |"
-        for name, row in classes.items()
-    )
-
-
-def _hidden_layers(diagnosis: dict[str, Any]) -> str:
-    layers = diagnosis["layers"]
-    rows = "\n".join(
-        "| {name} | {units} | {dead} | {nearly_dead} | {always_on} | {sparsity:.1%} | {shown} "
-        "| {deaths} / {revivals} |".format(
-            shown="-" if layer["saturated"] is None else f"{layer['saturated']:.1%}", **layer
-        )
-        for layer in layers
-    )
-    images = layers[0]["images"]
-    advice = "\n".join(f"- {_escaped(sentence)}" for sentence in diagnosis["advice"])
-    pruned = diagnosis["pruned_units"]
-    removed = (
-        f" {pruned} dead units were pruned; no answer on the test images moved." if pruned else ""
-    )
-    return f"""## Hidden layers
-
-| layer | units | dead | nearly dead | always on | sparsity | saturated | deaths / revivals |
-|---|---|---|---|---|---|---|---|
-{rows}
-
-Over the {images:,} validation images. A unit (a convolution's is a channel) fires where its \
-activation's input is above 0. Dead: on no image, so its firing rate is below \
-{rate_bound(images):.2%} (95 %); nearly dead: on fewer than {NEARLY_DEAD:.1%} of the images; \
-always on: at every place of every image. Sparsity: share of inputs not above 0. Saturated: share \
-of tanh or sigmoid outputs within 1 % of an end of their range. Deaths and revivals: from one \
-epoch to the next.{removed}
-
-{advice or "Nothing is wrong with them."}"""
-
-
-def _escaped(name: str) -> str:
-    """Write any text so that Markdown, and a cell of its tables, shows it as it is."""
-    return re.sub(r"([\\`*_\[\]<>|!&#~])", r"\\\1", " ".join(name.split()))

@@ -22,12 +22,14 @@ from training.advice import advise
 from training.batches import pixels
 from training.calibrate import calibrate
 from training.config import TrainingConfig
+from training.corruptions import courses
 from training.data import DataSet
 from training.diagnosis import diagnose, turnover
-from training.evaluate import evaluate
+from training.figures import evaluate
 from training.fit import LAST_CHECKPOINT, Fitted, architecture, fit
 from training.prune import difference, prune
-from training.report import write_report
+from training.report import Subject, write_report
+from training.trust import measure
 
 logger = logging.getLogger(__name__)
 
@@ -119,17 +121,19 @@ def publish(
         predictor.calibrated = calibrate(predictor, data)
         if predictor.calibrated is not None:
             predictor.calibrated.write(draft.path / CALIBRATION_FILE)
-            draft.manifest["calibration"] = predictor.calibrated.numbers
+            draft.manifest["calibration"] = predictor.calibrated.numbers.model_dump()
         validation = evaluate(predictor, data.validation, data.class_names)
         test = evaluate(predictor, data.test, data.class_names)
+        trust = measure(test, predictor.calibrated)
         draft.manifest["metrics"] = {
-            "test": test.metrics,
+            "test": test.metrics | {"trust": trust},
             "validation": validation.metrics,
             "parity": difference,
             "epochs": len(fitted.history),
             "diagnosis": _diagnosis(fitted, advice, removed),
         }
-        write_report(draft.path, draft.manifest, draft.version, data, test, fitted)
+        subject = Subject(data.test, data.class_names, test, courses(predictor, data.test))
+        write_report(draft.path, draft.manifest, draft.version, subject, fitted)
     path = config.output / config.model_name / str(draft.version)
     open_tested(open_bundle(path))
     metrics = test.metrics

@@ -95,7 +95,8 @@ def test_bodies_and_parameters_are_described(description: Any, path: str) -> Non
     assert set(content) == {JSON_TYPE, FORM_TYPE, *IMAGE_TYPES}
     assert content[JSON_TYPE]["schema"]["required"] == ["instances"]
     expected = {"model", "version"}
-    expected |= {"samples", "seed", "method", "design"} if path == "/uncertainty" else set()
+    if path == "/uncertainty":
+        expected |= {"samples", "seed", "method", "design", "coverage", "sets", "max_risk"}
     assert {parameter["name"] for parameter in operation["parameters"]} == expected
     assert all(parameter["description"] for parameter in operation["parameters"])
 

@@ -20,6 +20,8 @@ FILES = [encode(DIGIT, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
 FORM = f"{FORM_TYPE}; boundary=x"
 
 EXAMPLES = settings(max_examples=60)
+VALUES = ["digits", "1", "-1", "0.5", "nan", "mc_dropout", "aps", "%00", "%ff", "1e9"]
+PARAMETERS = [*schemas.UncertaintyQuery.model_fields, "%ff", ""]
 
 
 def check(service: Application, body: bytes, content_type: str, query: str = "") -> None:
@@ -113,8 +115,10 @@ def test_any_content_type(service: Application, content_type: str) -> None:
 @given(
     query=st.lists(
         st.tuples(
-            st.sampled_from(["model", "version", "samples", "seed", "method", "design", "%ff", ""]),
-            st.sampled_from(["digits", "1", "-1", "mc_dropout", "%00", "%ff", "1e9"])
+            st.sampled_from(PARAMETERS),
+            st.sampled_from(
+                ["digits", "1", "-1", "0.5", "nan", "mc_dropout", "aps", "%00", "%ff", "1e9"]
+            )
             | st.integers().map(str),
         ),
         max_size=4,

@@ -10,9 +10,10 @@ from torch import nn
 from model.architecture import Architecture
 from model.network import Classifier, Head
 from model.preprocessing import InputSpec
+from model.uncertainty import summarise
 from training.data import DataSet, Part, Recipe
 from training.diagnosis import Epoch, LayerHealth
-from training.evaluate import Evaluation, confusion, figures, per_class
+from training.figures import Answers, Evaluation, confusion, figures, per_class
 from training.fit import Fitted
 
 PIXEL = InputSpec(channels=1, height=4, width=4, resize="pad")
@@ -89,15 +90,19 @@ def evaluation(pictures: DataSet) -> Evaluation:
     """Random answers on the test images, measured."""
     generator = np.random.default_rng(1)
     labels = pictures.test.labels
-    plain, sampled = generator.dirichlet(np.ones(len(CLASS_NAMES)), (2, len(labels)))
+    plain, *sampled = generator.dirichlet(np.ones(len(CLASS_NAMES)), (9, len(labels)))
+    given = Answers(plain, summarise(np.log(np.stack(sampled, axis=1)).astype(np.float32)))
+    both = figures(plain, labels) | {
+        "mc_dropout": {"samples": 64, "seed": 0, **figures(given.mean_probabilities, labels)},
+    }
     metrics = {
         "images": len(labels),
-        **figures(plain, labels),
+        **both,
+        "uncalibrated": both,
         "per_class": per_class(plain, labels, CLASS_NAMES),
         "confusion_matrix": confusion(plain, labels).tolist(),
-        "mc_dropout": {"samples": 64, "seed": 0, **figures(sampled, labels)},
     }
-    return Evaluation(plain, sampled, labels, metrics)
+    return Evaluation(given, given, labels, metrics)
 
 
 def course(layers: int, epochs: int, saturated: float | None = None) -> Fitted:

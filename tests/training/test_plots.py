@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from model.uncertainty import integrate
 from tests.training.conftest import course
 from training import plots
 from training.data import DataSet
-from training.evaluate import Evaluation, confusion
+from training.figures import Answers, Evaluation, confusion
 
 
 def points(line: Line2D) -> NDArray[np.float64]:
@@ -27,9 +28,15 @@ def drawn(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.axison]
 
 
+def answers(probabilities: NDArray[np.float64]) -> Answers:
+    """The answers of a network without dropout, [N, K]."""
+    logits = np.log(np.maximum(probabilities, 1e-30))
+    return Answers(probabilities, integrate(logits[:, np.newaxis]))
+
+
 @pytest.fixture
 def figure(request: pytest.FixtureRequest, evaluation: Evaluation, pictures: DataSet) -> Figure:
-    counts = confusion(evaluation.probabilities, evaluation.labels)
+    counts = confusion(evaluation.answers.probabilities, evaluation.labels)
     figures: dict[str, Callable[[], Figure]] = {
         "curves": lambda: plots.learning_curves(course(1, 4).history),
         "relu": lambda: plots.hidden_layers(course(3, 4).before, course(3, 4).epochs),
@@ -115,7 +122,8 @@ def test_the_mistakes_are_the_most_confident_wrong_answers(pictures: DataSet) ->
     labels = np.zeros(24, np.int64)
     labels[[3, 5]] = 1
     probabilities[3], probabilities[5] = [0.6, 0.2, 0.2], [0.1, 0.1, 0.8]
-    figure = plots.mistakes(Evaluation(probabilities, probabilities, labels, {}), pictures)
+    evaluation = Evaluation(answers(probabilities), None, labels, {})
+    figure = plots.mistakes(evaluation, pictures.test, pictures.class_names)
     figure.savefig(io.BytesIO(), format="png")
     shown = [axes for axes in figure.axes if axes.images]
     surest, other = (axes.get_title() for axes in shown)
@@ -130,6 +138,7 @@ def test_the_mistakes_are_the_most_confident_wrong_answers(pictures: DataSet) ->
 def test_a_network_that_is_never_wrong_is_drawn_too(pictures: DataSet) -> None:
     labels = np.zeros(24, np.int64)
     probabilities = np.tile([1.0, 0.0, 0.0], (24, 1))
-    figure = plots.mistakes(Evaluation(probabilities, probabilities, labels, {}), pictures)
+    evaluation = Evaluation(answers(probabilities), None, labels, {})
+    figure = plots.mistakes(evaluation, pictures.test, pictures.class_names)
     figure.savefig(io.BytesIO(), format="png")
     assert figure.get_suptitle() == "No mistakes on the test images"

@@ -1,17 +1,22 @@
 import base64
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from model.bundle import CARD_FILE
 from tests.training.conftest import course
+from training.card import card
+from training.corruptions import CORRUPTIONS, Course
 from training.data import DataSet
 from training.diagnosis import turnover
-from training.evaluate import Evaluation
-from training.report import HTML_FILE, PLOTS, card, page, write_report
+from training.figures import Evaluation
+from training.report import HTML_FILE, Subject, page, write_report
+from training.trust import measure
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 ADVICE = "dense 2: 12 of 100 units are dead. Try --learning-rate 0.002."
@@ -36,7 +41,7 @@ def manifest(evaluation: Evaluation, pictures: DataSet) -> dict[str, Any]:
         "training": {"seed": 7},
         "data": pictures.describes(),
         "metrics": {
-            "test": evaluation.metrics,
+            "test": evaluation.metrics | {"trust": measure(evaluation, None)},
             "diagnosis": {"layers": layers, "advice": [ADVICE], "pruned_units": 24},
         },
     }
@@ -87,27 +92,40 @@ def bundle(
     pictures: DataSet,
 ) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
-    write_report(folder, manifest, 3, pictures, evaluation, course(2, 4))
+    spoilt = [
+        Course(each, *np.random.default_rng(0).random((4, 5)).tolist()) for each in CORRUPTIONS
+    ]
+    subject = Subject(pictures.test, pictures.class_names, evaluation, spoilt)
+    write_report(folder, manifest, 3, subject, course(2, 4))
     return folder
 
 
 @pytest.fixture(scope="module")
+def plots(bundle: Path) -> dict[str, str]:
+    """The files of the plots, with their titles, as the card shows them."""
+    shown = re.findall(r"^!\[(.*)\]\((\w+\.png)\)$", (bundle / CARD_FILE).read_text(), re.MULTILINE)
+    return {name: title for title, name in shown}
+
+
+@pytest.fixture(scope="module")
 def html(bundle: Path) -> str:
-    return (bundle / HTML_FILE).read_text(encoding="utf-8")
+    return (bundle / "report" / HTML_FILE).read_text(encoding="utf-8")
 
 
-def test_the_page_needs_nothing_but_itself(html: str) -> None:
+def test_the_page_needs_nothing_but_itself(html: str, plots: dict[str, str]) -> None:
     addresses = Page(html).addresses
-    assert len(addresses) == len(PLOTS)
+    assert len(addresses) == len(plots) == 10
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
     assert "url(" not in html
     assert "@import" not in html
 
 
-def test_every_plot_is_in_the_page_as_it_is_in_the_folder(bundle: Path, html: str) -> None:
+def test_every_plot_is_in_the_page_as_it_is_in_the_folder(
+    bundle: Path, html: str, plots: dict[str, str]
+) -> None:
     inside = [base64.b64decode(address.partition(",")[2]) for address in Page(html).addresses]
-    assert inside == [(bundle / "report" / name).read_bytes() for name in PLOTS]
-    for name in PLOTS:
+    assert inside == [(bundle / "report" / name).read_bytes() for name in plots]
+    for name in plots:
         with Image.open(bundle / "report" / name) as picture:
             assert min(picture.size) > 200
 
@@ -133,10 +151,10 @@ def test_the_title_is_text_too(tmp_path: Path) -> None:
 
 
 def test_the_card_and_the_page_name_every_layer_and_the_advice(
-    bundle: Path, html: str, manifest: dict[str, Any]
+    bundle: Path, html: str, manifest: dict[str, Any], plots: dict[str, str]
 ) -> None:
     text = (bundle / CARD_FILE).read_text(encoding="utf-8")
-    assert text == card(manifest, 3)
+    assert text == card(manifest, 3, plots)
     assert text.startswith("# pictures, version 3\n")
     for row in (
         "| dense 1 | 100 | 12 | 0 | 0 | 50.0% | - | 12 / 0 |",
@@ -155,6 +173,6 @@ def test_the_card_and_the_page_name_every_layer_and_the_advice(
 def test_a_healthy_network_and_a_bounded_activation_are_reported(manifest: dict[str, Any]) -> None:
     layer = manifest["metrics"]["diagnosis"]["layers"][0] | {"dead": 0, "saturated": 0.123}
     diagnosis = {"layers": [layer], "advice": [], "pruned_units": 0}
-    text = card(manifest | {"metrics": manifest["metrics"] | {"diagnosis": diagnosis}}, 3)
+    text = card(manifest | {"metrics": manifest["metrics"] | {"diagnosis": diagnosis}}, 3, {})
     assert "| 50.0% | 12.3% |" in text
     assert "Nothing is wrong with them." in text

@@ -16,11 +16,11 @@ from model.network import Classifier
 from model.uncertainty import softmax
 from training.batches import pixels
 from training.data import DataSet
-from training.evaluate import figures
 from training.experiments import trial as trials
 from training.experiments.lab import Lab
 from training.experiments.record import Record, spread
 from training.experiments.trial import Trial
+from training.figures import figures
 
 _KINDS = {"independent": "independent masks", "served": "orthogonal masks"}
 

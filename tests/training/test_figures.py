@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from training.evaluate import confusion, expected_calibration_error, figures, per_class
+from training.figures import confusion, expected_calibration_error, figures, per_class
 
 
 def two_classes(confidence: float, count: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

@@ -1,0 +1,104 @@
+"""Any bundle on any data: figures, trust and strangers, and the report of them.
+
+Trains nothing and leaves the bundle as it is.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from model.bundle import Bundle, open_bundle, require_writable
+from model.commandline import load
+from model.errors import DataError
+from model.predictor import Predictor, open_tested
+from training import data as data_sets
+from training import figures, trust
+from training.config import EvaluationConfig, TrainingConfig
+from training.corruptions import courses
+from training.data import DataSet
+from training.report import HTML_FILE, Subject, write_evaluation
+from training.trust_plots import Strangers
+
+logger = logging.getLogger(__name__)
+
+FIGURES_FILE = "figures.json"
+_SPLITTING = ("preset", "split_seed", "validation_share", "test_share")
+"""What a training says of how its images were drawn: the same draw keeps them out of the test."""
+
+
+def assess(config: EvaluationConfig) -> Path:
+    """Measure as `config` says, write the report, and return its folder.
+
+    Raises:
+        DropserveError: with one sentence that says what to do.
+    """
+    bundle = open_bundle(config.bundle)
+    manifest = bundle.manifest
+    folder = config.output / f"{manifest.name}-{manifest.version}"
+    require_writable(folder)
+    data = data_sets.load(described(bundle, config.data, config))
+    if data.class_names != manifest.class_names:
+        raise DataError(
+            f"{data.name} has other classes than {config.bundle}; name a data set of the same "
+            "classes with --data, or this one with --strangers."
+        )
+    others = None
+    if config.strangers is not None:
+        others = data_sets.load(described(bundle, config.strangers, config))
+    subject, found = measured(open_tested(bundle), data, others)
+    (folder / FIGURES_FILE).write_text(json.dumps(found, indent=2), encoding="utf-8")
+    same = data.describes() == manifest.data
+    write_evaluation(folder, manifest.model_dump(), data.name, same, found, subject)
+    for line in summary(found):
+        logger.info(line)
+    logger.info("The report: %s", folder / HTML_FILE)
+    return folder
+
+
+def measured(
+    predictor: Predictor, data: DataSet, others: DataSet | None
+) -> tuple[Subject, dict[str, Any]]:
+    """Answer the test images, and those of another data set; return answers and figures."""
+    evaluation = figures.evaluate(predictor, data.test, data.class_names)
+    found = evaluation.metrics | {"trust": trust.measure(evaluation, predictor.calibrated)}
+    strangers = None
+    if others is not None:
+        strangers = Strangers(others.name, figures.answers(predictor, others.test))
+        scores = trust.strangers(evaluation.answers, strangers.answers)
+        found["strangers"] = {"name": others.name, "images": len(others.test), "scores": scores}
+    spoilt = courses(predictor, data.test)
+    return Subject(data.test, data.class_names, evaluation, spoilt, strangers), found
+
+
+def summary(found: dict[str, Any]) -> list[str]:
+    """Say the most important figures in a few lines."""
+    figure = f"accuracy {found['accuracy']:.2%}, NLL {found['nll']:.4f}, ECE {found['ece']:.4f}"
+    lines = [f"{found['images']:,} images: {figure}"]
+    strangers = found.get("strangers", {"scores": {}})
+    lines += [
+        f"{strangers['name']} as strangers, by {score}: AUROC {told['auroc']:.4f}, "
+        f"FPR95 {told['fpr95']:.1%}"
+        for score, told in strangers["scores"].items()
+    ]
+    return lines
+
+
+def described(bundle: Bundle, data: str | None, config: EvaluationConfig) -> TrainingConfig:
+    """Describe how to load a data set as the bundle takes its images.
+
+    Raises:
+        SettingsError: there is no such data set.
+    """
+    spec, trained = bundle.manifest.input, bundle.manifest.training
+    options = {
+        "data": data or trained.get("data"),
+        "image_size": spec.height,
+        "colour": "grey" if spec.channels == 1 else "rgb",
+        "resize": spec.resize,
+        "data_dir": config.data_dir,
+        "cache_dir": config.cache_dir,
+        **{name: trained.get(name) for name in _SPLITTING},
+    }
+    known = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
+    return load(TrainingConfig, [f"--{name}={value}" for name, value in known.items()])
