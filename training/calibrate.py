@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 
 from model.calibration import (
     FEWEST_IMAGES,
+    RISK_STARTS,
     Arrays,
     Calibrated,
     Calibration,
@@ -65,47 +66,62 @@ def calibrate(predictor: Predictor, data: DataSet) -> Calibrated | None:
         return softmax(prediction.logits / np.float64(temperature))
 
     temperature, sampled_temperature = (best_temperature(of, labels) for of in (plain, sampled))
-    probabilities = sampled(sampled_temperature)
-    confidences, bounds = risk_bounds(probabilities, labels)
     known = _training_part(data)
     density = fit_density(_predict(predictor, known).features, known.labels)
-    draws = uniform_draws(prediction.features)
-    rows = np.arange(len(labels))
-    arrays = Arrays(
-        thr=np.sort(1 - probabilities[rows, labels]),
-        aps=np.sort(aps_scores(probabilities, draws)[rows, labels]),
-        confidences=confidences,
-        risk_bounds=bounds,
-        axes=density.axes,
-        centres=density.centres,
-        middle=density.middle,
-        nearness=np.sort(density.nearness(prediction.features)),
-    )
-    kept = [risk for risk in _RISKS if (bounds <= risk).any()]
+    arrays = _arrays(sampled(sampled_temperature), labels, prediction.features, density)
     numbers = Calibration(
         images=len(labels),
         temperature=temperature,
         sampled_temperature=sampled_temperature,
         samples=SAMPLES,
         seed=SEED,
-        max_risk=kept[0] if kept else _RISKS[-1],
+        max_risk=next((each for each in _RISKS if arrays.threshold(each)), _RISKS[-1]),
         guarantee=GUARANTEE,
     )
     return Calibrated(numbers, arrays)
 
 
+def _arrays(
+    probabilities: Floats,
+    labels: NDArray[np.int64],
+    features: NDArray[np.float32],
+    density: Density,
+) -> Arrays:
+    """Sort what is known of N validation images; probabilities [N, K], features [N, F]."""
+    confidences, bounds = risk_bounds(probabilities, labels)
+    rows = np.arange(len(labels))
+    return Arrays(
+        thr=np.sort(1 - probabilities[rows, labels]),
+        aps=np.sort(aps_scores(probabilities, uniform_draws(features))[rows, labels]),
+        confidences=confidences,
+        risk_bounds=bounds,
+        axes=density.axes,
+        centres=density.centres,
+        middle=density.middle,
+        nearness=np.sort(density.nearness(features)),
+    )
+
+
 def best_temperature(probabilities: Callable[[float], Floats], labels: NDArray[np.int64]) -> float:
-    """Return the temperature with the least NLL (Guo et al. 2017).
+    """Return the temperature with the least NLL (Guo et al. 2017), and half an image's doubt.
+
+    Where few images are all right, the least NLL is that of certainty. So half an image more is
+    taken to have any other class (smoothed targets: Platt 1999, with Krichevsky & Trofimov's half).
 
     Args:
         probabilities: temperature -> probabilities [N, K].
         labels: int64 [N].
     """
-    rows = np.arange(len(labels))
+    count = len(labels)
+    rows = np.arange(count)
+    doubt = 0.5 / (count + 1)
 
     def nll(logarithm: float) -> float:
-        true = probabilities(float(np.exp(logarithm)))[rows, labels]
-        return float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean())
+        given = probabilities(float(np.exp(logarithm)))
+        logs = np.log(np.maximum(given, np.finfo(np.float64).tiny))
+        true = logs[rows, labels]
+        others = (logs.sum(axis=1) - true) / (logs.shape[1] - 1)
+        return -float(((1 - doubt) * true + doubt * others).mean())
 
     found = minimize_scalar(nll, bounds=_LOGARITHMS, method="bounded")
     return float(np.exp(found.x))
@@ -114,8 +130,8 @@ def best_temperature(probabilities: Callable[[float], Floats], labels: NDArray[n
 def risk_bounds(probabilities: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Bound the error rate above every confidence (Geifman & El-Yaniv 2017, lemma 3.1).
 
-    The search for a threshold looks at the logarithm of N of them, so each bound may fail with that
-    part of what the guarantee leaves.
+    The search for a threshold has RISK_STARTS starts, so each bound may fail with that part of what
+    the guarantee leaves.
 
     Returns:
         Confidences [N], descending, and the bound of the images at least as confident [N].
@@ -126,11 +142,10 @@ def risk_bounds(probabilities: Floats, labels: NDArray[np.int64]) -> tuple[Float
     wrong = np.cumsum(probabilities.argmax(axis=1)[order] != labels[order])
     last = np.searchsorted(-confidence, -confidence, side="right") - 1  # of equal ones
     errors, images = wrong[last], last + 1
-    looks = int(np.ceil(np.log2(len(labels) + 1)))
     bounds = np.ones(len(labels))
     some = errors < images
-    levels = 1 - (1 - GUARANTEE) / looks
-    bounds[some] = beta.ppf(levels, errors[some] + 1, images[some] - errors[some])
+    level = 1 - (1 - GUARANTEE) / RISK_STARTS
+    bounds[some] = beta.ppf(level, errors[some] + 1, images[some] - errors[some])
     return confidence, bounds
 
 

@@ -132,6 +132,34 @@ def test_no_threshold_keeps_what_no_image_shows() -> None:
     assert known.threshold(0.999) == known.threshold(0.99)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "answered"),
+    [
+        ([0.9] * 5 + [0.1] * 10 + [0.9] * 5, 15),
+        ([0.1] * 3 + [0.9] * 17, 3),
+        ([0.9] * 19 + [0.1], 20),
+        ([0.1] * 6 + [0.9] + [0.1] * 6 + [0.9] * 7, 13),
+        ([0.1, 0.9] * 10, 0),
+    ],
+)
+def test_a_threshold_is_found_from_any_tenth_up_to_the_first_bound_that_fails(
+    bounds: list[float], answered: int
+) -> None:
+    none = np.empty(0)
+    confidences = np.linspace(1, 0, 20)
+    arrays = Arrays(
+        thr=none,
+        aps=none,
+        confidences=confidences,
+        risk_bounds=np.array(bounds),
+        axes=none,
+        centres=none,
+        middle=none,
+        nearness=none,
+    )
+    assert arrays.threshold(0.5) == (confidences[answered - 1] if answered else None)
+
+
 def test_drawn_numbers_are_uniform_and_always_the_same() -> None:
     features = np.random.default_rng(8).random((2_000, 9)).astype(np.float32)
     draws = uniform_draws(features)

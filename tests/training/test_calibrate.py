@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binomtest
 
 from model.bundle import open_bundle
-from model.calibration import FEWEST_IMAGES
+from model.calibration import FEWEST_IMAGES, RISK_STARTS
 from model.predictor import Predictor, open_tested
 from model.preprocessing import to_float
 from model.sampling import Fixed
@@ -37,12 +37,21 @@ def test_the_temperature_of_overconfident_logits_is_found(temperature: float) ->
     assert found == pytest.approx(temperature, rel=0.03)
 
 
+@pytest.mark.parametrize("count", [100, 5_000])
+def test_images_without_a_mistake_do_not_make_it_certain(count: int) -> None:
+    logits = np.eye(5)[np.arange(count) % 5] * 4.0
+    labels = np.arange(count) % 5
+    found = best_temperature(lambda tried: softmax(logits / tried), labels)
+    wrong = 1 - softmax(logits / found)[0, 0]
+    assert wrong == pytest.approx(0.5 / (count + 1), rel=0.02)
+
+
 def test_risk_bounds_are_clopper_and_pearsons() -> None:
     generator = np.random.default_rng(1)
     probabilities = softmax(generator.normal(size=(64, 3)))
     labels = generator.integers(0, 3, 64)
     confidences, bounds = risk_bounds(probabilities, labels)
-    level = 1 - (1 - GUARANTEE) / 7  # a search among 64 looks at 7
+    level = 1 - (1 - GUARANTEE) / RISK_STARTS
     for count in (1, 10, 64):
         chosen = probabilities.max(axis=1) >= confidences[count - 1]
         wrong = (probabilities.argmax(axis=1) != labels)[chosen].sum()
