@@ -100,7 +100,7 @@ def measured(options: argparse.Namespace) -> Record:
         for design in _DESIGNS
     }
     analytic = _quality(truth, [predictor.uncertainty(prediction, Analytic())])
-    weight_scaling = _error(softmax(prediction.logits), truth)
+    weight_scaling = _error(softmax(prediction.logits / predictor.sampled_temperature), truth)
     several = predictor.predict(to_float(part.images[np.sort(drawn[: options.auto_images])]))
     independent = curves["independent"]
     one = np.mean([q.error * np.sqrt(t) for q, t in zip(independent, _COUNTS, strict=True)])
@@ -150,7 +150,8 @@ def _truth(predictor: Predictor, prediction: Prediction, samples: int) -> Truth:
     for run in range(runs):
         how = Fixed(1_000_000 + run, _CHUNK, "independent")
         for row in range(len(expected)):
-            probabilities = softmax(predictor.sample(prediction.features[row : row + 1], how))[0]
+            logits = predictor.sample(prediction.features[row : row + 1], how)[0]
+            probabilities = softmax(logits / predictor.sampled_temperature)
             total[row] += probabilities.mean(axis=0)
             expected[row] += entropy(probabilities).mean()
     mean = total / runs

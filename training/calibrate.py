@@ -34,7 +34,7 @@ GUARANTEE = 0.95
 _RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """The default is the least of these that some threshold keeps, or the last."""
 _SHRINKAGE = 0.1
-"""Of covariances towards a sphere; chosen on held-out classes, docs/experiments.md."""
+"""Chosen on classes held out of the training, docs/experiments.md."""
 _DENSITY_IMAGES = 20_000
 _DENSITY_AXES = 256
 _CHUNK = 1_000
@@ -162,18 +162,23 @@ def fit_density(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Den
         points = points @ principal
     classes = np.unique(labels)
     means = np.array([points[labels == label].mean(axis=0) for label in classes])
-    within = _whitening(points - means[np.searchsorted(classes, labels)])
+    within = whitening(points - means[np.searchsorted(classes, labels)], _SHRINKAGE)
     middle = points.mean(axis=0)
-    overall = _whitening(points - middle)
+    overall = whitening(points - middle, _SHRINKAGE)
     axes = principal @ np.concatenate([within, overall], axis=1)
     return Density(axes, means @ within, middle @ overall)
 
 
-def _whitening(centred: Floats) -> Floats:
-    """Return axes [D, D] on which the shrunk covariance of points [N, D] is the identity."""
+def whitening(centred: Floats, shrinkage: float) -> Floats:
+    """Return axes [D, D] on which the covariance of points [N, D] is the identity.
+
+    Args:
+        centred: [N, D], with a mean of 0.
+        shrinkage: of the covariance towards a sphere, 0..1.
+    """
     covariance = centred.T @ centred / len(centred)
     sphere = np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    lengths, directions = np.linalg.eigh((1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere)
+    lengths, directions = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
     axes: Floats = directions / np.sqrt(np.maximum(lengths, np.finfo(np.float32).tiny))
     return axes
 
