@@ -5,14 +5,14 @@ VENV ?= .venv
 # Another package index beside the default one, for a CPU build of torch where the default is CUDA's.
 PACKAGE_INDEX ?=
 COMPOSE ?= docker compose
-# More flags for serve, train, experiment and test.
+# More flags for serve, train, evaluate, experiment and test.
 ARGS ?=
 
 bin := $(VENV)/bin
 install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(PACKAGE_INDEX),--extra-index-url $(PACKAGE_INDEX)) --constraint constraints.txt
 
-.PHONY: help serve train experiment test check format compose-test clean
+.PHONY: help serve train evaluate experiment test check format compose-test clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
@@ -23,6 +23,9 @@ serve: $(VENV)/training  ## set up, train the digits if there is no bundle, serv
 
 train: $(VENV)/training  ## train and export, e.g. make train ARGS="--data mnist"
 	@$(bin)/python -m training $(ARGS)
+
+evaluate: $(VENV)/training  ## measure a bundle, e.g. make evaluate ARGS="models/digits/1"
+	@$(bin)/python -m training.evaluate $(ARGS)
 
 experiment: $(VENV)/training  ## reproduce a claim of the literature, e.g. make experiment ARGS="table --quick"
 	@$(bin)/python -m training.experiments $(ARGS)
