@@ -160,6 +160,7 @@ class Calibrated:
     def __init__(self, numbers: Calibration, arrays: Arrays) -> None:
         self.numbers = numbers
         self._arrays = arrays
+        self._density = arrays.density
 
     def write(self, path: Path) -> None:
         """Write the arrays to the file `path`."""
@@ -211,7 +212,7 @@ class Calibrated:
             features: float32 [N, F].
         """
         known = self._arrays.nearness
-        return np.searchsorted(known, self._arrays.density.nearness(features)) / len(known)
+        return np.searchsorted(known, self._density.nearness(features)) / len(known)
 
     def threshold(self, max_risk: float) -> float | None:
         """Return the least confidence to answer with, or None where no threshold is known to do."""

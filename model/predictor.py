@@ -85,8 +85,8 @@ class Predictor:
         self.calibrated: Calibrated | None = None
         """Its temperatures, and what turns answers into decisions; None: answers as they come."""
         self.classes = int(head.get_outputs()[0].shape[-1])
-        # The summary holds its classes in float64, the head its widths in float32.
-        widest = max(2 * self.classes, *(layer.width for layer in self._layers))
+        # What the summary holds of a sample is wider than its classes.
+        widest = max(2 * self.classes + 1, *(layer.width for layer in self._layers))
         self._head_cells = max(1, _HEAD_BYTES // (4 * widest))  # rows x samples of one run
 
     @classmethod
@@ -151,7 +151,7 @@ class Predictor:
     def _asked(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         match how:
             case Fixed():
-                return summarise(self.sample(prediction.features, how), self._temperature)
+                return summarise(self.sample(prediction.features, how), self.sampled_temperature)
             case Auto():
                 return self._until_settled(prediction, how)
             case Analytic():
@@ -170,10 +170,12 @@ class Predictor:
             block = tuple(mask[start:total] for mask in drawn)
             more = self._sampled(prediction.features[waiting], block)
             logits = np.concatenate([logits, more], axis=1)
-            done = settled(softmax(logits / np.float64(self._temperature)), expected[waiting])
+            done = settled(
+                softmax(logits / np.float64(self.sampled_temperature)), expected[waiting]
+            )
             ready = done | (total == how.most)
             if ready.any():
-                summary = summarise(logits[ready], self._temperature)
+                summary = summarise(logits[ready], self.sampled_temperature)
                 parts.append(replace(summary, settled=done[ready]))
                 order.append(waiting[ready])
             waiting, logits = waiting[~ready], logits[~ready]
@@ -189,10 +191,13 @@ class Predictor:
         alone = np.eye(layer.width + 1, layer.width, dtype=np.float32)  # each unit, and none
         logits = self._sampled(prediction.features, (alone,))
         bias = logits[0, -1]
-        return integrate(normal_logits(logits[:, :-1] - bias, bias, layer.p), self._temperature)
+        return integrate(
+            normal_logits(logits[:, :-1] - bias, bias, layer.p), self.sampled_temperature
+        )
 
     @property
-    def _temperature(self) -> float:
+    def sampled_temperature(self) -> float:
+        """What the logits of every sample are divided by."""
         return self.calibrated.numbers.sampled_temperature if self.calibrated else 1.0
 
     def _sampled(self, features: Floats, drawn: Masks) -> Floats:

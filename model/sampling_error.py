@@ -18,66 +18,52 @@ _WIDENING = 3.0
 """Few samples know the deviation itself poorly, and the tail depends on it exponentially: widened
 by 1 + 3/T, stated 95 % intervals covered as much from 8 samples on (python -m benchmarks.sampling).
 """
-_TINY = np.finfo(np.float64).tiny
 _STEEPEST = 700.0
 """Logits beyond this would overflow exp."""
+_NEAREST = np.finfo(np.float64).eps
+"""To 1, of a probability."""
 
 
-def odds(exponents: Floats, powers: Floats) -> Floats:
-    """Return ln p/(1 - p) of p = powers / their sum over K, exact also where p rounds to 1.
+def logit_normal_variances(
+    centres: Floats, variances: Floats, samples: int, labels: NDArray[np.int64], mean: Floats
+) -> tuple[Floats, Floats]:
+    """Return variances of what T >= 2 samples say, as far as normal logits tell them.
 
     Args:
-        exponents: [..., K], at most 0, one of them 0.
-        powers: [..., K], exp(exponents).
+        centres: mean over the samples of the probabilities' logits, [N, K].
+        variances: of the same, [N, K].
+        samples: T.
+        labels: int64 [N].
+        mean: mean probabilities, [N, K].
+
+    Returns:
+        The variance of each probability, [N, K], and of KL(label or not in a sample, label or not
+        in the mean), nats^2: [N]. Exactly 0 where the samples are equal.
     """
-    likeliest = powers.argmax(axis=-1, keepdims=True)
-    lesser = powers.copy()
-    np.put_along_axis(lesser, likeliest, 0, axis=-1)
-    rest = lesser.sum(axis=-1, keepdims=True)
-    others = rest + (np.take_along_axis(powers, likeliest, axis=-1) - lesser)
-    np.put_along_axis(others, likeliest, rest, axis=-1)
-    logits: Floats = exponents - np.log(np.maximum(others, _TINY))
-    return logits
+    images, classes = centres.shape
+    deviations = np.sqrt(variances) * (1 + _WIDENING / samples)
+    points = deviations[..., np.newaxis] * _NODES
+    points -= centres[..., np.newaxis]  # negative logits: the nodes lie evenly around 0
+    np.minimum(points, _STEEPEST, out=points)
+    values = np.empty((images, classes + 1, len(_NODES)))
+    chances = np.exp(points, out=values[:, :-1])
+    chances += 1
+    np.reciprocal(chances, out=chances)
+    rows = np.arange(images)
+    values[:, -1] = _divergence(chances[rows, labels], points[rows, labels], mean[rows, labels])
+    values -= values[..., :1].copy()
+    values -= (values @ _WEIGHTS)[..., np.newaxis]
+    found = np.square(values, out=values) @ _WEIGHTS
+    return found[:, :-1], found[:, -1]
 
 
-class LogitNormal:
-    """Normal distributions fitted to the logits of sampled probabilities: [N, T, K], T >= 2."""
+def _divergence(chances: Floats, points: Floats, mean: Floats) -> Floats:
+    """KL(p, mean) of two classes, but for a constant, as ln (1 - p) = ln p - logit: [N, nodes].
 
-    def __init__(self, logits: Floats) -> None:
-        first = logits[:, :1]
-        centre = first[:, 0] + (logits - first).mean(axis=1)
-        deviation = logits.std(axis=1, ddof=1, mean=centre[:, np.newaxis])
-        deviation *= 1 + _WIDENING / logits.shape[1]
-        points = centre[..., np.newaxis] + deviation[..., np.newaxis] * _NODES
-        self._points = np.clip(points, -_STEEPEST, _STEEPEST)
-
-    def variance(self) -> Floats:
-        """Variance of each probability: [N, K]."""
-        return _variance(1 / (1 + np.exp(-self._points)))
-
-    def divergence_variance(self, labels: NDArray[np.int64], mean: Floats) -> Floats:
-        """Variance of KL(label or not in a sample, label or not in the mean), nats^2: [N].
-
-        Args:
-            labels: int64 [N].
-            mean: mean probabilities, [N, K].
-        """
-        rows = np.arange(len(labels))
-        points = self._points[rows, labels]
-        yes, no = -np.logaddexp(0, -points), -np.logaddexp(0, points)  # logarithms
-        mean_yes = mean[rows, labels]
-        lesser = mean.copy()
-        lesser[rows, labels] = 0
-        mean_no = np.maximum(lesser.sum(axis=-1), _TINY)
-        return _variance(
-            np.exp(yes) * (yes - np.log(mean_yes)[:, np.newaxis])
-            + np.exp(no) * (no - np.log(mean_no)[:, np.newaxis])
-        )
-
-
-def _variance(values: Floats) -> Floats:
-    """Over the nodes on the last axis; exactly 0 where all are equal."""
-    differences = values - values[..., :1]
-    mean = (differences * _WEIGHTS).sum(axis=-1, keepdims=True)
-    variance: Floats = (np.square(differences - mean) * _WEIGHTS).sum(axis=-1)
-    return variance
+    Args:
+        chances: p, [N, nodes].
+        points: its negative logits, [N, nodes].
+        mean: [N].
+    """
+    odds = np.log(mean / np.maximum(1 - mean, _NEAREST))[:, np.newaxis]
+    return np.log(chances) + points - chances * (points + odds)

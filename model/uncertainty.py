@@ -2,6 +2,9 @@
 
 Only the head's dropout is treated as Bayesian. Entropies are in nats.
 
+Single samples are float32: several times faster, and as exact as their logits. What is reported is
+float64: mean probabilities are divided by their sum before anything is computed from them.
+
 The entropy of a mean of T samples is too low on average, by about half the sum over classes of the
 mean's variance over the mean (the delta method; Miller 1955 for counts). `summarise` adds that to
 the mutual information and takes it from the expected entropy, so the predictive entropy stays that
@@ -9,16 +12,17 @@ of the probabilities reported beside it, and the three still add up.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.sampling_error import LogitNormal, odds
+from model.sampling_error import logit_normal_variances
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 _TINY = np.finfo(np.float64).tiny
+_SMALLEST = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +92,88 @@ def entropy(probabilities: Floats) -> Floats:
 
 
 class Samples:
-    """Probabilities of T samples, float64 [N, T, K], and what they come from."""
+    """Moments of what T samples say, each alone; exact where the samples are all equal."""
 
     def __init__(self, logits: NDArray[np.floating], temperature: float) -> None:
-        """Take the softmax of logits [N, T, K] divided by `temperature`."""
-        exponents = logits.astype(np.float64)
-        exponents -= exponents.max(axis=-1, keepdims=True)
-        exponents /= temperature
-        self.exponents = exponents
-        self.powers = np.exp(exponents)
-        self.probabilities: Floats = self.powers / self.powers.sum(axis=-1, keepdims=True)
-        self.mean = _mean_over_samples(self.probabilities)
+        """Take logits [N, T, K], divided by `temperature`."""
+        classes = logits.shape[2]
+        self.figures, self.likeliest = _figures(logits, temperature)
+        """[2K + 1, N, T], as differences from the first sample; and [K, N, T]."""
+        first = self.figures[..., :1].copy()
+        self.figures -= first
+        shifts, squares = _moments(self.figures)
+        means = np.add(first[..., 0].T, shifts.T, dtype=np.float64, order="C")
+        variances = squares.T.astype(np.float64, order="C")
+        self.mean = means[:, :classes] / np.add.reduce(means[:, :classes], axis=1, keepdims=True)
+        self.variance = variances[:, :classes]
+        """[N, K], as the mean, of the probabilities; unbiased."""
+        self.centres, self.spreads = means[:, classes:-1], variances[:, classes:-1]
+        """Mean and variance of the probabilities' logits, [N, K]."""
+        self.certainty = means[:, -1]
+        """Mean negative entropy, [N]."""
+        self.logarithms = _logarithm(self.mean)
+        self.labels = self.mean.argmax(axis=1)
+        self.scatter = np.add.reduce(self.variance / np.maximum(self.mean, _TINY), axis=1)
+        """[N], 0 where samples are equal; over 2T it is what H(mean) is too low by."""
 
-    @cached_property
-    def divergences(self) -> Floats:
-        """KL(sample, mean) in nats, [N, T]: their mean is the mutual information."""
-        ratios = _logarithm(self.probabilities) - _logarithm(self.mean)[:, np.newaxis]
-        divergences: Floats = (self.probabilities * ratios).sum(axis=-1)
-        return divergences
+    @property
+    def count(self) -> int:
+        """T, or 2 for a single sample."""
+        return len(self.figures[0, 0])
+
+    def errors(self) -> tuple[Floats, Floats]:
+        """Return standard errors of the mean [N, K] and of the mutual information [N]."""
+        tails, label_tail = logit_normal_variances(
+            self.centres, self.spreads, self.count, self.labels, self.mean
+        )
+        weights = self.logarithms.T.astype(np.float32)[..., np.newaxis]
+        expected = np.add.reduce(self.figures[: len(weights)] * weights)
+        _, divergence = _moments(self.figures[-1] - expected)  # KL(sample, mean), but a constant
+        return (
+            np.sqrt(np.maximum(self.variance, tails) / self.count),
+            np.sqrt((divergence + label_tail) / self.count),
+        )
+
+
+def _figures(logits: NDArray[np.floating], temperature: float) -> tuple[Singles, Singles]:
+    """Return what each sample says, classes first: sums over them then add whole rows.
+
+    Returns:
+        float32 [2K + 1, N, T]: K probabilities, their logits ln p/(1 - p), exact also where p
+        rounds to 1, and the negative entropy; and float32 [K, N, T]: 1 for the class of the highest
+        probability, or several such, else 0.
+    """
+    images, count, classes = logits.shape
+    # A single sample is taken twice: alone, NumPy would add its classes up in another order.
+    figures = np.empty((2 * classes + 1, images, max(count, 2)), np.float32)
+    probabilities, exponents = figures[:classes], figures[classes:-1]
+    np.multiply(logits.transpose(2, 0, 1), np.float32(1 / temperature), out=exponents)
+    exponents -= np.maximum.reduce(exponents)
+    np.exp(exponents, out=probabilities)
+    # Ones and smaller powers are added up apart: a sum of both would round the latter off.
+    likeliest = np.floor(probabilities)
+    lesser = probabilities - likeliest
+    ones, rest = np.add.reduce(likeliest), np.add.reduce(lesser)
+    np.maximum(rest, _SMALLEST, out=rest)
+    total = ones + rest
+    probabilities /= total
+    products = probabilities * exponents
+    np.subtract(np.add.reduce(products), np.log1p(rest + (ones - 1)), out=figures[-1])
+    others = np.subtract(rest, lesser, out=lesser)
+    others += np.subtract(ones, likeliest, out=products)
+    exponents -= np.log(others, out=others)
+    return figures, likeliest
+
+
+def _moments(differences: Singles) -> tuple[Singles, Singles]:
+    """Return mean and unbiased variance of differences from a first sample: [..., T] -> [...]."""
+    count = differences.shape[-1]
+    sums = np.vecdot(differences, np.ones(count, np.float32))
+    means = sums / np.float32(count)
+    squares = np.vecdot(differences, differences)
+    squares -= sums * means
+    squares /= np.float32(count - 1)
+    return means, np.maximum(squares, 0, out=squares)
 
 
 def integrate(logits: NDArray[np.floating], temperature: float = 1.0) -> Uncertainty:
@@ -113,58 +181,46 @@ def integrate(logits: NDArray[np.floating], temperature: float = 1.0) -> Uncerta
 
     Points that are all equal (p = 0) have a spread and a mutual information of exactly 0.
     """
-    return _integrate(Samples(logits, temperature))
+    samples = Samples(logits, temperature)
+    unknown = np.full_like(samples.mean, np.nan), np.full_like(samples.scatter, np.nan)
+    return _summary(samples, logits.shape[1], samples.certainty, unknown)
 
 
 def summarise(logits: NDArray[np.float32], temperature: float = 1.0) -> Uncertainty:
     """Summarise the logits of T random samples, float32 [N, T, K], divided by `temperature`."""
-    samples = Samples(logits, temperature)
-    plain = _integrate(samples)
     count = logits.shape[1]
     if count == 1:
-        return plain
-    variance = np.square(plain.probability_std) * count / (count - 1)
-    bias = (variance / np.maximum(samples.mean, _TINY)).sum(axis=-1) / (2 * count)
-    information = np.minimum(plain.mutual_information + bias, plain.predictive_entropy)
-    fitted = LogitNormal(odds(samples.exponents, samples.powers))
-    spread = samples.divergences.var(axis=1, ddof=1)
-    spread += fitted.divergence_variance(plain.labels, samples.mean)
-    return replace(
-        plain,
-        standard_error=np.sqrt(np.maximum(variance, fitted.variance()) / count),
-        expected_entropy=plain.predictive_entropy - information,
-        mutual_information=information,
-        mutual_information_error=np.sqrt(spread / count),
-    )
+        return integrate(logits, temperature)
+    samples = Samples(logits, temperature)
+    corrected = samples.certainty + samples.scatter / (2 * count)
+    return _summary(samples, count, corrected, samples.errors())
 
 
-def _integrate(samples: Samples) -> Uncertainty:
-    probabilities, mean = samples.probabilities, samples.mean
-    labels = mean.argmax(axis=-1)
-    predictive = entropy(mean)
-    information = np.clip(_mean_over_samples(samples.divergences), 0, predictive)
+def _summary(
+    samples: Samples, count: int, certainty: Floats, errors: tuple[Floats, Floats]
+) -> Uncertainty:
+    predictive = 0 - np.vecdot(samples.mean, samples.logarithms)
+    information = np.minimum(np.maximum(predictive + certainty, 0), predictive)
+    information *= samples.scatter > 0
+    images = len(predictive)
+    agreed = np.add.reduce(samples.likeliest[samples.labels, np.arange(images)], axis=1)
+    unknown = np.full(images, np.nan)
     return Uncertainty(
-        labels=labels,
-        mean_probabilities=mean,
-        probability_std=np.sqrt(np.square(probabilities - mean[:, np.newaxis]).mean(axis=1)),
-        standard_error=np.full_like(mean, np.nan),
+        labels=samples.labels,
+        mean_probabilities=samples.mean,
+        probability_std=np.sqrt(samples.variance * (1 - 1 / samples.count)),
+        standard_error=errors[0],
         predictive_entropy=predictive,
         expected_entropy=predictive - information,
         mutual_information=information,
-        mutual_information_error=np.full_like(predictive, np.nan),
-        variation_ratio=(probabilities.argmax(axis=-1) != labels[:, np.newaxis]).mean(axis=1),
-        samples_used=np.full_like(labels, probabilities.shape[1]),
-        settled=np.zeros(len(labels), dtype=np.bool_),
-        typicality=np.full_like(predictive, np.nan),
-        set_draws=np.full_like(predictive, np.nan),
+        mutual_information_error=errors[1],
+        variation_ratio=1 - agreed / np.float64(samples.count),
+        samples_used=np.full(images, count),
+        settled=np.zeros(images, dtype=np.bool_),
+        typicality=unknown,
+        set_draws=unknown,
     )
 
 
 def _logarithm(values: Floats) -> Floats:
     return np.log(np.maximum(values, _TINY))
-
-
-def _mean_over_samples(values: Floats) -> Floats:
-    first = values[:, :1]
-    mean: Floats = first[:, 0] + (values - first).mean(axis=1)
-    return mean

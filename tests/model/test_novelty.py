@@ -11,6 +11,19 @@ def test_nearness_compares_the_nearest_class_with_the_middle() -> None:
     assert density.nearness(features).tolist() == [12.5, -12.5, 20.0]
 
 
+def test_nearness_is_as_exact_as_the_distances_themselves() -> None:
+    generator = np.random.default_rng(1)
+    features = 5 + generator.random((50, 96)).astype(np.float32)
+    axes, centres = generator.normal(size=(96, 192)), generator.normal(size=(10, 96))
+    middle = generator.normal(size=96)
+    inside, overall = np.split(features.astype(np.float64) @ axes, 2, axis=1)
+    nearest = np.square(inside[:, np.newaxis] - centres).sum(axis=-1).min(axis=1)
+    expected = (np.square(overall - middle).sum(axis=-1) - nearest) / 2
+    scale = np.square(overall).sum(axis=-1).max()
+    nearness = Density(axes, centres, middle).nearness(features)
+    np.testing.assert_allclose(nearness, expected, atol=1e-6 * scale)
+
+
 @pytest.mark.parametrize("size", [1, 3, 50])
 def test_a_row_has_the_same_bytes_alone_and_in_a_batch(size: int) -> None:
     generator = np.random.default_rng(0)

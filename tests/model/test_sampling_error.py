@@ -1,4 +1,4 @@
-import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -6,40 +6,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.integrate import quad
+from scipy.special import expit, rel_entr
 from scipy.stats import norm
 
-from model.sampling_error import Floats, LogitNormal, odds
+from model.sampling_error import logit_normal_variances
 from model.uncertainty import summarise
 
-_values = arrays(np.float64, (2, 3, 5), elements=st.floats(-50, 0))
+SAMPLES = 2_000
 
 
-@given(_values)
-def test_odds_are_the_logarithm_of_p_over_its_rest(exponents: Floats) -> None:
-    exponents -= exponents.max(axis=-1, keepdims=True)
-    powers = np.exp(exponents)
-    for index in np.ndindex(exponents.shape):
-        rest = np.delete(powers[index[:-1]], index[-1]).sum()
-        expected = exponents[index] - np.log(rest)
-        assert odds(exponents, powers)[index] == pytest.approx(expected, abs=1e-9)
+def expectation(of: Callable[[float], float], centre: float, deviation: float) -> float:
+    """Over a normal distribution, by SciPy's adaptive quadrature."""
+
+    def weighted(standard: float) -> float:
+        return float(norm.pdf(standard)) * of(centre + deviation * standard)
+
+    return float(quad(weighted, -12, 12, limit=200, epsabs=0, epsrel=1e-10)[0])
 
 
 @pytest.mark.parametrize(("centre", "deviation"), [(0, 0.5), (-6, 1.5), (-10, 2.5), (3, 2), (8, 1)])
-def test_the_variance_is_that_of_the_logit_normal(centre: float, deviation: float) -> None:
-    """Against SciPy's adaptive quadrature; the samples have the wished mean and deviation."""
-    pairs = np.tile([1.0, -1.0], 1_000) * np.sqrt(1 - 1 / 2_000) / (1 + 3 / 2_000)
-    samples = centre + deviation * pairs
-    logits = np.stack([samples, -samples], axis=-1)[np.newaxis]
+def test_the_variances_are_those_of_the_logit_normal(centre: float, deviation: float) -> None:
+    """Two classes whose deviation is the wished one once it is widened."""
+    plain = np.full((1, 2), (deviation / (1 + 3 / SAMPLES)) ** 2)
+    mean = expectation(expit, centre, deviation)
+    label = np.array([0])
+    tails, divergences = logit_normal_variances(
+        np.array([[centre, -centre]]), plain, SAMPLES, label, np.array([[mean, 1 - mean]])
+    )
+    variance = expectation(lambda logit: expit(logit) ** 2, centre, deviation) - mean**2
+    np.testing.assert_allclose(tails[0], variance, rtol=0.02)
 
-    def moment(power: int) -> float:
-        def weighted(standard: float) -> float:
-            share = 1 / (1 + math.exp(-centre - deviation * standard))
-            return float(norm.pdf(standard)) * share**power
+    def divergence(logit: float) -> float:
+        return float(rel_entr(float(expit(logit)), mean) + rel_entr(float(expit(-logit)), 1 - mean))
 
-        return float(quad(weighted, -12, 12, limit=200, epsabs=0, epsrel=1e-10)[0])
-
-    expected = moment(2) - moment(1) ** 2
-    np.testing.assert_allclose(LogitNormal(logits).variance()[0], expected, rtol=0.02)
+    expected = expectation(divergence, centre, deviation)
+    squared = expectation(lambda logit: divergence(logit) ** 2, centre, deviation)
+    np.testing.assert_allclose(divergences, squared - expected**2, rtol=0.02)
 
 
 @given(arrays(np.float32, (3, 1, 4), elements=st.floats(-80, 80, width=32)), st.integers(2, 9))

@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax as scipy_softmax
 from scipy.stats import entropy as scipy_entropy
 
-from model.uncertainty import entropy, integrate, softmax, summarise
+from model.uncertainty import Samples, entropy, integrate, softmax, summarise
 
 Logits = NDArray[np.float32]
 
-logits = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(2, 6)).flatmap(
+# Of 8 classes on, NumPy adds up some arrays in another order.
+logits = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(2, 10)).flatmap(
     lambda shape: arrays(np.float32, shape, elements=st.floats(-80, 80, width=32))
 )
 
@@ -36,20 +37,21 @@ def test_the_identities_and_bounds_hold(values: Logits) -> None:
 
 @given(logits)
 def test_the_figures_are_those_of_scipy(values: Logits) -> None:
+    """To within what float32 rounds off, up to 2e-7 a sample."""
     result = summarise(values)
     samples = scipy_softmax(values.astype(np.float64), axis=-1)
     mean = samples.mean(axis=1)
-    np.testing.assert_allclose(result.mean_probabilities, mean, atol=1e-12)
-    np.testing.assert_allclose(result.probability_std, samples.std(axis=1), atol=1e-7)
-    np.testing.assert_allclose(result.predictive_entropy, scipy_entropy(mean, axis=1), atol=1e-9)
+    np.testing.assert_allclose(result.mean_probabilities, mean, atol=1e-6)
+    np.testing.assert_allclose(result.probability_std, samples.std(axis=1), atol=1e-6)
+    np.testing.assert_allclose(result.predictive_entropy, scipy_entropy(mean, axis=1), atol=2e-6)
     expected = scipy_entropy(samples, axis=-1).mean(axis=1)
     uncorrected = integrate(values)
-    np.testing.assert_allclose(uncorrected.expected_entropy, expected, atol=1e-9)
+    np.testing.assert_allclose(uncorrected.expected_entropy, expected, atol=2e-6)
     count = values.shape[1]
     if count > 1:  # the delta method's bias of H(mean), up to all of the entropy
         bias = (samples.var(axis=1, ddof=1) / count / np.maximum(mean, 1e-300)).sum(axis=1) / 2
         corrected = np.minimum(uncorrected.mutual_information + bias, result.predictive_entropy)
-        np.testing.assert_allclose(result.mutual_information, corrected, atol=1e-9)
+        np.testing.assert_allclose(result.mutual_information, corrected, atol=4e-6)
 
 
 @given(logits, st.integers(1, 70))
@@ -62,6 +64,15 @@ def test_equal_samples_disagree_by_exactly_nothing(values: Logits, samples: int)
     assert (result.variation_ratio == 0).all()
     np.testing.assert_array_equal(result.mean_probabilities, single.mean_probabilities)
     np.testing.assert_array_equal(result.predictive_entropy, single.predictive_entropy)
+
+
+@given(arrays(np.float32, (1, 1, 5), elements=st.floats(-40, 40, width=32)))
+def test_centres_are_the_logits_of_probabilities_also_where_these_round_to_1(
+    values: Logits,
+) -> None:
+    powers = np.exp(values[0, 0].astype(np.float64))
+    expected = [np.log(power / np.delete(powers, k).sum()) for k, power in enumerate(powers)]
+    np.testing.assert_allclose(Samples(values, 1.0).centres[0], expected, atol=2e-5)
 
 
 @given(logits)

@@ -9,7 +9,7 @@ from training.experiments.lab import Lab, Plan
 from training.experiments.record import Record, percent
 from training.experiments.trial import Outcome, Trial
 
-_RATES = (0.001, 0.0003, 0.003)
+_RATES = (0.001, 0.0003)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,186 @@
+"""What samples of the head add to the time of a plain prediction, inside one process.
+
+    python -m benchmarks.sampling_cost models/fashion-mnist/1 [--record docs]
+
+Plain is the deterministic pass and its probabilities; sampled is the same pass and all that `POST
+/uncertainty` computes from it, with masks that are cached. Each round times every call once, in
+random order, so that whatever else the machine does falls on all of them alike. Read the ratios:
+microseconds are those of this machine, and of what else it did. The images are the bundle's own
+golden ones, repeated.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+
+from model.bundle import GOLDEN_FILE, open_bundle
+from model.predictor import Floats, Predictor, open_tested
+from model.sampling import Fixed
+from model.uncertainty import summarise
+from training.experiments.record import Record
+
+_BATCHES = (1, 16)
+_COUNTS = (64, 256)
+_SEED = 3
+_WARM_UP = 20
+
+Times = NDArray[np.float64]
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one batch and number of samples; times are the shortest, in microseconds."""
+
+    batch: int
+    samples: int
+    plain: float
+    head: float
+    """The head's run, with its masks."""
+    summary: float
+    """From sampled logits to figures."""
+    rest: float
+    """What a sampled answer adds beyond these."""
+    quartiles: tuple[float, float, float]
+    """Of what is added, as a share of the plain call of the same round."""
+
+    @property
+    def added(self) -> float:
+        """What the shortest sampled call adds to the shortest plain one, as a share of it."""
+        return (self.head + self.summary + self.rest) / self.plain
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("bundle", type=Path, help="folder of a bundle")
+    parser.add_argument("--rounds", type=int, default=1_000, help="timings of each call")
+    parser.add_argument("--record", type=Path, help="folder of the notes")
+    options = parser.parse_args(arguments)
+    record = measured(options.bundle, options.rounds)
+    record.print(Console())
+    if options.record:
+        record.add_to(options.record, f"python -m benchmarks.sampling_cost {options.bundle}")
+
+
+def measured(path: Path, rounds: int) -> Record:
+    """Return all figures of the bundle in `path`."""
+    bundle = open_bundle(path)
+    predictor = open_tested(bundle)
+    with np.load(path / GOLDEN_FILE) as golden:
+        images = golden["images"]
+    costs = [
+        cost
+        for batch in _BATCHES
+        for cost in _costs(predictor, np.resize(images, (batch, *images.shape[1:])), rounds)
+    ]
+    calibrated = "calibrated" if bundle.manifest.calibration else "not calibrated"
+    return Record(
+        name="sampling-cost",
+        title="What samples cost",
+        setting=f"{bundle.manifest.name}, {calibrated}, one thread, {rounds:,} rounds in random "
+        "order. Added: to a plain prediction of the same round, median and quartiles; at best, the "
+        "shortest call to the shortest. Times are the shortest, too: head and summary alone, and "
+        "the rest is what remains.",
+        columns=("batch", "T", "added", "quartiles", "at best", "plain", "head", "summary", "rest"),
+        rows=[_row(cost) for cost in costs],
+        finding=" ".join(
+            f"Batch {cost.batch}: {cost.samples} samples add {100 * cost.quartiles[1]:.0f} %, "
+            f"at best {100 * cost.added:.0f} %."
+            for cost in costs
+        ),
+        figure=_figure(costs),
+    )
+
+
+def _costs(predictor: Predictor, images: Floats, rounds: int) -> list[Cost]:
+    """Time a plain call against sampled ones, and the parts of these."""
+    prediction = predictor.predict(images)
+    temperature = predictor.sampled_temperature
+
+    def plain() -> object:
+        return predictor.predict(images).probabilities
+
+    def sampled(how: Fixed) -> object:
+        return predictor.uncertainty(predictor.predict(images), how)
+
+    calls: dict[str, Call] = {"plain": plain}
+    for count in _COUNTS:
+        how = Fixed(_SEED, count)
+        logits = predictor.sample(prediction.features, how)
+        calls[f"sampled {count}"] = partial(sampled, how)
+        calls[f"head {count}"] = partial(predictor.sample, prediction.features, how)
+        calls[f"summary {count}"] = partial(summarise, logits, temperature)
+    times = _times(calls, rounds)
+    return [_cost(times, len(images), count) for count in _COUNTS]
+
+
+def _times(calls: dict[str, Call], rounds: int) -> dict[str, Times]:
+    """Microseconds of each call in each round: [rounds]."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    names = list(calls)
+    times = {name: np.empty(rounds) for name in names}
+    for index in range(-_WARM_UP, rounds):
+        for name in generator.permutation(names).tolist():
+            start = perf_counter()
+            calls[name]()
+            if index >= 0:
+                times[name][index] = 1e6 * (perf_counter() - start)
+    return times
+
+
+def _cost(times: dict[str, Times], batch: int, samples: int) -> Cost:
+    plain, sampled = times["plain"], times[f"sampled {samples}"]
+    head, summary = (float(times[f"{part} {samples}"].min()) for part in ("head", "summary"))
+    low, middle, high = np.quantile(sampled / plain - 1, (0.25, 0.5, 0.75)).tolist()
+    return Cost(
+        batch=batch,
+        samples=samples,
+        plain=float(plain.min()),
+        head=head,
+        summary=summary,
+        rest=float(sampled.min() - plain.min()) - head - summary,
+        quartiles=(low, middle, high),
+    )
+
+
+def _row(cost: Cost) -> tuple[str, ...]:
+    low, middle, high = (100 * share for share in cost.quartiles)
+    parts = (f"{part:,.0f} µs" for part in (cost.plain, cost.head, cost.summary, cost.rest))
+    return (
+        str(cost.batch),
+        str(cost.samples),
+        f"{middle:.1f} %",
+        f"{low:.1f}..{high:.1f} %",
+        f"{100 * cost.added:.1f} %",
+        *parts,
+    )
+
+
+def _figure(costs: list[Cost]) -> Figure:
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    names = [f"batch {cost.batch}, T = {cost.samples}" for cost in costs]
+    left = np.zeros(len(costs))
+    for part in ("head", "summary", "rest"):
+        shares = np.array([100 * getattr(cost, part) / cost.plain for cost in costs])
+        axes.barh(names, shares, left=left, label=part)
+        left += shares
+    axes.invert_yaxis()
+    axes.set_xlabel("added to the time of a plain prediction, %")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
