@@ -108,8 +108,9 @@ def _damaged_sentence(damage: Callable[[Path], None], file: str) -> str:
         "model.onnx",
         "head.onnx",
         "golden.npz",
+        "calibration.npz",
         "report/card.md",
-        "report/mistakes.png",
+        "report/most_confident_mistakes.png",
     ],
 )
 def test_a_damaged_bundle_is_refused_with_its_reason(
