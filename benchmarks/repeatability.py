@@ -1,0 +1,199 @@
+"""Whether an image gets the same bytes whatever it is sent with, and whoever answers.
+
+    python -m benchmarks.repeatability models [--model fashion-mnist] [--record docs]
+
+One start of `python -m service` is asked about each picture alone, in every way to ask: the
+reference. Then it is started with one and two threads and one and two workers, all of it twice, and
+several clients at once send 1 to 64 pictures in random order, as files, numbers or a form. Each
+prediction must be the reference's text, digit for digit. A request that gets another one is named
+at once, and the status is 1. Knows the service by its routes alone.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+
+from model.bundle import names
+from model.preprocessing import InputSpec
+from tests.pictures import Pixels, encode, form, instances, numbers
+from training.experiments.record import Record
+
+_STARTS = 2
+_CLIENTS = 4
+_PICTURES = 128
+_MOST = 64  # pictures of a request, the service's limit
+
+Tally = Counter[str]
+"""Requests, predictions, those that differ, and inference runs of at most 1.0 .. +Inf images."""
+
+
+class Reference:
+    """What each picture gets alone, in every way to ask."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        (model,) = client.get("/models").json()["models"]
+        self._pictures = _pictures(InputSpec(**model["input"]))
+        alone = [{"files": form(encode(picture))} for picture in self._pictures]
+        self.texts = {
+            route: [_texts(client, route, body)[0] for body in alone]
+            for route in _routes(analytic=len(model["dropout_layers"]) == 1)
+        }
+
+    def compare(self, client: httpx.Client, number: int) -> Tally:
+        """Send one request, the same for the same number; small ones are as likely as large."""
+        generator = np.random.default_rng(number)
+        route = str(generator.choice(list(self.texts)))
+        rows = generator.permutation(_PICTURES)[: int((_MOST + 1) ** generator.random())]
+        texts = _texts(client, route, _body([self._pictures[row] for row in rows], generator))
+        differ = sum(text != self.texts[route][row] for text, row in zip(texts, rows, strict=True))
+        if differ:
+            sys.stderr.write(f"Request {number}, {route}: {differ} of {len(rows)} differ.\n")
+        return Counter(requests=1, predictions=len(rows), differ=differ)
+
+
+def main(arguments: list[str]) -> None:
+    """Ask, compare, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("models", type=Path, help="folder of bundles")
+    parser.add_argument("--model", help="one of them; may be left out where there is one")
+    parser.add_argument("--requests", type=int, default=10_000, help="of all starts together")
+    parser.add_argument("--record", type=Path, help="folder of the notes")
+    options = parser.parse_args(arguments)
+    found = [name for name in names(options.models) if options.model in {None, name}]
+    if len(found) != 1:
+        parser.error(f"--model: {options.models} holds {names(options.models)}; name one of them.")
+    record, differ = measured(options.models / found[0], options.requests)
+    record.print(Console())
+    if options.record:
+        asked = f"{options.models} --model {found[0]} --requests {options.requests}"
+        record.add_to(options.record, f"python -m benchmarks.repeatability {asked}")
+    sys.exit(1 if differ else 0)
+
+
+def measured(model: Path, requests: int) -> tuple[Record, int]:
+    """Spread the requests over all starts; return all figures, and how many predictions differ."""
+    tallies = {each: Tally() for each in itertools.product((1, 2), (1, 2))}  # threads, workers
+    starts = list(tallies) * _STARTS
+    with _service(model, *starts[0]) as client:
+        reference = Reference(client)
+    for start, configuration in enumerate(starts):
+        tally, mine = tallies[configuration], range(start, requests, len(starts))
+        with _service(model, *configuration) as client, ThreadPoolExecutor(_CLIENTS) as pool:
+            for counts in pool.map(reference.compare, itertools.repeat(client), mine):
+                tally.update(counts)
+            tally.update(_runs(client))
+    total = sum(tallies.values(), Tally())
+    columns = ("requests", "predictions", "+Inf", "differ")
+    record = Record(
+        name="repeatability",
+        title="The same bytes, whoever answers",
+        setting=f"{model.name}, {total['requests']:,} requests of 1 to {_MOST} of {_PICTURES} "
+        f"random pictures, {_CLIENTS} at once, {len(reference.texts)} ways to ask, {_STARTS} "
+        "starts each; every prediction is compared with what its picture got alone, in a start before.",
+        columns=("threads", "workers", "requests", "predictions", "inference runs", "differ"),
+        rows=[
+            (*map(str, configuration), *(f"{tally[column]:,}" for column in columns))
+            for configuration, tally in tallies.items()
+        ],
+        finding=f"{total['differ']:,} of {total['predictions']:,} predictions differ.",
+        figure=_figure(tallies),
+    )
+    return record, total["differ"]
+
+
+@contextmanager
+def _service(model: Path, threads: int, workers: int) -> Iterator[httpx.Client]:
+    """Serve one model, yield a client once all workers have loaded it, and end the service."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, ".log")
+        Path(folder, model.name).symlink_to(model.resolve())
+        options = f"--port 0 --threads {threads} --workers {workers} --max-body-bytes 100000000"
+        options += " --inference-timeout-seconds 600 --models-folder"
+        command = [sys.executable, "-m", "service", *options.split(), folder]
+        with log.open("w") as lines, subprocess.Popen(command, stdout=lines) as process:  # noqa: S603
+            try:
+                while (text := log.read_text()).count("model loaded") < workers:
+                    if process.poll() is not None or "not ready" in text:
+                        raise SystemExit(f"The service cannot start:\n{text}")
+                    time.sleep(0.1)
+                (url,) = re.findall(r"http://[\d.:]+", text)
+                # Nothing is kept alive, so that any worker may take the next request.
+                limits = httpx.Limits(max_keepalive_connections=0)
+                with httpx.Client(base_url=url, limits=limits, timeout=600) as client:
+                    yield client
+            finally:
+                process.terminate()
+
+
+def _pictures(spec: InputSpec) -> list[Pixels]:
+    """Draw pictures of random pixels from coarse to fine, blurred to the model's size."""
+    generator = np.random.default_rng(0)
+    sides = generator.integers(2, min(spec.height, spec.width), _PICTURES, endpoint=True)
+    coarse = [generator.integers(0, 256, (side, side, spec.channels), np.uint8) for side in sides]
+    size = (spec.width, spec.height)
+    return [np.asarray(Image.fromarray(pixels.squeeze()).resize(size)) for pixels in coarse]
+
+
+def _routes(*, analytic: bool) -> list[str]:
+    """Name the ways to ask, with seeds and numbers of samples of all sizes."""
+    generator = np.random.default_rng(0)
+    routes = ["/predict", "/uncertainty", "/uncertainty?sets=aps&coverage=0.8&max_risk=0.05"]
+    for samples in ("auto", 1, *generator.integers(2, 257, 3)):
+        for design in ("", "") if samples == "auto" else ("", "&design=independent"):
+            seed = generator.integers(2**63)
+            routes.append(f"/uncertainty?samples={samples}&seed={seed}{design}")
+    return [*routes, "/uncertainty?method=analytic"] if analytic else routes
+
+
+def _body(pictures: Sequence[Pixels], generator: np.random.Generator) -> dict[str, Any]:
+    """Make a body of any kind, as httpx takes it; in JSON each picture is a file or numbers."""
+    if len(pictures) == 1 and generator.random() < 0.25:
+        return {"content": encode(pictures[0]), "headers": {"Content-Type": "image/png"}}
+    if generator.random() < 0.25:
+        return {"files": form(*map(encode, pictures))}
+    mixed = [numbers(each) if generator.random() < 0.5 else encode(each) for each in pictures]
+    return {"content": instances(mixed), "headers": {"Content-Type": "application/json"}}
+
+
+def _texts(client: httpx.Client, route: str, body: dict[str, Any]) -> list[str]:
+    """Return the text of each prediction; a number stays the digits that were sent."""
+    answer = client.post(route, **body).raise_for_status().json(parse_float=str)
+    return [json.dumps(prediction) for prediction in answer["predictions"]]
+
+
+def _runs(client: httpx.Client) -> Tally:
+    buckets = re.findall(r'_batch_rows_bucket{.*le="([^"]+)".*} (.+)', client.get("/metrics").text)
+    return Counter({most: int(float(count)) for most, count in buckets})
+
+
+def _figure(tallies: dict[tuple[int, int], Tally]) -> Figure:
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    sizes = [2.0**power for power in range(7)]
+    for (threads, workers), tally in tallies.items():
+        shares = [tally[str(size)] / tally["+Inf"] for size in sizes]
+        axes.plot(sizes, shares, "o-", label=f"threads {threads}, workers {workers}")
+    axes.set(xlabel="images in one inference run, at most", ylabel="share of runs", ylim=(0, 1.05))
+    axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
