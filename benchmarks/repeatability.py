@@ -106,7 +106,8 @@ def measured(model: Path, requests: int) -> tuple[Record, int]:
         title="The same bytes, whoever answers",
         setting=f"{model.name}, {total['requests']:,} requests of 1 to {_MOST} of {_PICTURES} "
         f"random pictures, {_CLIENTS} at once, {len(reference.texts)} ways to ask, {_STARTS} "
-        "starts each; every prediction is compared with what its picture got alone, in a start before.",
+        "starts each; every prediction is compared with what its picture got alone, in an earlier "
+        "start.",
         columns=("threads", "workers", "requests", "predictions", "inference runs", "differ"),
         rows=[
             (*map(str, configuration), *(f"{tally[column]:,}" for column in columns))
