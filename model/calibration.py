@@ -7,11 +7,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import BundleError
 from model.novelty import Density
@@ -65,6 +64,24 @@ class Arrays(BaseModel):
     nearness: Floats
     """[n] ascending: how near a class the validation images lie."""
 
+    @model_validator(mode="after")
+    def _fit_one_another(self) -> Self:
+        sorted_ones = (self.thr, self.aps, -self.confidences, self.nearness)
+        scores = (*sorted_ones, self.risk_bounds)
+        directions = (self.axes, self.centres, self.middle[np.newaxis])
+        if not (
+            all(each.dtype == np.float64 and np.isfinite(each).all() for each in self._all())
+            and {each.shape for each in scores} == {(len(self.thr),)}
+            and all((np.diff(each) >= 0).all() for each in sorted_ones)
+            and all(each.ndim == 2 for each in directions)
+            and self.axes.shape[1] == 2 * self.centres.shape[1] == 2 * len(self.middle)
+        ):
+            raise ValueError("its arrays do not fit one another")
+        return self
+
+    def _all(self) -> list[Floats]:
+        return [getattr(self, name) for name in type(self).model_fields]
+
     @property
     def density(self) -> Density:
         """What the features' typicality is measured with."""
@@ -96,8 +113,8 @@ class Arrays(BaseModel):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return cls(**{name: archive[name] for name in archive.files})
-        except (OSError, ValueError, BadZipFile) as error:
-            reason = str(error).partition("\n")[0]
+        except Exception as error:  # whatever a damaged archive raises
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise BundleError(f"{path} cannot be used ({reason}); export it again.") from None
 
     def write(self, path: Path) -> None:
@@ -203,6 +220,8 @@ class Calibrated:
         known = self._arrays.thr if kind == "thr" else self._arrays.aps
         scores = 1 - probabilities if kind == "thr" else aps_scores(probabilities, draws)
         sets: Bools = scores <= conformal_threshold(known, coverage)
+        if kind == "aps":  # else a draw would leave the clearest images without a class
+            sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True
         return sets
 
     def typicality(self, features: NDArray[np.float32]) -> Floats:
@@ -212,7 +231,9 @@ class Calibrated:
             features: float32 [N, F].
         """
         known = self._arrays.nearness
-        return np.searchsorted(known, self._density.nearness(features)) / len(known)
+        nearness = self._density.nearness(features)
+        farthest = np.where(np.isfinite(nearness), nearness, -np.inf)
+        return np.searchsorted(known, farthest) / len(known)
 
     def threshold(self, max_risk: float) -> float | None:
         """Return the least confidence to answer with, or None where no threshold is known to do."""

@@ -93,7 +93,7 @@ def load(settings: type[Settings], arguments: list[str]) -> Settings:
         reason = str(error).removeprefix("error parsing CLI: ")
         raise SettingsError(f"{reason}; --help lists the options.") from None
     except ValidationError as error:
-        raise SettingsError(_sentence(error)) from None
+        raise SettingsError(sentence(error)) from None
 
 
 def load_or_exit(settings: type[Settings], arguments: list[str]) -> Settings:
@@ -125,7 +125,8 @@ def near_misses(settings: type[CommandSettings], names: Iterable[str]) -> list[t
     return found
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError) -> str:
+    """Say which setting is wrong first, what is allowed, and what was given."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:  # a check over several fields names them itself

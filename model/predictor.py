@@ -265,7 +265,11 @@ def calibrated(bundle: Bundle) -> Calibrated | None:
     numbers = bundle.manifest.calibration
     if numbers is None:
         return None
-    return Calibrated(numbers, Arrays.read(bundle.path / CALIBRATION_FILE))
+    file = bundle.path / CALIBRATION_FILE
+    arrays = Arrays.read(file)
+    if (len(arrays.thr), len(arrays.axes)) != (numbers.images, bundle.manifest.features):
+        raise BundleError(f"{file} is of another model; export the bundle again.")
+    return Calibrated(numbers, arrays)
 
 
 def _start(path: Path, threads: int) -> Session:

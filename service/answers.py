@@ -75,8 +75,9 @@ def _decided(
     if decisions is None:
         return {"prediction_set": None, "typicality": None, "abstain": None}
     likeliest_first = (-answer.mean_probabilities[row]).argsort(kind="stable")
+    within = likeliest_first[decisions.sets[row, likeliest_first]]
     return {
-        "prediction_set": [class_names[k] for k in likeliest_first if decisions.sets[row, k]],
+        "prediction_set": [class_names[label] for label in within],
         "typicality": float(answer.typicality[row]),
         "abstain": bool(decisions.abstain[row]),
     }

@@ -132,10 +132,10 @@ class UncertainPrediction(_Shape):
     variation_ratio: Probability = Field(description="share of samples with another label")
     prediction_set: list[str] | None = Field(
         description="classes of which one is true with probability `coverage`, the likeliest "
-        "first; may be empty; null: uncalibrated"
+        "first; of thr it may be empty; null: uncalibrated"
     )
     typicality: Probability | None = Field(
-        description="share of validation images that lie farther from every class; null: "
+        description="share of validation images that are less like the training images; null: "
         "uncalibrated"
     )
     abstain: bool | None = Field(

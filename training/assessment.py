@@ -8,9 +8,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
 from model.bundle import Bundle, open_bundle, require_writable
-from model.commandline import load
-from model.errors import DataError
+from model.commandline import sentence
+from model.errors import DataError, SettingsError
 from model.predictor import Predictor, open_tested
 from training import data as data_sets
 from training import figures, trust
@@ -23,7 +26,7 @@ from training.trust_plots import Strangers
 logger = logging.getLogger(__name__)
 
 FIGURES_FILE = "figures.json"
-_SPLITTING = ("preset", "split_seed", "validation_share", "test_share")
+_DRAWING = ("preset", "split_seed", "validation_share", "test_share")
 """What a training says of how its images were drawn: the same draw keeps them out of the test."""
 
 
@@ -47,7 +50,9 @@ def assess(config: EvaluationConfig) -> Path:
     if config.strangers is not None:
         others = data_sets.load(described(bundle, config.strangers, config))
     subject, found = measured(open_tested(bundle), data, others)
-    (folder / FIGURES_FILE).write_text(json.dumps(found, indent=2), encoding="utf-8")
+    (folder / FIGURES_FILE).write_text(
+        json.dumps(found, indent=2, allow_nan=False), encoding="utf-8"
+    )
     same = data.describes() == manifest.data
     write_evaluation(folder, manifest.model_dump(), data.name, same, found, subject)
     for line in summary(found):
@@ -90,15 +95,35 @@ def described(bundle: Bundle, data: str | None, config: EvaluationConfig) -> Tra
     Raises:
         SettingsError: there is no such data set.
     """
-    spec, trained = bundle.manifest.input, bundle.manifest.training
-    options = {
-        "data": data or trained.get("data"),
-        "image_size": spec.height,
-        "colour": "grey" if spec.channels == 1 else "rgb",
-        "resize": spec.resize,
-        "data_dir": config.data_dir,
-        "cache_dir": config.cache_dir,
-        **{name: trained.get(name) for name in _SPLITTING},
-    }
-    known = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
-    return load(TrainingConfig, [f"--{name}={value}" for name, value in known.items()])
+    manifest = bundle.manifest
+    named = data or manifest.training.get("data")
+    if named is None:
+        raise SettingsError(f"{config.bundle} does not say what it was trained on; name --data.")
+    drawn = {name: manifest.training[name] for name in _DRAWING if name in manifest.training}
+    try:
+        return _Described(
+            data=named,
+            name=manifest.name,
+            image_size=manifest.input.height,
+            colour="grey" if manifest.input.channels == 1 else "rgb",
+            resize=manifest.input.resize,
+            data_dir=config.data_dir,
+            cache_dir=config.cache_dir,
+            **drawn,
+        )
+    except ValidationError as error:
+        raise SettingsError(sentence(error)) from None
+
+
+class _Described(TrainingConfig):
+    """Takes nothing from the environment: it is no training of the user's."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)

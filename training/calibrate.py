@@ -5,6 +5,7 @@ where the validation images lie in it is counted on those.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from model.novelty import Density
 from model.predictor import Prediction, Predictor
 from model.preprocessing import to_float
 from model.sampling import Fixed
-from model.uncertainty import softmax
+from model.uncertainty import softmax, summarise
 from training.data import DataSet, Part
 
 SAMPLES = 64
@@ -38,6 +39,8 @@ _SHRINKAGE = 0.1
 _DENSITY_IMAGES = 20_000
 _DENSITY_AXES = 256
 _CHUNK = 1_000
+_CELLS = 2**26
+"""Numbers of the largest array."""
 _LOGARITHMS = (-3.0, 3.0)  # of temperatures
 
 Floats = NDArray[np.float64]
@@ -53,29 +56,38 @@ def calibrate(predictor: Predictor, data: DataSet) -> Calibrated | None:
     labels = data.validation.labels
     if len(labels) < FEWEST_IMAGES:
         return None
-    prediction = _predict(predictor, data.validation)
+    every = np.arange(len(labels))
+    prediction = _predict(predictor, data.validation, every)
     how = Fixed(SEED, SAMPLES)
-
-    def sampled(temperature: float) -> Floats:
-        chunks = range(0, len(labels), _CHUNK)
-        features = (prediction.features[start : start + _CHUNK] for start in chunks)
-        means = [softmax(predictor.sample(f, how) / temperature).mean(axis=1) for f in features]
-        return np.concatenate(means)
+    # As many images as fit into memory, of all classes also where they come sorted by class.
+    few = every[:: -(-len(every) * SAMPLES * predictor.classes // _CELLS)]
+    logits = predictor.sample(prediction.features[few], how)
 
     def plain(temperature: float) -> Floats:
         return softmax(prediction.logits / np.float64(temperature))
 
-    temperature, sampled_temperature = (best_temperature(of, labels) for of in (plain, sampled))
-    known = _training_part(data)
-    density = fit_density(_predict(predictor, known).features, known.labels)
-    arrays = _arrays(sampled(sampled_temperature), labels, prediction.features, density)
+    def sampled(temperature: float) -> Floats:
+        mean: Floats = softmax(logits / np.float64(temperature)).mean(axis=1)
+        return mean
+
+    temperature = best_temperature(plain, labels)
+    sampled_temperature = best_temperature(sampled, labels[few])
+    known = _density_rows(data.train, prediction.features.shape[1])
+    density = fit_density(_predict(predictor, data.train, known).features, data.train.labels[known])
+    probabilities = np.concatenate(
+        [
+            summarise(predictor.sample(features, how), sampled_temperature).mean_probabilities
+            for features in _chunks(prediction.features)
+        ]
+    )
+    arrays = _arrays(probabilities, labels, prediction.features, density)
     numbers = Calibration(
         images=len(labels),
         temperature=temperature,
         sampled_temperature=sampled_temperature,
         samples=SAMPLES,
         seed=SEED,
-        max_risk=next((each for each in _RISKS if arrays.threshold(each)), _RISKS[-1]),
+        max_risk=next((each for each in _RISKS if arrays.threshold(each) is not None), _RISKS[-1]),
         guarantee=GUARANTEE,
     )
     return Calibrated(numbers, arrays)
@@ -155,11 +167,13 @@ def fit_density(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Den
     More than 256 features are first projected on their 256 principal components.
     """
     points = features.astype(np.float64)
-    principal = np.eye(points.shape[1])
-    if points.shape[1] > _DENSITY_AXES:
+    width = points.shape[1]
+    if width > _DENSITY_AXES:
         count = min(_DENSITY_AXES, len(points))
         principal = PCA(count, random_state=SEED).fit(points).components_.T
         points = points @ principal
+    else:
+        principal = np.eye(width)
     classes = np.unique(labels)
     means = np.array([points[labels == label].mean(axis=0) for label in classes])
     within = whitening(points - means[np.searchsorted(classes, labels)], _SHRINKAGE)
@@ -179,24 +193,25 @@ def whitening(centred: Floats, shrinkage: float) -> Floats:
     covariance = centred.T @ centred / len(centred)
     sphere = np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     lengths, directions = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
-    axes: Floats = directions / np.sqrt(np.maximum(lengths, np.finfo(np.float32).tiny))
+    least = np.finfo(np.float32).eps * max(lengths.max(), 1)  # where features never move
+    axes: Floats = directions / np.sqrt(np.maximum(lengths, least))
     return axes
 
 
-def _training_part(data: DataSet) -> Part:
-    count = len(data.train)
-    if count <= _DENSITY_IMAGES:
-        return data.train
-    rows = np.random.Generator(np.random.PCG64(SEED)).permutation(count)[:_DENSITY_IMAGES]
-    return data.train.take(np.sort(rows))
+def _density_rows(train: Part, width: int) -> NDArray[np.int64]:
+    """Draw the rows of training images for the density of so many features, sorted."""
+    count = min(len(train), _DENSITY_IMAGES, _CELLS // width)
+    rows = np.random.Generator(np.random.PCG64(SEED)).permutation(len(train))[:count]
+    return np.sort(rows)
 
 
-def _predict(predictor: Predictor, part: Part) -> Prediction:
-    predictions = [
-        predictor.predict(to_float(part.images[start : start + _CHUNK]))
-        for start in range(0, len(part), _CHUNK)
-    ]
+def _predict(predictor: Predictor, part: Part, rows: NDArray[np.int64]) -> Prediction:
+    predictions = [predictor.predict(to_float(part.images[chunk])) for chunk in _chunks(rows)]
     return Prediction(
         np.concatenate([each.logits for each in predictions]),
         np.concatenate([each.features for each in predictions]),
     )
+
+
+def _chunks(rows: NDArray[Any]) -> list[NDArray[Any]]:
+    return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]

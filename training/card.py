@@ -95,7 +95,7 @@ def evaluation_card(
     origin = (
         "from the data set that the bundle was trained on, and none of them was seen in training"
         if same
-        else "not those of the data set that the bundle was trained on"
+        else "not the very images and draw that the bundle was trained and tested with"
     )
     known = figures.get("strangers")
     return f"""# {manifest["name"]}, version {manifest["version"]}, on {_escaped(data)}
@@ -156,17 +156,15 @@ def _calibrated(calibration: Mapping[str, Any] | None) -> str:
 
 def _trust(trust: dict[str, Any]) -> str:
     sets, selection = trust["prediction_sets"], trust["selection"]
-    halved = (
-        f"- Prediction sets for {sets['coverage']:.0%}, fitted on one half of the test images and "
-        f"measured on the other, {sets['splits']} times: {sets['covered']:.1%} hold the true class "
-        f"({sets['covered_least']:.1%} to {sets['covered_most']:.1%}), with {sets['size']:.2f} "
-        "classes on average."
-    )
-    areas = (
-        f"- Answering the surest images first: AURC {trust['aurc']:.5f}, AUGRC "
-        f"{trust['augrc']:.5f}."
-    )
-    lines = [halved, areas]
+    areas = f"AURC {trust['aurc']:.5f}, AUGRC {trust['augrc']:.5f}"
+    lines = [f"- Answering the surest images first: {areas}."]
+    if sets is not None:
+        lines.append(
+            f"- Prediction sets for {sets['coverage']:.0%}, fitted on one half of the test images "
+            f"and measured on the other, {sets['splits']} times: {sets['covered']:.1%} hold the "
+            f"true class ({sets['covered_least']:.1%} to {sets['covered_most']:.1%}), with "
+            f"{sets['size']:.2f} classes on average."
+        )
     if selection is not None:
         lines.append(
             f"- Abstention that keeps to an error rate of {selection['max_risk']:.0%}: "

@@ -23,6 +23,7 @@ from training.corruptions import Course
 from training.data import Part
 from training.figures import Evaluation
 from training.fit import Fitted
+from training.trust import FEWEST_IMAGES
 from training.trust_plots import Strangers
 
 HTML_FILE = "report.html"
@@ -77,11 +78,13 @@ def drawn(subject: Subject) -> dict[str, Figure]:
     evaluation = subject.evaluation
     counts = np.array(evaluation.metrics["confusion_matrix"])
     pictured = (evaluation, subject.part, subject.class_names)
+    enough = len(evaluation.labels) >= FEWEST_IMAGES
+    sets = {"Prediction sets": trust_plots.prediction_sets(evaluation)} if enough else {}
     return {
         "Confusion matrix": plots.confusion_matrix(counts, subject.class_names),
         "Reliability": plots.reliability(evaluation),
         "Risk and coverage": trust_plots.risk_coverage(evaluation),
-        "Prediction sets": trust_plots.prediction_sets(evaluation),
+        **sets,
         "Uncertainties": trust_plots.scores(evaluation, subject.strangers),
         "Noise, rotation, blur": trust_plots.corruptions(subject.courses),
         "Most and least certain images": trust_plots.certainty(*pictured),

@@ -14,6 +14,7 @@ from training.figures import Answers, Evaluation
 
 COVERAGE = 0.9
 SPLITS = 20
+FEWEST_IMAGES = 20
 SEED = 0
 _RECALL = 0.95
 
@@ -26,19 +27,26 @@ def measure(evaluation: Evaluation, calibrated: Calibrated | None) -> dict[str, 
     probabilities = evaluation.answers.mean_probabilities
     right = probabilities.argmax(axis=1) == evaluation.labels
     _, risks = risk_coverage(probabilities.max(axis=1), right)
-    covered, sizes = halved(probabilities, evaluation.labels, COVERAGE)
     return {
         "aurc": float(risks.mean()),
         "augrc": float((risks * np.arange(1, len(risks) + 1)).mean() / len(risks)),
         "selection": None if calibrated is None else selection(probabilities, right, calibrated),
-        "prediction_sets": {
-            "coverage": COVERAGE,
-            "splits": SPLITS,
-            "covered": float(covered.mean()),
-            "covered_least": float(covered.min()),
-            "covered_most": float(covered.max()),
-            "size": float(sizes.mean()),
-        },
+        "prediction_sets": prediction_sets(probabilities, evaluation.labels),
+    }
+
+
+def prediction_sets(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, float] | None:
+    """Return what sets at the default coverage do; None where halves of the images say nothing."""
+    if len(labels) < FEWEST_IMAGES:
+        return None
+    covered, sizes = halved(probabilities, labels, COVERAGE)
+    return {
+        "coverage": COVERAGE,
+        "splits": SPLITS,
+        "covered": float(covered.mean()),
+        "covered_least": float(covered.min()),
+        "covered_most": float(covered.max()),
+        "size": float(sizes.mean()),
     }
 
 

@@ -85,9 +85,11 @@ def test_prediction_sets_are_those_of_mapie(coverage: float, kind: SetKind, scor
     # MAPIE draws the part of a true class's probability that does not count, and then counts all.
     draws = 1 - np.random.RandomState(5).uniform(size=501)
     ours = calibrated(known, labels, draws).prediction_sets(new, coverage, kind, np.ones(400))
-    some = ours.any(axis=1)  # where ours is empty, MAPIE names the likeliest class all the same
-    assert some.mean() > 0.1
-    np.testing.assert_array_equal(ours[some], expected[some])
+    if kind == "thr":  # where ours is empty, MAPIE names the likeliest class all the same
+        some = ours.any(axis=1)
+        assert some.mean() > 0.1
+        ours, expected = ours[some], expected[some]
+    np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.parametrize("kind", ["thr", "aps"])
@@ -100,7 +102,8 @@ def test_sets_cover_what_they_say_on_average_over_splits(kind: SetKind) -> None:
         known = calibrated(probabilities[:200], labels[:200], draws[:200])
         sets = known.prediction_sets(probabilities[200:], 0.9, kind, draws[200:])
         held.append(sets[np.arange(200), labels[200:]].mean())
-    assert 0.895 < np.mean(held) < 0.91  # (n + 1) / n more than asked, at most
+    most = 0.91 if kind == "thr" else 0.95  # aps always has the likeliest class
+    assert 0.895 < np.mean(held) < most
 
 
 @pytest.mark.parametrize("kind", ["thr", "aps"])
@@ -132,6 +135,44 @@ def test_no_threshold_keeps_what_no_image_shows() -> None:
     assert known.threshold(0.999) == known.threshold(0.99)
 
 
+def few(**changes: Any) -> Arrays:
+    """Arrays of 20 images, 3 classes, 4 features."""
+    scores = np.linspace(0, 1, 20)
+    arrays: dict[str, Any] = {
+        "thr": scores,
+        "aps": scores,
+        "confidences": 1 - scores,
+        "risk_bounds": scores,
+        "axes": np.ones((4, 8)),
+        "centres": np.ones((3, 4)),
+        "middle": np.ones(4),
+        "nearness": scores,
+    }
+    return Arrays(**arrays | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thr": np.linspace(1, 0, 20)},
+        {"confidences": np.linspace(0, 1, 20)},
+        {"risk_bounds": np.full(20, np.nan)},
+        {"nearness": np.full(20, np.inf)},
+        {"aps": np.linspace(0, 1, 19)},
+        {"aps": np.linspace(0, 1, 20).astype(np.float32)},
+        {"thr": np.zeros((20, 1))},
+        {"axes": np.ones((4, 7))},
+        {"centres": np.ones((3, 5))},
+        {"middle": np.ones((4, 1))},
+        {"axes": np.ones(8)},
+    ],
+)
+def test_arrays_that_do_not_fit_one_another_are_refused(changes: dict[str, Any]) -> None:
+    assert few().threshold(0.5) is not None
+    with pytest.raises(ValueError, match="its arrays do not fit one another"):
+        few(**changes)
+
+
 @pytest.mark.parametrize(
     ("bounds", "answered"),
     [
@@ -145,18 +186,8 @@ def test_no_threshold_keeps_what_no_image_shows() -> None:
 def test_a_threshold_is_found_from_any_tenth_up_to_the_first_bound_that_fails(
     bounds: list[float], answered: int
 ) -> None:
-    none = np.empty(0)
     confidences = np.linspace(1, 0, 20)
-    arrays = Arrays(
-        thr=none,
-        aps=none,
-        confidences=confidences,
-        risk_bounds=np.array(bounds),
-        axes=none,
-        centres=none,
-        middle=none,
-        nearness=none,
-    )
+    arrays = few(confidences=confidences, risk_bounds=np.array(bounds))
     assert arrays.threshold(0.5) == (confidences[answered - 1] if answered else None)
 
 
@@ -176,6 +207,10 @@ def test_the_file_is_read_as_written_and_damage_is_said(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(BundleError, match="export it again"):
         Arrays.read(file)
+    for damaged in (b"", b"PK", b"nonsense"):
+        file.write_bytes(damaged)
+        with pytest.raises(BundleError, match="export it again"):
+            Arrays.read(file)
     np.savez(file, thr=read.thr)
     with pytest.raises(BundleError, match="export it again"):
         Arrays.read(file)

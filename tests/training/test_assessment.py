@@ -1,6 +1,7 @@
 """`python -m training.evaluate`, over the real bundle."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from model.bundle import open_bundle
+from model.errors import SettingsError
 from tests.bundles import copy_bundle, edit_manifest
 from training.assessment import assess
 from training.config import EvaluationConfig
@@ -62,7 +64,30 @@ def test_the_draw_of_the_training_is_the_draw_of_the_test(
     edit_manifest(place, training=training | {"split_seed": 5})
     folder = assess(EvaluationConfig(bundle=place, output=tmp_path))
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "not those of the data set" in page
+    assert "not the very images and draw" in page
+
+
+def test_settings_of_trainings_are_not_those_of_an_evaluation(
+    tmp_path: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DROPSERVE_TRAINING_VALIDATION_SHARE", "0.3")
+    monkeypatch.setenv("DROPSERVE_TRAINING_EPOCHS", "0")
+    folder = assess(EvaluationConfig(bundle=bundle_folder, output=tmp_path))
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "none of them was seen in training" in page
+
+
+def test_a_folder_of_any_name_is_taken(tmp_path: Path, bundle_folder: Path, scans: Path) -> None:
+    spaced = tmp_path / "my (old) photos"
+    shutil.copytree(scans, spaced)
+    assert main([str(bundle_folder), f"--strangers=folder:{spaced}", f"--output={tmp_path}"]) == 0
+
+
+def test_a_bundle_that_names_no_data_set_asks_for_one(tmp_path: Path, bundle_folder: Path) -> None:
+    place = copy_bundle(bundle_folder, tmp_path / "models")
+    edit_manifest(place, training={})
+    with pytest.raises(SettingsError, match="name --data"):
+        assess(EvaluationConfig(bundle=place, output=tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,12 @@ def test_too_few_images_leave_a_bundle_uncalibrated(
 ) -> None:
     few = digits.validation.take(np.arange(FEWEST_IMAGES - 1))
     assert calibrate(uncalibrated, replace(digits, validation=few)) is None
+
+
+def test_features_that_never_move_make_nothing_typical() -> None:
+    dead = np.zeros((50, 4), np.float32)
+    density = fit_density(dead, np.arange(50) % 2)
+    images = np.concatenate([dead[:2], np.full((2, 4), 0.5, np.float32)])
+    nearness = density.nearness(images)
+    assert np.isfinite(nearness).all()
+    assert (nearness <= nearness[0]).all()

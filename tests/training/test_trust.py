@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from model.uncertainty import summarise
 from training import trust
-from training.figures import Evaluation
+from training.figures import Answers, Evaluation
 
 Floats = NDArray[np.float64]
 
@@ -78,11 +81,30 @@ def test_fpr95_is_the_share_of_strangers_below_the_threshold_of_95_percent() -> 
     assert trust.told_apart(known, strange)[1] == 0.5
 
 
-def test_every_score_of_a_stranger_is_higher(evaluation: Evaluation) -> None:
-    scores = trust.strangeness(evaluation.answers)
-    assert set(scores) == {"maximum probability", "predictive entropy", "mutual information"}
-    same = trust.strangers(evaluation.answers, evaluation.answers)
-    assert all(told["auroc"] == pytest.approx(0.5) for told in same.values())
+def test_doubtful_answers_score_as_strangers(evaluation: Evaluation) -> None:
+    """By every score: the samples of the doubtful ones are undecided, and of different minds."""
+    sure, doubtful = (answers(np.array(shares)) for shares in ([[0.98, 0.99]], [[0.55, 0.95]]))
+    told = trust.strangers(sure, doubtful)
+    assert set(told) == {"maximum probability", "predictive entropy", "mutual information"}
+    assert all(each == {"auroc": 1.0, "fpr95": 0.0} for each in told.values())
+    assert set(trust.strangeness(typical(evaluation.answers))) == {*told, "typicality"}
+
+
+def answers(shares: Floats) -> Answers:
+    """Two samples of ten images, which give the first of two classes these probabilities."""
+    samples = np.stack([shares, 1 - shares], axis=-1).repeat(10, axis=0)
+    uncertainty = summarise(np.log(samples).astype(np.float32))
+    return Answers(uncertainty.mean_probabilities, uncertainty)
+
+
+def typical(given: Answers) -> Answers:
+    everywhere = np.full(len(given.probabilities), 0.5)
+    return replace(given, uncertainty=replace(given.uncertainty, typicality=everywhere))
+
+
+def test_halves_of_a_few_images_are_not_measured() -> None:
+    assert trust.prediction_sets(np.full((19, 2), 0.5), np.zeros(19, np.int64)) is None
+    assert trust.prediction_sets(np.full((20, 2), 0.5), np.zeros(20, np.int64)) is not None
 
 
 def test_an_uncalibrated_bundle_has_no_selection(evaluation: Evaluation) -> None:
