@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,13 @@ class Fitted:
     """The hidden layers on the validation images with the weights that were kept."""
 
 
-def fit(config: TrainingConfig, data: DataSet, run: Path, resume: bool) -> Fitted:
+def fit(
+    config: TrainingConfig,
+    data: DataSet,
+    run: Path,
+    resume: bool,
+    watchers: Sequence[Callback] = (),
+) -> Fitted:
     """Train, and return the network with the best validation loss, and what was seen on the way.
 
     Args:
@@ -80,6 +87,7 @@ def fit(config: TrainingConfig, data: DataSet, run: Path, resume: bool) -> Fitte
         data: its training and validation parts are used, its test part is not.
         run: folder for logs and checkpoints.
         resume: continue from the last checkpoint in `run`.
+        watchers: told of every step besides, last of all.
 
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; the last checkpoint stays.
@@ -93,7 +101,7 @@ def fit(config: TrainingConfig, data: DataSet, run: Path, resume: bool) -> Fitte
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = diagnose(network, pixels(data.validation))
     history, diagnosis = History(), Diagnosis()
-    trainer = _trainer(config, data, run, [history, diagnosis])
+    trainer = _trainer(config, data, run, [history, diagnosis, *watchers])
 
     def shuffled(count: int) -> Tensor:
         generator = torch.Generator().manual_seed(epoch_seed(config.seed, trainer.current_epoch))
