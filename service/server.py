@@ -26,8 +26,9 @@ _WORKER_APP = "service.app:create_worker_app"
 def serve(settings: ServiceSettings) -> int:
     """Serve until told to stop; return the exit status."""
     logs.configure(settings.log_level, settings.log_format)
+    ending = Ending()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+        signal.signal(number, ending)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
@@ -42,24 +43,29 @@ def serve(settings: ServiceSettings) -> int:
         shown = f"[{host}]" if ":" in host else host  # as RFC 3986 has IPv6 addresses
         logger.info("listening", url=f"http://{shown}:{port}", workers=settings.workers)
         if settings.workers == 1:
-            _serve_here(settings, listener)
+            serve_here(settings, listener, ending)
         else:
-            _serve_in_workers(settings, listener)
+            _serve_in_workers(settings, listener, ending)
     return 0
 
 
-def _serve_here(settings: ServiceSettings, listener: socket.socket) -> None:
+def serve_here(settings: ServiceSettings, listener: socket.socket, ending: "Ending") -> None:
+    """Serve in this process, unless it was asked to end meanwhile."""
     from service.app import create_app  # the parent of several workers does without it
 
-    uvicorn.Server(_config(settings, create_app(settings))).run(sockets=[listener])
+    server = uvicorn.Server(_config(settings, create_app(settings)))
+    if not ending.asked:
+        server.run(sockets=[listener])
 
 
-def _serve_in_workers(settings: ServiceSettings, listener: socket.socket) -> None:
+def _serve_in_workers(settings: ServiceSettings, listener: socket.socket, ending: "Ending") -> None:
     settings.to_environment()
     config = _config(settings, _WORKER_APP)
     with tempfile.TemporaryDirectory(prefix="dropserve-metrics-") as folder:
         os.environ[MULTIPROCESS_VARIABLE] = folder
-        _Workers(config, sockets=[listener]).run()
+        workers = _Workers(config, sockets=[listener])
+        if not ending.asked:
+            workers.run()
 
 
 class _Workers(Multiprocess):
@@ -103,9 +109,18 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    """End with status 0 before uvicorn's own handlers stand, and after they have done their work.
+class Ending:
+    """Ends with status 0 before uvicorn's own handlers stand, and after they have done their work.
 
     uvicorn ends by raising the signal that stopped it once more, for the handler before its own.
+    An exception from a signal is lost where one interrupts a destructor or a callback, as imports
+    have them, so `asked` says what happened to whoever goes on.
     """
-    raise SystemExit(0)
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        """Take the signal."""
+        self.asked = True
+        raise SystemExit(0)

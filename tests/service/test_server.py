@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from service import schemas
+from service.server import Ending, serve_here
+from service.settings import ServiceSettings
 from tests.pictures import Pixels, encode
 from tests.service.process import ServiceProcess, SlowRequest, run_service, service_process
 from tests.service.serving import check_sentence
@@ -76,6 +78,14 @@ def test_a_signal_while_starting_ends_it_well(models_folder: Path, number: signa
         assert service.exit_status() == 0
     finally:
         service.end()
+
+
+def test_a_signal_whose_exception_was_lost_ends_it_too(models_folder: Path) -> None:
+    ending = Ending()
+    with pytest.raises(SystemExit, match="0"):
+        ending(signal.SIGTERM, None)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serve_here(ServiceSettings(models_folder=models_folder), listener, ending)
 
 
 @pytest.fixture(scope="module")
