@@ -43,7 +43,7 @@ format: $(VENV)/dev  ## bring the code into its one form
 	$(bin)/ruff format
 
 compose-test: $(VENV)/dev  ## build the containers, bring them up, use them, take them down
-	COMPOSE="$(COMPOSE)" PACKAGE_INDEX="$(PACKAGE_INDEX)" $(bin)/python -m pytest -m compose --timeout=3000
+	COMPOSE="$(COMPOSE)" PACKAGE_INDEX="$(PACKAGE_INDEX)" $(bin)/python -m pytest -m compose -n 0 --timeout=3000
 
 clean:  ## remove the environment and caches, keep models and runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

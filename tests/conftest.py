@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from training.config import TrainingConfig
@@ -32,12 +33,18 @@ def no_service_settings_from_outside() -> None:
 
 
 @pytest.fixture(scope="session")
-def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with one real bundle, `digits/1`, of a short training. Only read from it."""
-    folder = tmp_path_factory.mktemp("trained")
-    options = ["--data", "digits", "--epochs", "8", "--runs", str(folder / "runs")]
-    command = [sys.executable, "-m", "training", *options, "--output", str(folder / "models")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def models_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A models folder with one real bundle, `digits/1`, of a short training. Only read from it.
+
+    Of several test processes the first trains it; the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "trained"
+    options = ["--data", "digits", "--epochs", "8", "--unless-exists"]
+    places = ["--runs", str(folder / "runs"), "--output", str(folder / "models")]
+    command = [sys.executable, "-m", "training", *options, *places]
+    with FileLock(folder.with_suffix(".lock")):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "models"
 
