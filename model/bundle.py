@@ -30,18 +30,20 @@ MANIFEST_FILE = "manifest.json"
 REPORT_FOLDER = "report"
 CARD_FILE = f"{REPORT_FOLDER}/card.md"
 
+SAMPLED_SUFFIX = "-mc"
+"""Ends the name under which protocols offer a model with dropout alive."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DRAFT_PREFIX = ".draft-"
-_SAMPLED_SUFFIX = "-mc"
 _CHUNK_BYTES = 1 << 20
 
 
 def check_name(name: str) -> str:
     """Return `name` if it can name a model, else raise ValueError."""
-    if not _NAME.fullmatch(name) or name.endswith(_SAMPLED_SUFFIX):
+    if not _NAME.fullmatch(name) or name.endswith(SAMPLED_SUFFIX):
         raise ValueError(
             f"{name!r} cannot name a model; use letters, digits, '.', '_' and '-', start with a "
-            f"letter or digit, at most 64, not ending in {_SAMPLED_SUFFIX!r}."
+            f"letter or digit, at most 64, not ending in {SAMPLED_SUFFIX!r}."
         )
     return name
 

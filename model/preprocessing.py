@@ -121,6 +121,30 @@ def from_numbers(nested: Any, spec: InputSpec) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.astype(np.float32).transpose(2, 0, 1))
 
 
+def from_tensor(values: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
+    """Check an array [N, C, H, W] of numbers in 0..1, and return it as float32.
+
+    Raises:
+        ImageShapeError: another height, width or channel count.
+        PixelValueError: a value that is not finite, or lies outside 0..1.
+    """
+    require_planes(values.shape, spec)
+    if not (values.min() >= 0 and values.max() <= 1):  # also true of NaN
+        _require_unit_range(values)
+    return np.ascontiguousarray(values, np.float32)
+
+
+def require_planes(shape: tuple[int, ...], spec: InputSpec) -> None:
+    """Raise ImageShapeError unless `shape` is [N, C, H, W] with N at least 1."""
+    expected = (spec.channels, spec.height, spec.width)
+    if len(shape) != 4 or shape[1:] != expected or not shape[0]:
+        rest = ", ".join(map(str, expected))
+        raise ImageShapeError(
+            f"The images are of shape {list(shape)}, but this model takes [N, {rest}]; N is 1 or "
+            "more."
+        )
+
+
 def _require_shape(shape: tuple[int, ...], spec: InputSpec) -> None:
     with_channels = (spec.height, spec.width, spec.channels)
     accepted = {with_channels} | ({with_channels[:2]} if spec.channels == 1 else set())
@@ -129,7 +153,7 @@ def _require_shape(shape: tuple[int, ...], spec: InputSpec) -> None:
         raise ImageShapeError(f"The image is {got}, but this model takes {_expected(spec)}.")
 
 
-def _require_unit_range(pixels: NDArray[np.float64]) -> None:
+def _require_unit_range(pixels: NDArray[Any]) -> None:
     if not np.isfinite(pixels).all():
         raise PixelValueError("A pixel is NaN or infinite; send finite numbers from 0 to 1.")
     low, high = pixels.min(), pixels.max()

@@ -11,7 +11,14 @@ from service.images import ImageReader
 from service.metrics import Metrics
 from service.middleware import Observed
 from service.repository import Repository
-from service.routes import models, operations, predictions, refuse_repeated_parameters
+from service.routes import (
+    models,
+    open_inference,
+    operations,
+    predictions,
+    refuse_repeated_parameters,
+    tensorflow_serving,
+)
 from service.settings import ServiceSettings
 
 _DESCRIPTION = (
@@ -31,9 +38,10 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(repository.load())
+        running = asyncio.create_task(repository.run())
         yield
-        await loading
+        repository.stop()
+        await running
         await repository.close()
         metrics.close()
 
@@ -51,8 +59,10 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     )
     errors.add_handlers(app)
     app.include_router(predictions.router(settings, repository, reader, metrics))
-    app.include_router(models.router(repository))
+    app.include_router(models.router(settings, repository))
     app.include_router(operations.router(repository, metrics))
+    app.router.routes += open_inference.routes(settings, repository, reader, metrics)
+    app.router.routes += tensorflow_serving.routes(settings, repository, reader)
     return app
 
 

@@ -5,6 +5,7 @@ happen one at a time on a thread of their own, so the event loop stays free.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.bundle import SAMPLED_SUFFIX
 from model.predictor import Prediction
 from model.sampling import Sampling
 from model.uncertainty import Uncertainty
 from service.errors import DeadlineError, NotReadyError, OverloadedError
 from service.metrics import Metrics
+from service.statistics import Statistics
 
 Floats = NDArray[np.float32]
 
@@ -52,6 +55,7 @@ Answer = Prediction | Uncertainty
 class _Job:
     images: Floats
     sampling: Sampling | None
+    submitted: float
     answer: "asyncio.Future[Answer]" = field(repr=False)
 
 
@@ -59,7 +63,12 @@ class Batcher:
     """The queue in front of one predictor. Start it inside a running event loop."""
 
     def __init__(
-        self, name: str, predictor: RowPredictor, limits: Limits, metrics: Metrics
+        self,
+        name: str,
+        predictor: RowPredictor,
+        limits: Limits,
+        metrics: Metrics,
+        version: str = "1",
     ) -> None:
         self._predictor = predictor
         self._limits = limits
@@ -72,23 +81,31 @@ class Batcher:
         self._batch_rows = metrics.batch_rows.labels(name)
         self._trunk_seconds = metrics.stage.labels("trunk")
         self._head_seconds = metrics.stage.labels("head")
+        self.statistics = Statistics(metrics, name, version)
+        """Of the deterministic answers."""
+        self.sampled_statistics = Statistics(metrics, name + SAMPLED_SUFFIX, version)
+        """Of the answers with dropout alive."""
         self._loop = asyncio.create_task(self._run(), name=f"batcher-{name}")
 
-    async def predict(self, images: Floats) -> Prediction:
+    async def predict(self, images: Floats, within: float | None = None) -> Prediction:
         """Answer float32 [N, C, H, W] deterministically.
+
+        within: seconds that the caller waits; None, or more than the limit: the limit.
 
         Raises:
             OverloadedError: the queue is full.
             DeadlineError: no answer in time.
             NotReadyError: the batcher is closing.
         """
-        answer = await self._submit(images, None)
+        answer = await self._submit(images, None, within)
         assert isinstance(answer, Prediction)
         return answer
 
-    async def uncertainty(self, images: Floats, sampling: Sampling) -> Uncertainty:
-        """Answer float32 [N, C, H, W] with dropout alive; raises as `predict`."""
-        answer = await self._submit(images, sampling)
+    async def uncertainty(
+        self, images: Floats, sampling: Sampling, within: float | None = None
+    ) -> Uncertainty:
+        """Answer float32 [N, C, H, W] with dropout alive; waits and raises as `predict`."""
+        answer = await self._submit(images, sampling, within)
         assert isinstance(answer, Uncertainty)
         return answer
 
@@ -99,23 +116,28 @@ class Batcher:
         await self._loop
         self._thread.shutdown()
 
-    async def _submit(self, images: Floats, sampling: Sampling | None) -> Answer:
+    async def _submit(
+        self, images: Floats, sampling: Sampling | None, within: float | None
+    ) -> Answer:
         if self._closing:
             raise NotReadyError("The server is stopping; send the request to another.")
         if self._queued_rows and self._queued_rows + len(images) > self._limits.queue_rows:
             raise OverloadedError(
                 f"{self._queued_rows} images are waiting already; try again in a second."
             )
-        job = _Job(images, sampling, asyncio.get_running_loop().create_future())
+        limit = self._limits.timeout_seconds
+        seconds = limit if within is None else min(within, limit)
+        answer = asyncio.get_running_loop().create_future()
+        job = _Job(images, sampling, time.perf_counter(), answer)
         self._queue.append(job)
         self._count(len(images))
         self._arrived.set()
         try:
-            async with asyncio.timeout(self._limits.timeout_seconds):
+            async with asyncio.timeout(seconds):
                 return await job.answer
         except TimeoutError:
             raise DeadlineError(
-                f"No answer within {self._limits.timeout_seconds:g} seconds; try again later, "
+                f"No answer within {seconds:g} seconds; try again later, "
                 "with fewer images or samples."
             ) from None
 
@@ -159,6 +181,7 @@ class Batcher:
         return [answer for job in jobs for answer in self._answer_each([job])]
 
     def _answer_together(self, jobs: Sequence[_Job]) -> Sequence[Answer]:
+        started = time.perf_counter()
         images = _joined([job.images for job in jobs])
         self._batch_rows.observe(len(images))
         with self._trunk_seconds.time():
@@ -176,7 +199,17 @@ class Batcher:
                 count = len(jobs[index].images)
                 answers[index] = sampled.take(slice(start, start + count))
                 start += count
+        self._count_run(jobs, started)
         return answers
+
+    def _count_run(self, jobs: Sequence[_Job], started: float) -> None:
+        seconds = time.perf_counter() - started
+        for statistics, sampled in ((self.statistics, False), (self.sampled_statistics, True)):
+            members = [job for job in jobs if (job.sampling is not None) is sampled]
+            for job in members:
+                statistics.waited(started - job.submitted)
+            if members:
+                statistics.ran(seconds)
 
 
 def _deliver(jobs: Sequence[_Job], answers: Sequence[Answer | Exception]) -> None:

@@ -3,7 +3,9 @@
 Every error leaves the service as `{"error": "a sentence that says what to do", "code": "word"}`.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -50,6 +52,14 @@ class BodyTimeoutError(ServiceError):
     """The client took too long to send its body."""
 
 
+class CompressionError(ServiceError):
+    """The body is not the compressed stream that its encoding promises."""
+
+
+class InvalidTensorError(ServiceError):
+    """A tensor of the Open Inference Protocol cannot be used."""
+
+
 class UnsupportedMediaTypeError(ServiceError):
     """The content type or encoding is not one that is taken here."""
 
@@ -64,6 +74,22 @@ class UnknownModelError(ServiceError):
 
 class UnknownVersionError(ServiceError):
     """The model is loaded, but not in that version."""
+
+
+class VersionRefusedError(ServiceError):
+    """A version that was asked for cannot be put into service."""
+
+
+class ReleaseError(ServiceError):
+    """A model's release cannot be changed this way."""
+
+
+class ControlDisabledError(ServiceError):
+    """Models may not be loaded, unloaded or released by this client."""
+
+
+class UnsupportedError(ServiceError):
+    """A part of the protocol that is not offered."""
 
 
 class UncertaintyDisabledError(ServiceError):
@@ -87,20 +113,26 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     InvalidJsonError: (400, "invalid_json"),
     InvalidRequestError: (400, "invalid_request"),
     InvalidBase64Error: (400, "invalid_base64"),
+    InvalidTensorError: (400, "invalid_tensor"),
+    CompressionError: (400, "invalid_compression"),
     InvalidQueryError: (400, "invalid_query"),
     ModelRequiredError: (400, "model_required"),
     model_errors.MethodError: (400, "method_unavailable"),
     model_errors.ImageDecodeError: (400, "image_unreadable"),
     model_errors.ImageShapeError: (400, "image_shape"),
     model_errors.PixelValueError: (400, "pixel_value"),
+    ControlDisabledError: (403, "control_disabled"),
     UnknownModelError: (404, "unknown_model"),
     UnknownVersionError: (404, "unknown_version"),
     UncertaintyDisabledError: (404, "uncertainty_disabled"),
     BodyTimeoutError: (408, "body_timeout"),
+    ReleaseError: (409, "release_impossible"),
+    VersionRefusedError: (409, "version_refused"),
     BodyTooLargeError: (413, "body_too_large"),
     TooManyImagesError: (413, "too_many_images"),
     model_errors.ImageTooLargeError: (413, "image_too_large"),
     UnsupportedMediaTypeError: (415, "unsupported_media_type"),
+    UnsupportedError: (501, "unsupported"),
     NotReadyError: (503, "not_ready"),
     OverloadedError: (503, "overloaded"),
     DeadlineError: (504, "deadline_exceeded"),
@@ -111,19 +143,21 @@ INTERNAL_CODE = "internal_error"
 _RETRY_AFTER_SECONDS = "1"
 
 
-def error_response(status: int, code: str, sentence: str) -> Response:
-    """Build the one shape every error has."""
+def error_response(
+    status: int, code: str, sentence: str, more: Mapping[str, Any] | None = None
+) -> Response:
+    """Build the one shape every error has; `more` is what a protocol wants besides."""
     headers = {"Retry-After": _RETRY_AFTER_SECONDS} if status == 503 else None
-    body = orjson.dumps({"error": sentence, "code": code})
+    body = orjson.dumps({"error": sentence, "code": code, **(more or {})})
     return Response(body, status, headers=headers, media_type="application/json")
 
 
-def domain_error_response(error: DropserveError) -> Response:
+def domain_error_response(error: DropserveError, more: Mapping[str, Any] | None = None) -> Response:
     """Build the answer that the table gives `error`; raise one that is none of a request's."""
     for kind in type(error).__mro__:
         if kind in STATUS_AND_CODE:
             status, code = STATUS_AND_CODE[kind]
-            return error_response(status, code, str(error))
+            return error_response(status, code, str(error), more)
     raise error
 
 

@@ -3,7 +3,6 @@
 By content type: JSON `{"instances": [...]}`, a form with `file` fields, or one image as it is.
 """
 
-import asyncio
 import base64
 import binascii
 import os
@@ -17,12 +16,11 @@ from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from model.preprocessing import InputSpec, decode_all, from_numbers, to_float
+from service.bodies import BodyReader
 from service.errors import (
-    BodyTimeoutError,
-    BodyTooLargeError,
     EmptyBodyError,
     InvalidBase64Error,
     InvalidJsonError,
@@ -49,6 +47,7 @@ class ImageReader:
 
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self._settings = settings
+        self._bodies = BodyReader(settings)
         self._decode_seconds = metrics.stage.labels("decode")
         self._decoders = CapacityLimiter(os.cpu_count() or 1)  # more would only take more memory
 
@@ -59,43 +58,24 @@ class ImageReader:
             ServiceError: about the body. InputError: about an image in it.
         """
         media_type = _media_type(request.headers)
-        body = await self._body(request)
+        body = await self._bodies.read(request)
+        if not body:
+            raise EmptyBodyError("The request has no body; send an image.")
         if media_type == JSON_TYPE:
-            return await self._from_json(body, spec)
+            return await self.from_instances(_instances(read_json(body)), spec)
         is_form = media_type == FORM_TYPE
         files = await self._form_files(request.headers, body) if is_form else [body]
         with self._decode_seconds.time():
-            return await self._decode(files, spec)
+            return await self.decode(files, spec)
 
-    async def _body(self, request: Request) -> bytes:
-        limit = self._settings.max_body_bytes
-        declared = request.headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > limit:
-            raise BodyTooLargeError(_too_large(limit))
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > limit:
-                        raise BodyTooLargeError(_too_large(limit))
-        except TimeoutError:
-            seconds = self._settings.body_timeout_seconds
-            raise BodyTimeoutError(
-                f"The body did not arrive within {seconds:g} seconds; send it faster or smaller."
-            ) from None
-        except ClientDisconnect:
-            raise InvalidRequestError("The client hung up before its body was whole.") from None
-        if not body:
-            raise EmptyBodyError("The request has no body; send an image.")
-        return bytes(body)
-
-    async def _from_json(self, body: bytes, spec: InputSpec) -> Floats:
-        instances = _instances(body)
-        self._check_count(len(instances))
+    async def from_instances(self, instances: Sequence[Any], spec: InputSpec) -> Floats:
+        """Read images given as `{"b64": ...}` or as nested numbers; raises as `read`."""
+        if not instances:
+            raise EmptyBodyError("'instances' is empty; send at least one image.")
+        self.check_count(len(instances))
         files = [_from_base64(item) for item in instances if isinstance(item, dict)]
         with self._decode_seconds.time():
-            decoded = iter(await self._decode(files, spec)) if files else iter(())
+            decoded = iter(await self.decode(files, spec)) if files else iter(())
             return np.stack(
                 [
                     next(decoded) if isinstance(item, dict) else from_numbers(item, spec)
@@ -123,10 +103,11 @@ class ImageReader:
             files = [await _form_file(name, value) for name, value in form.multi_items()]
         if not files:
             raise EmptyBodyError("The form has no 'file' field; send an image in one.")
-        self._check_count(len(files))
+        self.check_count(len(files))
         return files
 
-    async def _decode(self, files: Sequence[bytes], spec: InputSpec) -> Floats:
+    async def decode(self, files: Sequence[bytes], spec: InputSpec) -> Floats:
+        """Decode image files to float32 [N, C, H, W]; raises InputError."""
         settings = self._settings
         pixels = await to_thread.run_sync(
             decode_all,
@@ -138,7 +119,8 @@ class ImageReader:
         )
         return to_float(pixels)
 
-    def _check_count(self, count: int) -> None:
+    def check_count(self, count: int) -> None:
+        """Raise TooManyImagesError if a request has more images than it may."""
         if count > self._settings.max_images:
             raise TooManyImagesError(self._too_many())
 
@@ -179,11 +161,6 @@ async def _form_file(name: str, value: UploadFile | str) -> bytes:
 
 
 def _media_type(headers: Headers) -> str:
-    encoding = headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise UnsupportedMediaTypeError(
-            f"Content-Encoding {encoding!r} is not taken here; send the body uncompressed."
-        )
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in (JSON_TYPE, FORM_TYPE, *IMAGE_TYPES, *_OTHER_IMAGE_TYPES):
         return media_type
@@ -193,21 +170,23 @@ def _media_type(headers: Headers) -> str:
     )
 
 
-def _instances(body: bytes) -> Sequence[Any]:
+def read_json(body: bytes) -> Any:
+    """Parse a JSON body; raises InvalidJsonError."""
     try:
-        content = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidJsonError(
             f"The body is not JSON that can be read ({error}); "
             "NaN and Infinity are not JSON, and nesting is limited."
         ) from None
+
+
+def _instances(content: Any) -> Sequence[Any]:
     if not isinstance(content, dict) or set(content) != {"instances"}:
         raise InvalidRequestError(f"The body is not of the form {_INSTANCES} and nothing else.")
     instances = content["instances"]
     if not isinstance(instances, list):
         raise InvalidRequestError(f"'instances' is not a list; send {_INSTANCES}.")
-    if not instances:
-        raise EmptyBodyError("'instances' is empty; send at least one image.")
     return instances
 
 
@@ -215,12 +194,13 @@ def _from_base64(item: dict[str, Any]) -> bytes:
     text = item.get("b64")
     if set(item) != {"b64"} or not isinstance(text, str):
         raise InvalidRequestError('An image given as an object must be {"b64": "..."} alone.')
+    return unpack_base64(text, "A 'b64' field")
+
+
+def unpack_base64(text: str, what: str) -> bytes:
+    """Decode base64; raises InvalidBase64Error, naming `what` it was."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         hint = "leave out the 'data:...;base64,' in front" if text[:5] == "data:" else "encode it"
-        raise InvalidBase64Error(f"A 'b64' field is not base64; {hint} (RFC 4648).") from None
-
-
-def _too_large(limit: int) -> str:
-    return f"The body is larger than {limit:,} bytes; send fewer or smaller images."
+        raise InvalidBase64Error(f"{what} is not base64; {hint} (RFC 4648).") from None

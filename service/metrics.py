@@ -109,13 +109,81 @@ class Metrics:
             registry=registry,
         )
 
+        self.refused_versions = Gauge(
+            "dropserve_refused_version",
+            "1 for each version that is refused; GET /models has the reason.",
+            ("model", "version"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.switches = Counter(
+            "dropserve_switches",
+            "Times that another version became a model's stable one, summed over the workers.",
+            ("model",),
+            registry=registry,
+        )
+        self.inference_requests = Counter(
+            "dropserve_inference_requests",
+            "Requests for a model; NAME-mc is NAME with dropout alive.",
+            ("model", "version", "outcome"),
+            registry=registry,
+        )
+        self.inference_seconds = Counter(
+            "dropserve_inference_seconds",
+            "Time spent on requests for a model, by outcome and by part, seconds.",
+            ("model", "version", "part"),
+            registry=registry,
+        )
+        self.inference_images = Counter(
+            "dropserve_inference_images",
+            "Images answered.",
+            ("model", "version"),
+            registry=registry,
+        )
+        self.inference_runs = Counter(
+            "dropserve_inference_runs",
+            "Runs of the network that answered a model's requests.",
+            ("model", "version"),
+            registry=registry,
+        )
+        self.last_inference = Gauge(
+            "dropserve_last_inference_timestamp_seconds",
+            "When the last request for a model was answered, seconds since 1970.",
+            ("model", "version"),
+            registry=registry,
+            multiprocess_mode="max",
+        )
+
     def expose(self) -> bytes:
         """Return all figures in Prometheus' text format."""
+        return generate_latest(self._everyone())
+
+    def inference_figures(self) -> dict[tuple[str, str], dict[str, float]]:
+        """Return, of each (model, version), the counts of requests, seconds, images and runs."""
+        names = {
+            "dropserve_inference_requests_total": "requests",
+            "dropserve_inference_seconds_total": "seconds",
+            "dropserve_inference_images_total": "images",
+            "dropserve_inference_runs_total": "runs",
+            "dropserve_last_inference_timestamp_seconds": "last",
+        }
+        found: dict[tuple[str, str], dict[str, float]] = {}
+        for metric in self._everyone().collect():
+            for sample in metric.samples:
+                if sample.name in names:
+                    labels = dict(sample.labels)
+                    model = labels.pop("model"), labels.pop("version")
+                    labels.pop("pid", None)
+                    what = ".".join([names[sample.name], *labels.values()])
+                    found.setdefault(model, {})[what] = sample.value
+        return found
+
+    def _everyone(self) -> CollectorRegistry:
         if MULTIPROCESS_VARIABLE not in os.environ:
-            return generate_latest(self._registry)
+            return self._registry
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
-        return generate_latest(everyone)
+        return everyone
 
     def close(self) -> None:
         """Take this worker's gauges out of the sums; call when it stops."""

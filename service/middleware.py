@@ -16,10 +16,12 @@ from service.errors import NotReadyError, OverloadedError, domain_error_response
 from service.metrics import Metrics
 
 REQUEST_ID_HEADER = "X-Request-ID"
+REQUEST_ID = "dropserve.request_id"
+"""Where the scope has it."""
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _UNMATCHED = "unmatched"
-_UNLIMITED = ("/health/", "/metrics")
+_UNLIMITED = ("/health/", "/v2/health/", "/metrics")
 
 logger = structlog.stdlib.get_logger("service")
 
@@ -40,6 +42,7 @@ class Observed:
             return
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        scope[REQUEST_ID] = request_id
         exchange = _Exchange(send, request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             self._count(+1)

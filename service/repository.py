@@ -1,48 +1,43 @@
-"""Which bundles are loaded, at which version. Knows no route.
+"""Which bundles are in service, at which versions, while the folder and the releases change.
 
-Of each model the highest version that opens and passes its self-test is served. A version that
-does not is refused with its reason, which the log, GET /models and, when nothing else serves,
-GET /health/ready tell.
+Of each model the highest version that opens and passes its self-test is served, unless one is
+held. A version that does not is refused with its reason, which the log, a metric, GET /models and,
+when nothing else serves, GET /health/ready tell; the one before goes on serving. Knows no route.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import structlog
 
-from model.bundle import Bundle, names, open_bundle, versions
-from model.calibration import Calibrated
-from model.errors import BundleError
-from model.predictor import Predictor, open_tested
-from model.sampling import Fixed
-from service.batching import Batcher, Limits, RowPredictor
+from model.bundle import names, versions
+from model.preprocessing import InputSpec
 from service.errors import (
     ModelRequiredError,
     NotReadyError,
+    ReleaseError,
     UnknownModelError,
     UnknownVersionError,
+    VersionRefusedError,
 )
+from service.loading import Loader, Served
 from service.metrics import Metrics
+from service.releases import Release, Releases, falls_to_canary
 from service.settings import ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")
 
+STABLE, CANARY = "stable", "canary"
 
-@dataclass(frozen=True)
-class Served:
-    """One model in service."""
+_CHECK_SECONDS = 0.05
+_PATIENCE_SECONDS = 30.0
 
-    bundle: Bundle
-    batcher: Batcher
-    calibrated: Calibrated | None
+Step = Callable[[Release, int, int | None], Release]
+"""The release now, the stable version, the next lower one on disk -> the new release."""
 
-    @property
-    def version(self) -> str:
-        """The version as it goes over the wire."""
-        return str(self.bundle.manifest.version)
+Fingerprint = frozenset[tuple[str, int, int]]
 
 
 @dataclass(frozen=True)
@@ -54,63 +49,116 @@ class Refusal:
     reason: str
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What of one model is in service."""
+
+    stable: Served
+    canary: Served | None
+    release: Release
+
+    @property
+    def all(self) -> tuple[Served, ...]:
+        """Every version in service, the stable one first."""
+        return (self.stable,) if self.canary is None else (self.stable, self.canary)
+
+
 class Repository:
     """The models in service. Empty until `load` is done."""
 
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self._settings = settings
         self.metrics = metrics
-        self._served: dict[str, Served] = {}
+        self._pins = settings.pins
+        self._loader = Loader(settings, metrics)
+        self._releases = Releases(settings.control_folder)
+        self._offers: dict[str, Offer] = {}
+        self._on_disk: dict[str, list[int]] = {}
+        self._opened: dict[tuple[str, int], Served] = {}
+        self._refused: dict[tuple[str, int], tuple[Refusal, Fingerprint]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._lock = asyncio.Lock()
+        self._stopping = asyncio.Event()
         self._loading = True
         self._unreadable: str | None = None
-        self.refusals: list[Refusal] = []
 
     @property
-    def served(self) -> Sequence[Served]:
+    def offers(self) -> Sequence[Offer]:
         """Everything in service, by name."""
-        return [self._served[name] for name in sorted(self._served)]
+        return [self._offers[name] for name in sorted(self._offers)]
+
+    @property
+    def refusals(self) -> Sequence[Refusal]:
+        """Every version on disk that was tried and refused, by name, the highest first."""
+        found = [refusal for refusal, _ in self._refused.values()]
+        return sorted(found, key=lambda each: (each.name, -each.version))
+
+    @property
+    def unloaded(self) -> Sequence[str]:
+        """Every model that was taken out of service, by name."""
+        return sorted(name for name in self._on_disk if self._release(name).unloaded)
 
     @property
     def default(self) -> str | None:
         """The model of requests that name none."""
         if self._settings.default_model is not None:
             return self._settings.default_model
-        return next(iter(self._served)) if len(self._served) == 1 else None
+        return next(iter(self._offers)) if len(self._offers) == 1 else None
 
     async def load(self) -> None:
-        """Open, test and warm every model in the folder, one thread at a time."""
-        folder = self._settings.models_folder
+        """Put everything into service that can be; the application answers meanwhile."""
         try:
-            for name in await asyncio.to_thread(names, folder):
-                await self._load_model(folder, name)
-        except OSError as error:
-            self._unreadable = (
-                f"{folder} cannot be read ({error.strerror}); "
-                "choose another folder with --models-folder."
-            )
+            await self.refresh()
         finally:
             self._loading = False
         problem = self.problem()
         if problem is not None:
             logger.error("not ready", reason=problem)
 
+    async def run(self) -> None:
+        """Load, then look at the folder and the releases again and again, until told to stop."""
+        await self.load()
+        while not await self._stopped_within(self._settings.watch_seconds or None):
+            try:
+                await self.refresh()
+            except Exception:  # whatever a disk comes up with: what serves goes on serving
+                logger.exception("the models folder could not be looked at")
+
+    def stop(self) -> None:
+        """End `run` after its present look."""
+        self._stopping.set()
+
+    async def _stopped_within(self, seconds: float | None) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._stopping.wait()
+        except TimeoutError:
+            return False
+
+    async def refresh(self) -> None:
+        """Bring what is in service in line with the folder and the releases."""
+        async with self._lock:
+            await self._refresh()
+
     async def close(self) -> None:
         """Answer what is queued, then let every model go."""
-        for served in self._served.values():
-            await served.batcher.close()
+        async with self._lock:
+            self._let_go(list(self._opened.values()))
+            await asyncio.gather(*self._leaving)
+        self._loader.close()
+        self._releases.close()
 
     def problem(self) -> str | None:
         """Say in one sentence why the service is not ready; None when it is."""
         if self._loading:
             return "The models are still being loaded; try again in a second."
         default = self._settings.default_model
-        if self._served and (default is None or default in self._served):
+        if self._offers and (default is None or default in self._offers):
             return None
-        reasons = [
-            refusal.reason
-            for refusal in self.refusals
-            if default is None or refusal.name == default
-        ]
+        out = [name for name in self.unloaded if default in (None, name)]
+        if out:
+            return f"{out[0]} is unloaded; load it with python -m service.control load {out[0]}."
+        reasons = [each.reason for each in self.refusals if default in (None, each.name)]
         if reasons:
             return reasons[0]
         if self._unreadable is not None:
@@ -119,8 +167,13 @@ class Repository:
         folder = self._settings.models_folder
         return f"{folder} holds no {wanted}; train one with python -m training --output {folder}."
 
-    def get(self, name: str | None, version: str | None) -> Served:
-        """Find a model in service; None for the default one and for the version that is served.
+    def get(self, name: str | None, version: str | None, request_id: str = "") -> Served:
+        """Find a model in service; use it only within `with`, so that it stays.
+
+        Args:
+            name: None for the default one.
+            version: a number, `stable` or `canary`; None for whichever the request falls to.
+            request_id: decides whether the request is among a canary's share.
 
         Raises:
             NotReadyError: the models are still being loaded, or the default one could not be.
@@ -128,72 +181,260 @@ class Repository:
             UnknownModelError, UnknownVersionError: it is not among what is loaded.
         """
         problem = self.problem()
-        if problem is not None and (self._loading or not self._served or name is None):
+        if problem is not None and (self._loading or not self._offers or name is None):
             raise NotReadyError(problem)
         wanted = name if name is not None else self.default
         if wanted is None:
             raise ModelRequiredError(
                 f"Several models are loaded; name one with ?model=, of {self._loaded()}."
             )
-        served = self._served.get(wanted)
-        if served is None:
+        offer = self._offers.get(wanted)
+        if offer is None:
             raise UnknownModelError(f"No model {wanted!r} is loaded; there is {self._loaded()}.")
-        if version is not None and version != served.version:
+        return _chosen(offer, version, request_id)
+
+    def versions(self, served: Served) -> Sequence[Served]:
+        """Return every version in service of the model that `served` is of."""
+        offer = self._offers.get(served.name)
+        return (served,) if offer is None else offer.all
+
+    async def reload(self, name: str) -> None:
+        """Put a model into service that was taken out, and try again what was refused.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+            VersionRefusedError: the version that should serve cannot.
+        """
+        async with self._lock:
+            await self._look(name)
+            for key in [key for key in self._refused if key[0] == name]:
+                self._forget(key)
+            await self._change(name, Release.loaded)
+            release, best = self._release(name), max(self._on_disk[name], default=None)
+            wanted = best if release.held is None else release.held
+            refused = self._refused.get((name, wanted or 0))
+            if refused is not None:
+                raise VersionRefusedError(refused[0].reason)
+        await self._until_applied()
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service, once what it has in hand is answered.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+        """
+        async with self._lock:
+            await self._look(name)
+            await self._change(name, Release.taken_out)
+        await self._until_applied()
+
+    async def release(self, name: str, step: Step) -> Offer:
+        """Change which versions of a model serve; nothing changes unless all of them can.
+
+        Raises:
+            UnknownModelError, UnknownVersionError: there is none of that name, or number.
+            ReleaseError: the settings hold its version, or there is nothing to change to.
+            VersionRefusedError: a version cannot be put into service.
+        """
+        async with self._lock:
+            await self._look(name)
+            offer = self._offers.get(name)
+            if self._pins.get(name) is not None:
+                raise ReleaseError(
+                    f"{name} is held at version {self._pins[name]} by --models; change it there, "
+                    "or leave the version out there."
+                )
+            if offer is None:
+                raise ReleaseError(f"{name} is not in service; load it first.")
+            stable = offer.stable.number
+            lower = max((each for each in self._on_disk[name] if each < stable), default=None)
+            wanted = step(self._release(name), stable, lower)
+            for version in (wanted.held, wanted.canary):
+                if version is not None:
+                    await self._require(name, version)
+            await self._change(name, lambda _now: wanted)
+            changed = self._offers[name]
+        await self._until_applied()
+        return changed
+
+    async def _look(self, name: str) -> None:
+        """Read folder and releases again; the model has to be there."""
+        await self._read()
+        if name not in self._on_disk:
+            known = ", ".join(sorted(self._on_disk)) or "none"
+            raise UnknownModelError(f"There is no model {name!r} to be loaded; there is {known}.")
+
+    async def _require(self, name: str, version: int) -> None:
+        offer = self._offers[name]
+        if any(each.number == version for each in offer.all):
+            return
+        if version not in self._on_disk[name]:
             raise UnknownVersionError(
-                f"Version {version!r} of {wanted} is not loaded; version {served.version} is."
+                f"There is no version {version} of {name} in {self._settings.models_folder}; "
+                f"there is {', '.join(map(str, self._on_disk[name]))}."
             )
+        self._forget((name, version))
+        if await self._open(name, version, offer.stable.bundle.manifest.input) is None:
+            raise VersionRefusedError(self._refused[name, version][0].reason)
+
+    async def _change(self, name: str, step: Callable[[Release], Release]) -> None:
+        await asyncio.to_thread(self._releases.change, name, step)
+        await self._refresh()
+
+    async def _until_applied(self) -> None:
+        """Wait until the other workers have followed."""
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                while not await asyncio.to_thread(self._releases.applied_everywhere):
+                    await asyncio.sleep(_CHECK_SECONDS)
+        except TimeoutError:
+            logger.warning("workers have not followed", seconds=_PATIENCE_SECONDS)
+
+    async def _read(self) -> None:
+        await asyncio.to_thread(self._releases.read)
+        try:
+            self._on_disk = await asyncio.to_thread(self._listing)
+            self._unreadable = None
+        except OSError as error:
+            folder = self._settings.models_folder
+            self._unreadable = (
+                f"{folder} cannot be read ({error.strerror}); "
+                "choose another folder with --models-folder."
+            )
+
+    def _listing(self) -> dict[str, list[int]]:
+        folder = self._settings.models_folder
+        return {
+            name: versions(folder, name)
+            for name in names(folder)
+            if not self._pins or name in self._pins
+        }
+
+    async def _refresh(self) -> None:
+        await self._read()
+        for key in [key for key in self._refused if not self._is_there(*key)]:
+            self._forget(key)
+        for name in sorted({*self._on_disk, *self._offers}):
+            await self._settle(name)
+        kept = {each for offer in self._offers.values() for each in offer.all}
+        self._let_go(each for each in list(self._opened.values()) if each not in kept)
+        await asyncio.to_thread(self._releases.applied)
+
+    def _is_there(self, name: str, version: int) -> bool:
+        return version in self._on_disk.get(name, ()) or version == self._release(name).held
+
+    def _release(self, name: str) -> Release:
+        release = self._releases.get(name)
+        pin = self._pins.get(name)
+        return release if pin is None else Release(held=pin, unloaded=release.unloaded)
+
+    async def _settle(self, name: str) -> None:
+        """Open what one model lacks, then switch to it in one step."""
+        release = self._release(name)
+        before = self._offers.get(name)
+        if release.unloaded:
+            self._offers.pop(name, None)
+            return
+        stable = await self._find_stable(name, release, before)
+        if stable is None:
+            return
+        canary = None
+        if release.canary is not None and release.canary != stable.number:
+            canary = await self._open(name, release.canary, stable.bundle.manifest.input)
+        self._offers[name] = Offer(stable, canary, release)
+        if before is None or before.stable is not stable:
+            self.metrics.switches.labels(name).inc()
+            logger.info("model in service", model=name, version=stable.number)
+
+    async def _find_stable(
+        self, name: str, release: Release, before: Offer | None
+    ) -> Served | None:
+        candidates = self._on_disk.get(name, []) if release.held is None else [release.held]
+        like = None if before is None else before.stable.bundle.manifest.input
+        for version in candidates:
+            served = await self._open(name, version, like)
+            if served is not None:
+                return served
+        return None if before is None else before.stable
+
+    async def _open(self, name: str, version: int, like: InputSpec | None) -> Served | None:
+        """Return a version ready to serve; None if it is refused, now or still."""
+        key = name, version
+        if key in self._opened:
+            return self._opened[key]
+        path = self._settings.models_folder / name / str(version)
+        seen = await asyncio.to_thread(_fingerprint, path)
+        known = self._refused.get(key)
+        if known is not None and known[1] == seen:
+            return None
+        try:
+            served = await self._loader.open(path, like)
+        except Exception as error:  # BundleError, or what nobody foresaw: the rest still loads
+            self._refuse(Refusal(name, version, str(error)), seen)
+            return None
+        self._forget(key)
+        self._opened[key] = served
+        self.metrics.model_info.labels(name, served.version).set(1)
+        logger.info("model loaded", model=name, version=version)
         return served
 
+    def _refuse(self, refusal: Refusal, seen: Fingerprint) -> None:
+        key = refusal.name, refusal.version
+        known = self._refused.get(key)
+        self._refused[key] = refusal, seen
+        self.metrics.refused_versions.labels(refusal.name, str(refusal.version)).set(1)
+        if known is None or known[0] != refusal:
+            logger.error(
+                "bundle refused",
+                model=refusal.name,
+                version=refusal.version,
+                reason=refusal.reason,
+            )
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        if self._refused.pop(key, None) is not None:
+            self.metrics.refused_versions.labels(key[0], str(key[1])).set(0)
+
+    def _let_go(self, leaving: Iterable[Served]) -> None:
+        for served in leaving:
+            self._opened.pop((served.name, served.number), None)
+            task = asyncio.create_task(self._end(served))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _end(self, served: Served) -> None:
+        await served.let_go()
+        self.metrics.model_info.labels(served.name, served.version).set(0)
+        logger.info("model let go", model=served.name, version=served.number)
+
     def _loaded(self) -> str:
-        return ", ".join(sorted(self._served))
+        return ", ".join(sorted(self._offers)) or "none"
 
-    async def _load_model(self, folder: Path, name: str) -> None:
-        for version in await asyncio.to_thread(versions, folder, name):
-            try:
-                bundle, predictor = await asyncio.to_thread(
-                    self._open, folder / name / str(version)
-                )
-            except Exception as error:  # BundleError, or what nobody foresaw: the rest still loads
-                self.refusals.append(Refusal(name, version, str(error)))
-                logger.error(  # noqa: TRY400
-                    "bundle refused", model=name, version=version, reason=str(error)
-                )
-                continue
-            self._served[name] = Served(
-                bundle, self._batcher(name, predictor), predictor.calibrated
-            )
-            self.metrics.model_info.labels(name, version).set(1)
-            logger.info("model loaded", model=name, version=version)
-            return
 
-    def _open(self, path: Path) -> tuple[Bundle, Predictor]:
-        bundle = open_bundle(path)
-        predictor = open_tested(bundle, self._settings.threads)
-        try:
-            self._warm(bundle, predictor)
-        except Exception as error:  # whatever a graph raises that its manifest does not describe
-            reason = str(error).partition("\n")[0]
-            raise BundleError(
-                f"{path} does not take the images its manifest declares ({reason}); "
-                "export it again."
-            ) from None
-        return bundle, predictor
-
-    def _warm(self, bundle: Bundle, predictor: Predictor) -> None:
-        """Run the sizes to come, so that the first request pays for no allocation or mask."""
-        spec = bundle.manifest.input
-        for rows in (1, self._settings.max_batch_rows):
-            images = np.zeros((rows, spec.channels, spec.height, spec.width), np.float32)
-            prediction = predictor.predict(images).take(slice(1))
-            predictor.uncertainty(
-                prediction, Fixed(self._settings.default_seed, self._settings.default_samples)
-            )
-
-    def _batcher(self, name: str, predictor: RowPredictor) -> Batcher:
-        settings = self._settings
-        limits = Limits(
-            batch_rows=settings.max_batch_rows,
-            queue_rows=settings.max_queue_rows,
-            timeout_seconds=settings.inference_timeout_seconds,
+def _chosen(offer: Offer, version: str | None, request_id: str) -> Served:
+    if version is None:
+        if offer.canary and falls_to_canary(request_id, offer.release.share):
+            return offer.canary
+        return offer.stable
+    known: Mapping[str, Served] = {STABLE: offer.stable, offer.stable.version: offer.stable}
+    if offer.canary is not None:
+        known = {**known, CANARY: offer.canary, offer.canary.version: offer.canary}
+    if version not in known:
+        there = " and ".join(each.version for each in offer.all)
+        plural = "versions {} are" if offer.canary else "version {} is"
+        raise UnknownVersionError(
+            f"Version {version!r} of {offer.stable.name} is not loaded; {plural.format(there)}."
         )
-        return Batcher(name, predictor, limits, self.metrics)
+    return known[version]
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    """Tell whether a refused folder has changed: every file's name, size and time."""
+    found = set()
+    try:
+        for file in folder.rglob("*"):
+            status = file.lstat()
+            found.add((str(file), status.st_size, status.st_mtime_ns))
+    except OSError:  # being copied or removed this moment: look again
+        return frozenset()
+    return frozenset(found)

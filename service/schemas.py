@@ -18,6 +18,12 @@ Nats = Annotated[float, Field(ge=0)]
 ByClass = dict[str, Probability]
 
 
+_VERSION = (
+    "a version in service, by its number or as stable or canary; if left out stable, or canary for "
+    "its share of the requests"
+)
+
+
 class _Shape(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -26,7 +32,7 @@ class ModelQuery(_Shape):
     """Query parameters of every route that answers for a model."""
 
     model: str | None = Field(None, description="model name; the default model if left out")
-    version: str | None = Field(None, description="version; the one in service if left out")
+    version: str | None = Field(None, description=_VERSION)
 
 
 class NoQuery(_Shape):
@@ -36,11 +42,11 @@ class NoQuery(_Shape):
 class VersionQuery(_Shape):
     """The query of a model's card."""
 
-    version: str | None = Field(None, description="version; the one in service if left out")
+    version: str | None = Field(None, description=_VERSION)
 
 
-class UncertaintyQuery(ModelQuery):
-    """Query parameters of POST /uncertainty."""
+class SamplingQuery(_Shape):
+    """How dropout is to be sampled."""
 
     samples: (
         Annotated[
@@ -66,6 +72,11 @@ class UncertaintyQuery(ModelQuery):
         description="how the masks depend on one another: orthogonal (if left out) are worth "
         "several times their number of independent ones",
     )
+
+
+class UncertaintyQuery(ModelQuery, SamplingQuery):
+    """Query parameters of POST /uncertainty."""
+
     coverage: float = Field(
         0.9, gt=0, lt=1, description="probability with which a prediction set holds the true class"
     )
@@ -178,6 +189,22 @@ class ModelSummary(_Shape):
     parameters: int
     dropout_layers: list[DropoutLayer]
     test_accuracy: float | None = Field(description="measured on the exported bundle, 0..1")
+    held: bool = Field(description="false: a newer version takes over by itself")
+    canary: str | None = Field(description="version on trial beside this one")
+    canary_share: float = Field(description="of the requests that name no version, 0..1")
+
+
+class CanaryQuery(_Shape):
+    """The query that starts a canary."""
+
+    version: int = Field(ge=1, description="version to try")
+    share: float = Field(0.1, gt=0, le=1, description="of the requests that name no version")
+
+
+class PinQuery(_Shape):
+    """The query that holds a version."""
+
+    version: int = Field(ge=1, description="version to hold")
 
 
 class RefusedVersion(_Shape):

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from model.bundle import check_name
 from model.commandline import CommandSettings
 from model.masks import MAX_SAMPLES, MAX_SEED
 
@@ -23,6 +24,20 @@ class ServiceSettings(CommandSettings):
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")
     threads: int = Field(1, ge=1, le=256, description="threads of one inference run, each worker")
     models_folder: Path = Field(Path("models"), description="folder of bundles, NAME/VERSION/")
+    models: str | None = Field(
+        None,
+        description="models to serve, NAME or NAME@VERSION, with commas between; all if left out",
+    )
+    watch_seconds: float = Field(
+        1, ge=0, description="how often the models folder is looked at, seconds; 0 for never"
+    )
+    control: Literal["local", "anyone", "nobody"] = Field(
+        "local", description="who may load, unload and release models; local: this machine"
+    )
+    control_folder: Path | None = Field(
+        None,
+        description="where loads, unloads and releases are kept; forgotten at the end if left out",
+    )
     default_model: str | None = Field(
         None, description="model of requests that name none; may be left out where there is one"
     )
@@ -70,6 +85,17 @@ class ServiceSettings(CommandSettings):
     )
     log_format: Literal["console", "json"] = Field("console", description="form of log lines")
 
+    @property
+    def pins(self) -> dict[str, int | None]:
+        """The models to serve, each with its version or None; empty for all."""
+        return _pins(self.models or "")
+
+    @field_validator("models")
+    @classmethod
+    def _models_can_be_read(cls, models: str | None) -> str | None:
+        _pins(models or "")
+        return models
+
     @model_validator(mode="after")
     def _default_within_limit(self) -> Self:
         if self.default_samples > self.max_samples:
@@ -84,3 +110,18 @@ class ServiceSettings(CommandSettings):
         for name, value in self.model_dump(mode="json").items():
             if value is not None and name != "config":
                 os.environ[_PREFIX + name.upper()] = str(value)
+
+
+def _pins(models: str) -> dict[str, int | None]:
+    pins: dict[str, int | None] = {}
+    for item in filter(None, map(str.strip, models.split(","))):
+        name, at, version = item.partition("@")
+        check_name(name)
+        if at and not (version.isascii() and version.isdecimal() and int(version)):
+            raise ValueError(
+                f"{item!r} holds no version; write NAME@VERSION with a whole number from 1."
+            )
+        if name in pins:
+            raise ValueError(f"{name!r} is named twice; name it once.")
+        pins[name] = int(version) if at else None
+    return pins

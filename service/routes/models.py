@@ -1,16 +1,19 @@
-"""GET /models and GET /models/{name}."""
+"""GET /models, GET /models/{name}, and POST /models/{name}/… to change which version serves."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.repository import Repository, Served
-from service.routes import json_response
+from service.repository import Offer, Repository, Step
+from service.routes import json_response, request_id, require_control
+from service.settings import ServiceSettings
+
+_CONTROL_ERRORS = schemas.error_responses(400, 403, 404, 409, 500, 503)
 
 
-def router(repository: Repository) -> APIRouter:
-    """Build both routes."""
+def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
+    """Build the routes."""
     routes = APIRouter(tags=["models"])
 
     @routes.get(
@@ -23,7 +26,7 @@ def router(repository: Repository) -> APIRouter:
         return json_response(
             {
                 "default": repository.default,
-                "models": [_summary(served) for served in repository.served],
+                "models": [_summary(offer) for offer in repository.offers],
                 "refused": [
                     {"name": each.name, "version": str(each.version), "reason": each.reason}
                     for each in repository.refusals
@@ -37,16 +40,79 @@ def router(repository: Repository) -> APIRouter:
         response_model=schemas.ModelCard,
         responses=schemas.error_responses(400, 404, 500, 503),
     )
-    async def model(name: str, query: Annotated[schemas.VersionQuery, Query()]) -> Response:
-        bundle = repository.get(name, query.version).bundle
-        return json_response(
-            {"manifest": bundle.manifest.model_dump(mode="json"), "card": bundle.card}
+    async def model(
+        request: Request, name: str, query: Annotated[schemas.VersionQuery, Query()]
+    ) -> Response:
+        served = repository.get(name, query.version, request_id(request))
+        manifest = served.bundle.manifest.model_dump(mode="json")
+        return json_response({"manifest": manifest, "card": served.card})
+
+    @routes.post(
+        "/models/{name}/canary",
+        summary="Give a version a share of a model's requests",
+        response_model=schemas.ModelSummary,
+        responses=_CONTROL_ERRORS,
+    )
+    async def canary(
+        request: Request, name: str, query: Annotated[schemas.CanaryQuery, Query()]
+    ) -> Response:
+        return await changed(
+            request, name, lambda now, stable, _: now.tried(stable, query.version, query.share)
         )
+
+    @routes.post(
+        "/models/{name}/promote",
+        summary="Make the canary the stable version",
+        response_model=schemas.ModelSummary,
+        responses=_CONTROL_ERRORS,
+    )
+    async def promote(
+        request: Request, name: str, query: Annotated[schemas.NoQuery, Query()]
+    ) -> Response:
+        return await changed(request, name, lambda now, stable, _: now.promoted(stable))
+
+    @routes.post(
+        "/models/{name}/rollback",
+        summary="End the canary or, without one, return to the version before",
+        response_model=schemas.ModelSummary,
+        responses=_CONTROL_ERRORS,
+    )
+    async def rollback(
+        request: Request, name: str, query: Annotated[schemas.NoQuery, Query()]
+    ) -> Response:
+        return await changed(request, name, lambda now, _, lower: now.rolled_back(lower))
+
+    @routes.post(
+        "/models/{name}/pin",
+        summary="Hold one version, whatever else appears",
+        response_model=schemas.ModelSummary,
+        responses=_CONTROL_ERRORS,
+    )
+    async def pin(
+        request: Request, name: str, query: Annotated[schemas.PinQuery, Query()]
+    ) -> Response:
+        return await changed(request, name, lambda now, *_: now.pinned(query.version))
+
+    @routes.post(
+        "/models/{name}/follow",
+        summary="Serve the newest good version again",
+        response_model=schemas.ModelSummary,
+        responses=_CONTROL_ERRORS,
+    )
+    async def follow(
+        request: Request, name: str, query: Annotated[schemas.NoQuery, Query()]
+    ) -> Response:
+        return await changed(request, name, lambda now, *_: now.followed())
+
+    async def changed(request: Request, name: str, step: Step) -> Response:
+        require_control(request, settings)
+        return json_response(_summary(await repository.release(name, step)))
 
     return routes
 
 
-def _summary(served: Served) -> dict[str, object]:
+def _summary(offer: Offer) -> dict[str, object]:
+    served, release = offer.stable, offer.release
     manifest = served.bundle.manifest
     return {
         "name": manifest.name,
@@ -56,4 +122,7 @@ def _summary(served: Served) -> dict[str, object]:
         "parameters": manifest.parameters,
         "dropout_layers": [layer.model_dump() for layer in manifest.dropout_layers],
         "test_accuracy": manifest.metrics.get("test", {}).get("accuracy"),
+        "held": release.held is not None,
+        "canary": None if offer.canary is None else offer.canary.version,
+        "canary_share": 0.0 if offer.canary is None else release.share,
     }

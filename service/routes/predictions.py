@@ -5,14 +5,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from model.calibration import Decisions
-from model.sampling import Analytic, Auto, Fixed, Sampling
 from model.uncertainty import Uncertainty
 from service import answers, schemas
-from service.errors import InvalidQueryError, UncertaintyDisabledError
+from service.errors import UncertaintyDisabledError
 from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE, ImageReader
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import json_response
+from service.routes import json_response, request_id
+from service.sampling import sampling
 from service.settings import ServiceSettings
 
 _FILES = {
@@ -49,39 +49,47 @@ def router(
         openapi_extra=_BODY,
     )
     async def predict(request: Request, query: Annotated[schemas.ModelQuery, Query()]) -> Response:
-        served = repository.get(query.model, query.version)
+        served = repository.get(query.model, query.version, request_id(request))
         manifest = served.bundle.manifest
-        images = await reader.read(request, manifest.input)
-        prediction = await served.batcher.predict(images)
-        return json_response(
-            {
-                "model": manifest.name,
-                "version": served.version,
-                "predictions": answers.plain(prediction, manifest.class_names),
-            }
-        )
+        with served, served.batcher.statistics.request() as timing:
+            images = await reader.read(request, manifest.input)
+            timing.has_read(len(images))
+            prediction = await served.batcher.predict(images)
+            timing.has_answered()
+            return json_response(
+                {
+                    "model": manifest.name,
+                    "version": served.version,
+                    "predictions": answers.plain(prediction, manifest.class_names),
+                }
+            )
 
     async def uncertainty(
         request: Request, query: Annotated[schemas.UncertaintyQuery, Query()]
     ) -> Response:
-        served = repository.get(query.model, query.version)
-        sampling = _sampling(query, settings)
+        served = repository.get(query.model, query.version, request_id(request))
+        how = sampling(query, settings)
         manifest = served.bundle.manifest
-        images = await reader.read(request, manifest.input)
-        answer = await served.batcher.uncertainty(images, sampling)
-        decisions = None
-        if served.calibrated is not None:
-            decisions = served.calibrated.decide(answer, query.coverage, query.sets, query.max_risk)
-        _observe(answer, decisions, metrics, manifest.name)
-        return json_response(
-            {
-                "model": manifest.name,
-                "version": served.version,
-                "method": query.method,
-                **answers.asked(sampling, decisions),
-                "predictions": answers.uncertain(answer, manifest.class_names, decisions, sampling),
-            }
-        )
+        with served, served.batcher.sampled_statistics.request() as timing:
+            images = await reader.read(request, manifest.input)
+            timing.has_read(len(images))
+            answer = await served.batcher.uncertainty(images, how)
+            timing.has_answered()
+            decisions = None
+            if served.calibrated is not None:
+                decisions = served.calibrated.decide(
+                    answer, query.coverage, query.sets, query.max_risk
+                )
+            _observe(answer, decisions, metrics, manifest.name)
+            return json_response(
+                {
+                    "model": manifest.name,
+                    "version": served.version,
+                    "method": query.method,
+                    **answers.asked(how, decisions),
+                    "predictions": answers.uncertain(answer, manifest.class_names, decisions, how),
+                }
+            )
 
     async def disabled(request: Request) -> Response:
         raise UncertaintyDisabledError(
@@ -100,29 +108,6 @@ def router(
     else:
         routes.post("/uncertainty", include_in_schema=False)(disabled)
     return routes
-
-
-def _sampling(query: schemas.UncertaintyQuery, settings: ServiceSettings) -> Sampling:
-    if query.method == "analytic":
-        _refuse(query, ("samples", "seed", "design"), "method=analytic draws no samples")
-        return Analytic()
-    seed = settings.default_seed if query.seed is None else query.seed
-    if query.samples == "auto":
-        _refuse(query, ("design",), "samples=auto draws masks in independent pairs")
-        return Auto(seed, settings.max_samples)
-    samples = settings.default_samples if query.samples is None else query.samples
-    if samples > settings.max_samples:
-        raise InvalidQueryError(
-            f"Query parameter 'samples': at most {settings.max_samples} are drawn here, "
-            f"but got {samples}."
-        )
-    return Fixed(seed, samples, query.design or "orthogonal")
-
-
-def _refuse(query: schemas.UncertaintyQuery, names: tuple[str, ...], reason: str) -> None:
-    for name in names:
-        if getattr(query, name) is not None:
-            raise InvalidQueryError(f"Query parameter {name!r}: {reason}; leave it out.")
 
 
 def _observe(

@@ -259,9 +259,9 @@ MEDIA_TYPES = [
     Case(
         "compressed",
         "unsupported_media_type",
-        "Content-Encoding 'gzip' is not taken here; send the body uncompressed.",
+        "Content-Encoding 'br' is not taken here; send the body uncompressed, or as gzip or deflate.",
         PICTURE,
-        PNG | {"Content-Encoding": "gzip"},
+        PNG | {"Content-Encoding": "br"},
     ),
 ]
 

@@ -21,14 +21,17 @@ from numpy.typing import NDArray
 
 from model.bundle import open_bundle
 from model.predictor import Prediction, Predictor, calibrated, open_tested
+from model.preprocessing import InputSpec
 from model.sampling import Sampling
 from model.uncertainty import Uncertainty
 from service import schemas
 from service.app import create_app
 from service.batching import RowPredictor
+from service.loading import Loader
 from service.metrics import Metrics
 from service.middleware import REQUEST_ID_HEADER
-from service.repository import Repository, Served
+from service.releases import Release
+from service.repository import Offer, Repository
 from service.settings import ServiceSettings
 
 PATIENCE_SECONDS = 60
@@ -70,17 +73,26 @@ class WatchedRepository(Repository):
 
     def __init__(self, settings: ServiceSettings) -> None:
         super().__init__(settings, Metrics())
-        self.permission = threading.Event()
-        self.permission.set()
+        self._loader = HeldLoader(settings, self.metrics)
+        self.permission = self._loader.permission
         self.loaded = threading.Event()
 
     async def load(self) -> None:
         await super().load()
         self.loaded.set()
 
-    def _open(self, path: Path) -> Any:
+
+class HeldLoader(Loader):
+    """Opens nothing until the test permits it."""
+
+    def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
+        super().__init__(settings, metrics)
+        self.permission = threading.Event()
+        self.permission.set()
+
+    def _open(self, path: Path, like: InputSpec | None) -> Any:
         wait(self.permission)
-        return super()._open(path)
+        return super()._open(path, like)
 
 
 class StubbedRepository(Repository):
@@ -90,11 +102,11 @@ class StubbedRepository(Repository):
         super().__init__(settings, Metrics())
         self._predictor = predictor
 
-    async def load(self) -> None:
+    async def run(self) -> None:
         bundle = open_bundle(self._settings.models_folder / "digits" / "1")
-        self._served["digits"] = Served(
-            bundle, self._batcher("digits", self._predictor), calibrated(bundle)
-        )
+        served = self._loader.serve(bundle, bundle.card, self._predictor, calibrated(bundle))
+        self._opened["digits", 1] = served
+        self._offers["digits"] = Offer(served, None, Release())
         self._loading = False
 
 

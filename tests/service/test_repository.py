@@ -49,7 +49,7 @@ def load(models_folder: Path, **settings: Any) -> Outcome:
         with capture_logs() as log:
             await repository.load()
         await repository.close()
-        served = [(each.bundle.manifest.name, each.version) for each in repository.served]
+        served = [(each.stable.name, each.stable.version) for each in repository.offers]
         errors = [line for line in log if line["log_level"] == "error"]
         return Outcome(repository.problem(), served, repository.refusals, errors)
 
@@ -289,8 +289,8 @@ def test_nothing_answers_before_everything_is_loaded(bundle_folder: Path, models
     """Else a request that names no model would be answered by whichever has come first."""
 
     class Halfway(WatchedRepository):
-        async def _load_model(self, folder: Path, name: str) -> None:
-            await super()._load_model(folder, name)
+        async def _settle(self, name: str) -> None:
+            await super()._settle(name)
             for wanted in (None, "digits", "later"):
                 with pytest.raises(NotReadyError, match="still being loaded"):
                     self.get(wanted, None)
@@ -300,7 +300,7 @@ def test_nothing_answers_before_everything_is_loaded(bundle_folder: Path, models
     repository = Halfway(settings)
     with serving(create_app(settings, repository)):
         wait(repository.loaded)
-        assert [each.version for each in repository.served] == ["1", "1"]
+        assert [each.stable.version for each in repository.offers] == ["1", "1"]
         with pytest.raises(ModelRequiredError):
             repository.get(None, None)
         with pytest.raises(UnknownModelError):

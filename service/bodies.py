@@ -1,0 +1,112 @@
+"""A request's body -> bytes, whole, decompressed and within the limits. Knows no format of it."""
+
+import asyncio
+import zlib
+from collections.abc import Callable
+
+from anyio import to_thread
+from starlette.requests import ClientDisconnect, Request
+
+from service.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    CompressionError,
+    InvalidRequestError,
+    UnsupportedMediaTypeError,
+)
+from service.settings import ServiceSettings
+
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # RFC 1952, RFC 1950
+_FASTEST = 1
+
+
+class BodyReader:
+    """Reads bodies within the configured limits of size and time."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._limit = settings.max_body_bytes
+        self._seconds = settings.body_timeout_seconds
+
+    async def read(self, request: Request) -> bytes:
+        """Return the body, which may be empty; both it and what it unpacks to are limited.
+
+        Raises:
+            UnsupportedMediaTypeError: a Content-Encoding other than gzip, deflate and identity.
+            BodyTooLargeError, BodyTimeoutError, CompressionError, InvalidRequestError.
+        """
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", *_WINDOW_BITS):
+            raise UnsupportedMediaTypeError(
+                f"Content-Encoding {encoding!r} is not taken here; send the body uncompressed, or "
+                "as gzip or deflate."
+            )
+        body = await self._arrived(request)
+        if encoding == "identity":
+            return body
+        return await to_thread.run_sync(self._unpacked, body, encoding)
+
+    async def _arrived(self, request: Request) -> bytes:
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self._limit:
+            raise BodyTooLargeError(self._too_large())
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self._limit:
+                        raise BodyTooLargeError(self._too_large())
+        except TimeoutError:
+            raise BodyTimeoutError(
+                f"The body did not arrive within {self._seconds:g} seconds; "
+                "send it faster or smaller."
+            ) from None
+        except ClientDisconnect:
+            raise InvalidRequestError("The client hung up before its body was whole.") from None
+        return bytes(body)
+
+    def _unpacked(self, body: bytes, encoding: str) -> bytes:
+        unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
+        try:
+            unpacked = unpacker.decompress(body, self._limit + 1)
+        except zlib.error:
+            unpacked = None
+        if unpacked is not None and len(unpacked) > self._limit:
+            raise BodyTooLargeError(self._too_large())
+        if unpacked is None or not unpacker.eof or unpacker.unused_data:
+            raise CompressionError(
+                f"The body is not one whole {encoding} stream; compress it again, or send it as "
+                "it is without Content-Encoding."
+            )
+        return unpacked
+
+    def _too_large(self) -> str:
+        return f"The body is larger than {self._limit:,} bytes; send fewer or smaller images."
+
+
+def packer(accept_encoding: str) -> tuple[str, Callable[[bytes], bytes]] | None:
+    """Choose how to compress an answer, by the request's Accept-Encoding (RFC 9110, 12.5.3).
+
+    Returns:
+        the Content-Encoding and what packs so; None to leave the answer as it is.
+    """
+    weights = dict(map(_weighed, accept_encoding.split(",")))
+    others = weights.get("*", 0.0)
+    offered = {encoding: weights.get(encoding, others) for encoding in _WINDOW_BITS}
+    best = max(offered, key=lambda encoding: offered[encoding])
+    if offered[best] <= 0:
+        return None
+
+    def pack(body: bytes) -> bytes:
+        return zlib.compress(body, _FASTEST, _WINDOW_BITS[best])
+
+    return best, pack
+
+
+def _weighed(item: str) -> tuple[str, float]:
+    encoding, _, parameter = item.partition(";")
+    weight = parameter.strip().removeprefix("q=")
+    try:
+        return encoding.strip().lower(), float(weight or 1)
+    except ValueError:
+        return encoding.strip().lower(), 0.0

@@ -1,0 +1,180 @@
+"""What the protocols see of a model: named tensors in, named tensors out. Knows no bytes of them.
+
+A bundle NAME is offered as two models: NAME, deterministic, and NAME-mc with dropout alive.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from model.bundle import SAMPLED_SUFFIX
+from model.predictor import Prediction
+from model.preprocessing import from_tensor, require_planes, to_float
+from model.sampling import Analytic, Auto, Fixed, Sampling
+from model.uncertainty import Uncertainty
+from service.errors import InvalidQueryError, InvalidTensorError, UncertaintyDisabledError
+from service.images import ImageReader, unpack_base64
+from service.loading import Served
+from service.sampling import sampling
+from service.schemas import SamplingQuery
+from service.settings import ServiceSettings
+from service.statistics import Statistics
+from service.tensors import Datatype, Tensor, texts
+
+INPUT = "images"
+
+_BY_CLASS = ("mean_probabilities", "probability_std", "standard_error")
+_BY_IMAGE = ("predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio")
+_PARAMETERS = frozenset(SamplingQuery.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A tensor that a model takes or gives: [N, *shape]."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One of the two models of a bundle."""
+
+    served: Served
+    sampled: bool
+
+    @property
+    def name(self) -> str:
+        """The name it has on the protocols."""
+        return self.served.name + (SAMPLED_SUFFIX if self.sampled else "")
+
+    @property
+    def statistics(self) -> Statistics:
+        """Its counters."""
+        batcher = self.served.batcher
+        return batcher.sampled_statistics if self.sampled else batcher.statistics
+
+    @property
+    def input(self) -> Description:
+        """The one input, as its numbers are taken; UINT8 and BYTES are taken too."""
+        spec = self.served.bundle.manifest.input
+        return Description(INPUT, "FP32", (spec.channels, spec.height, spec.width))
+
+    @property
+    def outputs(self) -> list[Description]:
+        """Everything it gives."""
+        classes = (len(self.served.bundle.manifest.class_names),)
+        label = Description("label", "BYTES", ())
+        if not self.sampled:
+            return [Description("probabilities", "FP32", classes), label]
+        by_class = [Description(name, "FP32", classes) for name in _BY_CLASS]
+        return [*by_class, *(Description(name, "FP32", ()) for name in _BY_IMAGE), label]
+
+    async def images(self, tensors: list[Tensor], reader: ImageReader) -> NDArray[np.float32]:
+        """Turn the inputs of a request into float32 [N, C, H, W] in 0..1.
+
+        Raises:
+            InvalidTensorError: another input than `images`, or another rank.
+            InputError, TooManyImagesError, InvalidBase64Error: about the images.
+        """
+        if [tensor.name for tensor in tensors] != [INPUT]:
+            names = ", ".join(repr(tensor.name) for tensor in tensors)
+            raise InvalidTensorError(f"The one input is {INPUT!r}, but the request has {names}.")
+        (tensor,) = tensors
+        values, spec = tensor.values, self.served.bundle.manifest.input
+        if values.ndim:
+            reader.check_count(len(values))
+        if tensor.datatype == "FP32":
+            return from_tensor(values, spec)
+        if tensor.datatype == "UINT8":
+            require_planes(values.shape, spec)
+            return to_float(values)
+        if values.ndim != 1 or not len(values):
+            raise InvalidTensorError(
+                f"Encoded images are of shape [N], but {INPUT!r} has {list(values.shape)}."
+            )
+        files = [
+            unpack_base64(each, f"An element of {INPUT!r}") if isinstance(each, str) else each
+            for each in values
+        ]
+        return await reader.decode(files, spec)
+
+    def how(self, parameters: Mapping[str, Any], settings: ServiceSettings) -> Sampling | None:
+        """Read how to sample from a request's parameters, passing over those of other servers.
+
+        Raises:
+            InvalidQueryError: one that cannot be used.
+        """
+        if not self.sampled:
+            return None
+        given = {name: value for name, value in parameters.items() if name in _PARAMETERS}
+        for name, value in given.items():
+            if isinstance(value, bool):
+                raise InvalidQueryError(f"Parameter {name!r}: {value} is no value for it.")
+        try:
+            return sampling(SamplingQuery.model_validate(given), settings)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            message = first["msg"][0].lower() + first["msg"][1:]
+            raise InvalidQueryError(
+                f"Parameter {str(first['loc'][0])!r}: {message}, but got {first['input']!r}."
+            ) from None
+
+    async def answer(
+        self, images: NDArray[np.float32], how: Sampling | None, within: float | None
+    ) -> list[Tensor]:
+        """Answer images float32 [N, C, H, W] with every output; raises as the batcher does."""
+        batcher = self.served.batcher
+        if how is None:
+            return self._plain(await batcher.predict(images, within))
+        return self._uncertain(await batcher.uncertainty(images, how, within))
+
+    def _plain(self, answer: Prediction) -> list[Tensor]:
+        probabilities = answer.probabilities
+        labels = self._label(probabilities.argmax(axis=1))
+        return [Tensor("probabilities", "FP32", probabilities.astype(np.float32)), labels]
+
+    def _uncertain(self, answer: Uncertainty) -> list[Tensor]:
+        figures = [
+            Tensor(name, "FP32", getattr(answer, name).astype(np.float32))
+            for name in (*_BY_CLASS, *_BY_IMAGE)
+        ]
+        return [*figures, self._label(answer.labels)]
+
+    def _label(self, indices: NDArray[np.int64]) -> Tensor:
+        names = self.served.bundle.manifest.class_names
+        return Tensor("label", "BYTES", texts([names[index] for index in indices.tolist()]))
+
+
+def bundle_name(name: str, settings: ServiceSettings) -> tuple[str, bool]:
+    """Split a model's name into the bundle's and whether dropout is to be alive.
+
+    Raises:
+        UncertaintyDisabledError: it is, but that is switched off.
+    """
+    if not name.endswith(SAMPLED_SUFFIX):
+        return name, False
+    if not settings.uncertainty:
+        raise UncertaintyDisabledError(
+            f"{name} is switched off on this server; use {name.removesuffix(SAMPLED_SUFFIX)}, or "
+            "start it without --no-uncertainty."
+        )
+    return name.removesuffix(SAMPLED_SUFFIX), True
+
+
+def told(how: Sampling | None) -> dict[str, str | int]:
+    """Say how an answer was sampled, as parameters of the response."""
+    match how:
+        case None:
+            return {}
+        case Fixed(seed, samples):
+            return {"method": "mc_dropout", "samples": samples, "seed": seed}
+        case Auto(seed):
+            return {"method": "mc_dropout", "samples": "auto", "seed": seed}
+        case Analytic():
+            return {"method": "analytic"}

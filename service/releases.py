@@ -1,0 +1,204 @@
+"""Which version of a model is to serve: the newest or a held one, a canary's share, or none.
+
+Kept in one file that every worker reads, so that a change made by one reaches all. Knows no bundle.
+"""
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import ReleaseError
+
+logger = structlog.stdlib.get_logger("service")
+
+_FILE = "releases.json"
+_LOCK = "releases.lock"
+_APPLIED = "applied-"
+
+
+class Release(BaseModel):
+    """What is wanted of one model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    held: int | None = Field(None, description="the stable version; null: the newest good one")
+    canary: int | None = Field(None, description="a version on trial beside the stable one")
+    share: float = Field(0, ge=0, le=1, description="of the requests, for the canary")
+    previous: int | None = Field(None, description="the version that a rollback returns to")
+    unloaded: bool = Field(False, description="taken out of service")
+
+    def loaded(self) -> "Release":
+        """Put the model back into service."""
+        return self.model_copy(update={"unloaded": False})
+
+    def taken_out(self) -> "Release":
+        """Take the model out of service; what else is wanted of it is kept."""
+        return self.model_copy(update={"unloaded": True})
+
+    def pinned(self, version: int) -> "Release":
+        """Hold one version, whatever else appears."""
+        return Release(held=version)
+
+    def followed(self) -> "Release":
+        """Serve the newest good version again."""
+        return Release()
+
+    def tried(self, stable: int, version: int, share: float) -> "Release":
+        """Give `version` a share of the requests; the others stay with `stable`."""
+        return Release(held=stable, canary=version, share=share)
+
+    def promoted(self, stable: int) -> "Release":
+        """Make the canary the stable version.
+
+        Raises:
+            ReleaseError: there is no canary.
+        """
+        if self.canary is None:
+            raise ReleaseError("There is no canary to promote; start one first.")
+        return Release(held=self.canary, previous=stable)
+
+    def rolled_back(self, lower: int | None) -> "Release":
+        """End the canary; where there is none, return to the version before.
+
+        lower: the next lower version on disk, for want of a remembered one.
+
+        Raises:
+            ReleaseError: there is nothing to return to.
+        """
+        if self.canary is not None:
+            return Release(held=self.held)
+        target = self.previous if self.previous is not None else lower
+        if target is None:
+            raise ReleaseError("There is no earlier version to roll back to; copy one back first.")
+        return Release(held=target)
+
+
+class _Releases(BaseModel):
+    generation: int = 0
+    models: dict[str, Release] = Field(default_factory=dict)
+
+
+class Releases:
+    """The releases of all models, in a folder that the workers share."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """folder: where to keep them; None: a temporary one, made when there is need."""
+        self._folder = folder
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._known = _Releases()
+        self._problem: str | None = None
+        self._applied = 0
+
+    @property
+    def generation(self) -> int:
+        """How many changes there have been, as last read."""
+        return self._known.generation
+
+    def get(self, name: str) -> Release:
+        """Return what is wanted of a model, as last read."""
+        return self._known.models.get(name, Release())
+
+    def read(self) -> None:
+        """Read the file again; one that cannot be read is logged, and changes nothing."""
+        if self._folder is None:
+            return
+        try:
+            self._known = _Releases.model_validate_json((self._folder / _FILE).read_bytes())
+            self._problem = None
+        except FileNotFoundError:
+            return
+        except (OSError, ValidationError) as error:
+            problem = str(error).partition("\n")[0]
+            if problem != self._problem:
+                logger.error("releases unreadable", folder=str(self._folder), reason=problem)  # noqa: TRY400
+            self._problem = problem
+
+    def change(self, name: str, step: Callable[[Release], Release]) -> None:
+        """Change what is wanted of a model, whoever else does so at the same time.
+
+        Raises:
+            ReleaseError: `step` refuses, or the folder cannot be written.
+        """
+        try:
+            with self._locked() as folder:
+                self.read()
+                models = self._known.models | {name: step(self.get(name))}
+                changed = _Releases(generation=self.generation + 1, models=models)
+                _replace(folder / _FILE, changed.model_dump_json(indent=2))
+                self._known = changed
+        except OSError as error:
+            raise ReleaseError(
+                f"The change cannot be kept ({error.strerror}); name a folder that can be written "
+                "with --control-folder."
+            ) from None
+
+    def applied(self) -> None:
+        """Note that this process serves what was last read."""
+        if self._folder is not None and self._applied != self.generation:
+            with suppress(OSError):
+                _replace(self._folder / f"{_APPLIED}{os.getpid()}", str(self.generation))
+                self._applied = self.generation
+
+    def applied_everywhere(self) -> bool:
+        """Whether every living process serves what was last read here."""
+        if self._folder is None:
+            return True
+        return all(
+            _generation(file) >= self.generation
+            for file in self._folder.glob(f"{_APPLIED}*")
+            if _alive(int(file.name.removeprefix(_APPLIED)))
+        )
+
+    def close(self) -> None:
+        """Stop being one of the processes that have to follow."""
+        if self._folder is not None:
+            with suppress(OSError):
+                (self._folder / f"{_APPLIED}{os.getpid()}").unlink(missing_ok=True)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    @contextmanager
+    def _locked(self) -> Iterator[Path]:
+        if self._folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="dropserve-releases-")
+            self._folder = Path(self._temporary.name)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self._folder
+
+
+def falls_to_canary(request_id: str, share: float) -> bool:
+    """Whether a request is among the canary's share: always the same for the same id."""
+    digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _replace(file: Path, text: str) -> None:
+    draft = file.with_name(f".{file.name}-{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(file)
+
+
+def _generation(file: Path) -> int:
+    try:
+        return int(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

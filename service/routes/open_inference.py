@@ -1,0 +1,344 @@
+"""/v2/…: the Open Inference Protocol with Triton's extensions. No numerics."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from service import API_VERSION
+from service.bodies import BodyReader, packer
+from service.errors import (
+    InvalidJsonError,
+    InvalidQueryError,
+    InvalidRequestError,
+    InvalidTensorError,
+    NotReadyError,
+    UnsupportedError,
+    domain_error_response,
+)
+from service.images import ImageReader
+from service.inference import Description, Face, bundle_name, told
+from service.metrics import Metrics
+from service.repository import Repository
+from service.routes import NamedRoute, json_response, request_id, require_control
+from service.settings import ServiceSettings
+from service.statistics import totals
+from service.tensors import InferRequest, Input, Tensor, classified, parse, raw_input, read_inputs
+from service.tensors import write as write_response
+
+LENGTH_HEADER = "Inference-Header-Content-Length"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+_EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "statistics",
+    "model_configuration",
+    "model_repository",
+)
+_OVERRIDES = ("config", "file:")
+
+
+def routes(
+    settings: ServiceSettings, repository: Repository, reader: ImageReader, metrics: Metrics
+) -> list[BaseRoute]:
+    """Build every route of the protocol."""
+    protocol = _Protocol(settings, repository, reader, metrics)
+    get: dict[str, Endpoint] = {
+        "": protocol.server,
+        "/": protocol.server,
+        "/health/live": protocol.live,
+        "/health/ready": protocol.ready,
+        "/models/stats": protocol.all_statistics,
+    }
+    of_model: dict[str, Endpoint] = {
+        "": protocol.model,
+        "/ready": protocol.model_ready,
+        "/config": protocol.configuration,
+        "/stats": protocol.statistics,
+    }
+    post: dict[str, Endpoint] = {
+        "/repository/index": protocol.index,
+        "/repository/models/{name}/load": protocol.load,
+        "/repository/models/{name}/unload": protocol.unload,
+    }
+    for folder in ("/models/{name}", "/models/{name}/versions/{version}"):
+        get |= {folder + path: endpoint for path, endpoint in of_model.items()}
+        post[f"{folder}/infer"] = protocol.infer
+    return [
+        *(NamedRoute(f"/v2{path}", endpoint, methods=["POST"]) for path, endpoint in post.items()),
+        *(NamedRoute(f"/v2{path}", endpoint, methods=["GET"]) for path, endpoint in get.items()),
+    ]
+
+
+class _Protocol:
+    """The endpoints."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        repository: Repository,
+        reader: ImageReader,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._reader = reader
+        self._metrics = metrics
+        self._bodies = BodyReader(settings)
+
+    async def server(self, _request: Request) -> Response:
+        return json_response(
+            {"name": "dropserve", "version": API_VERSION, "extensions": _EXTENSIONS}
+        )
+
+    async def live(self, _request: Request) -> Response:
+        return json_response({"live": True})
+
+    async def ready(self, _request: Request) -> Response:
+        problem = self._repository.problem()
+        if problem is not None:
+            return domain_error_response(NotReadyError(problem), {"ready": False})
+        return json_response({"ready": True})
+
+    async def model(self, request: Request) -> Response:
+        face = self._face(request)
+        return json_response(
+            {
+                "name": face.name,
+                "versions": [each.version for each in self._repository.versions(face.served)],
+                "platform": "onnx_onnxv1",
+                "inputs": [_metadata(face.input)],
+                "outputs": [_metadata(each) for each in face.outputs],
+            }
+        )
+
+    async def model_ready(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        try:
+            self._face(request)
+        except NotReadyError as error:
+            return domain_error_response(error, {"name": name, "ready": False})
+        return json_response({"name": name, "ready": True})
+
+    async def configuration(self, request: Request) -> Response:
+        face = self._face(request)
+        version = face.served.number
+        return json_response(
+            {
+                "name": face.name,
+                "platform": "onnxruntime_onnx",
+                "backend": "onnxruntime",
+                "version_policy": {"specific": {"versions": [version]}},
+                "max_batch_size": self._settings.max_images,
+                "input": [_configured(face.input)],
+                "output": [_configured(each) for each in face.outputs],
+                "instance_group": [{"name": face.name, "kind": "KIND_CPU", "count": 1}],
+                "default_model_filename": "model.onnx",
+                "dynamic_batching": {"preferred_batch_size": [self._settings.max_batch_rows]},
+                "parameters": {},
+            }
+        )
+
+    async def statistics(self, request: Request) -> Response:
+        face = self._face(request)
+        asked = request.path_params.get("version")
+        versions = [face.served] if asked else self._repository.versions(face.served)
+        return json_response(
+            totals([(face.name, each.version) for each in versions], self._metrics)
+        )
+
+    async def all_statistics(self, _request: Request) -> Response:
+        return json_response(
+            totals([(face.name, face.served.version) for face in self._faces()], self._metrics)
+        )
+
+    async def index(self, request: Request) -> Response:
+        wanted = await self._object(request)
+        entries = [_entry(face.name, face.served.version, "READY", "") for face in self._faces()]
+        if wanted.get("ready") is not True:
+            for refusal in self._repository.refusals:
+                entries += [
+                    _entry(name, str(refusal.version), "UNAVAILABLE", refusal.reason)
+                    for name in self._names(refusal.name)
+                ]
+            for unloaded in self._repository.unloaded:
+                entries += [
+                    _entry(name, "", "UNAVAILABLE", "unloaded") for name in self._names(unloaded)
+                ]
+        return Response(orjson.dumps(entries), media_type="application/json")
+
+    async def load(self, request: Request) -> Response:
+        require_control(request, self._settings)
+        parameters = (await self._object(request)).get("parameters") or {}
+        for name in parameters if isinstance(parameters, dict) else ():
+            if name.startswith(_OVERRIDES):
+                raise UnsupportedError(
+                    f"Parameter {name!r} is not offered: a model is loaded as it lies in the "
+                    "models folder; put a version there and load it without."
+                )
+        name, _ = bundle_name(request.path_params["name"], self._settings)
+        await self._repository.reload(name)
+        return Response(media_type="application/json")
+
+    async def unload(self, request: Request) -> Response:
+        require_control(request, self._settings)
+        await self._object(request)
+        name, _ = bundle_name(request.path_params["name"], self._settings)
+        await self._repository.unload(name)
+        return Response(media_type="application/json")
+
+    async def infer(self, request: Request) -> Response:
+        """Answer one inference request."""
+        body = await self._bodies.read(request)
+        length = _json_length(request)
+        given, binary = (None, None) if length == 0 else parse(body, length)
+        given_id = request_id(request) if given is None or given.id is None else str(given.id)
+        face = self._face(request, given_id)
+        with face.served, face.statistics.request() as timing:
+            if given is None or binary is None:
+                given = _raw(face)
+                tensors = [raw_input(face.input.name, given.inputs[0].shape, body)]
+            else:
+                tensors = read_inputs(given, binary)
+            how = face.how(given.parameters, self._settings)
+            _check_outputs(given, face)
+            images = await face.images(tensors, self._reader)
+            timing.has_read(len(images))
+            outputs = await face.answer(images, how, _within(given))
+            timing.has_answered()
+            class_names = face.served.bundle.manifest.class_names
+            header: dict[str, Any] = {
+                "model_name": face.name,
+                "model_version": face.served.version,
+            }
+            if given.id is not None:
+                header["id"] = str(given.id)
+            if how is not None:
+                header["parameters"] = told(how)
+            payload, json_length = write_response(
+                header, _with_classes(outputs, given, class_names), given
+            )
+        return _response(payload, json_length, request.headers.get("accept-encoding"))
+
+    def _face(self, request: Request, id_: str = "") -> Face:
+        name, sampled = bundle_name(request.path_params["name"], self._settings)
+        served = self._repository.get(name, request.path_params.get("version"), id_)
+        return Face(served, sampled)
+
+    def _faces(self) -> list[Face]:
+        kinds = (False, True) if self._settings.uncertainty else (False,)
+        return [
+            Face(served, sampled)
+            for offer in self._repository.offers
+            for served in offer.all
+            for sampled in kinds
+        ]
+
+    def _names(self, name: str) -> list[str]:
+        return [name, f"{name}-mc"] if self._settings.uncertainty else [name]
+
+    async def _object(self, request: Request) -> Mapping[str, Any]:
+        """Read a body that is a JSON object, or nothing."""
+        body = await self._bodies.read(request)
+        if not body:
+            return {}
+        try:
+            content = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise InvalidJsonError(f"The body is not JSON that can be read ({error}).") from None
+        if not isinstance(content, dict):
+            raise InvalidRequestError("The body is no JSON object; send {} or nothing.")
+        return content
+
+
+def _metadata(tensor: Description) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": [-1, *tensor.shape]}
+
+
+def _configured(tensor: Description) -> dict[str, Any]:
+    kind = "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}"
+    # Without the batch; a scalar for each image is one element of one dimension there.
+    return {"name": tensor.name, "data_type": kind, "dims": list(tensor.shape) or [1]}
+
+
+def _entry(name: str, version: str, state: str, reason: str) -> dict[str, str]:
+    return {"name": name, "version": version, "state": state, "reason": reason}
+
+
+def _json_length(request: Request) -> int | None:
+    text = request.headers.get(LENGTH_HEADER)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise InvalidRequestError(
+            f"{LENGTH_HEADER} is {text!r}; send the length of the JSON in bytes."
+        )
+    return int(text)
+
+
+def _raw(face: Face) -> InferRequest:
+    """Describe a raw request: one image, every output in binary."""
+    given = Input(name=face.input.name, datatype="FP32", shape=[1, *face.input.shape])
+    return InferRequest(inputs=[given], parameters={"binary_data_output": True})
+
+
+def _within(given: InferRequest) -> float | None:
+    """Read how long the client waits, microseconds there, seconds here; 0 is for ever."""
+    timeout = given.parameters.get("timeout", 0)
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        raise InvalidQueryError("Parameter 'timeout' is a number of microseconds, 0 or more.")
+    return timeout / 1e6 if timeout else None
+
+
+def _check_outputs(given: InferRequest, face: Face) -> None:
+    """Refuse what cannot be answered before the network runs."""
+    datatypes = {each.name: each.datatype for each in face.outputs}
+    for output in given.outputs or ():
+        if output.name not in datatypes:
+            raise InvalidTensorError(
+                f"There is no output {output.name!r}; there is {', '.join(datatypes)}."
+            )
+        count = output.parameters.get("classification")
+        if count is None:
+            continue
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise InvalidTensorError(
+                f"Output {output.name!r}: 'classification' is a number of classes, 1 or more."
+            )
+        if count and output.name not in ("probabilities", "mean_probabilities"):
+            raise InvalidTensorError(
+                f"Output {output.name!r} holds no scores of classes to be put in order."
+            )
+
+
+def _with_classes(
+    outputs: list[Tensor], given: InferRequest, class_names: tuple[str, ...]
+) -> list[Tensor]:
+    counts = {
+        output.name: count
+        for output in given.outputs or ()
+        if (count := output.parameters.get("classification"))
+    }
+    return [
+        classified(tensor, int(counts[tensor.name]), class_names)
+        if tensor.name in counts
+        else tensor
+        for tensor in outputs
+    ]
+
+
+def _response(payload: bytes, json_length: int | None, accept_encoding: str | None) -> Response:
+    headers = {}
+    if json_length is not None:
+        headers[LENGTH_HEADER] = str(json_length)
+    packing = packer(accept_encoding) if accept_encoding else None
+    if packing is not None:
+        headers["Content-Encoding"], pack = packing
+        payload = pack(payload)
+    kind = "application/json" if json_length is None else "application/octet-stream"
+    return Response(payload, headers=headers, media_type=kind)

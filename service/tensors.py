@@ -1,0 +1,297 @@
+"""The Open Inference Protocol's tensors: request bodies -> arrays, arrays -> response bodies.
+
+JSON and binary (Triton's `binary_tensor_data`), and its `classification`. Knows no model.
+"""
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import InvalidJsonError, InvalidRequestError, InvalidTensorError
+
+Datatype = Literal["FP32", "UINT8", "BYTES"]
+Array = NDArray[Any]
+Parameters = dict[str, str | int | float | bool]
+Dimension = Annotated[int, Field(ge=0, lt=2**31)]
+
+_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
+_LENGTH = struct.Struct("<I")
+_MAX_DIMENSIONS = 16
+
+
+class _Header(BaseModel):
+    """Unknown fields are passed over, as the protocol has it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    parameters: Parameters = Field(default_factory=dict)
+
+
+class Input(_Header):
+    """One input tensor as the request describes it; `data` is None where it comes in binary."""
+
+    name: str
+    shape: list[Dimension] = Field(max_length=_MAX_DIMENSIONS)
+    datatype: Datatype
+    data: Any = None
+
+
+class Output(_Header):
+    """One output that the request asks for."""
+
+    name: str
+
+
+class InferRequest(_Header):
+    """The JSON part of a request."""
+
+    id: str | int | None = None
+    inputs: list[Input] = Field(min_length=1)
+    outputs: list[Output] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named array: FP32 and UINT8 as such, BYTES as an object array of bytes."""
+
+    name: str
+    datatype: Datatype
+    values: Array
+
+
+def parse(body: bytes, json_length: int | None) -> tuple[InferRequest, memoryview]:
+    """Split a body into its JSON, validated, and the binary tensors behind it.
+
+    json_length: bytes of the JSON, as Inference-Header-Content-Length says; None: all of it.
+
+    Raises:
+        InvalidJsonError, InvalidRequestError: naming what is wrong, and where.
+    """
+    end = len(body) if json_length is None else json_length
+    if end > len(body):
+        raise InvalidRequestError(
+            f"Inference-Header-Content-Length is {end}, more than the body's {len(body)} bytes; "
+            "send the length of the JSON alone."
+        )
+    view = memoryview(body)
+    try:
+        content = orjson.loads(view[:end])
+    except orjson.JSONDecodeError as error:
+        raise InvalidJsonError(
+            f"The body's JSON cannot be read ({error}); NaN and Infinity are not JSON, nesting is "
+            "limited, and binary tensors need the header Inference-Header-Content-Length."
+        ) from None
+    try:
+        return InferRequest.model_validate(content), view[end:]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise InvalidRequestError(
+            f"The request is not one of the Open Inference Protocol: {where}: {message}."
+        ) from None
+
+
+def read_inputs(request: InferRequest, binary: memoryview) -> list[Tensor]:
+    """Read every input's values, from the JSON or, in order, from the binary part.
+
+    Raises:
+        InvalidTensorError: a size, shape, datatype or value that does not fit.
+    """
+    _refuse_twice("input", [each.name for each in request.inputs])
+    tensors = []
+    offset = 0
+    for given in request.inputs:
+        datatype = given.datatype
+        size = given.parameters.get("binary_data_size")
+        if size is None:
+            values = _from_json(given, datatype)
+        else:
+            if given.data is not None:
+                raise _bad(given, "has both 'data' and 'binary_data_size'; send one of them")
+            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+                raise _bad(given, "has a 'binary_data_size' that is not a number of bytes")
+            if offset + size > len(binary):
+                raise _bad(given, f"lacks {offset + size - len(binary)} of its {size} binary bytes")
+            values = _from_binary(given, datatype, binary[offset : offset + size])
+            offset += size
+        tensors.append(Tensor(given.name, datatype, values.reshape(given.shape)))
+    if offset != len(binary):
+        raise InvalidTensorError(
+            f"{len(binary) - offset} bytes follow the last binary tensor; let each input's "
+            "'binary_data_size' and Inference-Header-Content-Length add up to the body."
+        )
+    return tensors
+
+
+def raw_input(name: str, shape: Sequence[int], body: bytes) -> Tensor:
+    """Take a whole body as one FP32 tensor of `shape`.
+
+    Raises:
+        InvalidTensorError: it has another size.
+    """
+    expected = math.prod(shape) * 4
+    if len(body) != expected:
+        raise InvalidTensorError(
+            f"A raw request is one FP32 image of {expected} bytes, but this body has {len(body)}; "
+            "describe any other input in JSON."
+        )
+    return Tensor(name, "FP32", np.frombuffer(body, _DTYPES["FP32"]).reshape(shape))
+
+
+def write(
+    header: Mapping[str, Any], tensors: Sequence[Tensor], request: InferRequest
+) -> tuple[bytes, int | None]:
+    """Serialise a response: those outputs that the request asks for, each as it asks for it.
+
+    Returns:
+        the body, and the length of its JSON where binary tensors follow it, else None.
+
+    Raises:
+        InvalidTensorError: an output that is not there, twice, or not to be classified.
+    """
+    known = {tensor.name: tensor for tensor in tensors}
+    asked = request.outputs or [Output(name=tensor.name) for tensor in tensors]
+    _refuse_twice("output", [output.name for output in asked])
+    by_default = request.parameters.get("binary_data_output") is True
+    described, blobs = [], []
+    for output in asked:
+        if output.name not in known:
+            raise InvalidTensorError(
+                f"There is no output {output.name!r}; there is {', '.join(known)}."
+            )
+        tensor = known[output.name]
+        binary = output.parameters.get("binary_data", by_default) is True
+        each: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.values.shape),
+        }
+        if binary:
+            blob = _to_binary(tensor)
+            each["parameters"] = {"binary_data_size": len(blob)}
+            blobs.append(blob)
+        else:
+            each["data"] = _to_json(tensor)
+        described.append(each)
+    text = orjson.dumps({**header, "outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join([text, *blobs]), len(text) if blobs else None
+
+
+def classified(tensor: Tensor, count: int, class_names: Sequence[str]) -> Tensor:
+    """Turn scores FP32 [N, K] into the `count` highest, BYTES [N, min(count, K)].
+
+    Each element is `score:index:class name`, the highest first (Triton's extension).
+    """
+    order = np.argsort(-tensor.values, axis=1, kind="stable")[:, :count]
+    rows = [
+        [f"{row[index]:f}:{index}:{class_names[index]}" for index in indices]
+        for row, indices in zip(tensor.values, order.tolist(), strict=True)
+    ]
+    return Tensor(tensor.name, "BYTES", texts(rows))
+
+
+def texts(rows: Any) -> Array:
+    """Make an array of bytes objects of (nested) strings."""
+    return np.char.encode(np.array(rows, dtype=np.str_), "utf-8").astype(object)
+
+
+def _from_json(given: Input, datatype: Datatype) -> Array:
+    if not isinstance(given.data, list):
+        raise _bad(given, "has no list 'data'; send its values there, or in binary")
+    flat = _flat(given)
+    _require_count(given, len(flat))
+    kinds = set(map(type, flat))
+    if datatype == "BYTES":
+        if kinds != {str}:
+            raise _bad(given, "has an element that is no string; send each image in base64")
+        values = np.empty(len(flat), object)
+        values[:] = flat
+        return values
+    if kinds - ({int, float} if datatype == "FP32" else {int}):
+        raise _bad(given, f"has an element that is no {datatype} number")
+    try:
+        return np.array(flat, np.float64 if datatype == "FP32" else np.uint8)
+    except OverflowError:
+        raise _bad(given, f"has a number out of {datatype}'s range") from None
+
+
+def _flat(given: Input) -> list[Any]:
+    """Flatten `data`, nested as deep as the shape at most, row by row."""
+    flat: list[Any] = given.data
+    for _ in given.shape[1:]:
+        lengths = {len(each) if isinstance(each, list) else -1 for each in flat[:1]}
+        if lengths <= {-1}:
+            break
+        lengths = {len(each) if isinstance(each, list) else -1 for each in flat}
+        if len(lengths) > 1:
+            raise _bad(given, "has rows of different lengths")
+        flat = list(chain.from_iterable(flat))
+    return flat
+
+
+def _from_binary(given: Input, datatype: Datatype, data: memoryview) -> Array:
+    if datatype == "BYTES":
+        elements = _elements(given, data)
+        values = np.empty(len(elements), object)
+        values[:] = elements
+    else:
+        dtype = _DTYPES[datatype]
+        if len(data) % dtype.itemsize:
+            raise _bad(given, f"has {len(data)} bytes, not a whole number of {datatype} values")
+        values = np.frombuffer(data, dtype)
+    _require_count(given, len(values))
+    return values
+
+
+def _elements(given: Input, data: memoryview) -> list[bytes]:
+    elements = []
+    start = 0
+    while start < len(data):
+        if start + _LENGTH.size > len(data):
+            raise _bad(given, "ends within an element's length")
+        (length,) = _LENGTH.unpack_from(data, start)
+        start += _LENGTH.size
+        if start + length > len(data):
+            raise _bad(given, "ends within an element")
+        elements.append(bytes(data[start : start + length]))
+        start += length
+    return elements
+
+
+def _require_count(given: Input, count: int) -> None:
+    expected = math.prod(given.shape)
+    if count != expected:
+        raise _bad(given, f"has {count} values, but its shape {given.shape} takes {expected}")
+
+
+def _to_json(tensor: Tensor) -> Any:
+    flat = tensor.values.ravel()
+    if tensor.datatype == "BYTES":
+        return [element.decode() for element in flat]
+    return flat
+
+
+def _to_binary(tensor: Tensor) -> bytes:
+    if tensor.datatype == "BYTES":
+        return b"".join(_LENGTH.pack(len(each)) + each for each in tensor.values.ravel())
+    data: bytes = tensor.values.astype(_DTYPES[tensor.datatype]).tobytes()
+    return data
+
+
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidTensorError(f"{what.capitalize()} {name!r} is given twice; give it once.")
+
+
+def _bad(given: Input, reason: str) -> InvalidTensorError:
+    return InvalidTensorError(f"Input {given.name!r} {reason}.")
