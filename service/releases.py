@@ -175,6 +175,13 @@ class Releases:
             yield self._folder
 
 
+def forget_processes(folder: Path) -> None:
+    """Forget which processes had followed, when a service starts on a folder it has kept."""
+    for file in folder.glob(f"{_APPLIED}*"):
+        with suppress(OSError):
+            file.unlink()
+
+
 def falls_to_canary(request_id: str, share: float) -> bool:
     """Whether a request is among the canary's share: always the same for the same id."""
     digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()

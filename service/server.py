@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -16,6 +17,7 @@ from uvicorn.supervisors import Multiprocess
 
 from service import logs
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
+from service.releases import forget_processes
 from service.settings import ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")
@@ -38,6 +40,8 @@ def serve(settings: ServiceSettings) -> int:
             "choose another with --host and --port.\n"
         )
         return 1
+    if settings.control_folder is not None:
+        forget_processes(settings.control_folder)
     with listener:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host  # as RFC 3986 has IPv6 addresses
@@ -59,10 +63,13 @@ def serve_here(settings: ServiceSettings, listener: socket.socket, ending: "Endi
 
 
 def _serve_in_workers(settings: ServiceSettings, listener: socket.socket, ending: "Ending") -> None:
-    settings.to_environment()
     config = _config(settings, _WORKER_APP)
-    with tempfile.TemporaryDirectory(prefix="dropserve-metrics-") as folder:
-        os.environ[MULTIPROCESS_VARIABLE] = folder
+    with tempfile.TemporaryDirectory(prefix="dropserve-") as folder:
+        metrics, releases = Path(folder) / "metrics", Path(folder) / "releases"
+        metrics.mkdir()
+        os.environ[MULTIPROCESS_VARIABLE] = str(metrics)
+        shared = settings.control_folder or releases  # by which one worker's change reaches all
+        settings.model_copy(update={"control_folder": shared}).to_environment()
         workers = _Workers(config, sockets=[listener])
         if not ending.asked:
             workers.run()

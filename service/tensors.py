@@ -211,7 +211,7 @@ def _from_json(given: Input, datatype: Datatype) -> Array:
     _require_count(given, len(flat))
     kinds = set(map(type, flat))
     if datatype == "BYTES":
-        if kinds != {str}:
+        if kinds - {str}:
             raise _bad(given, "has an element that is no string; send each image in base64")
         values = np.empty(len(flat), object)
         values[:] = flat

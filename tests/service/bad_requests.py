@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import orjson
 
+from service.routes.open_inference import LENGTH_HEADER
 from tests.pictures import bomb, encode, form, instances, numbers
 from tests.service.serving import JSON, PNG
 
@@ -257,7 +259,14 @@ MEDIA_TYPES = [
         for kind in ("text/plain", "image/tiff", "application/x-www-form-urlencoded")
     ],
     Case(
-        "compressed",
+        "compressed, but not so",
+        "invalid_compression",
+        "The body is not one whole gzip stream; compress it again, or send it as it is without Content-Encoding.",
+        PICTURE,
+        PNG | {"Content-Encoding": "gzip"},
+    ),
+    Case(
+        "compressed in another way",
         "unsupported_media_type",
         "Content-Encoding 'br' is not taken here; send the body uncompressed, or as gzip or deflate.",
         PICTURE,
@@ -274,8 +283,8 @@ ADDRESSES = [
         "/predict?model=a&model=a": "Query parameter 'model' is given twice; give it once.",
         "/uncertainty?seed=1&seed=2": "Query parameter 'seed' is given twice; give it once.",
         "/uncertainty?samples=0": "Query parameter 'samples': input should be greater than or equal to 1, but got '0'.",
-        "/uncertainty?samples=513": "Query parameter 'samples': at most 512 are drawn here, but got 513.",
-        f"/uncertainty?samples=1{'0' * 99}": "Query parameter 'samples': at most 512 are drawn here, but got 1000…000.",
+        "/uncertainty?samples=513": "Parameter 'samples': at most 512 are drawn here, but got 513.",
+        f"/uncertainty?samples=1{'0' * 99}": "Parameter 'samples': at most 512 are drawn here, but got 1000…000.",
         "/uncertainty?samples=many": f"Query parameter 'samples': {_WHOLE} 'many'.",
         "/uncertainty?samples=": f"Query parameter 'samples': {_WHOLE} ''.",
         "/uncertainty?seed=-1": "Query parameter 'seed': input should be greater than or equal to 0, but got '-1'.",
@@ -283,15 +292,15 @@ ADDRESSES = [
         "/uncertainty?seed=0.5": f"Query parameter 'seed': {_WHOLE} '0.5'.",
         "/uncertainty?samples=AUTO": f"Query parameter 'samples': {_WHOLE} 'AUTO'.",
         "/uncertainty?design=random": "Query parameter 'design': input should be 'orthogonal' or 'independent', but got 'random'.",
-        "/uncertainty?samples=auto&design=orthogonal": "Query parameter 'design': samples=auto draws masks in independent pairs; leave it out.",
+        "/uncertainty?samples=auto&design=orthogonal": "Parameter 'design': samples=auto draws masks in independent pairs; leave it out.",
         "/uncertainty?coverage=1": "Query parameter 'coverage': input should be less than 1, but got '1'.",
         "/uncertainty?coverage=nan": "Query parameter 'coverage': input should be …, but got 'nan'.",
         "/uncertainty?coverage=90%25": "Query parameter 'coverage': input should be a valid number, … but got '90%'.",
         "/uncertainty?max_risk=0": "Query parameter 'max_risk': input should be greater than 0, but got '0'.",
         "/uncertainty?sets=raps": "Query parameter 'sets': input should be 'thr' or 'aps', but got 'raps'.",
-        "/uncertainty?method=analytic&samples=9": "Query parameter 'samples': method=analytic draws no samples; leave it out.",
-        "/uncertainty?method=analytic&seed=0": "Query parameter 'seed': method=analytic draws no samples; leave it out.",
-        "/uncertainty?method=analytic&design=independent": "Query parameter 'design': method=analytic draws no samples; leave it out.",
+        "/uncertainty?method=analytic&samples=9": "Parameter 'samples': method=analytic draws no samples; leave it out.",
+        "/uncertainty?method=analytic&seed=0": "Parameter 'seed': method=analytic draws no samples; leave it out.",
+        "/uncertainty?method=analytic&design=independent": "Parameter 'design': method=analytic draws no samples; leave it out.",
         "/uncertainty?method=ensemble": "Query parameter 'method': input should be 'mc_dropout' or 'analytic', but got 'ensemble'.",
     }),
     *_get("invalid_query", {
@@ -323,4 +332,158 @@ ADDRESSES = [
     }, "DELETE"),
 ]  # fmt: skip
 
-CASES = [*BODIES, *NUMBERS, *FILES, *FORMS, *MEDIA_TYPES, *ADDRESSES]
+_VALUES = [0.5] * 64
+_INPUT = {"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": _VALUES}
+_SHAPE = "…, but this model takes [N, 1, 8, 8]; N is 1 or more."
+_PROTOCOL = "The request is not one of the Open Inference Protocol: "
+
+
+def _tensors(code: str, sentence: str, requests: Mapping[str, Any]) -> list[Case]:
+    """Requests to /v2: of JSON, or (JSON, what follows it in binary, more of the header's length)."""
+    cases = []
+    for what, given in requests.items():
+        content, binary, more = given if isinstance(given, tuple) else (given, None, 0)
+        body = content if isinstance(content, bytes) else orjson.dumps(content)
+        headers = {} if binary is None else {LENGTH_HEADER: str(len(body) + more)}
+        body += binary or b""
+        cases.append(Case(what, code, sentence, body, headers, url="/v2/models/digits/infer"))
+    return cases
+
+
+def _with(**changes: Any) -> Any:
+    return {"inputs": [_INPUT | changes]}
+
+
+def _binary(size: Any, datatype: str = "FP32", **changes: Any) -> Any:
+    given = {"name": "images", "shape": [1, 1, 8, 8], "datatype": datatype} | changes
+    return {"inputs": [given | {"parameters": {"binary_data_size": size}}]}
+
+
+TENSORS = [
+    *_tensors("invalid_json", "The body's JSON cannot be read (…); …", {
+        "no OIP body": b"",
+        "OIP NaN": b'{"inputs": [NaN]}',
+        "OIP nested": b"[" * 10_000,
+        "a header length in the middle": (_binary(256), bytes(256), -1),
+    }),
+    *_tensors("invalid_request", _PROTOCOL + "…", {
+        "a list of OIP": [],
+        "no inputs": {},
+        "empty inputs": {"inputs": []},
+        "an input without a shape": {"inputs": [{"name": "images", "datatype": "FP32"}]},
+        "a negative dimension": _with(shape=[-1, 1, 8, 8]),
+        "an overflowing dimension": _with(shape=[2**31, 1, 8, 8]),
+        "an endless shape": _with(shape=[1] * 17),
+        "another datatype": _with(datatype="FP64"),
+        "a parameter that is a list": {"inputs": [_INPUT], "parameters": {"seed": [1]}},
+        "outputs that are no list": {"inputs": [_INPUT], "outputs": "label"},
+    }),
+    *_tensors("invalid_request", f"{LENGTH_HEADER} is …; send the length of the JSON alone.", {
+        "a header length beyond the body": (_binary(256), b"", 1),
+    }),
+    *_tensors("invalid_tensor", "Input 'images' is given twice; give it once.", {"an input twice": {"inputs": [_INPUT, _INPUT]}}),
+    *_tensors("invalid_tensor", "Output 'label' is given twice; give it once.", {"an output twice": {"inputs": [_INPUT], "outputs": [{"name": "label"}] * 2}}),
+    *_tensors("invalid_tensor", "There is no output 'logits'; there is probabilities, label.", {"another output": {"inputs": [_INPUT], "outputs": [{"name": "logits"}]}}),
+    *_tensors("invalid_tensor", "Output 'label' holds no scores of classes to be put in order.", {"labels classified": {"inputs": [_INPUT], "outputs": [{"name": "label", "parameters": {"classification": 1}}]}}),
+    *_tensors("invalid_tensor", "Output 'probabilities': 'classification' is a number of classes, 1 or more.", {
+        f"classification {count!r}": {"inputs": [_INPUT], "outputs": [{"name": "probabilities", "parameters": {"classification": count}}]}
+        for count in (-1, True, "3", 1.5)
+    }),
+    *_tensors("invalid_tensor", "The one input is 'images', but the request has …", {
+        "another input": _with(name="image"),
+        "one input more": {"inputs": [_INPUT, _INPUT | {"name": "mask"}]},
+    }),
+    *_tensors("invalid_tensor", "Input 'images' has 63 values, but its shape [1, 1, 8, 8] takes 64.", {"too few values": _with(data=_VALUES[:63])}),
+    *_tensors("invalid_tensor", "Input 'images' has 64 values, but its shape [2147483647, 1, 8, 8] takes 137438953408.", {"a huge shape": _with(shape=[2**31 - 1, 1, 8, 8])}),
+    *_tensors("invalid_tensor", "Input 'images' has no list 'data'; …", {"no data": _with(data=None), "data that is no list": _with(data=1)}),
+    *_tensors("invalid_tensor", "Input 'images' has an element that is no FP32 number.", {
+        "text for a number": _with(data=["0"] * 64),
+        "null for a number": _with(data=[None] * 64),
+        "true for a number": _with(data=[True] * 64),
+        "lists for numbers": _with(data=[[[[[0.5]] * 8] * 8]]),
+    }),
+    *_tensors("invalid_tensor", "Input 'images' has an element that is no UINT8 number.", {"fractions": _with(datatype="UINT8")}),
+    *_tensors("invalid_tensor", "Input 'images' has a number out of UINT8's range.", {"256": _with(datatype="UINT8", data=[256] * 64), "-1": _with(datatype="UINT8", data=[-1] * 64)}),
+    *_tensors("invalid_tensor", "Input 'images' has rows of different lengths.", {"ragged rows": _with(data=[[[[0.5] * 8] * 7 + [[0.5] * 7]]])}),
+    *_tensors("invalid_tensor", "Input 'images' has an element that is no string; send each image in base64.", {"numbers for files": _with(datatype="BYTES", shape=[1], data=[1])}),
+    *_tensors("invalid_tensor", "Encoded images are of shape [N], but 'images' has …", {"files in a square": _with(datatype="BYTES", shape=[1, 1], data=["AAAA"]), "no files": _with(datatype="BYTES", shape=[0], data=[])}),
+    *_tensors("invalid_base64", "An element of 'images' is not base64; encode it (RFC 4648).", {"a file as it is": _with(datatype="BYTES", shape=[1], data=["é"])}),
+    *_tensors("image_unreadable", "The file is not an image that can be read; …", {"base64 of no image": _with(datatype="BYTES", shape=[1], data=["AAAA"])}),
+    *_tensors("image_shape", _SHAPE, {
+        "no batch": _with(shape=[1, 8, 8]),
+        "channels last": _with(shape=[1, 8, 8, 1]),
+        "a single value": _with(shape=[], data=[0.5]),
+        "flat": _with(shape=[1, 64]),
+        "an empty OIP batch": _with(shape=[0, 1, 8, 8], data=[]),
+        "UINT8 without a batch": _with(datatype="UINT8", shape=[8, 8], data=[1] * 64),
+    }),
+    *_tensors("pixel_value", "A pixel is 1.5, outside 0..1; …", {"a bright pixel": _with(data=[1.5] * 64)}),
+    *_tensors("pixel_value", "A pixel is NaN or infinite; …", {
+        "NaN in binary": (_binary(256), np.full(64, np.nan, np.float32).tobytes(), 0),
+        "infinity in binary": (_binary(256), np.full(64, np.inf, np.float32).tobytes(), 0),
+    }),
+    *_tensors("too_many_images", "One request takes at most 8 images; send several.", {"a large OIP batch": _with(shape=[9, 1, 8, 8], data=_VALUES * 9)}),
+    *_tensors("invalid_tensor", "Input 'images' has both 'data' and 'binary_data_size'; send one of them.", {"data twice": (_with(parameters={"binary_data_size": 256}), bytes(256), 0)}),
+    *_tensors("invalid_tensor", "Input 'images' has a 'binary_data_size' that is not a number of bytes.", {
+        f"binary_data_size {size!r}": (_binary(size), bytes(256), 0) for size in (-1, True, "256", 256.0)
+    }),
+    *_tensors("invalid_tensor", "Input 'images' lacks 4 of its 256 binary bytes.", {"binary cut": (_binary(256), bytes(252), 0)}),
+    *_tensors("invalid_tensor", "1 bytes follow the last binary tensor; …", {"a byte left over": (_binary(256), bytes(257), 0)}),
+    *_tensors("invalid_tensor", "Input 'images' has 255 bytes, not a whole number of FP32 values.", {"an odd size": (_binary(255), bytes(255), 0)}),
+    *_tensors("invalid_tensor", "Input 'images' ends within an element's length.", {"a length cut": (_binary(3, "BYTES", shape=[1]), bytes(3), 0)}),
+    *_tensors("invalid_tensor", "Input 'images' ends within an element.", {"an element cut": (_binary(5, "BYTES", shape=[1]), b"\x02\0\0\0x", 0)}),
+    *_tensors("invalid_query", "Parameter 'timeout' is a number of microseconds, 0 or more.", {
+        f"timeout {timeout!r}": {"inputs": [_INPUT], "parameters": {"timeout": timeout}} for timeout in (-1, True, "1")
+    }),
+    *[
+        Case(f"a header length of {text!r}", "invalid_request", f"{LENGTH_HEADER} is {text!r}; send the length of the JSON in bytes.", b"{}", {LENGTH_HEADER: text}, url="/v2/models/digits/infer")
+        for text in ("-1", "x", "", "1.0")
+    ],
+    Case("a raw request of another size", "invalid_tensor", "A raw request is one FP32 image of 256 bytes, but this body has 10; …", bytes(10), {LENGTH_HEADER: "0"}, url="/v2/models/digits/infer"),
+    Case("a sampling that is none", "invalid_query", "Parameter 'samples': input should be greater than or equal to 1, but got 0.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 0}}), url="/v2/models/digits-mc/infer"),
+    Case("true samples", "invalid_query", "Parameter 'samples': True is no value for it.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": True}}), url="/v2/models/digits-mc/infer"),
+    Case("more samples than allowed", "invalid_query", "Parameter 'samples': at most 512 are drawn here, but got 513.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 513}}), url="/v2/models/digits-mc/infer"),
+    *_get("unknown_model", {f"/v2/models/cats{path}": "No model 'cats' is loaded; there is digits." for path in ("", "/ready", "/config", "/stats", "/versions/1")}),
+    *_get("unknown_version", {f"/v2/models/digits/versions/{version}{path}": f"Version '{version}' of digits is not loaded; version 1 is." for version in ("2", "one", "canary") for path in ("", "/ready", "/config", "/stats")}),
+    *_get("not_found", {path: f"There is nothing at {path}; GET /docs lists what there is." for path in ("/v2/nowhere", "/v2/models", "/v2/models/digits/nowhere", "/v1/nowhere")}),
+    *_get("method_not_allowed", {path: f"{path} does not take DELETE; GET /docs lists what it takes." for path in ("/v2", "/v2/models/digits", "/v2/models/digits/infer", "/v1/models/digits:predict")}, "DELETE"),
+    *[
+        Case(f"TensorFlow Serving: {what}", code, sentence, body, url="/v1/models/digits:predict")
+        for what, code, sentence, body in (
+            ("columns", "invalid_request", 'The body is not of the form {"instances": [IMAGE, ...]}, …', b'{"inputs": []}'),
+            ("a list", "invalid_request", 'The body is not of the form {"instances": [IMAGE, ...]}, …', b"[]"),
+            ("another signature", "invalid_request", "The one signature here is 'serving_default'; leave it out.", b'{"instances": [], "signature_name": "x"}'),
+            ("no list", "invalid_request", "'instances' is not a list; …", b'{"instances": 1}'),
+            ("nothing", "empty_body", "'instances' is empty; send at least one image.", b'{"instances": []}'),
+            ("no JSON", "invalid_json", "The body is not JSON that can be read (…); …", b"x"),
+        )
+    ],
+    *_post("unknown_model", {"/v1/models/cats:predict": "No model 'cats' is loaded; there is digits."}),
+    *_get("unknown_model", {"/v1/models/cats": "No model 'cats' is loaded; there is digits."}),
+]  # fmt: skip
+
+_PAGE = {"Origin": "http://localhost:8000"}
+_LOAD = "/v2/repository/models/digits/load"
+
+CONTROL = [
+    Case("a web page", "control_disabled", "Models cannot be changed from a web page; use a client.", b"", _PAGE, url=_LOAD),
+    Case("a web page promotes", "control_disabled", "Models cannot be changed from a web page; use a client.", b"", _PAGE, url="/models/digits/promote"),
+    Case("other settings", "unsupported", "Parameter 'config' is not offered: …", b'{"parameters": {"config": "{}"}}', url=_LOAD),
+    Case("other files", "unsupported", "Parameter 'file:1/model.onnx' is not offered: …", b'{"parameters": {"file:1/model.onnx": ""}}', url=_LOAD),
+    *_post("release_impossible", {
+        "/models/digits/promote": "There is no canary to promote; start one first.",
+        "/models/digits/rollback": "There is no earlier version to roll back to; copy one back first.",
+    }),
+    *_post("unknown_version", {
+        "/models/digits/pin?version=9": "There is no version 9 of digits in …; there is 1.",
+        "/models/digits/canary?version=9": "There is no version 9 of digits in …; there is 1.",
+    }),
+    *_get("unknown_model", dict.fromkeys(("/models/cats/promote", "/v2/repository/models/cats/load", "/v2/repository/models/cats-mc/unload"), "There is no model 'cats' to be loaded; there is digits."), "POST"),
+    *_post("invalid_query", {
+        "/models/digits/canary": "Query parameter 'version': field required, but got …",
+        "/models/digits/pin?version=0": "Query parameter 'version': input should be greater than or equal to 1, but got '0'.",
+        "/models/digits/canary?version=1&share=2": "Query parameter 'share': input should be less than or equal to 1, but got '2'.",
+    }),
+]  # fmt: skip
+
+CASES = [*BODIES, *NUMBERS, *FILES, *FORMS, *MEDIA_TYPES, *ADDRESSES, *CONTROL, *TENSORS]

@@ -29,6 +29,10 @@ ANSWERS = {
     ("post", "/uncertainty"): schemas.UncertainPredictions,
     ("get", "/models"): schemas.Models,
     ("get", "/models/{name}"): schemas.ModelCard,
+    **{
+        ("post", f"/models/{{name}}/{action}"): schemas.ModelSummary
+        for action in ("canary", "promote", "rollback", "pin", "follow")
+    },
     ("get", "/health/live"): schemas.Live,
     ("get", "/health/ready"): schemas.Ready,
 }
@@ -37,6 +41,10 @@ ERRORS = {
     ("post", "/uncertainty"): {400, 404, 408, 413, 415, 500, 503, 504},
     ("get", "/models"): {400, 500},
     ("get", "/models/{name}"): {400, 404, 500, 503},
+    **{
+        ("post", f"/models/{{name}}/{action}"): {400, 403, 404, 409, 500, 503}
+        for action in ("canary", "promote", "rollback", "pin", "follow")
+    },
     ("get", "/health/live"): {400, 500},
     ("get", "/health/ready"): {400, 500, 503},
 }

@@ -110,6 +110,13 @@ def _broken_run(models_folder: Path, _tmp_path: Path) -> httpx.Response:
         return service.post("/predict", PICTURE, headers=PNG)
 
 
+def _damaged_version(models_folder: Path, tmp_path: Path) -> httpx.Response:
+    copy_bundle(models_folder / "digits" / "1", tmp_path)
+    with serving_models(tmp_path) as service:
+        (copy_bundle(models_folder / "digits" / "1", tmp_path, version=2) / "head.onnx").unlink()
+        return service.post("/models/digits/pin?version=2")
+
+
 Provoke = Callable[[Path, Path], httpx.Response]
 
 PROVOKED: dict[str, tuple[Provoke, str]] = {
@@ -121,6 +128,7 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
         _several_models,
         "Several models are loaded; name one with ?model=, of one, two.",
     ),
+    "version_refused": (_damaged_version, "…/2/head.onnx cannot be read (No such file …); …"),
     "not_ready": (_no_model, "… holds no bundle; train one with python -m training --output …."),
     "uncertainty_disabled": (
         _uncertainty_off,
