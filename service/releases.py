@@ -94,7 +94,7 @@ class Releases:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._known = _Releases()
         self._problem: str | None = None
-        self._applied = 0
+        self._applied = -1
 
     @property
     def generation(self) -> int:
@@ -143,6 +143,7 @@ class Releases:
         """Note that this process serves what was last read."""
         if self._folder is not None and self._applied != self.generation:
             with suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
                 _replace(self._folder / f"{_APPLIED}{os.getpid()}", str(self.generation))
                 self._applied = self.generation
 

@@ -46,9 +46,15 @@ Floats = NDArray[np.float32]
 class Application:
     """A running application; use `serving` to get one."""
 
-    def __init__(self, portal: BlockingPortal, client: httpx.AsyncClient) -> None:
+    def __init__(self, portal: BlockingPortal, app: FastAPI, address: str = "127.0.0.1") -> None:
         self.portal = portal
-        self._client = client
+        self._app = app
+        transport = httpx.ASGITransport(app, client=(address, 1))
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://service")
+
+    def from_address(self, address: str) -> "Application":
+        """The same application, as a client elsewhere meets it."""
+        return Application(self.portal, self._app, address)
 
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         return self.portal.call(partial(self._client.request, method, url, **options))
@@ -154,10 +160,7 @@ def serving(app: FastAPI) -> Iterator[Application]:
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(app.router.lifespan_context(app)),
     ):
-        transport = httpx.ASGITransport(app)
-        client = httpx.AsyncClient(transport=transport, base_url="http://service")
-        with portal.wrap_async_context_manager(client):
-            yield Application(portal, client)
+        yield Application(portal, app)
 
 
 @contextmanager

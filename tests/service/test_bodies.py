@@ -12,8 +12,10 @@ from service.bodies import packer
 from tests.pictures import Pixels, encode
 from tests.service.serving import PNG, Application, check_error
 
-PACKED: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
-UNPACKED: dict[str, Callable[[bytes], bytes]] = {
+Packing = dict[str, Callable[[bytes], bytes]]
+
+PACKED: Packing = {"gzip": gzip.compress, "deflate": zlib.compress}
+UNPACKED: Packing = {
     "gzip": gzip.decompress,
     "deflate": zlib.decompress,
 }

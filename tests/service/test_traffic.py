@@ -1,0 +1,434 @@
+"""Versions that come, go and fail while requests flow: nothing is lost, each answer says whose."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.app import create_app
+from service.settings import ServiceSettings
+from tests.bundles import copy_bundle, edit_manifest
+from tests.pictures import Pixels, encode
+from tests.service.process import service_process
+from tests.service.serving import (
+    PNG,
+    Application,
+    WatchedRepository,
+    check_error,
+    check_sentence,
+    serving,
+    wait,
+)
+
+
+class Service:
+    """An application over a folder that the test changes; it looks at it when the test says so."""
+
+    def __init__(self, application: Application, repository: WatchedRepository) -> None:
+        self.application = application
+        self._repository = repository
+
+    def look(self) -> None:
+        self.application.portal.call(self._repository.refresh)
+
+    def version(self, **options: Any) -> str:
+        """Which version answers a prediction."""
+        answer = self.application.post("/predict", self.image, **options, headers=PNG)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["version"])
+
+    def control(self, path: str) -> Any:
+        answer = self.application.post(path)
+        assert answer.status_code == 200, answer.text
+        return answer.json() if answer.content else None
+
+    def index(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """Every entry of the repository's index but those of -mc."""
+        entries = self.application.post("/v2/repository/index").json()
+        return {
+            (each["name"], each["version"]): (each["state"], each["reason"])
+            for each in entries
+            if not each["name"].endswith("-mc")
+        }
+
+    def loaded(self, version: str) -> float:
+        return self.application.metric("dropserve_model_info", model="digits", version=version)
+
+    def refused(self, version: str) -> float:
+        return self.application.metric("dropserve_refused_version", model="digits", version=version)
+
+    image: bytes
+
+
+@contextmanager
+def running(folder: Path, image: bytes, **settings: Any) -> Iterator[Service]:
+    knobs = ServiceSettings(models_folder=folder, watch_seconds=0, **settings)
+    repository = WatchedRepository(knobs)
+    with serving(create_app(knobs, repository)) as application:
+        wait(repository.loaded)
+        service = Service(application, repository)
+        service.image = image
+        yield service
+
+
+@pytest.fixture
+def models(bundle_folder: Path, tmp_path: Path) -> Path:
+    """A models folder of this test's own, with the real bundle as `digits/1`."""
+    copy_bundle(bundle_folder, tmp_path / "models")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def image(digit: Pixels) -> bytes:
+    return encode(digit)
+
+
+@pytest.fixture
+def publish(bundle_folder: Path, models: Path) -> Callable[[int], Path]:
+    """Put the real bundle into the folder under another version."""
+    return lambda version: copy_bundle(bundle_folder, models, version=version)
+
+
+Publish = Callable[[int], Path]
+
+
+class SlowBody:
+    """A request in flight for as long as the test wants."""
+
+    def __init__(self, image: bytes) -> None:
+        self._image = image
+        self.arrived = threading.Event()
+        self._go_on = asyncio.Event()
+
+    def finish(self, service: Service) -> None:
+        service.application.portal.call(self._set)
+
+    async def _set(self) -> None:
+        self._go_on.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._image[:10]
+        self.arrived.set()
+        await self._go_on.wait()
+        yield self._image[10:]
+
+
+def test_a_new_version_takes_over_and_the_old_one_finishes_what_it_has(
+    models: Path, image: bytes, publish: Publish
+) -> None:
+    with running(models, image) as service:
+        body = SlowBody(image)
+        options = {"content": body, "headers": PNG}
+        in_flight = service.application.submit("POST", "/predict", **options)
+        wait(body.arrived)
+        publish(2)
+        assert service.version() == "1"
+        service.look()
+        assert service.version() == "2"
+        assert (service.loaded("1"), service.loaded("2")) == (1, 1), "1 is still used"
+        with pytest.raises(AssertionError):
+            service.version(params={"version": "1"})
+        body.finish(service)
+        assert in_flight.result().json()["version"] == "1"
+        while service.loaded("1"):
+            pass  # it ends once the answer is out
+        assert service.application.metric("dropserve_switches_total", model="digits") == 2
+        assert service.index() == {("digits", "2"): ("READY", "")}
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[0 if file.suffix == ".json" else len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def _of_another_model(file: Path) -> None:
+    file.write_bytes(b"of another model" + file.read_bytes())
+
+
+DAMAGES: tuple[Callable[[Path], None], ...] = (_truncate, _flip, Path.unlink, _of_another_model)
+
+
+def test_every_damaged_file_is_refused_and_the_old_version_serves_on(
+    models: Path, image: bytes, publish: Publish
+) -> None:
+    example = publish(2)
+    files = [file.relative_to(example) for file in sorted(example.rglob("*.*"))]
+    shutil.rmtree(example)
+    assert {file.name for file in files} > {"manifest.json", "model.onnx", "head.onnx"}
+    with running(models, image) as service:
+        for number, (file, damage) in enumerate(
+            ((file, damage) for file in files for damage in DAMAGES), start=2
+        ):
+            damage(publish(number) / file)
+            service.look()
+            state, reason = service.index()["digits", str(number)]
+            assert state == "UNAVAILABLE"
+            assert str(models / f"digits/{number}") in reason
+            assert (service.version(), service.refused(str(number))) == ("1", 1)
+            assert service.application.get("/v2/health/ready").status_code == 200
+            shutil.rmtree(models / f"digits/{number}")
+        service.look()
+        assert service.index() == {("digits", "1"): ("READY", "")}
+        assert service.refused("2") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"schema_version": 2}, "…manifest.json is not a manifest of schema 1 (schema_version…"),
+        ({"name": "letters"}, "… holds letters version 2; put it back into letters/2."),
+        ({"version": 3}, "… holds digits version 3; put it back into digits/3."),
+        (
+            {"input": {"channels": 3, "height": 8, "width": 8, "resize": "pad"}},
+            "… takes images of 3 x 8 x 8, but clients of digits send 1 x 8 x 8; …",
+        ),
+    ],
+)
+def test_a_bundle_that_is_another_than_it_should_be_is_refused(
+    models: Path, image: bytes, publish: Publish, changes: dict[str, Any], reason: str
+) -> None:
+    with running(models, image) as service:
+        edit_manifest(publish(2), **changes)
+        service.look()
+        state, given = service.index()["digits", "2"]
+        assert state == "UNAVAILABLE"
+        check_sentence(given, reason)
+        assert service.version() == "1"
+
+
+def test_a_version_half_copied_is_refused_once_and_served_when_it_is_whole(
+    models: Path, image: bytes, publish: Publish, bundle_folder: Path
+) -> None:
+    with running(models, image) as service, capture_logs() as log:
+        folder = publish(2)
+        (folder / "model.onnx").unlink()
+        for _ in range(3):
+            service.look()
+            assert service.version() == "1"
+        shutil.copy(bundle_folder / "model.onnx", folder / "model.onnx")
+        service.look()
+        assert service.version() == "2"
+        assert service.refused("2") == 0
+    assert [line["event"] for line in log].count("bundle refused") == 1
+
+
+def test_without_its_folder_a_version_serves_until_another_can(
+    models: Path, image: bytes, publish: Publish
+) -> None:
+    publish(2)
+    with running(models, image) as service:
+        assert service.version() == "2"
+        shutil.rmtree(models / "digits/2")
+        service.look()
+        assert service.version() == "1"
+        shutil.rmtree(models / "digits")
+        service.look()
+        assert service.version() == "1"
+        assert service.application.get("/health/ready").status_code == 200
+        card = service.application.get("/models/digits")
+        assert card.json()["card"].startswith("# ")
+
+
+def test_a_model_that_appears_is_served(models: Path, image: bytes, bundle_folder: Path) -> None:
+    with running(models, image, default_model="digits") as service:
+        copy_bundle(bundle_folder, models, "letters")
+        service.look()
+        assert service.version(params={"model": "letters"}) == "1"
+        assert service.version() == "1"
+
+
+def test_only_the_named_models_are_served_each_at_its_version(
+    models: Path, image: bytes, publish: Publish, bundle_folder: Path
+) -> None:
+    for version in (2, 3):
+        publish(version)
+    for name in ("letters", "others"):
+        copy_bundle(bundle_folder, models, name)
+    with running(models, image, models="digits@2,letters", default_model="digits") as service:
+        assert set(service.index()) == {("digits", "2"), ("letters", "1")}
+        assert service.version() == "2"
+        held = service.application.post("/models/digits/pin?version=3")
+        sentence = "digits is held at version 2 by --models; change it there, …"
+        check_error(held, 409, "release_impossible", sentence)
+        unknown = service.application.post("/v2/repository/models/others/load")
+        check_error(unknown, 404, "unknown_model", "There is no model 'others' to be loaded; …")
+
+
+def test_a_pinned_version_that_is_not_there_is_waited_for(
+    models: Path, image: bytes, publish: Publish
+) -> None:
+    with running(models, image, models="digits@2") as service:
+        refused = service.application.get("/health/ready")
+        check_error(refused, 503, "not_ready", "…/digits/2/manifest.json cannot be read (…); …")
+        publish(2)
+        service.look()
+        assert service.version() == "2"
+
+
+def test_a_canary_gets_its_share_by_request_id_and_is_promoted_or_ended(
+    models: Path, image: bytes, publish: Publish
+) -> None:
+    publish(2)
+    ids = [str(number) for number in range(40)]
+
+    def by_id(service: Service) -> list[str]:
+        return [
+            str(
+                service.application.post(
+                    "/predict", image, headers=PNG | {"X-Request-ID": each}
+                ).json()["version"]
+            )
+            for each in ids
+        ]
+
+    with running(models, image) as service:
+        service.control("/models/digits/pin?version=1")
+        told = service.control("/models/digits/canary?version=2&share=0.5")
+        assert (told["version"], told["canary"], told["canary_share"]) == ("1", "2", 0.5)
+        answers = by_id(service)
+        assert answers == by_id(service), "the same id falls the same way"
+        assert set(answers) == {"1", "2"}
+        for version, number in (("stable", "1"), ("canary", "2"), ("1", "1"), ("2", "2")):
+            assert service.version(params={"version": version}) == number
+        model = service.application.get("/v2/models/digits").json()
+        assert model["versions"] == ["1", "2"]
+
+        service.control("/models/digits/rollback")
+        assert by_id(service) == ["1"] * 40
+        service.control("/models/digits/canary?version=2&share=1")
+        assert by_id(service) == ["2"] * 40
+        assert service.control("/models/digits/promote")["version"] == "2"
+        assert service.loaded("1") == 0
+        publish(3)
+        service.look()
+        assert by_id(service) == ["2"] * 40, "held"
+        assert service.control("/models/digits/rollback")["version"] == "1"
+        told = service.control("/models/digits/follow")
+        assert (told["version"], told["held"]) == ("3", False)
+
+
+def test_an_oip_request_falls_by_its_own_id(models: Path, image: bytes, publish: Publish) -> None:
+    publish(2)
+    inputs = [{"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.5] * 64}]
+
+    def version(service: Service, **given: str) -> str:
+        answer = service.application.post(
+            "/v2/models/digits/infer",
+            headers={"X-Request-ID": "always the same"},
+            json={"inputs": inputs, **given},
+        )
+        return str(answer.json()["model_version"])
+
+    with running(models, image) as service:
+        service.control("/models/digits/canary?version=1&share=0.5")
+        answers = [version(service, id=str(number)) for number in range(40)]
+        assert set(answers) == {"1", "2"}
+        assert answers == [version(service, id=str(number)) for number in range(40)]
+
+
+def test_a_change_to_a_version_that_cannot_serve_changes_nothing(
+    models: Path, image: bytes, publish: Publish
+) -> None:
+    (publish(2) / "head.onnx").write_bytes(b"")
+    with running(models, image) as service:
+        for path in ("pin?version=2", "canary?version=2"):
+            refused = service.application.post(f"/models/digits/{path}")
+            check_error(refused, 409, "version_refused", "…/2/head.onnx differs from its SHA-256…")
+        listed = service.application.get("/models").json()["models"]
+        assert [(each["version"], each["held"], each["canary"]) for each in listed] == [
+            ("1", False, None)
+        ]
+        load = service.application.post("/v2/repository/models/digits/load")
+        check_error(load, 409, "version_refused", "…/2/head.onnx differs from its SHA-256…")
+        assert service.version() == "1"
+
+
+def test_a_model_taken_out_is_not_served_until_it_is_loaded_again(
+    models: Path, image: bytes, bundle_folder: Path
+) -> None:
+    copy_bundle(bundle_folder, models, "letters")
+    with running(models, image, default_model="digits") as service:
+        service.control("/v2/repository/models/digits/unload")
+        service.look()
+        ready = service.application.get("/health/ready")
+        sentence = "digits is unloaded; load it with python -m service.control load digits."
+        check_error(ready, 503, "not_ready", sentence)
+        assert service.index()["digits", ""] == ("UNAVAILABLE", "unloaded")
+        unknown = service.application.post("/predict?model=digits", image, headers=PNG)
+        check_error(unknown, 404, "unknown_model", "No model 'digits' is loaded; …")
+        assert service.version(params={"model": "letters"}) == "1"
+        service.control("/v2/repository/models/digits-mc/load")
+        assert service.version() == "1"
+
+
+def test_what_was_changed_is_kept_in_the_control_folder(
+    models: Path, image: bytes, publish: Publish, tmp_path: Path
+) -> None:
+    publish(2)
+    kept = tmp_path / "kept"
+    with running(models, image, control_folder=kept) as service:
+        service.control("/models/digits/pin?version=1")
+    with running(models, image, control_folder=kept) as service:
+        assert service.version() == "1"
+    with running(models, image) as service:
+        assert service.version() == "2"
+
+
+@pytest.mark.parametrize(
+    ("who", "address", "status"),
+    [
+        ("local", "127.0.0.1", 200),
+        ("local", "::1", 200),
+        ("local", "::ffff:127.0.0.1", 200),
+        ("local", "10.0.0.1", 403),
+        ("anyone", "10.0.0.1", 200),
+        ("nobody", "127.0.0.1", 403),
+    ],
+)
+def test_who_may_change_what_is_served(
+    models: Path, image: bytes, who: str, address: str, status: int
+) -> None:
+    with running(models, image, control=who) as service:
+        client = service.application.from_address(address)
+        answers = [
+            client.post(path)
+            for path in ("/v2/repository/models/digits/load", "/models/digits/follow")
+        ]
+        assert [answer.status_code for answer in answers] == [status] * 2
+
+
+def test_the_folder_is_watched_and_every_worker_switches(
+    models: Path, image: bytes, publish: Publish
+) -> None:
+    publish(2)
+    options = ("--watch-seconds", "0.05", "--models", "digits")
+    with service_process(models, *options, workers=2) as service:
+
+        def versions() -> set[str]:
+            found = set()
+            for worker in service.workers():
+                with service.only(worker):
+                    found.add(service.post("/predict", image, "image/png").json()["version"])
+            return found
+
+        assert versions() == {"2"}
+        with service.client() as client:
+            changed = client.post("/models/digits/pin?version=1")
+        assert changed.status_code == 200
+        assert versions() == {"1"}, "the answer came when both had followed"
+        with service.client() as client:
+            assert client.post("/models/digits/follow").status_code == 200
+        publish(3)
+        service.wait_for("model in service", count=2 + 2 + 2 + 2)
+        assert versions() == {"3"}
