@@ -69,6 +69,17 @@ class Application:
     def post(self, url: str, content: Any = None, **options: Any) -> httpx.Response:
         return self.request("POST", url, content=content, **options)
 
+    def compressed(self, url: str, content: bytes, encoding: str) -> tuple[str, bytes]:
+        """Post, and return the answer's Content-Encoding and body as it came."""
+
+        async def exchange() -> tuple[str, bytes]:
+            headers = {"Accept-Encoding": encoding}
+            async with self._client.stream("POST", url, content=content, headers=headers) as answer:
+                body = b"".join([piece async for piece in answer.aiter_raw()])
+                return answer.headers.get("Content-Encoding", ""), body
+
+        return self.portal.call(exchange)
+
     def metric(self, name: str, **labels: str) -> float:
         """Return one figure of GET /metrics; 0 where it has not been counted yet."""
         return metric(self.get("/metrics").text, name, **labels)
