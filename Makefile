@@ -12,7 +12,7 @@ bin := $(VENV)/bin
 install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(PACKAGE_INDEX),--extra-index-url $(PACKAGE_INDEX)) --constraint constraints.txt
 
-.PHONY: help serve train evaluate experiment test check format compose-test clean
+.PHONY: help serve train evaluate experiment test check format compose-test clients-test triton-test clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
@@ -45,8 +45,21 @@ format: $(VENV)/dev  ## bring the code into its one form
 compose-test: $(VENV)/dev  ## build the containers, bring them up, use them, take them down
 	COMPOSE="$(COMPOSE)" PACKAGE_INDEX="$(PACKAGE_INDEX)" $(bin)/python -m pytest -m compose -n 0 --timeout=3000
 
+clients-test: $(VENV)/dev .venv-clients  ## run the stock clients of Triton, KServe and MLServer against the service
+	DROPSERVE_CLIENTS_PYTHON=$(CURDIR)/.venv-clients/bin/python $(bin)/python -m pytest -m clients -n 0
+
+triton-test: $(VENV)/dev .venv-triton  ## send the same requests to a real Triton and compare
+	DROPSERVE_TRITON_PYTHON=$(CURDIR)/.venv-triton/bin/python $(bin)/python -m pytest -m triton -n 0
+
+.venv-clients: tests/clients/requirements.txt
+.venv-triton: tests/differential/requirements.txt
+.venv-clients .venv-triton:
+	@$(PYTHON) -m venv $@
+	@$@/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 clean:  ## remove the environment and caches, keep models and runs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-clients .venv-triton .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 $(VENV)/training: pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

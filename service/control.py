@@ -35,7 +35,7 @@ class ControlSettings(CommandSettings):
         "pin: hold one version. follow: serve the newest again. load, unload: put the model into "
         "service, take it out"
     )
-    name: CliPositionalArg[str] = Field(description="the model")
+    model: CliPositionalArg[str] = Field(description="the model")
     version: int | None = Field(None, ge=1, description="of canary and pin: the version")
     share: float | None = Field(
         None, gt=0, le=1, description="of canary: its share of the requests; 0.1 if left out"
@@ -55,7 +55,7 @@ class ControlSettings(CommandSettings):
     @property
     def request(self) -> urllib.request.Request:
         """The request that does it."""
-        name = urllib.parse.quote(self.name, safe="")
+        name = urllib.parse.quote(self.model, safe="")
         given = {"version": self.version, "share": self.share}
         query = urllib.parse.urlencode({key: each for key, each in given.items() if each})
         folder = "/v2/repository" if self.action in _LOADING else ""
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
 
 def _told(settings: ControlSettings, body: bytes) -> str:
     if not body:
-        return f"{settings.name}: {settings.action}ed\n"
+        return f"{settings.model}: {settings.action}ed\n"
     now: dict[str, Any] = json.loads(body)
     kind = "held" if now["held"] else "the newest"
     told = f"{now['name']}: stable version {now['version']} ({kind})"

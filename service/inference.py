@@ -172,8 +172,9 @@ def told(how: Sampling | None) -> dict[str, str | int]:
     match how:
         case None:
             return {}
-        case Fixed(seed, samples):
-            return {"method": "mc_dropout", "samples": samples, "seed": seed}
+        case Fixed(seed, samples, design):
+            drawn: dict[str, str | int] = {"method": "mc_dropout", "samples": samples, "seed": seed}
+            return drawn if design == "orthogonal" else drawn | {"design": design}
         case Auto(seed):
             return {"method": "mc_dropout", "samples": "auto", "seed": seed}
         case Analytic():

@@ -98,6 +98,11 @@ class Repository:
         """Every model that was taken out of service, by name."""
         return sorted(name for name in self._on_disk if self._release(name).unloaded)
 
+    def newest(self, name: str) -> str:
+        """Return the version on disk that a model would serve if it may be loaded; or nothing."""
+        held = self._release(name).held
+        return str(held or max(self._on_disk.get(name, []), default=""))
+
     @property
     def default(self) -> str | None:
         """The model of requests that name none."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.errors import InvalidJsonError, InvalidRequestError, InvalidTensorError
 
@@ -27,12 +27,16 @@ _LENGTH = struct.Struct("<I")
 _MAX_DIMENSIONS = 16
 
 
+def _null_is_empty(given: Any) -> Any:
+    return {} if given is None else given
+
+
 class _Header(BaseModel):
     """Unknown fields are passed over, as the protocol has it."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: Annotated[Parameters, BeforeValidator(_null_is_empty)] = Field(default_factory=dict)
 
 
 class Input(_Header):
@@ -161,7 +165,7 @@ def write(
     known = {tensor.name: tensor for tensor in tensors}
     asked = request.outputs or [Output(name=tensor.name) for tensor in tensors]
     _refuse_twice("output", [output.name for output in asked])
-    by_default = request.parameters.get("binary_data_output") is True
+    by_default = _wish("The request", request.parameters, "binary_data_output", default=False)
     described, blobs = [], []
     for output in asked:
         if output.name not in known:
@@ -169,7 +173,9 @@ def write(
                 f"There is no output {output.name!r}; there is {', '.join(known)}."
             )
         tensor = known[output.name]
-        binary = output.parameters.get("binary_data", by_default) is True
+        binary = _wish(
+            f"Output {output.name!r}", output.parameters, "binary_data", default=by_default
+        )
         each: dict[str, Any] = {
             "name": tensor.name,
             "datatype": tensor.datatype,
@@ -285,6 +291,13 @@ def _to_binary(tensor: Tensor) -> bytes:
         return b"".join(_LENGTH.pack(len(each)) + each for each in tensor.values.ravel())
     data: bytes = tensor.values.astype(_DTYPES[tensor.datatype]).tobytes()
     return data
+
+
+def _wish(whose: str, parameters: Parameters, name: str, *, default: bool) -> bool:
+    wish = parameters.get(name, default)
+    if not isinstance(wish, bool):
+        raise InvalidTensorError(f"{whose}: {name!r} is true or false, but got {wish!r}.")
+    return wish
 
 
 def _refuse_twice(what: str, names: Sequence[str]) -> None:

@@ -10,14 +10,19 @@ from pydantic_core import PydanticUndefined
 
 from model.commandline import CommandSettings
 from service.app import create_app
+from service.control import ControlSettings
 from service.errors import INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
 from service.metrics import Metrics
+from service.routes import NamedRoute
 from service.settings import ServiceSettings
+from tests.differential.cases import CASES
+from tests.differential.differences import EXPLAINED
 from training.config import EvaluationConfig, TrainingConfig
 from training.experiments.settings import ExperimentName, ExperimentSettings
 
 ROOT = Path(__file__).parent.parent
 API = (ROOT / "docs" / "http-api.md").read_text()
+PROTOCOLS = (ROOT / "docs" / "open-inference.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -29,6 +34,24 @@ def test_every_route_is_documented_and_no_other() -> None:
     table = API.split("## Sending images")[0]
     written = set(re.findall(r"`((?:GET|POST) /[a-z/{}]*)`", table))
     assert written == routes | {"GET /docs", "GET /"}
+
+
+def test_every_route_of_the_protocols_is_documented_and_no_other() -> None:
+    app = create_app(ServiceSettings())
+    routes = {
+        f"{method} {route.path}"
+        for route in app.routes
+        if isinstance(route, NamedRoute) and "/versions/" not in route.path
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    written = set(re.findall(r"`((?:GET|POST) /v[12][a-z0-9/{}:]*)`", PROTOCOLS))
+    assert written == routes - {"GET /v2/"}
+
+
+def test_every_difference_from_triton_is_documented_and_no_other() -> None:
+    rows = re.findall(r"^\| .* \| `.*` \| `.*` \| `.*` \| (.*) \|$", PROTOCOLS, re.MULTILINE)
+    assert rows == [each.why for each in EXPLAINED]
+    assert f"sends {len(CASES)} requests" in PROTOCOLS
 
 
 def test_every_error_code_is_documented_with_its_status_and_no_other() -> None:
@@ -46,11 +69,12 @@ def test_every_metric_is_documented_and_no_other() -> None:
 
 PROGRAMS: tuple[type[CommandSettings], ...] = (
     ServiceSettings,
+    ControlSettings,
     TrainingConfig,
     EvaluationConfig,
     ExperimentSettings,
 )
-POSITIONAL = {"experiment", "bundle"}
+POSITIONAL = {"experiment", "bundle", "action", "model"}
 
 
 def flags(settings: type[CommandSettings]) -> dict[str, FieldInfo]:

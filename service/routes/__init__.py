@@ -16,8 +16,9 @@ from service.settings import ServiceSettings
 
 
 def json_response(content: Mapping[str, Any]) -> Response:
-    """Serialise once, floats in full."""
-    return Response(orjson.dumps(content), media_type="application/json")
+    """Serialise once, floats in full; NumPy's numbers with the digits of their own precision."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, media_type="application/json")
 
 
 async def refuse_repeated_parameters(request: Request) -> None:

@@ -41,6 +41,7 @@ _EXTENSIONS = (
     "model_repository",
 )
 _OVERRIDES = ("config", "file:")
+_SHARED = "shared_memory_"
 
 
 def routes(
@@ -160,22 +161,29 @@ class _Protocol:
     async def index(self, request: Request) -> Response:
         wanted = await self._object(request)
         entries = [_entry(face.name, face.served.version, "READY", "") for face in self._faces()]
-        if wanted.get("ready") is not True:
+        ready = wanted.get("ready", False)
+        if not isinstance(ready, bool):
+            raise InvalidRequestError(f"'ready' is true or false, but got {ready!r}.")
+        if not ready:
             for refusal in self._repository.refusals:
                 entries += [
                     _entry(name, str(refusal.version), "UNAVAILABLE", refusal.reason)
                     for name in self._names(refusal.name)
                 ]
             for unloaded in self._repository.unloaded:
+                newest = self._repository.newest(unloaded)
                 entries += [
-                    _entry(name, "", "UNAVAILABLE", "unloaded") for name in self._names(unloaded)
+                    _entry(name, newest, "UNAVAILABLE", "unloaded")
+                    for name in self._names(unloaded)
                 ]
         return Response(orjson.dumps(entries), media_type="application/json")
 
     async def load(self, request: Request) -> Response:
         require_control(request, self._settings)
-        parameters = (await self._object(request)).get("parameters") or {}
-        for name in parameters if isinstance(parameters, dict) else ():
+        parameters = (await self._object(request)).get("parameters")
+        if not isinstance(parameters, dict | None):
+            raise InvalidRequestError("'parameters' is no JSON object; leave it out.")
+        for name in parameters or ():
             if name.startswith(_OVERRIDES):
                 raise UnsupportedError(
                     f"Parameter {name!r} is not offered: a model is loaded as it lies in the "
@@ -302,6 +310,10 @@ def _check_outputs(given: InferRequest, face: Face) -> None:
         if output.name not in datatypes:
             raise InvalidTensorError(
                 f"There is no output {output.name!r}; there is {', '.join(datatypes)}."
+            )
+        if any(name.startswith(_SHARED) for name in output.parameters):
+            raise UnsupportedError(
+                f"Output {output.name!r}: shared memory is not offered; take it from the answer."
             )
         count = output.parameters.get("classification")
         if count is None:

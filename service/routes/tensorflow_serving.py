@@ -95,7 +95,7 @@ def _rows(outputs: list[Tensor]) -> list[dict[str, Any]]:
     columns = {
         tensor.name: [each.decode() for each in tensor.values]
         if tensor.datatype == "BYTES"
-        else tensor.values.tolist()
+        else list(tensor.values)
         for tensor in outputs
     }
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -384,6 +384,7 @@ TENSORS = [
     *_tensors("invalid_tensor", "Input 'images' is given twice; give it once.", {"an input twice": {"inputs": [_INPUT, _INPUT]}}),
     *_tensors("invalid_tensor", "Output 'label' is given twice; give it once.", {"an output twice": {"inputs": [_INPUT], "outputs": [{"name": "label"}] * 2}}),
     *_tensors("invalid_tensor", "There is no output 'logits'; there is probabilities, label.", {"another output": {"inputs": [_INPUT], "outputs": [{"name": "logits"}]}}),
+    *_tensors("unsupported", "Output 'label': shared memory is not offered; take it from the answer.", {"shared memory": {"inputs": [_INPUT], "outputs": [{"name": "label", "parameters": {"shared_memory_region": "x"}}]}}),
     *_tensors("invalid_tensor", "Output 'label' holds no scores of classes to be put in order.", {"labels classified": {"inputs": [_INPUT], "outputs": [{"name": "label", "parameters": {"classification": 1}}]}}),
     *_tensors("invalid_tensor", "Output 'probabilities': 'classification' is a number of classes, 1 or more.", {
         f"classification {count!r}": {"inputs": [_INPUT], "outputs": [{"name": "probabilities", "parameters": {"classification": count}}]}

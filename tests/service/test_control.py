@@ -72,7 +72,7 @@ def test_what_the_service_refuses_is_said_and_ends_in_1(
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ([], "the following arguments are required: ACTION, NAME"),
+        ([], "the following arguments are required: ACTION, MODEL"),
         (["start", "digits"], "--action: input should be 'canary', 'promote'"),
         (["pin", "digits"], "--version: for canary and pin, and needed there."),
         (["promote", "digits", "--version", "1"], "--version: for canary and pin, and needed"),

@@ -364,7 +364,7 @@ def test_a_model_taken_out_is_not_served_until_it_is_loaded_again(
         ready = service.application.get("/health/ready")
         sentence = "digits is unloaded; load it with python -m service.control load digits."
         check_error(ready, 503, "not_ready", sentence)
-        assert service.index()["digits", ""] == ("UNAVAILABLE", "unloaded")
+        assert service.index()["digits", "1"] == ("UNAVAILABLE", "unloaded")
         unknown = service.application.post("/predict?model=digits", image, headers=PNG)
         check_error(unknown, 404, "unknown_model", "No model 'digits' is loaded; …")
         assert service.version(params={"model": "letters"}) == "1"

@@ -99,6 +99,10 @@ def test_answers_with_dropout_alive_are_those_of_uncertainty(
         ({"samples": "auto"}, {"method": "mc_dropout", "samples": "auto", "seed": 0}),
         ({"samples": "8", "seed": "3"}, {"method": "mc_dropout", "samples": 8, "seed": 3}),
         ({"method": "analytic"}, {"method": "analytic"}),
+        (
+            {"samples": 2, "design": "independent"},
+            {"method": "mc_dropout", "samples": 2, "seed": 0, "design": "independent"},
+        ),
         ({"of_another_server": 1}, {"method": "mc_dropout", "samples": 64, "seed": 0}),
     ],
 )

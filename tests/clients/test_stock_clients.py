@@ -1,0 +1,160 @@
+"""Clients that others wrote, as they are, against the service as its users run it.
+
+They live in an environment of their own, since their requirements are not the project's.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.service.process import ServiceProcess, service_process
+from training.data import Part
+
+FOLDER = Path(__file__).parent
+VARIABLE = "DROPSERVE_CLIENTS_PYTHON"
+# Read now: before the first test every DROPSERVE_ variable is taken away.
+PYTHON = os.environ.get(VARIABLE, "")
+PATIENCE_SECONDS = 120
+LINES = 24
+
+pytestmark = [
+    pytest.mark.clients,
+    pytest.mark.skipif(
+        not PYTHON,
+        reason=f"{VARIABLE} names no Python with tests/clients/requirements.txt installed",
+    ),
+]
+
+CHECKS = {
+    "with_tritonclient.py": 53,
+    "with_tritonclient_aio.py": 12,
+    "with_kserve.py": 15,
+    "with_requests.py": 18,
+}
+
+
+@pytest.fixture(scope="module")
+def service(models_folder: Path) -> Iterator[ServiceProcess]:
+    with service_process(models_folder) as process:
+        yield process
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
+
+
+def outcomes(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """Read what a script prints: a line for each of its checks."""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found, done.stderr
+    return found
+
+
+def test_the_clients_are_those_that_are_pinned() -> None:
+    pins = [
+        line.split("==")
+        for line in (FOLDER / "requirements.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    names = [name.partition("[")[0] for name, _ in pins]
+    code = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]))"
+    assert run(PYTHON, "-c", code, *names).stdout.split() == [version for _, version in pins]
+
+
+@pytest.mark.parametrize("script", CHECKS)
+def test_every_check_of_a_client_passes(script: str, service: ServiceProcess) -> None:
+    done = run(PYTHON, str(FOLDER / script), service.url)
+    found = outcomes(done)
+    assert {each["check"]: each["error"] for each in found if not each["ok"]} == {}
+    assert len(found) == CHECKS[script]
+    assert done.returncode == 0, done.stderr
+    assert service.logged("request failed") == []
+
+
+@pytest.mark.parametrize("script", CHECKS)
+def test_every_check_of_a_client_fails_where_nothing_listens(script: str) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        done = run(PYTHON, str(FOLDER / script), f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert [each["check"] for each in outcomes(done) if each["ok"]] == []
+    assert len(outcomes(done)) == CHECKS[script]
+    assert done.returncode == 1
+
+
+def examples() -> list[str]:
+    """Each block of Python in the document that shows the clients."""
+    text = (ROOT / "docs" / "open-inference.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", examples(), ids=lambda code: code.split("\n")[0])
+def test_an_example_of_the_document_runs(code: str, service: ServiceProcess) -> None:
+    assert "localhost:8000" in code
+    done = run(PYTHON, "-c", code.replace("localhost:8000", f"127.0.0.1:{service.port}"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def requests_of_lines(held_out: Part) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"line-{index}",
+            "inputs": [
+                {
+                    "name": "images",
+                    "shape": [1, 1, 8, 8],
+                    "datatype": "FP32",
+                    "data": (image.astype(np.float32) / 255).ravel().tolist(),
+                }
+            ],
+        }
+        for index, image in enumerate(held_out.images[:LINES])
+    ]
+
+
+@pytest.mark.parametrize("options", [[], ["--batch-size", "5"], ["--binary-data"]])
+def test_mlserver_infer_answers_every_line(
+    options: list[str], service: ServiceProcess, held_out: Part, tmp_path: Path
+) -> None:
+    """`mlserver infer`, on lines of requests, agrees with httpx."""
+    requests = requests_of_lines(held_out)
+    given, answered = tmp_path / "input.jsonl", tmp_path / "output.jsonl"
+    given.write_text("".join(json.dumps(each) + "\n" for each in requests))
+    mlserver = str(Path(PYTHON).with_name("mlserver"))
+    address = service.url.removeprefix("http://")
+    paths = ["-i", str(given), "-o", str(answered)]
+    done = run(mlserver, "infer", "-u", address, "-m", "digits", *paths, *options)
+    assert done.returncode == 0, done.stderr
+    assert "exception" not in done.stdout + done.stderr, "a request was sent more than once"
+
+    answers = [json.loads(line) for line in answered.read_text().splitlines()]
+    assert [each for each in answers if "error" in each] == []
+    by_id = {each["id"]: each for each in answers}
+    assert len(answers) == len(by_id) == LINES
+    with httpx.Client(base_url=service.url, timeout=PATIENCE_SECONDS) as client:
+        for request in requests:
+            expected = client.post("/v2/models/digits/infer", json=request).json()
+            answer = by_id[request["id"]]
+            assert answer["model_name"] == "digits"
+            assert data(answer, "label") == data(expected, "label")
+            assert data(answer, "probabilities") == pytest.approx(
+                data(expected, "probabilities"), abs=1e-6
+            )
+
+
+def data(answer: dict[str, Any], name: str) -> list[Any]:
+    (found,) = (output["data"] for output in answer["outputs"] if output["name"] == name)
+    assert isinstance(found, list)
+    return found

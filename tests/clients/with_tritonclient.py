@@ -1,0 +1,646 @@
+"""Triton's Python client against a running service: `python FILE URL`."""
+
+import base64
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np
+import requests
+import tritonclient.http as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from tests.clients.checks import LABELS, NUMBERS, PIXELS, png_files, refused, run_checks
+
+BY_CLASS = ["mean_probabilities", "probability_std", "standard_error"]
+BY_IMAGE = ["predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio"]
+COMPRESSIONS = [None, "gzip", "deflate"]
+SECOND = 1_000_000  # `timeout` is in microseconds
+
+
+def connected(url: str, **options: Any) -> Any:
+    """Return a client; this one wants HOST:PORT."""
+    return triton.InferenceServerClient(url.removeprefix("http://"), **options)
+
+
+def images(values: NDArray[Any], datatype: str = "FP32", binary: bool = True) -> Any:
+    given = triton.InferInput("images", list(values.shape), datatype)
+    return given.set_data_from_numpy(values, binary_data=binary)
+
+
+def probabilities(client: Any, given: Any, **options: Any) -> NDArray[np.float32]:
+    """[N, 10]"""
+    answer = client.infer("digits", [given], **options)
+    found: NDArray[np.float32] = answer.as_numpy("probabilities")
+    return found
+
+
+def check_server_is_live_and_ready(url: str) -> None:
+    with connected(url) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+
+
+def check_models_are_ready(url: str) -> None:
+    with connected(url) as client:
+        for name in ("digits", "digits-mc"):
+            assert client.is_model_ready(name)
+            assert client.is_model_ready(name, "1")
+
+
+def check_unknown_models_and_versions_are_not_ready(url: str) -> None:
+    with connected(url) as client:
+        assert client.is_model_ready("nope") is False
+        assert client.is_model_ready("digits", "99") is False
+        assert client.is_model_ready("digits-mc", "99") is False
+
+
+def check_server_metadata(url: str) -> None:
+    with connected(url) as client:
+        server = client.get_server_metadata()
+    assert server["name"] == "dropserve"
+    assert server["version"]
+    assert set(server["extensions"]) == {
+        "binary_tensor_data",
+        "classification",
+        "statistics",
+        "model_configuration",
+        "model_repository",
+    }
+
+
+def check_metadata_of_the_deterministic_model(url: str) -> None:
+    with connected(url) as client:
+        model = client.get_model_metadata("digits")
+        assert client.get_model_metadata("digits", "1") == model
+    assert model == {
+        "name": "digits",
+        "versions": ["1"],
+        "platform": "onnx_onnxv1",
+        "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, 1, 8, 8]}],
+        "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
+            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        ],
+    }
+
+
+def check_metadata_of_the_sampled_model(url: str) -> None:
+    with connected(url) as client:
+        model = client.get_model_metadata("digits-mc")
+    assert model["name"] == "digits-mc"
+    assert model["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
+    assert model["outputs"] == [
+        *({"name": name, "datatype": "FP32", "shape": [-1, 10]} for name in BY_CLASS),
+        *({"name": name, "datatype": "FP32", "shape": [-1]} for name in BY_IMAGE),
+        {"name": "label", "datatype": "BYTES", "shape": [-1]},
+    ]
+
+
+def check_answers_are_as_the_metadata_says(url: str) -> None:
+    with connected(url) as client:
+        for name in ("digits", "digits-mc"):
+            described = client.get_model_metadata(name)["outputs"]
+            answer = client.infer(name, [images(NUMBERS)])
+            given = answer.get_response()["outputs"]
+            assert [each["name"] for each in given] == [each["name"] for each in described]
+            for each, expected in zip(given, described, strict=True):
+                assert each["datatype"] == expected["datatype"]
+                assert each["shape"] == [4, *expected["shape"][1:]]
+
+
+def check_configuration(url: str) -> None:
+    with connected(url) as client:
+        for name in ("digits", "digits-mc"):
+            model = client.get_model_config(name)
+            assert client.get_model_config(name, "1") == model
+            assert model["name"] == name
+            assert model["platform"] == "onnxruntime_onnx"
+            assert model["max_batch_size"] >= len(NUMBERS)
+            assert model["input"] == [
+                {"name": "images", "data_type": "TYPE_FP32", "dims": [1, 8, 8]}
+            ]
+            named = [each["name"] for each in client.get_model_metadata(name)["outputs"]]
+            assert [each["name"] for each in model["output"]] == named
+            assert "dynamic_batching" in model
+
+
+def check_repository_index(url: str) -> None:
+    with connected(url) as client:
+        assert client.get_model_repository_index() == [
+            {"name": "digits", "version": "1", "state": "READY", "reason": ""},
+            {"name": "digits-mc", "version": "1", "state": "READY", "reason": ""},
+        ]
+
+
+def check_statistics_grow_by_what_is_sent(url: str) -> None:
+    with connected(url) as client:
+        before = _statistics(client, "digits")
+        client.infer("digits", [images(NUMBERS)])
+        client.infer("digits", [images(NUMBERS[:2])])
+        with refused(InferenceServerException):
+            client.infer("digits", [images(NUMBERS[..., :7])])
+        after = _statistics(client, "digits")
+    assert after["inference_count"] - before["inference_count"] == 6
+    assert after["execution_count"] - before["execution_count"] == 2
+    assert after["last_inference"] > before["last_inference"]
+    old, new = before["inference_stats"], after["inference_stats"]
+    parts = ("success", "queue", "compute_input", "compute_infer", "compute_output")
+    for part in parts:
+        assert new[part]["count"] - old[part]["count"] == 2, part
+        assert new[part]["ns"] > old[part]["ns"], part
+    assert new["fail"]["count"] - old["fail"]["count"] == 1
+
+
+def check_statistics_of_all_models(url: str) -> None:
+    with connected(url) as client:
+        client.infer("digits-mc", [images(NUMBERS)], parameters={"samples": 8})
+        found = client.get_inference_statistics()["model_stats"]
+        assert [(each["name"], each["version"]) for each in found] == [
+            ("digits", "1"),
+            ("digits-mc", "1"),
+        ]
+        assert found == [_statistics(client, each["name"]) for each in found]
+        assert found[1]["inference_count"] >= len(NUMBERS)
+
+
+def _statistics(client: Any, model: str) -> Any:
+    (found,) = client.get_inference_statistics(model)["model_stats"]
+    assert client.get_inference_statistics(model, "1")["model_stats"] == [found]
+    return found
+
+
+def check_labels_and_probabilities(url: str) -> None:
+    with connected(url) as client:
+        answer = client.infer("digits", [images(NUMBERS)])
+    assert answer.as_numpy("label").tolist() == [each.encode() for each in LABELS]
+    found = answer.as_numpy("probabilities")
+    assert found.dtype == np.float32
+    assert found.shape == (4, 10)
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert found.argmax(axis=1).tolist() == [int(each) for each in LABELS]
+
+
+def check_every_compression_and_form_answers_the_same(url: str) -> None:
+    """JSON and binary, plain, gzip and deflate, there and back: 36 ways to the same bits."""
+    with connected(url) as client:
+        expected = probabilities(client, images(NUMBERS)).tobytes()
+        ways = itertools.product((True, False), (True, False), COMPRESSIONS, COMPRESSIONS)
+        different = [
+            (binary_in, binary_out, there, back)
+            for binary_in, binary_out, there, back in ways
+            if expected
+            != probabilities(
+                client,
+                images(NUMBERS, binary=binary_in),
+                outputs=[triton.InferRequestedOutput("probabilities", binary_data=binary_out)],
+                request_compression_algorithm=there,
+                response_compression_algorithm=back,
+            ).tobytes()
+        ]
+    assert different == []
+
+
+def check_labels_in_every_form(url: str) -> None:
+    """As text in JSON, as bytes in binary."""
+    with connected(url) as client:
+        for binary, back in itertools.product((True, False), COMPRESSIONS):
+            asked = [triton.InferRequestedOutput("label", binary_data=binary)]
+            answer = client.infer(
+                "digits", [images(NUMBERS)], outputs=asked, response_compression_algorithm=back
+            )
+            found = answer.as_numpy("label").tolist()
+            assert [each.decode() if binary else each for each in found] == LABELS
+
+
+def check_one_output_in_json_and_one_in_binary(url: str) -> None:
+    asked = [
+        triton.InferRequestedOutput("label", binary_data=False),
+        triton.InferRequestedOutput("probabilities", binary_data=True),
+    ]
+    with connected(url) as client:
+        answer = client.infer("digits", [images(NUMBERS)], outputs=asked)
+        expected = probabilities(client, images(NUMBERS))
+    given = answer.get_response()["outputs"]
+    assert [each["name"] for each in given] == ["label", "probabilities"]
+    assert answer.as_numpy("label").tolist() == LABELS
+    assert np.array_equal(answer.as_numpy("probabilities"), expected)
+
+
+def check_numbers_pixels_and_files_agree(url: str) -> None:
+    files = np.array(png_files(), np.object_)
+    with connected(url) as client:
+        expected = probabilities(client, images(NUMBERS))
+        for binary in (True, False):
+            assert np.array_equal(
+                probabilities(client, images(PIXELS, "UINT8", binary)), expected
+            ), f"UINT8, binary {binary}"
+        assert np.array_equal(probabilities(client, images(files, "BYTES")), expected), "BYTES"
+
+
+def check_files_in_base64_within_json(url: str) -> None:
+    texts = np.array([base64.b64encode(each) for each in png_files()], np.object_)
+    with connected(url) as client:
+        found = probabilities(client, images(texts, "BYTES", binary=False))
+        assert np.array_equal(found, probabilities(client, images(NUMBERS)))
+
+
+def check_images_alone_answer_as_they_do_together(url: str) -> None:
+    with connected(url) as client:
+        together = probabilities(client, images(NUMBERS))
+        for index in range(len(NUMBERS)):
+            alone = probabilities(client, images(NUMBERS[index : index + 1]))
+            assert np.allclose(alone[0], together[index], atol=1e-6)
+
+
+def check_request_id_is_echoed(url: str) -> None:
+    with connected(url) as client:
+        for given in ("mine-1", "Größe 2 \u2713", 'a "quoted" one'):
+            answer = client.infer("digits", [images(NUMBERS)], request_id=given)
+            assert answer.get_response()["id"] == given
+        assert "id" not in client.infer("digits", [images(NUMBERS)]).get_response()
+
+
+def check_the_answer_names_model_and_version(url: str) -> None:
+    with connected(url) as client:
+        for version in ("", "1"):
+            answer = client.infer("digits-mc", [images(NUMBERS)], model_version=version)
+            assert answer.get_response()["model_name"] == "digits-mc"
+            assert answer.get_response()["model_version"] == "1"
+
+
+def check_timeout_and_priority(url: str) -> None:
+    with connected(url) as client:
+        expected = probabilities(client, images(NUMBERS))
+        for options in ({"timeout": 20 * SECOND}, {"timeout": 0}, {"priority": 1}):
+            assert np.array_equal(probabilities(client, images(NUMBERS), **options), expected)
+
+
+def check_a_timeout_that_is_too_short(url: str) -> None:
+    with connected(url) as client, refused(InferenceServerException, "[504]", "No answer within"):
+        client.infer("digits", [images(NUMBERS)], timeout=1)
+
+
+def check_classification(url: str) -> None:
+    with connected(url) as client:
+        scores = probabilities(client, images(NUMBERS))
+        for binary in (True, False):
+            asked = triton.InferRequestedOutput("probabilities", binary, class_count=3)
+            answer = client.infer("digits", [images(NUMBERS)], outputs=[asked])
+            found = answer.as_numpy("probabilities")
+            assert found.shape == (4, 3)
+            assert answer.get_output("probabilities")["datatype"] == "BYTES"
+            for row, expected in zip(found.tolist(), scores, strict=True):
+                _check_classes(row, expected)
+
+
+def check_classification_into_all_classes(url: str) -> None:
+    with connected(url) as client:
+        scores = probabilities(client, images(NUMBERS))
+        for count in (10, 99):
+            asked = triton.InferRequestedOutput("probabilities", class_count=count)
+            answer = client.infer("digits", [images(NUMBERS)], outputs=[asked])
+            found = answer.as_numpy("probabilities")
+            assert found.shape == (4, 10)
+            for row, expected in zip(found.tolist(), scores, strict=True):
+                _check_classes(row, expected)
+                total = sum(float(_text(each).split(":")[0]) for each in row)
+                assert abs(total - 1) < 1e-5, f"the scores add up to {total}"
+
+
+def check_classification_of_sampled_answers(url: str) -> None:
+    options: dict[str, Any] = {"parameters": {"samples": 8, "seed": 1}}
+    with connected(url) as client:
+        plain = client.infer("digits-mc", [images(NUMBERS)], **options)
+        asked = triton.InferRequestedOutput("mean_probabilities", class_count=2)
+        answer = client.infer("digits-mc", [images(NUMBERS)], outputs=[asked], **options)
+    found = answer.as_numpy("mean_probabilities").tolist()
+    for row, expected in zip(found, plain.as_numpy("mean_probabilities"), strict=True):
+        _check_classes(row, expected)
+
+
+def _check_classes(row: list[Any], scores: NDArray[np.float32]) -> None:
+    """Hold `score:index:label`, the likeliest class first, to the scores of every class."""
+    split = [_text(each).split(":") for each in row]
+    likeliest = np.argsort(-scores, kind="stable")[: len(row)]
+    assert [int(index) for _, index, _ in split] == likeliest.tolist()
+    assert [label for _, _, label in split] == [str(index) for index in likeliest]
+    assert np.allclose([float(score) for score, _, _ in split], scores[likeliest], atol=1e-6)
+
+
+def _text(element: Any) -> str:
+    return element.decode() if isinstance(element, bytes) else str(element)
+
+
+def check_async_infer(url: str) -> None:
+    """Eight requests on four connections."""
+    with connected(url, concurrency=4) as client:
+        expected = probabilities(client, images(NUMBERS))
+        sent = [
+            client.async_infer("digits", [images(NUMBERS)], request_id=f"request-{number}")
+            for number in range(8)
+        ]
+        for number, each in enumerate(sent):
+            answer = each.get_result(timeout=60)
+            assert answer.get_response()["id"] == f"request-{number}"
+            assert np.array_equal(answer.as_numpy("probabilities"), expected)
+
+
+def check_async_infer_that_fails(url: str) -> None:
+    with connected(url) as client:
+        sent = client.async_infer("nope", [images(NUMBERS)])
+        with refused(InferenceServerException, "[404]", "No model 'nope' is loaded"):
+            sent.get_result(timeout=60)
+
+
+def check_bodies_sent_by_another_client(url: str) -> None:
+    """What `generate_request_body` makes and `parse_response_body` reads, carried by requests."""
+    asked = [triton.InferRequestedOutput("probabilities")]
+    with connected(url) as client:
+        expected = probabilities(client, images(NUMBERS))
+    for binary, outputs in itertools.product((True, False), (asked, None)):
+        body, length = triton.InferenceServerClient.generate_request_body(
+            [images(NUMBERS, binary=binary)], outputs=outputs, request_id="carried"
+        )
+        headers = {} if length is None else {"Inference-Header-Content-Length": str(length)}
+        response = requests.post(
+            f"{url}/v2/models/digits/infer", data=body, headers=headers, timeout=60
+        )
+        assert response.status_code == 200, response.text
+        answer = triton.InferenceServerClient.parse_response_body(
+            response.content,
+            header_length=int(response.headers["Inference-Header-Content-Length"]),
+        )
+        assert answer.get_response()["id"] == "carried"
+        assert np.array_equal(answer.as_numpy("probabilities"), expected)
+
+
+def check_compressed_bodies_sent_by_another_client(url: str) -> None:
+    body, length = triton.InferenceServerClient.generate_request_body([images(NUMBERS)])
+    with connected(url) as client:
+        expected = probabilities(client, images(NUMBERS))
+    for compression in ("gzip", "deflate"):
+        response = requests.post(
+            f"{url}/v2/models/digits/infer",
+            data=body,
+            headers={
+                "Inference-Header-Content-Length": str(length),
+                "Accept-Encoding": compression,
+            },
+            stream=True,
+            timeout=60,
+        )
+        assert response.headers["Content-Encoding"] == compression
+        answer = triton.InferenceServerClient.parse_response_body(
+            response.raw.read(decode_content=False),
+            header_length=int(response.headers["Inference-Header-Content-Length"]),
+            content_encoding=compression,
+        )
+        assert np.array_equal(answer.as_numpy("probabilities"), expected)
+
+
+def check_sampled_answers(url: str) -> None:
+    with connected(url) as client:
+        answer = client.infer("digits-mc", [images(NUMBERS)], parameters={"samples": 32, "seed": 3})
+    assert answer.as_numpy("label").tolist() == [each.encode() for each in LABELS]
+    assert np.allclose(answer.as_numpy("mean_probabilities").sum(axis=1), 1, atol=1e-5)
+    assert (answer.as_numpy("probability_std") >= 0).all()
+    assert answer.as_numpy("probability_std").max() > 0, "dropout is asleep"
+    told = answer.as_numpy("predictive_entropy") - answer.as_numpy("expected_entropy")
+    assert np.allclose(answer.as_numpy("mutual_information"), told, atol=1e-5)
+    assert (answer.as_numpy("mutual_information") >= 0).all()
+    ratio = answer.as_numpy("variation_ratio")
+    assert ((ratio >= 0) & (ratio <= 1)).all()
+
+
+def check_one_seed_gives_the_same_bytes(url: str) -> None:
+    with connected(url) as client:
+        first, again, other = (_sampled(client, samples=16, seed=seed) for seed in (7, 7, 8))
+    assert first == again
+    changed = {name for name, each in first.items() if other[name] != each}
+    assert {"mean_probabilities", "predictive_entropy", "mutual_information"} <= changed
+
+
+def check_one_seed_gives_the_same_bytes_in_every_form(url: str) -> None:
+    with connected(url) as client:
+        given = {"parameters": {"samples": 16, "seed": 7}}
+        names = [*BY_CLASS, *BY_IMAGE]
+        expected = _bytes(client.infer("digits-mc", [images(NUMBERS)], **given), names)
+        for binary_in, binary_out in itertools.product((True, False), repeat=2):
+            answer = client.infer(
+                "digits-mc",
+                [images(NUMBERS, binary=binary_in)],
+                outputs=[triton.InferRequestedOutput(name, binary_out) for name in names],
+                **given,
+            )
+            assert _bytes(answer, names) == expected
+
+
+def check_how_it_was_sampled_is_told(url: str) -> None:
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"samples": 16, "seed": 7}, {"method": "mc_dropout", "samples": 16, "seed": 7}),
+        ({"samples": "auto"}, {"method": "mc_dropout", "samples": "auto", "seed": 0}),
+        ({"method": "mc_dropout"}, {"method": "mc_dropout", "samples": 64, "seed": 0}),
+        ({}, {"method": "mc_dropout", "samples": 64, "seed": 0}),
+        ({"method": "analytic"}, {"method": "analytic"}),
+    ]
+    with connected(url) as client:
+        for given, told in cases:
+            answer = client.infer("digits-mc", [images(NUMBERS)], parameters=given)
+            assert answer.get_response()["parameters"] == told, given
+
+
+def check_the_analytic_method_needs_no_seed(url: str) -> None:
+    with connected(url) as client:
+        first, again = (_sampled(client, method="analytic") for _ in range(2))
+    assert first == again
+
+
+def _sampled(client: Any, **parameters: Any) -> dict[str, bytes]:
+    answer = client.infer("digits-mc", [images(NUMBERS)], parameters=parameters)
+    return _bytes(answer, [*BY_CLASS, *BY_IMAGE])
+
+
+def _bytes(answer: Any, names: list[str]) -> dict[str, bytes]:
+    return {name: answer.as_numpy(name).tobytes() for name in names}
+
+
+def check_parameters_that_cannot_be_used(url: str) -> None:
+    with connected(url) as client:
+        for name, value in (("samples", 0), ("samples", 10**9), ("seed", -1), ("method", "magic")):
+            with refused(InferenceServerException, "[400]", f"Parameter '{name}'"):
+                client.infer("digits-mc", [images(NUMBERS)], parameters={name: value})
+
+
+def check_an_unknown_model(url: str) -> None:
+    with connected(url) as client:
+        with refused(InferenceServerException, "[404]", "No model 'nope' is loaded", "digits"):
+            client.infer("nope", [images(NUMBERS)])
+        for call in (
+            client.get_model_metadata,
+            client.get_model_config,
+            client.get_inference_statistics,
+        ):
+            with refused(InferenceServerException, "[404]", "No model 'nope' is loaded"):
+                call("nope")
+
+
+def check_an_unknown_version(url: str) -> None:
+    expected = "Version '99' of digits is not loaded"
+    with connected(url) as client, refused(InferenceServerException, "[404]", expected):
+        client.infer("digits", [images(NUMBERS)], model_version="99")
+
+
+def check_an_error_has_status_and_message(url: str) -> None:
+    raised = None
+    with connected(url) as client:
+        try:
+            client.infer("nope", [images(NUMBERS)])
+        except InferenceServerException as error:
+            raised = error
+    assert raised is not None
+    assert raised.status() == "404"
+    assert raised.message() == "No model 'nope' is loaded; there is digits."
+
+
+def check_an_unknown_output(url: str) -> None:
+    asked = [triton.InferRequestedOutput("logits")]
+    expected = "There is no output 'logits'; there is probabilities, label."
+    with connected(url) as client, refused(InferenceServerException, "[400]", expected):
+        client.infer("digits", [images(NUMBERS)], outputs=asked)
+
+
+def check_an_unknown_input(url: str) -> None:
+    given = triton.InferInput("pixels", [4, 1, 8, 8], "FP32").set_data_from_numpy(NUMBERS)
+    with connected(url) as client, refused(InferenceServerException, "[400]", "images", "pixels"):
+        client.infer("digits", [given])
+
+
+def check_a_wrong_shape(url: str) -> None:
+    with connected(url) as client:
+        for wrong in (NUMBERS[..., :7], NUMBERS[0], NUMBERS[0, 0]):
+            for binary in (True, False):
+                with refused(
+                    InferenceServerException, "[400]", str(list(wrong.shape)), "[N, 1, 8, 8]"
+                ):
+                    client.infer("digits", [images(wrong, binary=binary)])
+
+
+def check_a_wrong_datatype(url: str) -> None:
+    with connected(url) as client, refused(InferenceServerException, "[400]", "FP32", "UINT8"):
+        client.infer("digits", [images(NUMBERS.astype(np.float64), "FP64")])
+
+
+def check_numbers_out_of_range(url: str) -> None:
+    for value, told in ((2, "is 2, outside 0..1"), (-1, "is -1, outside 0..1"), (np.nan, "NaN")):
+        wrong = np.full_like(NUMBERS, value)
+        with connected(url) as client, refused(InferenceServerException, "[400] A pixel", told):
+            client.infer("digits", [images(wrong)])
+
+
+def check_files_that_are_no_images(url: str) -> None:
+    wrong = np.array([b"no image"], np.object_)
+    with connected(url) as client, refused(InferenceServerException, "[400]", "not an image"):
+        client.infer("digits", [images(wrong, "BYTES")])
+
+
+def check_too_many_images(url: str) -> None:
+    many = np.repeat(NUMBERS, 17, axis=0)
+    with connected(url) as client, refused(InferenceServerException, "[413]", "at most 64 images"):
+        client.infer("digits", [images(many)])
+
+
+def check_classification_of_what_has_no_scores(url: str) -> None:
+    asked = [triton.InferRequestedOutput("label", class_count=1)]
+    with connected(url) as client, refused(InferenceServerException, "[400]", "'label'"):
+        client.infer("digits", [images(NUMBERS)], outputs=asked)
+
+
+def check_a_client_goes_on_after_errors(url: str) -> None:
+    """On the one connection it has."""
+    with connected(url) as client:
+        expected = probabilities(client, images(NUMBERS))
+        for _ in range(3):
+            with refused(InferenceServerException, "[400]"):
+                client.infer("digits", [images(NUMBERS[..., :7])])
+            assert np.array_equal(probabilities(client, images(NUMBERS)), expected)
+
+
+def check_what_is_not_offered_is_refused_in_words(url: str) -> None:
+    with connected(url) as client:
+        for call in (
+            client.get_trace_settings,
+            client.get_log_settings,
+            client.get_system_shared_memory_status,
+            client.get_cuda_shared_memory_status,
+        ):
+            with refused(InferenceServerException, "[404] There is nothing at /v2/"):
+                call()
+
+
+def check_shared_memory_is_refused(url: str) -> None:
+    """Results that the client looks for in shared memory must not be sent elsewhere."""
+    region = "a region", NUMBERS.nbytes
+    there = triton.InferInput("images", [4, 1, 8, 8], "FP32").set_shared_memory(*region)
+    back = triton.InferRequestedOutput("probabilities")
+    back.set_shared_memory(*region)
+    with connected(url) as client:
+        with refused(InferenceServerException, "'images'"):
+            client.infer("digits", [there])
+        with refused(InferenceServerException, "shared"):
+            client.infer("digits", [images(NUMBERS)], outputs=[back])
+
+
+def check_unload_and_load(url: str) -> None:
+    with connected(url) as client:
+        expected = probabilities(client, images(NUMBERS))
+        try:
+            client.unload_model("digits")
+            assert client.is_model_ready("digits") is False
+            assert client.is_model_ready("digits", "1") is False
+            assert client.is_model_ready("digits-mc") is False
+            assert client.is_server_ready() is False, "nothing is left to answer"
+            assert client.is_server_live()
+            assert client.get_model_repository_index() == [
+                {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}
+                for name in ("digits", "digits-mc")
+            ]
+            with refused(InferenceServerException, "[503]", "digits is unloaded"):
+                client.infer("digits", [images(NUMBERS)])
+        finally:
+            client.load_model("digits")
+        assert client.is_model_ready("digits")
+        assert client.is_model_ready("digits-mc")
+        assert client.is_server_ready()
+        assert np.array_equal(probabilities(client, images(NUMBERS)), expected)
+
+
+def check_loading_what_is_loaded(url: str) -> None:
+    with connected(url) as client:
+        expected = probabilities(client, images(NUMBERS))
+        client.load_model("digits")
+        assert np.array_equal(probabilities(client, images(NUMBERS)), expected)
+
+
+def check_loading_what_is_not_there(url: str) -> None:
+    with connected(url) as client:
+        for call in (client.load_model, client.unload_model):
+            with refused(InferenceServerException, "[404]", "no model 'nope'"):
+                call("nope")
+
+
+def check_loading_with_another_configuration(url: str) -> None:
+    with connected(url) as client:
+        with refused(InferenceServerException, "[501]", "'config' is not offered"):
+            client.load_model("digits", config='{"max_batch_size": 1}')
+        with refused(InferenceServerException, "[501]", "'file:1/model.onnx' is not offered"):
+            client.load_model("digits", files={"file:1/model.onnx": b"no model"})
+        assert client.is_model_ready("digits")
+
+
+if __name__ == "__main__":
+    sys.exit(run_checks(globals()))
