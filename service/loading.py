@@ -4,6 +4,9 @@ Knows nothing of the other models.
 """
 
 import asyncio
+import os
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,10 @@ from model.sampling import Fixed
 from service.batching import Batcher, Limits, RowPredictor
 from service.metrics import Metrics
 from service.settings import ServiceSettings
+
+
+_NICE = 5
+"""Of the thread that opens bundles. More would let it hold Python's lock while it waits its turn."""
 
 
 @dataclass(eq=False)
@@ -72,7 +79,8 @@ class Loader:
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        behind = _behind_the_traffic if settings.threads == 1 else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=behind)
 
     async def open(self, path: Path, like: InputSpec | None) -> Served:
         """Open the bundle in the folder `path` and prove it.
@@ -127,6 +135,15 @@ class Loader:
             predictor.uncertainty(
                 prediction, Fixed(self._settings.default_seed, self._settings.default_samples)
             )
+
+
+def _behind_the_traffic() -> None:
+    """Let this thread have what requests leave of the processor.
+
+    Only where a run needs no threads besides: they would inherit it for good.
+    """
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _require_alike(bundle: Bundle, like: InputSpec | None) -> None:
