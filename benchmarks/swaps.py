@@ -34,7 +34,7 @@ _CONNECTIONS = 16
 _ROUNDS = 5
 _EARLY = 5  # swaps after which the memory is compared with that of the end
 
-# Each connection waits `pause` milliseconds before each request: about 16 / pause thousand a second.
+# Each connection waits `pause` milliseconds before a request: some 16,000 / pause a second.
 _SCRIPT = """
 local expected = {}
 for path in string.gmatch(os.getenv("ANSWERS"), "[^:]+") do
@@ -191,8 +191,8 @@ def _record(
         title="New versions under load",
         setting=f"{len(memory)} swaps between two versions, one every {options.every:g} seconds, "
         f"in {_ROUNDS} rounds beside rounds without; {_CONNECTIONS} connections, each pausing "
-        f"{options.pause} ms before a request; the service on one core, wrk on the other. Latencies "
-        "in milliseconds, medians of the rounds.",
+        f"{options.pause} ms before a request; the service on one core, wrk on the other. "
+        "Latencies in milliseconds, medians of the rounds.",
         columns=("rounds", "answers", "failed", "strange", "lost", "p50", "p99", "most"),
         rows=rows,
         finding=f"{bad} requests failed or were answered by another version than the answer names. "

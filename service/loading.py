@@ -23,9 +23,8 @@ from service.batching import Batcher, Limits, RowPredictor
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 
-
 _NICE = 5
-"""Of the thread that opens bundles. More would let it hold Python's lock while it waits its turn."""
+"""Of the thread that opens bundles; a nicer one could hold Python's lock and wait its turn."""
 
 
 @dataclass(eq=False)
