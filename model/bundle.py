@@ -34,6 +34,7 @@ SAMPLED_SUFFIX = "-mc"
 """Ends the name under which protocols offer a model with dropout alive."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _DRAFT_PREFIX = ".draft-"
 _CHUNK_BYTES = 1 << 20
 
@@ -157,11 +158,11 @@ def versions(models: Path, name: str) -> list[int]:
         numbers = [
             int(entry.name)
             for entry in (models / name).iterdir()
-            if entry.is_dir() and entry.name.isascii() and entry.name.isdecimal()
+            if entry.is_dir() and _VERSION.fullmatch(entry.name)
         ]
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # such as lost+found
         return []
-    return sorted((number for number in numbers if number >= 1), reverse=True)
+    return sorted(numbers, reverse=True)
 
 
 @contextmanager

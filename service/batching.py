@@ -209,7 +209,7 @@ class Batcher:
             for job in members:
                 statistics.waited(started - job.submitted)
             if members:
-                statistics.ran(seconds)
+                statistics.ran(seconds, len(members))
 
 
 def _deliver(jobs: Sequence[_Job], answers: Sequence[Answer | Exception]) -> None:

@@ -18,6 +18,7 @@ from service.settings import ServiceSettings
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # RFC 1952, RFC 1950
 _FASTEST = 1
+_DIGITS = 19  # of a number of bytes; Python refuses to read thousands
 
 
 class BodyReader:
@@ -34,7 +35,8 @@ class BodyReader:
             UnsupportedMediaTypeError: a Content-Encoding other than gzip, deflate and identity.
             BodyTooLargeError, BodyTimeoutError, CompressionError, InvalidRequestError.
         """
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        given = request.headers.getlist("content-encoding") or ["identity"]
+        encoding = ", ".join(given).strip().lower()
         if encoding not in ("identity", *_WINDOW_BITS):
             raise UnsupportedMediaTypeError(
                 f"Content-Encoding {encoding!r} is not taken here; send the body uncompressed, or "
@@ -47,7 +49,7 @@ class BodyReader:
 
     async def _arrived(self, request: Request) -> bytes:
         declared = request.headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self._limit:
+        if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > self._limit):
             raise BodyTooLargeError(self._too_large())
         body = bytearray()
         try:
@@ -94,7 +96,7 @@ def packer(accept_encoding: str) -> tuple[str, Callable[[bytes], bytes]] | None:
     others = weights.get("*", 0.0)
     offered = {encoding: weights.get(encoding, others) for encoding in _WINDOW_BITS}
     best = max(offered, key=lambda encoding: offered[encoding])
-    if offered[best] <= 0:
+    if not offered[best] > 0:  # also true of NaN
         return None
 
     def pack(body: bytes) -> bytes:

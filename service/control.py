@@ -3,11 +3,13 @@
 A client of its HTTP API. Knows no bundle.
 """
 
+import http.client
 import json
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from email.message import Message
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,6 +17,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from model.commandline import USAGE_STATUS, CommandSettings, load_or_exit
 
+_REQUEST_ID_HEADER = "X-Request-ID"  # as service.middleware has it, without its imports
 _LOADING = ("load", "unload")
 _TAKES_VERSION = ("canary", "pin")
 _PATIENCE_SECONDS = 120
@@ -24,7 +27,7 @@ class ControlSettings(CommandSettings):
     """Change which versions of a model a running service serves."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DROPSERVE_CONTROL_", cli_prog_name="python -m service.control"
+        env_prefix="DROPSERVE_CLIENT_", cli_prog_name="python -m service.control"
     )
 
     action: CliPositionalArg[
@@ -68,9 +71,11 @@ class ControlSettings(CommandSettings):
 def main(arguments: list[str]) -> int:
     """Ask for the change and say what came of it; return the exit status."""
     settings = load_or_exit(ControlSettings, arguments)
+    # Neither a proxy nor a redirect: the one service that was named, or nothing.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     try:
-        with urllib.request.urlopen(settings.request, timeout=_PATIENCE_SECONDS) as answer:  # noqa: S310
-            sys.stdout.write(_told(settings, answer.read()))
+        with opener.open(settings.request, timeout=_PATIENCE_SECONDS) as answer:
+            sys.stdout.write(_told(settings, answer.read(), answer.headers))
     except urllib.error.HTTPError as error:
         sys.stderr.write(f"{_reason(error)}\n")
         return 1
@@ -80,10 +85,20 @@ def main(arguments: list[str]) -> int:
             f"{settings.url} does not answer ({reason}); name the service with --url.\n"
         )
         return USAGE_STATUS
+    except (http.client.HTTPException, ValueError, KeyError, TypeError):
+        sys.stderr.write(f"{settings.url} does not answer as Dropserve does; check --url.\n")
+        return USAGE_STATUS
     return 0
 
 
-def _told(settings: ControlSettings, body: bytes) -> str:
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """Let a redirect be the error that it is."""
+
+
+def _told(settings: ControlSettings, body: bytes, headers: Message) -> str:
+    if _REQUEST_ID_HEADER not in headers:
+        raise ValueError("every answer of Dropserve has one")
     if not body:
         return f"{settings.model}: {settings.action}ed\n"
     now: dict[str, Any] = json.loads(body)
@@ -97,7 +112,7 @@ def _told(settings: ControlSettings, body: bytes) -> str:
 def _reason(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.loads(error.read())["error"])
-    except (ValueError, KeyError, TypeError):
+    except (http.client.HTTPException, ValueError, KeyError, TypeError):
         return f"The service answered {error.code}; is --url Dropserve's?"
 
 

@@ -29,6 +29,7 @@ INPUT = "images"
 
 _BY_CLASS = ("mean_probabilities", "probability_std", "standard_error")
 _BY_IMAGE = ("predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio")
+_SHOWN = 100  # characters of a wrong value
 _PARAMETERS = frozenset(SamplingQuery.model_fields)
 
 
@@ -87,8 +88,6 @@ class Face:
             raise InvalidTensorError(f"The one input is {INPUT!r}, but the request has {names}.")
         (tensor,) = tensors
         values, spec = tensor.values, self.served.bundle.manifest.input
-        if values.ndim:
-            reader.check_count(len(values))
         if tensor.datatype == "FP32":
             return from_tensor(values, spec)
         if tensor.datatype == "UINT8":
@@ -122,7 +121,8 @@ class Face:
             first = error.errors(include_url=False)[0]
             message = first["msg"][0].lower() + first["msg"][1:]
             raise InvalidQueryError(
-                f"Parameter {str(first['loc'][0])!r}: {message}, but got {first['input']!r}."
+                f"Parameter {str(first['loc'][0])!r}: {message}, but got "
+                f"{str(first['input'])[:_SHOWN]!r}."
             ) from None
 
     async def answer(

@@ -42,7 +42,7 @@ class Observed:
             return
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
-        scope[REQUEST_ID] = request_id
+        scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
         exchange = _Exchange(send, request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             self._count(+1)

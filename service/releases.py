@@ -33,10 +33,11 @@ class Release(BaseModel):
     share: float = Field(0, ge=0, le=1, description="of the requests, for the canary")
     previous: int | None = Field(None, description="the version that a rollback returns to")
     unloaded: bool = Field(False, description="taken out of service")
+    attempt: int = Field(0, description="raised when refused versions are to be tried again")
 
     def loaded(self) -> "Release":
-        """Put the model back into service."""
-        return self.model_copy(update={"unloaded": False})
+        """Put the model back into service, and try again what was refused."""
+        return self.model_copy(update={"unloaded": False, "attempt": self.attempt + 1})
 
     def taken_out(self) -> "Release":
         """Take the model out of service; what else is wanted of it is kept."""
@@ -44,17 +45,25 @@ class Release(BaseModel):
 
     def pinned(self, version: int) -> "Release":
         """Hold one version, whatever else appears."""
-        return Release(held=version)
+        return self._with(held=version)
 
     def followed(self) -> "Release":
         """Serve the newest good version again."""
-        return Release()
+        return self._with()
 
-    def tried(self, stable: int, version: int, share: float) -> "Release":
-        """Give `version` a share of the requests; the others stay with `stable`."""
-        return Release(held=stable, canary=version, share=share)
+    def tried(self, stable: int | None, version: int, share: float) -> "Release":
+        """Give `version` a share of the requests; the others stay with `stable`.
 
-    def promoted(self, stable: int) -> "Release":
+        Raises:
+            ReleaseError: nothing serves beside it, or it is the stable one itself.
+        """
+        if stable is None:
+            raise ReleaseError("The model is not in service; load it first.")
+        if version == stable:
+            raise ReleaseError(f"Version {version} is the stable one already; name another.")
+        return self._with(held=stable, canary=version, share=share)
+
+    def promoted(self, stable: int | None) -> "Release":
         """Make the canary the stable version.
 
         Raises:
@@ -62,7 +71,7 @@ class Release(BaseModel):
         """
         if self.canary is None:
             raise ReleaseError("There is no canary to promote; start one first.")
-        return Release(held=self.canary, previous=stable)
+        return self._with(held=self.canary, previous=stable)
 
     def rolled_back(self, lower: int | None) -> "Release":
         """End the canary; where there is none, return to the version before.
@@ -73,11 +82,16 @@ class Release(BaseModel):
             ReleaseError: there is nothing to return to.
         """
         if self.canary is not None:
-            return Release(held=self.held)
+            return self._with(held=self.held)
         target = self.previous if self.previous is not None else lower
         if target is None:
             raise ReleaseError("There is no earlier version to roll back to; copy one back first.")
-        return Release(held=target)
+        return self._with(held=target)
+
+    def _with(self, **wanted: int | float | None) -> "Release":
+        return Release.model_validate(
+            {"unloaded": self.unloaded, "attempt": self.attempt, **wanted}
+        )
 
 
 class _Releases(BaseModel):
@@ -88,9 +102,14 @@ class _Releases(BaseModel):
 class Releases:
     """The releases of all models, in a folder that the workers share."""
 
-    def __init__(self, folder: Path | None) -> None:
-        """folder: where to keep them; None: a temporary one, made when there is need."""
+    def __init__(self, folder: Path | None, processes: int = 1) -> None:
+        """Read nothing yet.
+
+        folder: where to keep them; None: a temporary one, made when there is need.
+        processes: how many share it, this one among them.
+        """
         self._folder = folder
+        self._processes = processes
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._known = _Releases()
         self._problem: str | None = None
@@ -129,6 +148,10 @@ class Releases:
         try:
             with self._locked() as folder:
                 self.read()
+                if self._problem is not None:
+                    raise ReleaseError(
+                        f"{folder / _FILE} cannot be read ({self._problem}); mend or remove it."
+                    )
                 models = self._known.models | {name: step(self.get(name))}
                 changed = _Releases(generation=self.generation + 1, models=models)
                 _replace(folder / _FILE, changed.model_dump_json(indent=2))
@@ -139,23 +162,25 @@ class Releases:
                 "with --control-folder."
             ) from None
 
-    def applied(self) -> None:
-        """Note that this process serves what was last read."""
-        if self._folder is not None and self._applied != self.generation:
+    def applied(self, generation: int) -> None:
+        """Note that this process serves what was wanted as of that generation."""
+        if self._folder is not None and self._applied != generation:
             with suppress(OSError):
                 self._folder.mkdir(parents=True, exist_ok=True)
-                _replace(self._folder / f"{_APPLIED}{os.getpid()}", str(self.generation))
-                self._applied = self.generation
+                _replace(self._folder / f"{_APPLIED}{os.getpid()}", str(generation))
+                self._applied = generation
 
-    def applied_everywhere(self) -> bool:
-        """Whether every living process serves what was last read here."""
-        if self._folder is None:
+    def others_follow(self) -> bool:
+        """Whether every other process serves what was last read here."""
+        if self._folder is None or self._processes == 1:
             return True
-        return all(
-            _generation(file) >= self.generation
+        others = [
+            _generation(file)
             for file in self._folder.glob(f"{_APPLIED}*")
-            if _alive(int(file.name.removeprefix(_APPLIED)))
-        )
+            if _alive(file.name.removeprefix(_APPLIED))
+        ]
+        following = [generation >= self.generation for generation in others]
+        return len(following) >= self._processes - 1 and all(following)
 
     def close(self) -> None:
         """Stop being one of the processes that have to follow."""
@@ -176,9 +201,9 @@ class Releases:
             yield self._folder
 
 
-def forget_processes(folder: Path) -> None:
-    """Forget which processes had followed, when a service starts on a folder it has kept."""
-    for file in folder.glob(f"{_APPLIED}*"):
+def forget_processes(folder: Path, pid: int | None = None) -> None:
+    """Forget which processes had followed: one that has ended, or all, when a service starts."""
+    for file in folder.glob(f"{_APPLIED}{'*' if pid is None else pid}"):
         with suppress(OSError):
             file.unlink()
 
@@ -202,9 +227,12 @@ def _generation(file: Path) -> int:
         return 0
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: str) -> bool:
+    """Whether another process of that number lives."""
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
     try:
-        os.kill(pid, 0)
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
     except PermissionError:

@@ -15,6 +15,7 @@ import structlog
 from model.bundle import names, versions
 from model.preprocessing import InputSpec
 from service.errors import (
+    DeadlineError,
     ModelRequiredError,
     NotReadyError,
     ReleaseError,
@@ -32,10 +33,11 @@ logger = structlog.stdlib.get_logger("service")
 STABLE, CANARY = "stable", "canary"
 
 _CHECK_SECONDS = 0.05
+_FOLLOW_SECONDS = 1.0
 _PATIENCE_SECONDS = 30.0
 
-Step = Callable[[Release, int, int | None], Release]
-"""The release now, the stable version, the next lower one on disk -> the new release."""
+Step = Callable[[Release, int | None, int | None], Release]
+"""The release now, the stable version if any, the best lower one on disk -> the new release."""
 
 Fingerprint = frozenset[tuple[str, int, int]]
 
@@ -71,7 +73,8 @@ class Repository:
         self.metrics = metrics
         self._pins = settings.pins
         self._loader = Loader(settings, metrics)
-        self._releases = Releases(settings.control_folder)
+        self._releases = Releases(settings.control_folder, settings.workers)
+        self._attempts: dict[str, int] = {}
         self._offers: dict[str, Offer] = {}
         self._on_disk: dict[str, list[int]] = {}
         self._opened: dict[tuple[str, int], Served] = {}
@@ -100,8 +103,7 @@ class Repository:
 
     def newest(self, name: str) -> str:
         """Return the version on disk that a model would serve if it may be loaded; or nothing."""
-        held = self._release(name).held
-        return str(held or max(self._on_disk.get(name, []), default=""))
+        return str(self._wanted(name) or "")
 
     @property
     def default(self) -> str | None:
@@ -114,18 +116,23 @@ class Repository:
         """Put everything into service that can be; the application answers meanwhile."""
         try:
             await self.refresh()
+        except Exception:  # whatever a disk comes up with: the next look may fare better
+            logger.exception("the models folder could not be looked at")
         finally:
             self._loading = False
         problem = self.problem()
-        if problem is not None:
+        if problem is not None and not self._stopping.is_set():
             logger.error("not ready", reason=problem)
 
     async def run(self) -> None:
         """Load, then look at the folder and the releases again and again, until told to stop."""
         await self.load()
-        while not await self._stopped_within(self._settings.watch_seconds or None):
+        watched = self._settings.watch_seconds
+        # Even where nobody looks at the folder, one worker's command has to reach the others.
+        period = watched or (_FOLLOW_SECONDS if self._settings.workers > 1 else None)
+        while not await self._stopped_within(period):
             try:
-                await self.refresh()
+                await self.refresh(folder=watched > 0)
             except Exception:  # whatever a disk comes up with: what serves goes on serving
                 logger.exception("the models folder could not be looked at")
 
@@ -140,10 +147,19 @@ class Repository:
         except TimeoutError:
             return False
 
-    async def refresh(self) -> None:
-        """Bring what is in service in line with the folder and the releases."""
+    async def refresh(self, *, folder: bool = True) -> None:
+        """Bring what is in service in line with the releases, and with the folder."""
         async with self._lock:
-            await self._refresh()
+            await self._read(folder=folder)
+            generation = self._releases.generation
+        for name in sorted({*self._on_disk, *self._offers}):
+            if self._stopping.is_set():
+                return
+            async with self._lock:  # between two models a command may come in
+                await self._settle(name)
+        async with self._lock:
+            self._tidy()
+            await asyncio.to_thread(self._releases.applied, generation)
 
     async def close(self) -> None:
         """Answer what is queued, then let every model go."""
@@ -212,12 +228,8 @@ class Repository:
         """
         async with self._lock:
             await self._look(name)
-            for key in [key for key in self._refused if key[0] == name]:
-                self._forget(key)
             await self._change(name, Release.loaded)
-            release, best = self._release(name), max(self._on_disk[name], default=None)
-            wanted = best if release.held is None else release.held
-            refused = self._refused.get((name, wanted or 0))
+            refused = self._refused.get((name, self._wanted(name) or 0))
             if refused is not None:
                 raise VersionRefusedError(refused[0].reason)
         await self._until_applied()
@@ -243,67 +255,93 @@ class Repository:
         """
         async with self._lock:
             await self._look(name)
-            offer = self._offers.get(name)
             if self._pins.get(name) is not None:
                 raise ReleaseError(
                     f"{name} is held at version {self._pins[name]} by --models; change it there, "
                     "or leave the version out there."
                 )
-            if offer is None:
-                raise ReleaseError(f"{name} is not in service; load it first.")
-            stable = offer.stable.number
-            lower = max((each for each in self._on_disk[name] if each < stable), default=None)
-            wanted = step(self._release(name), stable, lower)
+            before = self._release(name)
+            wanted = step(before, *self._stable_and_lower(name))
             for version in (wanted.held, wanted.canary):
-                if version is not None:
+                if version is not None and not wanted.unloaded:
                     await self._require(name, version)
-            await self._change(name, lambda _now: wanted)
-            changed = self._offers[name]
+
+            def unless_changed(now: Release) -> Release:
+                if now != before:
+                    raise ReleaseError(f"{name} was changed meanwhile; look at it and try again.")
+                return wanted
+
+            await self._change(name, unless_changed)
+            changed = self._offers.get(name)
         await self._until_applied()
+        if changed is None:
+            raise ReleaseError(f"It is kept for when {name} is in service; load it.")
         return changed
+
+    def _stable_and_lower(self, name: str) -> tuple[int | None, int | None]:
+        """Return the stable version, if any, and the best of those before it."""
+        offer, held = self._offers.get(name), self._release(name).held
+        stable = None if offer is None else offer.stable.number
+        last = stable or held
+        lower = [
+            each
+            for each in self._on_disk.get(name, [])
+            if (last is None or each < last) and (name, each) not in self._refused
+        ]
+        return stable, max(lower, default=None)
+
+    def _wanted(self, name: str) -> int | None:
+        """Return the version that should be the stable one."""
+        held = self._release(name).held
+        return max(self._on_disk.get(name, []), default=None) if held is None else held
 
     async def _look(self, name: str) -> None:
         """Read folder and releases again; the model has to be there."""
         await self._read()
-        if name not in self._on_disk:
+        if name not in self._on_disk and name not in self._offers:
             known = ", ".join(sorted(self._on_disk)) or "none"
             raise UnknownModelError(f"There is no model {name!r} to be loaded; there is {known}.")
 
     async def _require(self, name: str, version: int) -> None:
-        offer = self._offers[name]
-        if any(each.number == version for each in offer.all):
+        if (name, version) in self._opened:
             return
-        if version not in self._on_disk[name]:
+        there = self._on_disk.get(name, [])
+        if version not in there:
             raise UnknownVersionError(
                 f"There is no version {version} of {name} in {self._settings.models_folder}; "
-                f"there is {', '.join(map(str, self._on_disk[name]))}."
+                f"there is {', '.join(map(str, there)) or 'none'}."
             )
         self._forget((name, version))
-        if await self._open(name, version, offer.stable.bundle.manifest.input) is None:
+        if await self._open(name, version, self._sent(name)) is None:
             raise VersionRefusedError(self._refused[name, version][0].reason)
 
     async def _change(self, name: str, step: Callable[[Release], Release]) -> None:
         await asyncio.to_thread(self._releases.change, name, step)
-        await self._refresh()
+        await self._settle(name)
+        self._tidy()
 
     async def _until_applied(self) -> None:
         """Wait until the other workers have followed."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                while not await asyncio.to_thread(self._releases.applied_everywhere):
+                while not await asyncio.to_thread(self._releases.others_follow):
                     await asyncio.sleep(_CHECK_SECONDS)
         except TimeoutError:
-            logger.warning("workers have not followed", seconds=_PATIENCE_SECONDS)
+            raise DeadlineError(
+                f"The change is made, but not every worker has followed within "
+                f"{_PATIENCE_SECONDS:g} seconds; the log may say why."
+            ) from None
 
-    async def _read(self) -> None:
+    async def _read(self, *, folder: bool = True) -> None:
         await asyncio.to_thread(self._releases.read)
+        if not folder:
+            return
         try:
             self._on_disk = await asyncio.to_thread(self._listing)
             self._unreadable = None
         except OSError as error:
-            folder = self._settings.models_folder
             self._unreadable = (
-                f"{folder} cannot be read ({error.strerror}); "
+                f"{self._settings.models_folder} cannot be read ({error.strerror}); "
                 "choose another folder with --models-folder."
             )
 
@@ -315,28 +353,30 @@ class Repository:
             if not self._pins or name in self._pins
         }
 
-    async def _refresh(self) -> None:
-        await self._read()
-        for key in [key for key in self._refused if not self._is_there(*key)]:
-            self._forget(key)
-        for name in sorted({*self._on_disk, *self._offers}):
-            await self._settle(name)
+    def _tidy(self) -> None:
+        """Let go what no model offers any more, and forget refusals of what is gone."""
         kept = {each for offer in self._offers.values() for each in offer.all}
         self._let_go(each for each in list(self._opened.values()) if each not in kept)
-        await asyncio.to_thread(self._releases.applied)
+        for key in [key for key in self._refused if not self._is_there(*key)]:
+            self._forget(key)
 
     def _is_there(self, name: str, version: int) -> bool:
-        return version in self._on_disk.get(name, ()) or version == self._release(name).held
+        release = self._release(name)
+        return version in (*self._on_disk.get(name, ()), release.held, release.canary)
 
     def _release(self, name: str) -> Release:
         release = self._releases.get(name)
         pin = self._pins.get(name)
-        return release if pin is None else Release(held=pin, unloaded=release.unloaded)
+        return release if pin is None else release.pinned(pin)
 
     async def _settle(self, name: str) -> None:
         """Open what one model lacks, then switch to it in one step."""
         release = self._release(name)
         before = self._offers.get(name)
+        if release.unloaded or self._attempts.get(name, 0) != release.attempt:
+            self._attempts[name] = release.attempt
+            for key in [key for key in self._refused if key[0] == name]:
+                self._forget(key)
         if release.unloaded:
             self._offers.pop(name, None)
             return
@@ -355,12 +395,16 @@ class Repository:
         self, name: str, release: Release, before: Offer | None
     ) -> Served | None:
         candidates = self._on_disk.get(name, []) if release.held is None else [release.held]
-        like = None if before is None else before.stable.bundle.manifest.input
         for version in candidates:
-            served = await self._open(name, version, like)
+            served = await self._open(name, version, self._sent(name))
             if served is not None:
                 return served
         return None if before is None else before.stable
+
+    def _sent(self, name: str) -> InputSpec | None:
+        """What clients of a model send; None while it has none."""
+        offer = self._offers.get(name)
+        return None if offer is None else offer.stable.bundle.manifest.input
 
     async def _open(self, name: str, version: int, like: InputSpec | None) -> Served | None:
         """Return a version ready to serve; None if it is refused, now or still."""
@@ -409,7 +453,8 @@ class Repository:
 
     async def _end(self, served: Served) -> None:
         await served.let_go()
-        self.metrics.model_info.labels(served.name, served.version).set(0)
+        if (served.name, served.number) not in self._opened:  # opened anew meanwhile
+            self.metrics.model_info.labels(served.name, served.version).set(0)
         logger.info("model let go", model=served.name, version=served.number)
 
     def _loaded(self) -> str:
@@ -438,7 +483,7 @@ def _fingerprint(folder: Path) -> Fingerprint:
     found = set()
     try:
         for file in folder.rglob("*"):
-            status = file.lstat()
+            status = file.stat()
             found.add((str(file), status.st_size, status.st_mtime_ns))
     except OSError:  # being copied or removed this moment: look again
         return frozenset()

@@ -18,7 +18,7 @@ from uvicorn.supervisors import Multiprocess
 from service import logs
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.releases import forget_processes
-from service.settings import ServiceSettings
+from service.settings import CONTROL_FOLDER_VARIABLE, ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")
 
@@ -85,6 +85,7 @@ class _Workers(Multiprocess):
         for pid in before - {process.pid for process in self.processes}:
             logger.error("worker died", pid=pid)
             forget_worker(pid)
+            forget_processes(Path(os.environ[CONTROL_FOLDER_VARIABLE]), pid)
 
     def terminate_all(self) -> None:
         """Stop accepting first: the kernel goes on while any process listens."""

@@ -13,6 +13,8 @@ from model.masks import MAX_SAMPLES, MAX_SEED
 
 _PREFIX = "DROPSERVE_"
 
+CONTROL_FOLDER_VARIABLE = f"{_PREFIX}CONTROL_FOLDER"
+
 
 class ServiceSettings(CommandSettings):
     """Serve predictions of the bundles in a folder, with their uncertainty, over HTTP."""
@@ -29,7 +31,10 @@ class ServiceSettings(CommandSettings):
         description="models to serve, NAME or NAME@VERSION, with commas between; all if left out",
     )
     watch_seconds: float = Field(
-        1, ge=0, description="how often the models folder is looked at, seconds; 0 for never"
+        1,
+        ge=0,
+        allow_inf_nan=False,
+        description="how often the models folder is looked at, seconds; 0 for never",
     )
     control: Literal["local", "anyone", "nobody"] = Field(
         "local", description="who may load, unload and release models; local: this machine"

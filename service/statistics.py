@@ -71,9 +71,9 @@ class Statistics:
         """Count a request's time in the queue."""
         self._seconds["queue"].inc(seconds)
 
-    def ran(self, seconds: float) -> None:
-        """Count a run of the network that answered at least one of this model's requests."""
-        self._seconds["compute_infer"].inc(seconds)
+    def ran(self, seconds: float, requests: int) -> None:
+        """Count a run of the network; each of its requests has waited for all of it."""
+        self._seconds["compute_infer"].inc(seconds * requests)
         self._runs.inc()
 
 

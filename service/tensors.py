@@ -25,9 +25,14 @@ Dimension = Annotated[int, Field(ge=0, lt=2**31)]
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 _LENGTH = struct.Struct("<I")
 _MAX_DIMENSIONS = 16
+_MAX_TENSORS = 16
+_MAX_PARAMETERS = 64
 
 
-def _null_is_empty(given: Any) -> Any:
+def _few(given: Any) -> Any:
+    """Bound the work of validation, which looks at every entry; null is as good as left out."""
+    if isinstance(given, dict) and len(given) > _MAX_PARAMETERS:
+        raise ValueError(f"at most {_MAX_PARAMETERS} parameters are taken")
     return {} if given is None else given
 
 
@@ -36,7 +41,7 @@ class _Header(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    parameters: Annotated[Parameters, BeforeValidator(_null_is_empty)] = Field(default_factory=dict)
+    parameters: Annotated[Parameters, BeforeValidator(_few)] = Field(default_factory=dict)
 
 
 class Input(_Header):
@@ -58,8 +63,8 @@ class InferRequest(_Header):
     """The JSON part of a request."""
 
     id: str | int | None = None
-    inputs: list[Input] = Field(min_length=1)
-    outputs: list[Output] | None = None
+    inputs: list[Input] = Field(min_length=1, max_length=_MAX_TENSORS)
+    outputs: Annotated[list[Output], Field(max_length=_MAX_TENSORS)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,8 @@ def parse(body: bytes, json_length: int | None) -> tuple[InferRequest, memoryvie
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        message = first["msg"][0].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
         raise InvalidRequestError(
             f"The request is not one of the Open Inference Protocol: {where}: {message}."
         ) from None
@@ -127,7 +133,10 @@ def read_inputs(request: InferRequest, binary: memoryview) -> list[Tensor]:
                 raise _bad(given, f"lacks {offset + size - len(binary)} of its {size} binary bytes")
             values = _from_binary(given, datatype, binary[offset : offset + size])
             offset += size
-        tensors.append(Tensor(given.name, datatype, values.reshape(given.shape)))
+        try:
+            tensors.append(Tensor(given.name, datatype, values.reshape(given.shape)))
+        except ValueError:  # no values, and more of them than NumPy can count but for a 0
+            raise _bad(given, f"has no values in its shape {given.shape}") from None
     if offset != len(binary):
         raise InvalidTensorError(
             f"{len(binary) - offset} bytes follow the last binary tensor; let each input's "
@@ -231,16 +240,19 @@ def _from_json(given: Input, datatype: Datatype) -> Array:
 
 
 def _flat(given: Input) -> list[Any]:
-    """Flatten `data`, nested as deep as the shape at most, row by row."""
+    """Flatten `data`, which is flat, or nested as the shape is; dimensions of 1 do not count."""
     flat: list[Any] = given.data
-    for _ in given.shape[1:]:
-        lengths = {len(each) if isinstance(each, list) else -1 for each in flat[:1]}
-        if lengths <= {-1}:
-            break
-        lengths = {len(each) if isinstance(each, list) else -1 for each in flat}
-        if len(lengths) > 1:
+    lengths = [len(flat)]
+    while flat and isinstance(flat[0], list) and len(lengths) < _MAX_DIMENSIONS:
+        lengths.append(len(flat[0]))
+        if any(not isinstance(row, list) or len(row) != lengths[-1] for row in flat):
             raise _bad(given, "has rows of different lengths")
         flat = list(chain.from_iterable(flat))
+    *outer, inner = [length for length in lengths if length != 1] or [1]
+    shape = [size for size in given.shape if size != 1]
+    # The innermost lists may hold all that is left, row by row.
+    if outer and (outer != shape[: len(outer)] or inner != math.prod(shape[len(outer) :])):
+        raise _bad(given, f"is not nested as its shape {given.shape} is")
     return flat
 
 
@@ -259,9 +271,12 @@ def _from_binary(given: Input, datatype: Datatype, data: memoryview) -> Array:
 
 
 def _elements(given: Input, data: memoryview) -> list[bytes]:
-    elements = []
+    elements: list[bytes] = []
     start = 0
+    expected = math.prod(given.shape)
     while start < len(data):
+        if len(elements) == expected:
+            raise _bad(given, f"has more values than its shape {given.shape} takes")
         if start + _LENGTH.size > len(data):
             raise _bad(given, "ends within an element's length")
         (length,) = _LENGTH.unpack_from(data, start)
@@ -301,9 +316,11 @@ def _wish(whose: str, parameters: Parameters, name: str, *, default: bool) -> bo
 
 
 def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    seen = set()
     for name in names:
-        if names.count(name) > 1:
+        if name in seen:
             raise InvalidTensorError(f"{what.capitalize()} {name!r} is given twice; give it once.")
+        seen.add(name)
 
 
 def _bad(given: Input, reason: str) -> InvalidTensorError:

@@ -30,6 +30,9 @@ async def refuse_repeated_parameters(request: Request) -> None:
         seen.add(name)
 
 
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+
+
 class NamedRoute(Route):
     """A route that is counted under its path, as FastAPI's own are, without their cost."""
 
@@ -61,11 +64,16 @@ def require_control(request: Request, settings: ServiceSettings) -> None:
 def _is_local(request: Request) -> bool:
     if request.client is None:  # a socket of this machine's file system
         return True
-    address = ip_address(request.client.host)
+    if any(name in request.headers for name in _FORWARDED):  # a proxy of this machine passed it on
+        return False
+    try:
+        address = ip_address(request.client.host)
+    except ValueError:
+        return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
 
 
 def request_id(request: Request) -> str:
-    """Return the id that the middleware gave the request."""
+    """Return the request's id as its client gave it, or the one the middleware made."""
     return str(request.scope.get(REQUEST_ID, ""))

@@ -40,6 +40,7 @@ _EXTENSIONS = (
     "model_configuration",
     "model_repository",
 )
+_LONG_NUMBER = 20
 _OVERRIDES = ("config", "file:")
 _SHARED = "shared_memory_"
 
@@ -212,6 +213,8 @@ class _Protocol:
                 given = _raw(face)
                 tensors = [raw_input(face.input.name, given.inputs[0].shape, body)]
             else:
+                for each in given.inputs:
+                    self._reader.check_count(each.shape[0] if each.shape else 1)
                 tensors = read_inputs(given, binary)
             how = face.how(given.parameters, self._settings)
             _check_outputs(given, face)
@@ -282,9 +285,9 @@ def _json_length(request: Request) -> int | None:
     text = request.headers.get(LENGTH_HEADER)
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and len(text) < _LONG_NUMBER):
         raise InvalidRequestError(
-            f"{LENGTH_HEADER} is {text!r}; send the length of the JSON in bytes."
+            f"{LENGTH_HEADER} is {text[:30]!r}; send the length of the JSON in bytes."
         )
     return int(text)
 
@@ -351,6 +354,7 @@ def _response(payload: bytes, json_length: int | None, accept_encoding: str | No
     packing = packer(accept_encoding) if accept_encoding else None
     if packing is not None:
         headers["Content-Encoding"], pack = packing
+        headers["Vary"] = "Accept-Encoding"
         payload = pack(payload)
     kind = "application/json" if json_length is None else "application/octet-stream"
     return Response(payload, headers=headers, media_type=kind)

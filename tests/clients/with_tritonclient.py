@@ -606,7 +606,7 @@ def check_unload_and_load(url: str) -> None:
             assert client.is_server_ready() is False, "nothing is left to answer"
             assert client.is_server_live()
             assert client.get_model_repository_index() == [
-                {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}
+                {"name": name, "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}
                 for name in ("digits", "digits-mc")
             ]
             with refused(InferenceServerException, "[503]", "digits is unloaded"):

@@ -395,17 +395,26 @@ TENSORS = [
         "one input more": {"inputs": [_INPUT, _INPUT | {"name": "mask"}]},
     }),
     *_tensors("invalid_tensor", "Input 'images' has 63 values, but its shape [1, 1, 8, 8] takes 64.", {"too few values": _with(data=_VALUES[:63])}),
-    *_tensors("invalid_tensor", "Input 'images' has 64 values, but its shape [2147483647, 1, 8, 8] takes 137438953408.", {"a huge shape": _with(shape=[2**31 - 1, 1, 8, 8])}),
+    *_tensors("invalid_tensor", "Input 'images' has 64 values, but its shape [1, 2147483647, 8, 8] takes 137438953408.", {"a huge shape": _with(shape=[1, 2**31 - 1, 8, 8])}),
+    *_tensors("invalid_tensor", "Input 'images' has no values in its shape [0, 2147483647, 2147483647, 2147483647].", {"a shape beyond counting": _with(shape=[0, *[2**31 - 1] * 3], data=[])}),
+    *_tensors("invalid_tensor", "Input 'images' is not nested as its shape [2, 1, 8, 8] is.", {
+        "images last": _with(shape=[2, 1, 8, 8], data=np.full((8, 8, 2), 0.5).tolist()),
+        "other rows": _with(shape=[2, 1, 8, 8], data=np.full((2, 4, 16), 0.5).tolist()),
+        "rows for images": _with(shape=[2, 1, 8, 8], data=np.full((4, 32), 0.5).tolist()),
+    }),
+    *_tensors("invalid_tensor", "Input 'images' has more values than its shape [1] takes.", {"too many elements": (_binary(8, "BYTES", shape=[1]), bytes(8), 0)}),
+    *_tensors("invalid_request", _PROTOCOL + "inputs: list should have at most 16 items …", {"thousands of inputs": {"inputs": [{}] * 5000}}),
+    *_tensors("invalid_request", _PROTOCOL + "outputs: list should have at most 16 items …", {"thousands of outputs": {"inputs": [_INPUT], "outputs": [{}] * 5000}}),
+    *_tensors("invalid_request", _PROTOCOL + "parameters: at most 64 parameters are taken.", {"thousands of parameters": {"inputs": [_INPUT], "parameters": {str(number): [] for number in range(5000)}}}),
     *_tensors("invalid_tensor", "Input 'images' has no list 'data'; …", {"no data": _with(data=None), "data that is no list": _with(data=1)}),
     *_tensors("invalid_tensor", "Input 'images' has an element that is no FP32 number.", {
         "text for a number": _with(data=["0"] * 64),
         "null for a number": _with(data=[None] * 64),
         "true for a number": _with(data=[True] * 64),
-        "lists for numbers": _with(data=[[[[[0.5]] * 8] * 8]]),
     }),
     *_tensors("invalid_tensor", "Input 'images' has an element that is no UINT8 number.", {"fractions": _with(datatype="UINT8")}),
     *_tensors("invalid_tensor", "Input 'images' has a number out of UINT8's range.", {"256": _with(datatype="UINT8", data=[256] * 64), "-1": _with(datatype="UINT8", data=[-1] * 64)}),
-    *_tensors("invalid_tensor", "Input 'images' has rows of different lengths.", {"ragged rows": _with(data=[[[[0.5] * 8] * 7 + [[0.5] * 7]]])}),
+    *_tensors("invalid_tensor", "Input 'images' has rows of different lengths.", {"numbers between rows": _with(shape=[2, 1, 8, 8], data=[[0.5] * 64, 0.5]), "ragged rows": _with(data=[[[[0.5] * 8] * 7 + [[0.5] * 7]]])}),
     *_tensors("invalid_tensor", "Input 'images' has an element that is no string; send each image in base64.", {"numbers for files": _with(datatype="BYTES", shape=[1], data=[1])}),
     *_tensors("invalid_tensor", "Encoded images are of shape [N], but 'images' has …", {"files in a square": _with(datatype="BYTES", shape=[1, 1], data=["AAAA"]), "no files": _with(datatype="BYTES", shape=[0], data=[])}),
     *_tensors("invalid_base64", "An element of 'images' is not base64; encode it (RFC 4648).", {"a file as it is": _with(datatype="BYTES", shape=[1], data=["é"])}),
@@ -438,10 +447,10 @@ TENSORS = [
     }),
     *[
         Case(f"a header length of {text!r}", "invalid_request", f"{LENGTH_HEADER} is {text!r}; send the length of the JSON in bytes.", b"{}", {LENGTH_HEADER: text}, url="/v2/models/digits/infer")
-        for text in ("-1", "x", "", "1.0")
+        for text in ("-1", "x", "", "1.0", "9" * 30)
     ],
     Case("a raw request of another size", "invalid_tensor", "A raw request is one FP32 image of 256 bytes, but this body has 10; …", bytes(10), {LENGTH_HEADER: "0"}, url="/v2/models/digits/infer"),
-    Case("a sampling that is none", "invalid_query", "Parameter 'samples': input should be greater than or equal to 1, but got 0.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 0}}), url="/v2/models/digits-mc/infer"),
+    Case("a sampling that is none", "invalid_query", "Parameter 'samples': input should be greater than or equal to 1, but got '0'.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 0}}), url="/v2/models/digits-mc/infer"),
     Case("true samples", "invalid_query", "Parameter 'samples': True is no value for it.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": True}}), url="/v2/models/digits-mc/infer"),
     Case("more samples than allowed", "invalid_query", "Parameter 'samples': at most 512 are drawn here, but got 513.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 513}}), url="/v2/models/digits-mc/infer"),
     *_get("unknown_model", {f"/v2/models/cats{path}": "No model 'cats' is loaded; there is digits." for path in ("", "/ready", "/config", "/stats", "/versions/1")}),

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,49 @@ def test_what_the_service_refuses_is_said_and_ends_in_1(
 ) -> None:
     assert main([*given, "--url", service.url]) == status
     assert capsys.readouterr().err.startswith(sentence)
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Another server than Dropserve."""
+
+    def do_POST(self) -> None:
+        kind = self.path.split("/")[2]
+        self.send_response(302 if kind == "moved" else 200)
+        self.send_header("Location", "http://127.0.0.1:1/")
+        if kind == "alike":
+            self.send_header("X-Request-ID", "1")
+        if kind == "cut":
+            self.send_header("Content-Length", "9")
+        self.end_headers()
+        self.wfile.write(b"" if kind == "empty" else b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("action", ["follow", "load"])
+@pytest.mark.parametrize("kind", ["moved", "empty", "alike", "cut", "json"])
+def test_another_server_is_told_from_dropserve(
+    capsys: pytest.CaptureFixture[str], kind: str, action: str
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/{kind}"
+        url = url if action == "follow" else url.replace(f"/{kind}", f"/v/{kind}")
+        assert main([action, "digits", "--url", url]) != 0
+        thread.join()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:abc", "http://a b/", "http://[::1", "http://x/\u00e9"]
+)
+def test_an_address_that_is_none_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    assert main(["follow", "digits", "--url", url]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

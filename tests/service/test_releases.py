@@ -29,13 +29,18 @@ def test_a_rollback_returns_to_the_version_before_or_the_next_lower() -> None:
         Release().rolled_back(None)
     with pytest.raises(ReleaseError, match="no canary to promote"):
         Release().promoted(1)
+    with pytest.raises(ReleaseError, match="stable one already"):
+        Release().tried(1, 1, 0.5)
+    with pytest.raises(ReleaseError, match="not in service"):
+        Release().tried(None, 1, 0.5)
 
 
 def test_taking_a_model_out_and_back_keeps_what_else_is_wanted() -> None:
     wanted = Release().tried(1, 2, 0.5)
     assert wanted.taken_out().unloaded
-    assert wanted.taken_out().loaded() == wanted
+    assert wanted.taken_out().loaded() == wanted.model_copy(update={"attempt": 1})
     assert wanted.pinned(7).followed() == Release()
+    assert wanted.taken_out().pinned(7) == Release(held=7, unloaded=True)
 
 
 def test_what_is_kept_is_there_for_the_next_process(tmp_path: Path) -> None:
@@ -52,7 +57,7 @@ def test_without_a_folder_it_lasts_as_long_as_the_process() -> None:
     releases = Releases(None)
     releases.change("digits", Release.taken_out)
     assert releases.get("digits").unloaded
-    assert releases.applied_everywhere()
+    assert releases.others_follow()
     releases.close()
 
 
@@ -105,22 +110,27 @@ def test_a_damaged_file_is_logged_once_and_changes_nothing(tmp_path: Path, conte
         releases.read()
     assert releases.get("digits") == Release(held=3)
     assert [line["event"] for line in log] == ["releases unreadable"]
+    with pytest.raises(ReleaseError, match=r"releases\.json cannot be read .* mend or remove it"):
+        releases.change("letters", Release.taken_out)
+    assert (tmp_path / "releases.json").read_text() == content
 
 
-def test_a_living_process_that_lags_behind_is_waited_for(tmp_path: Path) -> None:
-    releases = Releases(tmp_path)
+def test_the_other_processes_are_waited_for(tmp_path: Path) -> None:
+    releases = Releases(tmp_path, processes=2)
     releases.change("digits", Release.taken_out)
-    releases.applied()
-    assert releases.applied_everywhere()
+    releases.applied(releases.generation)
+    assert not releases.others_follow(), "the other has not even begun"
+    (tmp_path / "applied-foo").touch()
     with subprocess.Popen(["sleep", "60"]) as other:
         lagging = tmp_path / f"applied-{other.pid}"
         lagging.write_text("0")
-        assert not releases.applied_everywhere()
+        assert not releases.others_follow()
         lagging.write_text("1")
-        assert releases.applied_everywhere()
-        lagging.write_text("0")
+        assert releases.others_follow()
         other.kill()
-    assert releases.applied_everywhere(), "it has ended"
+    assert not releases.others_follow(), "it has ended, and its successor has not begun"
+    forget_processes(tmp_path, other.pid)
+    assert not lagging.exists()
     forget_processes(tmp_path)
     assert not list(tmp_path.glob("applied-*"))
 

@@ -372,6 +372,96 @@ def test_a_model_taken_out_is_not_served_until_it_is_loaded_again(
         assert service.version() == "1"
 
 
+def test_a_held_version_that_is_gone_can_be_let_go_of(
+    models: Path, image: bytes, publish: Publish, tmp_path: Path
+) -> None:
+    publish(2)
+    kept = tmp_path / "kept"
+    with running(models, image, control_folder=kept) as service:
+        service.control("/models/digits/pin?version=2")
+    shutil.rmtree(models / "digits/2")
+    with running(models, image, control_folder=kept) as service:
+        assert service.application.get("/health/ready").status_code == 503
+        canary = service.application.post("/models/digits/canary?version=1")
+        sentence = "The model is not in service; load it first."
+        check_error(canary, 409, "release_impossible", sentence)
+        assert service.control("/models/digits/rollback")["version"] == "1"
+        assert service.control("/models/digits/follow")["held"] is False
+        service.control("/v2/repository/models/digits/unload")
+        pinned = service.application.post("/models/digits/pin?version=1")
+        sentence = "It is kept for when digits is in service; load it."
+        check_error(pinned, 409, "release_impossible", sentence)
+        service.control("/v2/repository/models/digits/load")
+        assert service.version() == "1"
+
+
+def test_images_of_another_size_are_taken_once_the_model_was_unloaded(
+    models: Path, image: bytes, bundle_folder: Path
+) -> None:
+    """Every worker tries again what it has refused."""
+    with running(models, image) as service:
+        folder = copy_bundle(bundle_folder, models, version=2)
+        edit_manifest(folder, input={"channels": 1, "height": 9, "width": 8, "resize": "pad"})
+        service.look()
+        check_sentence(service.index()["digits", "2"][1], "… unload the model first.")
+        service.control("/v2/repository/models/digits/unload")
+        assert service.index() == {("digits", "2"): ("UNAVAILABLE", "unloaded")}
+        load = service.application.post("/v2/repository/models/digits/load")
+        # This one only says so, but it was tried: its graph takes what it took.
+        check_error(load, 409, "version_refused", "…/2 does not take the images its manifest …")
+        assert service.version() == "1"
+
+
+def test_a_model_opened_anew_while_the_old_one_finishes_is_counted_as_loaded(
+    models: Path, image: bytes
+) -> None:
+    with running(models, image) as service:
+        body = SlowBody(image)
+        options = {"content": body, "headers": PNG}
+        in_flight = service.application.submit("POST", "/predict", **options)
+        wait(body.arrived)
+        service.control("/v2/repository/models/digits/unload")
+        service.control("/v2/repository/models/digits/load")
+        body.finish(service)
+        assert in_flight.result().status_code == 200
+        service.look()
+        assert service.loaded("1") == 1
+
+
+def test_a_model_without_a_folder_can_be_taken_out(models: Path, image: bytes) -> None:
+    with running(models, image) as service:
+        shutil.rmtree(models / "digits")
+        service.look()
+        assert service.version() == "1"
+        service.control("/v2/repository/models/digits/unload")
+        assert service.application.get("/health/ready").status_code == 503
+
+
+def test_a_canary_that_is_gone_is_refused_once(
+    models: Path, image: bytes, publish: Publish, tmp_path: Path
+) -> None:
+    publish(2)
+    with running(models, image, control_folder=tmp_path / "kept") as service:
+        service.control("/models/digits/pin?version=1")
+        service.control("/models/digits/canary?version=2")
+    shutil.rmtree(models / "digits/2")
+    with (
+        capture_logs() as log,
+        running(models, image, control_folder=tmp_path / "kept") as service,
+    ):
+        for _ in range(3):
+            service.look()
+        assert service.version() == "1"
+    assert [line["event"] for line in log].count("bundle refused") == 1
+
+
+def test_what_a_proxy_has_passed_on_is_not_local(models: Path, image: bytes) -> None:
+    with running(models, image) as service:
+        for name, value in (("X-Forwarded-For", "unknown"), ("Via", "1.1 x"), ("Forwarded", "")):
+            answer = service.application.post("/models/digits/follow", headers={name: value})
+            check_error(answer, 403, "control_disabled", "…from the server's own machine alone; …")
+
+
 def test_what_was_changed_is_kept_in_the_control_folder(
     models: Path, image: bytes, publish: Publish, tmp_path: Path
 ) -> None:
@@ -431,4 +521,7 @@ def test_the_folder_is_watched_and_every_worker_switches(
             assert client.post("/models/digits/follow").status_code == 200
         publish(3)
         service.wait_for("model in service", count=2 + 2 + 2 + 2)
+        with service.client() as client:
+            assert client.post("/v2/repository/models/digits/unload").status_code == 200
+            assert client.post("/v2/repository/models/digits/load").status_code == 200
         assert versions() == {"3"}
