@@ -145,21 +145,6 @@ def read_inputs(request: InferRequest, binary: memoryview) -> list[Tensor]:
     return tensors
 
 
-def raw_input(name: str, shape: Sequence[int], body: bytes) -> Tensor:
-    """Take a whole body as one FP32 tensor of `shape`.
-
-    Raises:
-        InvalidTensorError: it has another size.
-    """
-    expected = math.prod(shape) * 4
-    if len(body) != expected:
-        raise InvalidTensorError(
-            f"A raw request is one FP32 image of {expected} bytes, but this body has {len(body)}; "
-            "describe any other input in JSON."
-        )
-    return Tensor(name, "FP32", np.frombuffer(body, _DTYPES["FP32"]).reshape(shape))
-
-
 def write(
     header: Mapping[str, Any], tensors: Sequence[Tensor], request: InferRequest
 ) -> tuple[bytes, int | None]:

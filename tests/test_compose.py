@@ -163,6 +163,22 @@ def test_says_how_sure_it_is(stack: Stack) -> None:
         assert 0 <= each["variation_ratio"] <= 1
 
 
+def test_an_operator_changes_models_from_within_and_nobody_from_outside(stack: Stack) -> None:
+    told = stack.python(
+        "import json, subprocess, sys; print(json.dumps([subprocess.run([sys.executable, '-m', "
+        "'service.control', action, 'digits'], capture_output=True, text=True).stdout "
+        "for action in ('unload', 'load', 'follow')]))"
+    )
+    outside = httpx.post(f"{stack.url}/v2/repository/models/digits/unload")
+
+    assert told == [
+        "digits: unloaded\n",
+        "digits: loaded\n",
+        "digits: stable version 1 (the newest)\n",
+    ]
+    assert outside.status_code == httpx.codes.FORBIDDEN
+
+
 def test_service_has_no_torch_and_no_compiler(stack: Stack) -> None:
     modules = stack.python(
         "import importlib.util as i, json; print(json.dumps([name for name in "

@@ -1,5 +1,6 @@
 """/v2/…: the Open Inference Protocol with Triton's extensions. No numerics."""
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from model.bundle import SAMPLED_SUFFIX
+from model.sampling import Sampling
 from service import API_VERSION
 from service.bodies import BodyReader, packer
 from service.errors import (
@@ -26,7 +29,15 @@ from service.repository import Repository
 from service.routes import NamedRoute, json_response, request_id, require_control
 from service.settings import ServiceSettings
 from service.statistics import totals
-from service.tensors import InferRequest, Input, Tensor, classified, parse, raw_input, read_inputs
+from service.tensors import (
+    InferRequest,
+    Input,
+    Parameters,
+    Tensor,
+    classified,
+    parse,
+    read_inputs,
+)
 from service.tensors import write as write_response
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -205,34 +216,23 @@ class _Protocol:
         """Answer one inference request."""
         body = await self._bodies.read(request)
         length = _json_length(request)
-        given, binary = (None, None) if length == 0 else parse(body, length)
-        given_id = request_id(request) if given is None or given.id is None else str(given.id)
-        face = self._face(request, given_id)
+        if length == 0:
+            face = self._face(request, request_id(request))
+            given, binary = _raw(face, body), memoryview(body)
+        else:
+            given, binary = parse(body, length)
+            face = self._face(request, request_id(request) if given.id is None else str(given.id))
         with face.served, face.statistics.request() as timing:
-            if given is None or binary is None:
-                given = _raw(face)
-                tensors = [raw_input(face.input.name, given.inputs[0].shape, body)]
-            else:
-                for each in given.inputs:
-                    self._reader.check_count(each.shape[0] if each.shape else 1)
-                tensors = read_inputs(given, binary)
             how = face.how(given.parameters, self._settings)
             _check_outputs(given, face)
-            images = await face.images(tensors, self._reader)
+            for each in given.inputs:
+                self._reader.check_count(each.shape[0] if each.shape else 1)
+            images = await face.images(read_inputs(given, binary), self._reader)
             timing.has_read(len(images))
             outputs = await face.answer(images, how, _within(given))
             timing.has_answered()
-            class_names = face.served.bundle.manifest.class_names
-            header: dict[str, Any] = {
-                "model_name": face.name,
-                "model_version": face.served.version,
-            }
-            if given.id is not None:
-                header["id"] = str(given.id)
-            if how is not None:
-                header["parameters"] = told(how)
             payload, json_length = write_response(
-                header, _with_classes(outputs, given, class_names), given
+                _header(face, given, how), _with_classes(outputs, given, face), given
             )
         return _response(payload, json_length, request.headers.get("accept-encoding"))
 
@@ -251,7 +251,7 @@ class _Protocol:
         ]
 
     def _names(self, name: str) -> list[str]:
-        return [name, f"{name}-mc"] if self._settings.uncertainty else [name]
+        return [name, name + SAMPLED_SUFFIX] if self._settings.uncertainty else [name]
 
     async def _object(self, request: Request) -> Mapping[str, Any]:
         """Read a body that is a JSON object, or nothing."""
@@ -292,10 +292,27 @@ def _json_length(request: Request) -> int | None:
     return int(text)
 
 
-def _raw(face: Face) -> InferRequest:
-    """Describe a raw request: one image, every output in binary."""
-    given = Input(name=face.input.name, datatype="FP32", shape=[1, *face.input.shape])
+def _raw(face: Face, body: bytes) -> InferRequest:
+    """Describe a raw request: the body is one image, and every output is wanted in binary."""
+    shape = [1, *face.input.shape]
+    expected = 4 * math.prod(shape)
+    if len(body) != expected:
+        raise InvalidTensorError(
+            f"A raw request is one FP32 image of {expected} bytes, but this body has {len(body)}; "
+            "describe any other input in JSON."
+        )
+    size: Parameters = {"binary_data_size": expected}
+    given = Input(name=face.input.name, datatype="FP32", shape=shape, parameters=size)
     return InferRequest(inputs=[given], parameters={"binary_data_output": True})
+
+
+def _header(face: Face, given: InferRequest, how: Sampling | None) -> dict[str, Any]:
+    header: dict[str, Any] = {"model_name": face.name, "model_version": face.served.version}
+    if given.id is not None:
+        header["id"] = str(given.id)
+    if how is not None:
+        header["parameters"] = told(how)
+    return header
 
 
 def _within(given: InferRequest) -> float | None:
@@ -331,9 +348,8 @@ def _check_outputs(given: InferRequest, face: Face) -> None:
             )
 
 
-def _with_classes(
-    outputs: list[Tensor], given: InferRequest, class_names: tuple[str, ...]
-) -> list[Tensor]:
+def _with_classes(outputs: list[Tensor], given: InferRequest, face: Face) -> list[Tensor]:
+    class_names = face.served.bundle.manifest.class_names
     counts = {
         output.name: count
         for output in given.outputs or ()

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -16,7 +15,6 @@ from service.tensors import (
     Tensor,
     classified,
     parse,
-    raw_input,
     read_inputs,
     texts,
     write,
@@ -146,14 +144,6 @@ def test_the_highest_scores_come_first_with_their_index_and_label() -> None:
         [b"1.000000:0:ape", b"0.000000:1:bee"],
     ]
     assert classified(scores, 99, ["ape", "bee", "cat"]).values.shape == (2, 3)
-
-
-def test_a_raw_body_is_one_tensor_of_its_shape() -> None:
-    values = np.arange(4, dtype=np.float32)
-    tensor = raw_input("x", [1, 1, 2, 2], values.tobytes())
-    assert (tensor.values == values.reshape(1, 1, 2, 2)).all()
-    with pytest.raises(InvalidTensorError, match="16 bytes, but this body has 15"):
-        raw_input("x", [1, 1, 2, 2], bytes(15))
 
 
 @given(st.binary(max_size=200), st.integers(0, 200))
