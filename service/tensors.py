@@ -227,6 +227,8 @@ def _from_json(given: Input, datatype: Datatype) -> Array:
 def _flat(given: Input) -> list[Any]:
     """Flatten `data`, which is flat, or nested as the shape is; dimensions of 1 do not count."""
     flat: list[Any] = given.data
+    if len(flat) > max(1, math.prod(given.shape)):
+        return flat  # too many, nested or not
     lengths = [len(flat)]
     while flat and isinstance(flat[0], list) and len(lengths) < _MAX_DIMENSIONS:
         lengths.append(len(flat[0]))
