@@ -63,6 +63,8 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     app.include_router(operations.router(repository, metrics))
     app.router.routes += open_inference.routes(settings, repository, reader, metrics)
     app.router.routes += tensorflow_serving.routes(settings, repository, reader)
+    # Routes are asked in turn, and FastAPI's own take long to say no.
+    app.router.routes.sort(key=lambda route: not getattr(route, "path", "").endswith("/infer"))
     return app
 
 
