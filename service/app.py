@@ -17,6 +17,7 @@ from service.routes import (
     operations,
     predictions,
     refuse_repeated_parameters,
+    releases,
     tensorflow_serving,
 )
 from service.settings import ServiceSettings
@@ -59,7 +60,8 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     )
     errors.add_handlers(app)
     app.include_router(predictions.router(settings, repository, reader, metrics))
-    app.include_router(models.router(settings, repository))
+    app.include_router(models.router(repository))
+    app.include_router(releases.router(settings, repository))
     app.include_router(operations.router(repository, metrics))
     app.router.routes += open_inference.routes(settings, repository, reader, metrics)
     app.router.routes += tensorflow_serving.routes(settings, repository, reader)

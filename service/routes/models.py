@@ -1,19 +1,16 @@
-"""GET /models, GET /models/{name}, and POST /models/{name}/… to change which version serves."""
+"""GET /models and GET /models/{name}."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.repository import Offer, Repository, Step
-from service.routes import json_response, request_id, require_control
-from service.settings import ServiceSettings
-
-_CONTROL_ERRORS = schemas.error_responses(400, 403, 404, 409, 500, 503)
+from service.repository import Offer, Repository
+from service.routes import json_response, request_id
 
 
-def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
-    """Build the routes."""
+def router(repository: Repository) -> APIRouter:
+    """Build both routes."""
     routes = APIRouter(tags=["models"])
 
     @routes.get(
@@ -26,7 +23,7 @@ def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
         return json_response(
             {
                 "default": repository.default,
-                "models": [_summary(offer) for offer in repository.offers],
+                "models": [summary(offer) for offer in repository.offers],
                 "refused": [
                     {"name": each.name, "version": str(each.version), "reason": each.reason}
                     for each in repository.refusals
@@ -47,71 +44,11 @@ def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
         manifest = served.bundle.manifest.model_dump(mode="json")
         return json_response({"manifest": manifest, "card": served.card})
 
-    @routes.post(
-        "/models/{name}/canary",
-        summary="Give a version a share of a model's requests",
-        response_model=schemas.ModelSummary,
-        responses=_CONTROL_ERRORS,
-    )
-    async def canary(
-        request: Request, name: str, query: Annotated[schemas.CanaryQuery, Query()]
-    ) -> Response:
-        return await changed(
-            request, name, lambda now, stable, _: now.tried(stable, query.version, query.share)
-        )
-
-    @routes.post(
-        "/models/{name}/promote",
-        summary="Make the canary the stable version",
-        response_model=schemas.ModelSummary,
-        responses=_CONTROL_ERRORS,
-    )
-    async def promote(
-        request: Request, name: str, query: Annotated[schemas.NoQuery, Query()]
-    ) -> Response:
-        return await changed(request, name, lambda now, stable, _: now.promoted(stable))
-
-    @routes.post(
-        "/models/{name}/rollback",
-        summary="End the canary or, without one, return to the version before",
-        response_model=schemas.ModelSummary,
-        responses=_CONTROL_ERRORS,
-    )
-    async def rollback(
-        request: Request, name: str, query: Annotated[schemas.NoQuery, Query()]
-    ) -> Response:
-        return await changed(request, name, lambda now, _, lower: now.rolled_back(lower))
-
-    @routes.post(
-        "/models/{name}/pin",
-        summary="Hold one version, whatever else appears",
-        response_model=schemas.ModelSummary,
-        responses=_CONTROL_ERRORS,
-    )
-    async def pin(
-        request: Request, name: str, query: Annotated[schemas.PinQuery, Query()]
-    ) -> Response:
-        return await changed(request, name, lambda now, *_: now.pinned(query.version))
-
-    @routes.post(
-        "/models/{name}/follow",
-        summary="Serve the newest good version again",
-        response_model=schemas.ModelSummary,
-        responses=_CONTROL_ERRORS,
-    )
-    async def follow(
-        request: Request, name: str, query: Annotated[schemas.NoQuery, Query()]
-    ) -> Response:
-        return await changed(request, name, lambda now, *_: now.followed())
-
-    async def changed(request: Request, name: str, step: Step) -> Response:
-        require_control(request, settings)
-        return json_response(_summary(await repository.release(name, step)))
-
     return routes
 
 
-def _summary(offer: Offer) -> dict[str, object]:
+def summary(offer: Offer) -> dict[str, object]:
+    """Describe what of a model is in service, as `schemas.ModelSummary`."""
     served, release = offer.stable, offer.release
     manifest = served.bundle.manifest
     return {

@@ -42,7 +42,7 @@ ERRORS = {
     ("get", "/models"): {400, 500},
     ("get", "/models/{name}"): {400, 404, 500, 503},
     **{
-        ("post", f"/models/{{name}}/{action}"): {400, 403, 404, 409, 500, 503}
+        ("post", f"/models/{{name}}/{action}"): {400, 403, 404, 409, 500, 503, 504}
         for action in ("canary", "promote", "rollback", "pin", "follow")
     },
     ("get", "/health/live"): {400, 500},
