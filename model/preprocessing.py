@@ -29,6 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _FORMAT_NAMES = "PNG, JPEG, WebP, GIF or BMP"
+_BITS = {4: (np.uint32, 0x3F80_0000), 8: (np.uint64, 0x3FF0_0000_0000_0000)}  # of 1.0
 _SIXTEEN_BITS = 257  # 65535 / 255: Pillow's own conversion to 8 bits clips instead of scaling
 
 
@@ -129,9 +130,19 @@ def from_tensor(values: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
         PixelValueError: a value that is not finite, or lies outside 0..1.
     """
     require_planes(values.shape, spec)
-    if not (values.min() >= 0 and values.max() <= 1):  # also true of NaN
+    if not _in_unit_range(values):
         _require_unit_range(values)
     return np.ascontiguousarray(values, np.float32)
+
+
+def _in_unit_range(values: NDArray[Any]) -> bool:
+    """Tell in one pass whether all floats lie in 0..1, or that it takes a closer look.
+
+    As whole numbers, the bits of floats from 0 are in the floats' order, and those of negative ones
+    and NaN are above them all (IEEE 754).
+    """
+    bits, one = _BITS[values.itemsize]
+    return bool(np.maximum.reduce(values.reshape(-1).view(bits)) <= one)
 
 
 def require_planes(shape: tuple[int, ...], spec: InputSpec) -> None:

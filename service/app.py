@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import API_VERSION, errors, logs
+from service.express import Express
 from service.images import ImageReader
 from service.metrics import Metrics
 from service.middleware import Observed
@@ -28,6 +31,18 @@ _DESCRIPTION = (
 )
 
 
+class Application(FastAPI):
+    """FastAPI, with an entrance before everything that it does for each request itself."""
+
+    def __init__(self, **described: Any) -> None:
+        super().__init__(**described)
+        self.entrance: ASGIApp = super().__call__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self.entrance(scope, receive, send)
+
+
 def create_app(settings: ServiceSettings, repository: Repository | None = None) -> FastAPI:
     """Wire the application; bundles are loaded once it runs, while it already answers.
 
@@ -40,13 +55,15 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(repository.run())
+        counting = asyncio.create_task(metrics.keep_handing_over())
         yield
+        counting.cancel()
         repository.stop()
         await running
         await repository.close()
         metrics.close()
 
-    app = FastAPI(
+    app = Application(
         title="Dropserve",
         version=API_VERSION,
         description=_DESCRIPTION,
@@ -55,18 +72,18 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.add_middleware(
-        Observed, metrics=metrics, max_concurrent_requests=settings.max_concurrent_requests
-    )
     errors.add_handlers(app)
     app.include_router(predictions.router(settings, repository, reader, metrics))
     app.include_router(models.router(repository))
     app.include_router(releases.router(settings, repository))
     app.include_router(operations.router(repository, metrics))
-    app.router.routes += open_inference.routes(settings, repository, reader, metrics)
+    protocol = open_inference.routes(settings, repository, reader, metrics)
+    app.router.routes += protocol
     app.router.routes += tensorflow_serving.routes(settings, repository, reader)
-    # Routes are asked in turn, and FastAPI's own take long to say no.
-    app.router.routes.sort(key=lambda route: not getattr(route, "path", "").endswith("/infer"))
+    express = [each for each in protocol if each.path.endswith("/infer")]
+    app.entrance = Observed(
+        Express(app.entrance, express), metrics, settings.max_concurrent_requests
+    )
     return app
 
 

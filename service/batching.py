@@ -5,12 +5,12 @@ happen one at a time on a thread of their own, so the event loop stays free.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,9 @@ from service.metrics import Metrics
 from service.statistics import Statistics
 
 Floats = NDArray[np.float32]
+
+_BRIEF_SECONDS = 0.002
+"""A run that takes no longer may hold up the event loop: waking a thread and back is a tenth."""
 
 
 class RowPredictor(Protocol):
@@ -55,8 +58,76 @@ Answer = Prediction | Uncertainty
 class _Job:
     images: Floats
     sampling: Sampling | None
-    submitted: float
-    answer: "asyncio.Future[Answer]" = field(repr=False)
+    patience: float
+    """Seconds that its caller waits."""
+    submitted: float = field(default_factory=time.perf_counter)
+    answer: "asyncio.Future[Answer] | None" = field(default=None, repr=False)
+    """Where its caller waits, unless it was answered at once."""
+
+    def is_awaited(self) -> bool:
+        """Tell whether its caller has not given up, nor is to."""
+        if time.perf_counter() - self.submitted > self.patience:
+            self.give_up()
+        return self.answer is not None and not self.answer.done()
+
+    def give_up(self) -> None:
+        """Tell its caller that time is over."""
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(
+                DeadlineError(
+                    f"No answer within {self.patience:g} seconds; try again later, "
+                    "with fewer images or samples."
+                )
+            )
+
+    @property
+    def kind(self) -> object:
+        """What decides how long one row of it takes."""
+        return getattr(self.sampling, "samples", type(self.sampling))
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of the network; its times are seconds of `time.perf_counter`."""
+
+    jobs: Sequence[_Job]
+    started: float = field(default_factory=time.perf_counter)
+    trunk_ended: float = 0.0
+    ended: float = 0.0
+    """0 where it has failed."""
+    answers: "Sequence[Answer | Exception]" = ()
+
+    @property
+    def rows(self) -> int:
+        """Images in it."""
+        return sum(len(job.images) for job in self.jobs)
+
+    def deliver(self) -> None:
+        """Hand each job its answer, unless its caller has given up meanwhile."""
+        for job, answer in zip(self.jobs, self.answers, strict=True):
+            if job.answer is None or job.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                job.answer.set_exception(answer)
+            else:
+                job.answer.set_result(answer)
+
+
+class _Pace:
+    """How long runs take, as the last ones of each kind did."""
+
+    def __init__(self) -> None:
+        self._seconds_a_row: dict[object, float] = {}
+
+    def expected(self, jobs: Sequence[_Job]) -> float:
+        """Seconds that a run will take; infinite where one of its kind was never seen."""
+        return sum(len(job.images) * self._seconds_a_row.get(job.kind, math.inf) for job in jobs)
+
+    def note(self, run: _Run) -> None:
+        """Learn from a run, if all of it was of one kind."""
+        kind = run.jobs[0].kind
+        if all(job.kind == kind for job in run.jobs):
+            self._seconds_a_row[kind] = (run.ended - run.started) / run.rows
 
 
 class Batcher:
@@ -74,9 +145,14 @@ class Batcher:
         self._limits = limits
         self._queue: deque[_Job] = deque()
         self._queued_rows = 0
-        self._arrived = asyncio.Event()
+        self._pace = _Pace()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._had_one = False
         self._closing = False
+        self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"inference-{name}")
+        self._tally = metrics.tally
         self._queue_gauge = metrics.queue_rows.labels(name)
         self._batch_rows = metrics.batch_rows.labels(name)
         self._trunk_seconds = metrics.stage.labels("trunk")
@@ -85,7 +161,6 @@ class Batcher:
         """Of the deterministic answers."""
         self.sampled_statistics = Statistics(metrics, name + SAMPLED_SUFFIX, version)
         """Of the answers with dropout alive."""
-        self._loop = asyncio.create_task(self._run(), name=f"batcher-{name}")
 
     async def predict(self, images: Floats, within: float | None = None) -> Prediction:
         """Answer float32 [N, C, H, W] deterministically.
@@ -112,8 +187,7 @@ class Batcher:
     async def close(self) -> None:
         """Answer what is queued, take nothing more, and end the thread."""
         self._closing = True
-        self._arrived.set()
-        await self._loop
+        await self._idle.wait()
         self._thread.shutdown()
 
     async def _submit(
@@ -126,32 +200,61 @@ class Batcher:
                 f"{self._queued_rows} images are waiting already; try again in a second."
             )
         limit = self._limits.timeout_seconds
-        seconds = limit if within is None else min(within, limit)
-        answer = asyncio.get_running_loop().create_future()
-        job = _Job(images, sampling, time.perf_counter(), answer)
-        self._queue.append(job)
-        self._count(len(images))
-        self._arrived.set()
-        try:
-            async with asyncio.timeout(seconds):
-                return await job.answer
-        except TimeoutError:
-            raise DeadlineError(
-                f"No answer within {seconds:g} seconds; try again later, "
-                "with fewer images or samples."
-            ) from None
+        job = _Job(images, sampling, limit if within is None else min(within, limit))
+        if self._is_alone() and within is None and self._pace.expected([job]) <= _BRIEF_SECONDS:
+            return self._answer_now(job)
+        return await self._answer_in_turn(job)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._queue or not self._closing:
-            if not self._queue:
-                self._arrived.clear()
-                await self._arrived.wait()
-                continue
-            jobs = self._take()
-            if jobs:
-                answers = await loop.run_in_executor(self._thread, self._answer_each, jobs)
-                _deliver(jobs, answers)
+    def _is_alone(self) -> bool:
+        """Tell whether no other job is here, nor came in the same turn of the event loop."""
+        if not self._idle.is_set() or self._had_one:
+            return False
+        self._had_one = True
+        self._loop.call_soon(self._begin_turn)
+        return True
+
+    def _begin_turn(self) -> None:
+        self._had_one = False
+
+    def _answer_now(self, job: _Job) -> Answer:
+        (run,) = self._answer_each([job])
+        self._count_run(run)
+        answer: Answer | Exception = run.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def _answer_in_turn(self, job: _Job) -> Answer:
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        job.answer = answer
+        self._queue.append(job)
+        self._count(len(job.images))
+        if self._idle.is_set():
+            self._idle.clear()
+            self._loop.call_soon(self._run)  # once whatever has arrived with this has queued
+        deadline = self._loop.call_later(job.patience, job.give_up)
+        try:
+            return await answer
+        finally:
+            deadline.cancel()
+
+    def _run(self) -> None:
+        """Run what is queued, here if that is brief, else on the thread; then what has queued."""
+        jobs = self._take()
+        if self._pace.expected(jobs) <= _BRIEF_SECONDS:
+            self._end(self._answer_each(jobs) if jobs else ())
+            return
+        running = self._loop.run_in_executor(self._thread, self._answer_each, jobs)
+        running.add_done_callback(lambda ended: self._end(ended.result()))
+
+    def _end(self, runs: Sequence[_Run]) -> None:
+        for run in runs:
+            run.deliver()
+            self._count_run(run)
+        if self._queue:
+            self._loop.call_soon(self._run)
+        else:
+            self._idle.set()
 
     def _take(self) -> list[_Job]:
         """Take waiting jobs in order, as many as fill one run; leave out who has hung up."""
@@ -162,64 +265,72 @@ class Batcher:
         ):
             job = self._queue.popleft()
             self._count(-len(job.images))
-            if not job.answer.done():
+            if job.is_awaited():
                 jobs.append(job)
                 rows += len(job.images)
         return jobs
 
     def _count(self, rows: int) -> None:
         self._queued_rows += rows
-        self._queue_gauge.inc(rows)
+        self._tally.add(self._queue_gauge, rows)
 
-    def _answer_each(self, jobs: Sequence[_Job]) -> Sequence[Answer | Exception]:
+    def _answer_each(self, jobs: Sequence[_Job]) -> Sequence[_Run]:
         """One run for all jobs; if it fails, each alone, so that one cannot fail another."""
+        run = _Run(jobs)
         try:
-            return self._answer_together(jobs)
+            run.answers = self._answer_together(run)
+            run.ended = time.perf_counter()
         except Exception as error:
-            if len(jobs) == 1:
-                return [error]
-        return [answer for job in jobs for answer in self._answer_each([job])]
+            if len(jobs) > 1:
+                return [again for job in jobs for again in self._answer_each([job])]
+            run.answers = [error]
+        return [run]
 
-    def _answer_together(self, jobs: Sequence[_Job]) -> Sequence[Answer]:
-        started = time.perf_counter()
-        images = _joined([job.images for job in jobs])
-        self._batch_rows.observe(len(images))
-        with self._trunk_seconds.time():
-            prediction = self._predictor.predict(images)
-        bounds = np.cumsum([0, *(len(job.images) for job in jobs)])
-        rows = [slice(start, stop) for start, stop in pairwise(bounds)]
-        answers: list[Answer] = [prediction.take(part) for part in rows]
-        for sampling in {job.sampling for job in jobs if job.sampling}:
+    def _answer_together(self, run: _Run) -> Sequence[Answer]:
+        jobs = run.jobs
+        prediction = self._predictor.predict(_joined([job.images for job in jobs]))
+        run.trunk_ended = time.perf_counter()
+        answers: dict[int, Answer] = {}
+        for sampling in dict.fromkeys(job.sampling for job in jobs):
             members = [index for index, job in enumerate(jobs) if job.sampling == sampling]
-            chosen = np.concatenate([np.arange(rows[n].start, rows[n].stop) for n in members])
-            with self._head_seconds.time():
-                sampled = self._predictor.uncertainty(prediction.take(chosen), sampling)
+            part = prediction
+            if len(members) < len(jobs):
+                part = prediction.take(_rows_of(members, [len(job.images) for job in jobs]))
+            answer: Answer = part
+            if sampling is not None:
+                answer = self._predictor.uncertainty(part, sampling)
             start = 0
             for index in members:
-                count = len(jobs[index].images)
-                answers[index] = sampled.take(slice(start, start + count))
-                start += count
-        self._count_run(jobs, started)
-        return answers
+                stop = start + len(jobs[index].images)
+                answers[index] = answer if len(members) == 1 else answer.take(slice(start, stop))
+                start = stop
+        return [answers[index] for index in range(len(jobs))]
 
-    def _count_run(self, jobs: Sequence[_Job], started: float) -> None:
-        seconds = time.perf_counter() - started
-        for statistics, sampled in ((self.statistics, False), (self.sampled_statistics, True)):
-            members = [job for job in jobs if (job.sampling is not None) is sampled]
-            for job in members:
-                statistics.waited(started - job.submitted)
-            if members:
-                statistics.ran(seconds, len(members))
+    def _count_run(self, run: _Run) -> None:
+        if not run.ended:
+            return
+        self._batch_rows.observe(run.rows)
+        self._trunk_seconds.observe(run.trunk_ended - run.started)
+        seconds = run.ended - run.started
+        self._pace.note(run)
+        sampled = [job for job in run.jobs if job.sampling is not None]
+        if sampled:
+            self._head_seconds.observe(run.ended - run.trunk_ended)
+            self.sampled_statistics.ran(seconds, _waited(sampled, run), len(sampled))
+        if len(sampled) < len(run.jobs):
+            plain = [job for job in run.jobs if job.sampling is None] if sampled else run.jobs
+            self.statistics.ran(seconds, _waited(plain, run), len(plain))
 
 
-def _deliver(jobs: Sequence[_Job], answers: Sequence[Answer | Exception]) -> None:
-    for job, answer in zip(jobs, answers, strict=True):
-        if job.answer.done():  # its caller has given up meanwhile
-            continue
-        if isinstance(answer, Exception):
-            job.answer.set_exception(answer)
-        else:
-            job.answer.set_result(answer)
+def _waited(jobs: Sequence[_Job], run: _Run) -> float:
+    """Seconds that jobs have queued before their run, together."""
+    return len(jobs) * run.started - sum(job.submitted for job in jobs)
+
+
+def _rows_of(members: Sequence[int], lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Return which rows belong to some of the jobs, whose numbers of rows are `lengths`."""
+    ends = np.cumsum(lengths)
+    return np.concatenate([np.arange(ends[each] - lengths[each], ends[each]) for each in members])
 
 
 def _joined(parts: Sequence[Floats]) -> Floats:

@@ -173,11 +173,16 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(DropserveError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_query)
     app.add_exception_handler(HTTPException, _on_routing_error)
+    app.add_exception_handler(Exception, _on_unforeseen_error)
 
 
 async def _on_domain_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, DropserveError)
     return domain_error_response(error)
+
+
+async def _on_unforeseen_error(_request: Request, _error: Exception) -> Response:
+    return internal_error()  # FastAPI raises it again, to whoever writes it down
 
 
 async def _on_invalid_query(request: Request, error: Exception) -> Response:

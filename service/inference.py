@@ -23,7 +23,7 @@ from service.sampling import sampling
 from service.schemas import SamplingQuery
 from service.settings import ServiceSettings
 from service.statistics import Statistics
-from service.tensors import Datatype, Tensor, texts
+from service.tensors import Datatype, Tensor
 
 INPUT = "images"
 
@@ -148,7 +148,8 @@ class Face:
 
     def _label(self, indices: NDArray[np.int64]) -> Tensor:
         names = self.served.bundle.manifest.class_names
-        return Tensor("label", "BYTES", texts([names[index] for index in indices.tolist()]))
+        chosen = [names[index].encode() for index in indices.tolist()]
+        return Tensor("label", "BYTES", np.array(chosen, object))
 
 
 def bundle_name(name: str, settings: ServiceSettings) -> tuple[str, bool]:

@@ -1,10 +1,14 @@
 """Log lines, JSON or console, on stdout: the service's own and uvicorn's alike."""
 
 import logging.config
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Of the request in hand."""
 
 LogFormat = Literal["console", "json"]
 
@@ -56,12 +60,20 @@ def formatter(log_format: LogFormat) -> logging.Formatter:
 
 def _shared() -> list[Processor]:
     return [
-        structlog.contextvars.merge_contextvars,
+        add_request_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+
+
+def add_request_id(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Say which request a line is about, where it is about one."""
+    request_id = REQUEST_ID.get()
+    if request_id is not None:
+        event["request_id"] = request_id
+    return event
 
 
 def _drop_colours(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:

@@ -4,13 +4,16 @@ With several workers the figures are summed over all of them, through the files 
 PROMETHEUS_MULTIPROC_DIR, which `service.server` sets before it starts them.
 """
 
+import asyncio
 import os
+from collections import defaultdict
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
+_HAND_OVER_SECONDS = 0.25
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STAGES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -19,12 +22,42 @@ _CLASSES = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 1000)
 _NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
 
 
+class Tally:
+    """Additions to counters and gauges, on their way: the client takes a lock for each.
+
+    Of the event loop's thread alone.
+    """
+
+    def __init__(self) -> None:
+        self._sums: defaultdict[Counter | Gauge, float] = defaultdict(float)
+        self._values: dict[Gauge, float] = {}
+
+    def add(self, metric: Counter | Gauge, amount: float = 1.0) -> None:
+        """Add to a metric."""
+        self._sums[metric] += amount
+
+    def put(self, gauge: Gauge, value: float) -> None:
+        """Give a gauge a value."""
+        self._values[gauge] = value
+
+    def hand_over(self) -> None:
+        """Bring the metrics up to date."""
+        sums, self._sums = self._sums, defaultdict(float)
+        for metric, amount in sums.items():
+            metric.inc(amount)
+        values, self._values = self._values, {}
+        for gauge, value in values.items():
+            gauge.set(value)
+
+
 class Metrics:
     """The service's counters, gauges and histograms, in a registry of their own."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
+        self.tally = Tally()
+        """By which what every request counts is counted."""
         self.requests = Counter(
             "dropserve_requests",
             "Requests answered.",
@@ -38,6 +71,7 @@ class Metrics:
             buckets=_LATENCIES,
             registry=registry,
         )
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.in_hand = Gauge(
             "dropserve_requests_in_hand",
             "Requests being answered now.",
@@ -154,6 +188,15 @@ class Metrics:
             multiprocess_mode="max",
         )
 
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        labels = route, method, status
+        if labels not in self._answered:  # to look for them again takes the client long
+            self._answered[labels] = self.requests.labels(*labels), self.latency.labels(route)
+        requests, latency = self._answered[labels]
+        self.tally.add(requests)
+        latency.observe(seconds)
+
     def expose(self) -> bytes:
         """Return all figures in Prometheus' text format."""
         return generate_latest(self._everyone())
@@ -178,7 +221,14 @@ class Metrics:
                     found.setdefault(model, {})[what] = sample.value
         return found
 
+    async def keep_handing_over(self) -> None:
+        """Let other workers see what this one has counted, until cancelled."""
+        while MULTIPROCESS_VARIABLE in os.environ:
+            await asyncio.sleep(_HAND_OVER_SECONDS)
+            self.tally.hand_over()
+
     def _everyone(self) -> CollectorRegistry:
+        self.tally.hand_over()
         if MULTIPROCESS_VARIABLE not in os.environ:
             return self._registry
         everyone = CollectorRegistry()
@@ -186,7 +236,8 @@ class Metrics:
         return everyone
 
     def close(self) -> None:
-        """Take this worker's gauges out of the sums; call when it stops."""
+        """Hand over what is left, take this worker's gauges out of the sums; when it stops."""
+        self.tally.hand_over()
         if MULTIPROCESS_VARIABLE in os.environ:
             forget_worker(os.getpid())
 

@@ -4,9 +4,8 @@ Knows no route. With several workers the counts are of all of them.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from service.metrics import Metrics
 
@@ -15,30 +14,12 @@ _MILLISECONDS = 1e3
 _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
-class Timing:
-    """One request on its way; its times are seconds of `time.perf_counter`."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.read = self.started
-        self.images = 0
-        self.answered: float | None = None
-
-    def has_read(self, images: int) -> None:
-        """Note that the images are there, and how many."""
-        self.images = images
-        self.read = time.perf_counter()
-
-    def has_answered(self) -> None:
-        """Note that the model has answered: what follows is output."""
-        self.answered = time.perf_counter()
-
-
 class Statistics:
     """Counters of one version of one model, with dropout asleep or alive."""
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         requests, seconds = metrics.inference_requests, metrics.inference_seconds
+        self._tally = metrics.tally
         self._requests = {
             outcome: requests.labels(model, version, outcome) for outcome in ("success", "fail")
         }
@@ -49,32 +30,57 @@ class Statistics:
         self._runs = metrics.inference_runs.labels(model, version)
         self._last = metrics.last_inference.labels(model, version)
 
-    @contextmanager
-    def request(self) -> Iterator[Timing]:
+    def request(self) -> "Timing":
         """Count and time the request that the block answers, whether or not it raises."""
-        timing = Timing()
-        outcome = "fail"
-        try:
-            yield timing
-            outcome = "success"
-        finally:
-            ended = time.perf_counter()
-            self._requests[outcome].inc()
-            self._seconds[outcome].inc(ended - timing.started)
-            self._last.set(time.time())
-            if timing.answered is not None:
-                self._seconds["compute_input"].inc(timing.read - timing.started)
-                self._seconds["compute_output"].inc(ended - timing.answered)
-                self._images.inc(timing.images)
+        return Timing(self)
 
-    def waited(self, seconds: float) -> None:
-        """Count a request's time in the queue."""
-        self._seconds["queue"].inc(seconds)
+    def ran(self, seconds: float, queued: float, requests: int) -> None:
+        """Count a run of the network: each of its requests has waited for all of it.
 
-    def ran(self, seconds: float, requests: int) -> None:
-        """Count a run of the network; each of its requests has waited for all of it."""
-        self._seconds["compute_infer"].inc(seconds * requests)
-        self._runs.inc()
+        queued: seconds that they had waited before, together.
+        """
+        self._tally.add(self._seconds["queue"], queued)
+        self._tally.add(self._seconds["compute_infer"], seconds * requests)
+        self._tally.add(self._runs)
+
+    def count(self, outcome: str, timing: "Timing", ended: float) -> None:
+        """Count a request that has ended at `ended`."""
+        add = self._tally.add
+        add(self._requests[outcome])
+        add(self._seconds[outcome], ended - timing.started)
+        self._tally.put(self._last, time.time())
+        if timing.answered is not None:
+            add(self._seconds["compute_input"], timing.read - timing.started)
+            add(self._seconds["compute_output"], ended - timing.answered)
+            add(self._images, timing.images)
+
+
+class Timing:
+    """One request on its way; its times are seconds of `time.perf_counter`."""
+
+    __slots__ = ("_statistics", "answered", "images", "read", "started")
+
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
+        self.started = self.read = time.perf_counter()
+        self.images = 0
+        self.answered: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        outcome = "success" if kind is None else "fail"
+        self._statistics.count(outcome, self, time.perf_counter())
+
+    def has_read(self, images: int) -> None:
+        """Note that the images are there, and how many."""
+        self.images = images
+        self.read = time.perf_counter()
+
+    def has_answered(self) -> None:
+        """Note that the model has answered: what follows is output."""
+        self.answered = time.perf_counter()
 
 
 def described(figures: Mapping[str, float], model: str, version: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from service.errors import InvalidJsonError, InvalidRequestError, InvalidTensorError
+from service import numbers
+from service.errors import InvalidRequestError, InvalidTensorError
 
 Datatype = Literal["FP32", "UINT8", "BYTES"]
 Array = NDArray[Any]
@@ -51,6 +52,7 @@ class Input(_Header):
     shape: list[Dimension] = Field(max_length=_MAX_DIMENSIONS)
     datatype: Datatype
     data: Any = None
+    """A list, or what `service.numbers` makes of one."""
 
 
 class Output(_Header):
@@ -90,16 +92,9 @@ def parse(body: bytes, json_length: int | None) -> tuple[InferRequest, memoryvie
             f"Inference-Header-Content-Length is {end}, more than the body's {len(body)} bytes; "
             "send the length of the JSON alone."
         )
-    view = memoryview(body)
+    text, binary = (body, b"") if end == len(body) else (body[:end], body[end:])
     try:
-        content = orjson.loads(view[:end])
-    except orjson.JSONDecodeError as error:
-        raise InvalidJsonError(
-            f"The body's JSON cannot be read ({error}); NaN and Infinity are not JSON, nesting is "
-            "limited, and binary tensors need the header Inference-Header-Content-Length."
-        ) from None
-    try:
-        return InferRequest.model_validate(content), view[end:]
+        return InferRequest.model_validate(numbers.read(text)), memoryview(binary)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
@@ -156,24 +151,18 @@ def write(
     Raises:
         InvalidTensorError: an output that is not there, twice, or not to be classified.
     """
-    known = {tensor.name: tensor for tensor in tensors}
-    asked = request.outputs or [Output(name=tensor.name) for tensor in tensors]
-    _refuse_twice("output", [output.name for output in asked])
     by_default = _wish("The request", request.parameters, "binary_data_output", default=False)
+    wishes = {tensor.name: by_default for tensor in tensors}
+    if request.outputs:
+        wishes = _wishes(request.outputs, wishes)
+    known = {tensor.name: tensor for tensor in tensors}
     described, blobs = [], []
-    for output in asked:
-        if output.name not in known:
-            raise InvalidTensorError(
-                f"There is no output {output.name!r}; there is {', '.join(known)}."
-            )
-        tensor = known[output.name]
-        binary = _wish(
-            f"Output {output.name!r}", output.parameters, "binary_data", default=by_default
-        )
+    for name, binary in wishes.items():
+        tensor = known[name]
         each: dict[str, Any] = {
-            "name": tensor.name,
+            "name": name,
             "datatype": tensor.datatype,
-            "shape": list(tensor.values.shape),
+            "shape": tensor.values.shape,
         }
         if binary:
             blob = _to_binary(tensor)
@@ -183,7 +172,25 @@ def write(
             each["data"] = _to_json(tensor)
         described.append(each)
     text = orjson.dumps({**header, "outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b"".join([text, *blobs]), len(text) if blobs else None
+    return (b"".join([text, *blobs]), len(text)) if blobs else (text, None)
+
+
+def _wishes(asked: Sequence[Output], offered: Mapping[str, bool]) -> dict[str, bool]:
+    """Return the outputs that are asked for, in their order, and whether each is to be binary."""
+    _refuse_twice("output", [output.name for output in asked])
+    wishes = {}
+    for output in asked:
+        if output.name not in offered:
+            raise InvalidTensorError(
+                f"There is no output {output.name!r}; there is {', '.join(offered)}."
+            )
+        wishes[output.name] = _wish(
+            f"Output {output.name!r}",
+            output.parameters,
+            "binary_data",
+            default=offered[output.name],
+        )
+    return wishes
 
 
 def classified(tensor: Tensor, count: int, class_names: Sequence[str]) -> Tensor:
@@ -193,18 +200,16 @@ def classified(tensor: Tensor, count: int, class_names: Sequence[str]) -> Tensor
     """
     order = np.argsort(-tensor.values, axis=1, kind="stable")[:, :count]
     rows = [
-        [f"{row[index]:f}:{index}:{class_names[index]}" for index in indices]
+        [f"{row[index]:f}:{index}:{class_names[index]}".encode() for index in indices]
         for row, indices in zip(tensor.values, order.tolist(), strict=True)
     ]
-    return Tensor(tensor.name, "BYTES", texts(rows))
-
-
-def texts(rows: Any) -> Array:
-    """Make an array of bytes objects of (nested) strings."""
-    return np.char.encode(np.array(rows, dtype=np.str_), "utf-8").astype(object)
+    return Tensor(tensor.name, "BYTES", np.array(rows, object))
 
 
 def _from_json(given: Input, datatype: Datatype) -> Array:
+    if isinstance(given.data, np.ndarray):
+        _require_count(given, len(given.data))
+        return given.data
     if not isinstance(given.data, list):
         raise _bad(given, "has no list 'data'; send its values there, or in binary")
     flat = _flat(given)

@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 
 from model.bundle import SAMPLED_SUFFIX
 from model.sampling import Sampling
@@ -58,7 +57,7 @@ _SHARED = "shared_memory_"
 
 def routes(
     settings: ServiceSettings, repository: Repository, reader: ImageReader, metrics: Metrics
-) -> list[BaseRoute]:
+) -> list[NamedRoute]:
     """Build every route of the protocol."""
     protocol = _Protocol(settings, repository, reader, metrics)
     get: dict[str, Endpoint] = {
@@ -325,8 +324,10 @@ def _within(given: InferRequest) -> float | None:
 
 def _check_outputs(given: InferRequest, face: Face) -> None:
     """Refuse what cannot be answered before the network runs."""
+    if not given.outputs:
+        return
     datatypes = {each.name: each.datatype for each in face.outputs}
-    for output in given.outputs or ():
+    for output in given.outputs:
         if output.name not in datatypes:
             raise InvalidTensorError(
                 f"There is no output {output.name!r}; there is {', '.join(datatypes)}."
@@ -349,10 +350,12 @@ def _check_outputs(given: InferRequest, face: Face) -> None:
 
 
 def _with_classes(outputs: list[Tensor], given: InferRequest, face: Face) -> list[Tensor]:
+    if not given.outputs:
+        return outputs
     class_names = face.served.bundle.manifest.class_names
     counts = {
         output.name: count
-        for output in given.outputs or ()
+        for output in given.outputs
         if (count := output.parameters.get("classification"))
     }
     return [

@@ -1,5 +1,6 @@
 """The service over the real bundle, in this process, once a session."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import structlog
 
+from service import logs
 from tests.pictures import Pixels
 from tests.service.serving import Application, serving_models
 from training.data import Part
@@ -15,9 +17,10 @@ from training.data import Part
 @pytest.fixture(scope="session", autouse=True)
 def plain_log() -> None:
     """Log as JSON lines without a time; structlog's own default paints each traceback."""
+    logging.getLogger("service").setLevel(logging.DEBUG)
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            logs.add_request_id,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),

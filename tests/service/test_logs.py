@@ -15,12 +15,13 @@ import logging, sys, structlog
 from service import logs
 logger = structlog.stdlib.get_logger("service")  # as the modules do, before it is configured
 logs.configure(sys.argv[1], sys.argv[2])
-with structlog.contextvars.bound_contextvars(request_id="mine"):
-    logger.info("request", path="/predict", status=200)
-    try:
-        raise RuntimeError("no memory")
-    except RuntimeError:
-        logger.exception("request failed")
+token = logs.REQUEST_ID.set("mine")
+logger.info("request", path="/predict", status=200)
+try:
+    raise RuntimeError("no memory")
+except RuntimeError:
+    logger.exception("request failed")
+logs.REQUEST_ID.reset(token)
 logger.debug("detail")
 logging.getLogger("uvicorn.error").warning("hello %s", "world", extra={"color_message": "painted"})
 """

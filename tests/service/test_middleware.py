@@ -10,6 +10,7 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from service import logs
 from service.metrics import Metrics
 from service.middleware import REQUEST_ID_HEADER, Observed
 from tests.service.bad_requests import PICTURE
@@ -53,7 +54,7 @@ def test_any_other_is_replaced_by_a_new_one(
 
 
 def captured(*processors: Any) -> Any:
-    return capture_logs(processors=[structlog.contextvars.merge_contextvars, *processors])
+    return capture_logs(processors=[logs.add_request_id, *processors])
 
 
 def request_lines(log: list[Any]) -> list[Any]:

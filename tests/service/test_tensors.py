@@ -16,7 +16,6 @@ from service.tensors import (
     classified,
     parse,
     read_inputs,
-    texts,
     write,
 )
 
@@ -86,7 +85,7 @@ def test_what_is_written_can_be_read_again(values: Any, words: list[str], binary
     words = [word.rstrip("\0") for word in words]  # NumPy pads text with them
     tensors = [
         Tensor("numbers", "FP32", values.astype(np.float32)),
-        Tensor("words", "BYTES", texts(words)),
+        Tensor("words", "BYTES", np.array([word.encode() for word in words], object)),
     ]
     asked = InferRequest.model_validate(
         {

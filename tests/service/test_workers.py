@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tests.pictures import Pixels, encode, instances
 from tests.service.process import ServiceProcess, SlowRequest, service_process
-from tests.service.serving import Application, metric
+from tests.service.serving import PATIENCE_SECONDS, Application, metric
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,12 @@ class Ask:
             self._wait_until_counted()
         return text
 
+    def wait_for(self, worker: int, name: str, value: float, **labels: str) -> None:
+        """Scrape until a figure is what it should be: a worker learns late what others count."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (found := metric(self.metrics(worker), name, **labels)) != value:
+            assert time.monotonic() < deadline, (name, found, value)
+
     def _wait_until_counted(self) -> None:
         self._asked += 1
         self._service.wait_for("request", count=self._asked)
@@ -80,19 +87,19 @@ def test_metrics_are_summed_over_the_workers(models_folder: Path, digit: Pixels)
         one, other = service.workers()
         for worker in (one, one, other, other, other):
             ask.predict(worker, body)
-        for text in (ask.metrics(one), ask.metrics(other)):
+        for each in (one, other):
             labels = {"route": "/predict", "method": "POST", "status": "200"}
-            assert metric(text, "dropserve_requests_total", **labels) == 5
-            assert metric(text, "dropserve_request_duration_seconds_count", route="/predict") == 5
-            assert metric(text, "dropserve_batch_rows_sum", model="digits") == 15
-            assert metric(text, "dropserve_requests_in_hand") == 1  # this one
-            assert metric(text, "dropserve_queue_rows", model="digits") == 0
-            assert metric(text, "dropserve_model_info", model="digits", version="1") == 1
+            ask.wait_for(each, "dropserve_requests_total", 5, **labels)
+            ask.wait_for(each, "dropserve_request_duration_seconds_count", 5, route="/predict")
+            ask.wait_for(each, "dropserve_batch_rows_sum", 15, model="digits")
+            ask.wait_for(each, "dropserve_requests_in_hand", 1)  # this one
+            ask.wait_for(each, "dropserve_queue_rows", 0, model="digits")
+            ask.wait_for(each, "dropserve_model_info", 1, model="digits", version="1")
         with ExitStack() as slow:
             for worker in (one, other):
                 with service.only(worker):
                     slow.enter_context(SlowRequest(service, body))
-            assert metric(ask.metrics(one), "dropserve_requests_in_hand") == 3  # and this one
+            ask.wait_for(one, "dropserve_requests_in_hand", 3)  # and this one
 
 
 def test_a_worker_that_dies_is_replaced_and_its_gauges_are_forgotten(
@@ -106,7 +113,7 @@ def test_a_worker_that_dies_is_replaced_and_its_gauges_are_forgotten(
         service.wait_for("model loaded", count=3)
         ask = Ask(service)
         for worker in service.workers():
-            assert metric(ask.metrics(worker), "dropserve_requests_in_hand") == 1  # this one
+            ask.wait_for(worker, "dropserve_requests_in_hand", 1)  # this one
         assert first not in service.workers()
         assert second in service.workers()
         assert len(service.workers()) == 2
