@@ -7,6 +7,7 @@ Normalisation is not here: it is inside the exported graph.
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -63,19 +64,24 @@ def decode_all(
     max_pixels: int = MAX_IMAGE_PIXELS,
     max_total_pixels: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode PNG, JPEG, WebP, GIF or BMP files, once all their headers are within the limits.
+    """Decode image files, once all their headers are within the limits; see `open_all`."""
+    return open_all(files, max_pixels, max_total_pixels).load(spec)
+
+
+def open_all(
+    files: Sequence[bytes],
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    max_total_pixels: int | None = None,
+) -> "OpenImages":
+    """Read the headers of PNG, JPEG, WebP, GIF or BMP files, and hold them to the limits.
 
     Args:
         files: N encoded images, N at least 1.
-        spec: what to make of them.
         max_pixels: limit on height x width of each, as its header declares them.
         max_total_pixels: limit on their sum; None for no limit.
 
-    Returns:
-        uint8 [N, C, H, W].
-
     Raises:
-        ImageDecodeError: a file is not an image of these formats, truncated, or corrupt.
+        ImageDecodeError: a file is not an image of these formats, or its header is corrupt.
         ImageTooLargeError: a header declares too many pixels, or all do together.
     """
     images = [_guarded(_open, file, max_pixels) for file in files]
@@ -85,7 +91,20 @@ def decode_all(
             f"The images declare {total:,} pixels together, more than the {max_total_pixels:,} "
             "allowed; send fewer or smaller ones."
         )
-    return np.stack([_guarded(_load, image, spec) for image in images])
+    return OpenImages(images, total)
+
+
+@dataclass(frozen=True)
+class OpenImages:
+    """Images of which the headers are read."""
+
+    images: Sequence[Image.Image]
+    pixels: int
+    """Of all together, as they declare."""
+
+    def load(self, spec: InputSpec) -> NDArray[np.uint8]:
+        """Decode them to uint8 [N, C, H, W]; raises ImageDecodeError: truncated, or corrupt."""
+        return np.stack([_guarded(_load, image, spec) for image in self.images])
 
 
 def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -18,11 +18,11 @@ from service.routes import (
     models,
     open_inference,
     operations,
-    predictions,
     refuse_repeated_parameters,
     releases,
     tensorflow_serving,
 )
+from service.routes.predictions import Predictions
 from service.settings import ServiceSettings
 
 _DESCRIPTION = (
@@ -73,7 +73,8 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         redoc_url=None,
     )
     errors.add_handlers(app)
-    app.include_router(predictions.router(settings, repository, reader, metrics))
+    predictions = Predictions(settings, repository, reader, metrics)
+    app.include_router(predictions.router())
     app.include_router(models.router(repository))
     app.include_router(releases.router(settings, repository))
     app.include_router(operations.router(repository, metrics))
@@ -81,6 +82,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     app.router.routes += protocol
     app.router.routes += tensorflow_serving.routes(settings, repository, reader)
     express = [each for each in protocol if each.path.endswith("/infer")]
+    express += predictions.express()
     app.entrance = Observed(
         Express(app.entrance, express), metrics, settings.max_concurrent_requests
     )

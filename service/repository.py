@@ -121,7 +121,9 @@ class Repository:
         finally:
             self._loading = False
         problem = self.problem()
-        if problem is not None and not self._stopping.is_set():
+        if problem is None:
+            logger.info("ready", models=sorted(self._offers))
+        elif not self._stopping.is_set():
             logger.error("not ready", reason=problem)
 
     async def run(self) -> None:

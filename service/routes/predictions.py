@@ -11,7 +11,7 @@ from service.errors import UncertaintyDisabledError
 from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE, ImageReader
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import json_response, request_id
+from service.routes import NamedRoute, json_response, request_id
 from service.sampling import sampling
 from service.settings import ServiceSettings
 
@@ -35,24 +35,65 @@ _BODY: dict[str, Any] = {
 _ERRORS = schemas.error_responses(400, 404, 408, 413, 415, 500, 503, 504)
 
 
-def router(
-    settings: ServiceSettings, repository: Repository, reader: ImageReader, metrics: Metrics
-) -> APIRouter:
-    """Build both routes, or the first alone where uncertainty is switched off."""
-    routes = APIRouter(tags=["predictions"])
+class Predictions:
+    """The endpoints."""
 
-    @routes.post(
-        "/predict",
-        summary="Classify images",
-        response_model=schemas.Predictions,
-        responses=_ERRORS,
-        openapi_extra=_BODY,
-    )
-    async def predict(request: Request, query: Annotated[schemas.ModelQuery, Query()]) -> Response:
-        served = repository.get(query.model, query.version, request_id(request))
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        repository: Repository,
+        reader: ImageReader,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._reader = reader
+        self._metrics = metrics
+
+    def router(self) -> APIRouter:
+        """Build both routes, or the first alone where uncertainty is switched off."""
+        routes = APIRouter(tags=["predictions"])
+        routes.post(
+            "/predict",
+            summary="Classify images",
+            response_model=schemas.Predictions,
+            responses=_ERRORS,
+            openapi_extra=_BODY,
+        )(self.predict)
+        if self._settings.uncertainty:
+            routes.post(
+                "/uncertainty",
+                summary="Classify images and say how sure each answer is",
+                response_model=schemas.UncertainPredictions,
+                responses=_ERRORS,
+                openapi_extra=_BODY,
+            )(self.uncertainty)
+        else:
+            routes.post("/uncertainty", include_in_schema=False)(self.disabled)
+        return routes
+
+    def express(self) -> list[NamedRoute]:
+        """Build the routes of requests without query parameters."""
+
+        async def predict(request: Request) -> Response:
+            return await self.predict(request, schemas.ModelQuery())
+
+        async def uncertainty(request: Request) -> Response:
+            return await self.uncertainty(request, schemas.UncertaintyQuery())
+
+        routes = [NamedRoute("/predict", predict, methods=["POST"])]
+        if self._settings.uncertainty:
+            routes.append(NamedRoute("/uncertainty", uncertainty, methods=["POST"]))
+        return routes
+
+    async def predict(
+        self, request: Request, query: Annotated[schemas.ModelQuery, Query()]
+    ) -> Response:
+        """Answer deterministically."""
+        served = self._repository.get(query.model, query.version, request_id(request))
         manifest = served.bundle.manifest
         with served, served.batcher.statistics.request() as timing:
-            images = await reader.read(request, manifest.input)
+            images = await self._reader.read(request, manifest.input)
             timing.has_read(len(images))
             prediction = await served.batcher.predict(images)
             timing.has_answered()
@@ -65,13 +106,14 @@ def router(
             )
 
     async def uncertainty(
-        request: Request, query: Annotated[schemas.UncertaintyQuery, Query()]
+        self, request: Request, query: Annotated[schemas.UncertaintyQuery, Query()]
     ) -> Response:
-        served = repository.get(query.model, query.version, request_id(request))
-        how = sampling(query, settings)
+        """Answer with dropout alive."""
+        served = self._repository.get(query.model, query.version, request_id(request))
+        how = sampling(query, self._settings)
         manifest = served.bundle.manifest
         with served, served.batcher.sampled_statistics.request() as timing:
-            images = await reader.read(request, manifest.input)
+            images = await self._reader.read(request, manifest.input)
             timing.has_read(len(images))
             answer = await served.batcher.uncertainty(images, how)
             timing.has_answered()
@@ -80,7 +122,7 @@ def router(
                 decisions = served.calibrated.decide(
                     answer, query.coverage, query.sets, query.max_risk
                 )
-            _observe(answer, decisions, metrics, manifest.name)
+            _observe(answer, decisions, self._metrics, manifest.name)
             return json_response(
                 {
                     "model": manifest.name,
@@ -91,23 +133,12 @@ def router(
                 }
             )
 
-    async def disabled(request: Request) -> Response:
+    async def disabled(self, request: Request) -> Response:
+        """Say that it is."""
         raise UncertaintyDisabledError(
             "POST /uncertainty is switched off on this server; use /predict, or start it without "
             "--no-uncertainty."
         )
-
-    if settings.uncertainty:
-        routes.post(
-            "/uncertainty",
-            summary="Classify images and say how sure each answer is",
-            response_model=schemas.UncertainPredictions,
-            responses=_ERRORS,
-            openapi_extra=_BODY,
-        )(uncertainty)
-    else:
-        routes.post("/uncertainty", include_in_schema=False)(disabled)
-    return routes
 
 
 def _observe(

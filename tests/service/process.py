@@ -163,7 +163,8 @@ class SlowRequest:
             b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
         )
         # The server says so when the route asks for the body: the request is in hand.
-        assert self._connection.recv(1024) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        said = self._connection.recv(1024)
+        assert said == b"HTTP/1.1 100 Continue\r\n\r\n", said
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +195,7 @@ def service_process(
     process = ServiceProcess(models_folder, "--workers", str(workers), *options)
     try:
         process.wait_until_listening()
-        process.wait_for("model loaded", count=workers)
+        process.wait_for("ready", count=workers)
         yield process
     finally:
         process.end()
