@@ -68,7 +68,7 @@ class Prediction:
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """Softmax of the logits over the temperature, float64 [N, K]."""
-        return softmax(self.logits / np.float64(self.temperature))
+        return softmax(self.logits, self.temperature)
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Prediction":
         """Return some of the rows."""

@@ -76,13 +76,13 @@ def joined(parts: Sequence[Uncertainty]) -> Uncertainty:
     return Uncertainty(*map(np.concatenate, columns))
 
 
-def softmax(logits: NDArray[np.floating]) -> Floats:
-    """Softmax over the last axis, in float64; any shape."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    probabilities = np.exp(shifted, out=shifted)
-    probabilities /= probabilities.sum(axis=-1, keepdims=True)
-    return probabilities
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
+    """Softmax of logits / temperature over the last axis, in float64; any shape."""
+    powers: Floats = np.divide(logits, temperature, dtype=np.float64)
+    powers -= np.maximum.reduce(powers, axis=-1, keepdims=True)
+    np.exp(powers, out=powers)
+    powers /= np.add.reduce(powers, axis=-1, keepdims=True)
+    return powers
 
 
 def entropy(probabilities: Floats) -> Floats:

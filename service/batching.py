@@ -309,13 +309,14 @@ class Batcher:
     def _count_run(self, run: _Run) -> None:
         if not run.ended:
             return
-        self._batch_rows.observe(run.rows)
-        self._trunk_seconds.observe(run.trunk_ended - run.started)
+        observe = self._tally.observe
+        observe(self._batch_rows, run.rows)
+        observe(self._trunk_seconds, run.trunk_ended - run.started)
         seconds = run.ended - run.started
         self._pace.note(run)
         sampled = [job for job in run.jobs if job.sampling is not None]
         if sampled:
-            self._head_seconds.observe(run.ended - run.trunk_ended)
+            observe(self._head_seconds, run.ended - run.trunk_ended)
             self.sampled_statistics.ran(seconds, _waited(sampled, run), len(sampled))
         if len(sampled) < len(run.jobs):
             plain = [job for job in run.jobs if job.sampling is None] if sampled else run.jobs

@@ -2,12 +2,13 @@
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
 
 from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from service.errors import (
     BodyTimeoutError,
@@ -47,30 +48,40 @@ class BodyReader:
         return await to_thread.run_sync(self._unpacked, body, encoding)
 
     async def _arrived(self, receive: Receive) -> bytes:
-        parts: list[bytes] = []
-        length = 0
-        patience = _Patience(self._seconds)
+        first = receive()
+        try:  # most often it is all there: to set a timer would take longer than to look
+            waits_for = first.send(None)  # type: ignore[attr-defined]
+        except StopIteration as ended:
+            message: Message = ended.value
+        else:
+            return await self._arriving(_Begun(first, waits_for), receive)
+        if message.get("more_body") or message["type"] == "http.disconnect":
+            return await self._arriving(_at_once(message), receive)
+        body: bytes = message.get("body", b"")
+        self._check_length(len(body))
+        return body
+
+    async def _arriving(self, first: Awaitable[Message], receive: Receive) -> bytes:
+        body = bytearray()
         try:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise InvalidRequestError("The client hung up before its body was whole.")
-                part = message.get("body", b"")
-                length += len(part)
-                if length > self._limit:
-                    raise BodyTooLargeError(self._too_large())
-                parts.append(part)
-                if not message.get("more_body"):
-                    return b"".join(parts)
-        except asyncio.CancelledError:
-            if not patience.is_over:
-                raise
+            async with asyncio.timeout(self._seconds):
+                message = await first
+                while message["type"] == "http.request":
+                    body += message.get("body", b"")
+                    self._check_length(len(body))
+                    if not message.get("more_body"):
+                        return bytes(body)
+                    message = await receive()
+        except TimeoutError:
             raise BodyTimeoutError(
                 f"The body did not arrive within {self._seconds:g} seconds; "
                 "send it faster or smaller."
             ) from None
-        finally:
-            patience.end()
+        raise InvalidRequestError("The client hung up before its body was whole.")
+
+    def _check_length(self, length: int) -> None:
+        if length > self._limit:
+            raise BodyTooLargeError(self._too_large())
 
     def _unpacked(self, body: bytes, encoding: str) -> bytes:
         unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
@@ -91,25 +102,25 @@ class BodyReader:
         return f"The body is larger than {self._limit:,} bytes; send fewer or smaller images."
 
 
-class _Patience:
-    """Cancels its task after some seconds; asyncio.timeout does, for ten times the time."""
+class _Begun:
+    """A coroutine that was begun, and waits for something."""
 
-    def __init__(self, seconds: float) -> None:
-        self.is_over = False
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._run_out)
+    def __init__(self, coroutine: Any, waits_for: object) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
 
-    def end(self) -> None:
-        """Leave the task alone from now on."""
-        self._timer.cancel()
-        if self.is_over:
-            self._task.uncancel()
+    def __await__(self) -> Generator[object, None, Message]:
+        try:
+            yield self._waits_for
+        except BaseException as error:
+            self._coroutine.throw(error)
+            raise
+        message: Message = yield from self._coroutine.__await__()
+        return message
 
-    def _run_out(self) -> None:
-        self.is_over = True
-        self._task.cancel()
+
+async def _at_once(message: Message) -> Message:
+    return message
 
 
 def _content_encoding(headers: Headers) -> str:
