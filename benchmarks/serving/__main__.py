@@ -26,14 +26,12 @@ from model.bundle import Bundle, open_bundle
 
 _FULL = Plan(
     rounds=5,
-    seconds=3,
+    seconds=2,
     connections=(1, 8, 32, 128),
     rates=(50, 100, 200, 400, 800, 1600, 3200),
     kinds=get_args(Kind),
 )
-_QUICK = Plan(
-    rounds=3, seconds=2, connections=(1, 32), rates=(), kinds=("JSON", "OIP JSON", "OIP binary")
-)
+_QUICK = Plan(rounds=3, seconds=2, connections=(1, 32), rates=(), kinds=("OIP JSON", "OIP binary"))
 _BUNDLES = (ROOT / "models" / "fashion-mnist" / "1", ROOT / "models" / "digits" / "1")
 
 

@@ -103,10 +103,7 @@ class Expected:
 
     def __init__(self, bundle: Bundle) -> None:
         self._predictor: Predictor = open_tested(bundle)
-        with np.load(bundle.path / GOLDEN_FILE) as golden:
-            self.image: Floats = golden["images"][0]
-        # Golden images may be of any origin; a PNG holds 256 levels.
-        self.image = (np.round(255 * self.image) / 255).astype(np.float32)
+        self.image = image_of(bundle)
         self._prediction = self._predictor.predict(self.image[None])
 
     def probabilities(self, samples: int | None) -> NDArray[np.float64]:
@@ -125,6 +122,13 @@ class Expected:
         return (
             f"its probabilities are off by {off:.2g}" if peer.trained and off > _TOLERANCE else ""
         )
+
+
+def image_of(bundle: Bundle) -> Floats:
+    """Return the first of a bundle's golden images, in the 256 levels that a PNG holds."""
+    with np.load(bundle.path / GOLDEN_FILE) as golden:
+        image = golden["images"][0]
+    return np.asarray(np.round(255 * image) / 255, np.float32)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Each runs the bundle's `model.onnx` with ONNX Runtime on one thread, set up as i
 advises for speed; what runs in it is in `benchmarks/peers/`. Knows no process and no load.
 """
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,13 +20,15 @@ from model.bundle import MODEL_FILE, Bundle
 from model.predictor import calibrated
 from tests.differential.installation import Installation
 
-Kind = Literal["JSON", "OIP JSON", "OIP binary", "PNG", "dropout, JSON", "dropout, OIP JSON"]
+Kind = Literal["JSON", "OIP JSON", "OIP binary", "PNG", "dropout JSON", "dropout OIP JSON"]
 """OIP: the Open Inference Protocol. JSON: numbers in whatever form is natural to the server."""
 
 OURS = "ours"
 SAMPLES = 64
+_GRPC_OFFSET = 50  # from a server's port to the other one that MLServer insists on
+_MLSERVER_BATCH_SECONDS = 0.001  # 0 would switch its batches off
 PASSES = 100
-"""Samples of `dropout, JSON`: as many as the usual loop over a torch module makes."""
+"""Samples of `dropout JSON`: as many as the usual loop over a torch module makes."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,60 @@ def _triton(stage: Stage) -> Command:
     return Command(command, {**installation.environment, **stage.environment})
 
 
+def _mlserver(stage: Stage) -> Command:
+    name = stage.bundle.manifest.name
+    common = {"debug": False, "parallel_workers": 0, "metrics_endpoint": None}
+    settings = common | {
+        "host": "127.0.0.1",
+        "http_port": stage.port,
+        "grpc_port": stage.port + _GRPC_OFFSET,
+    }
+    model = {
+        "name": name,
+        "implementation": "mlserver_runtime.Runtime",
+        "max_batch_size": 64,
+        "max_batch_time": _MLSERVER_BATCH_SECONDS,
+    }
+    (stage.folder / "settings.json").write_text(json.dumps(settings))
+    (stage.folder / "model-settings.json").write_text(json.dumps(model))
+    program = stage.python.parent / "mlserver"
+    return Command([str(program), "start", str(stage.folder)], stage.environment)
+
+
+def _bentoml(stage: Stage) -> Command:
+    program = stage.python.parent / "bentoml"
+    address = ["--host", "127.0.0.1", "--port", str(stage.port)]
+    arguments = ["serve", "bentoml_service:Service", *address, "--working-dir", str(REQUIREMENTS)]
+    return Command(
+        [str(program), *arguments],
+        {
+            **stage.environment,
+            "BENTOML_HOME": str(stage.folder / "home"),
+            "BENTOML_DO_NOT_TRACK": "True",
+        },
+    )
+
+
+def _ray(stage: Stage) -> Command:
+    environment = {
+        **stage.environment,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # What Ray's documentation calls its high-throughput settings.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    }
+    return Command([str(stage.python), str(REQUIREMENTS / "ray_serve.py")], environment)
+
+
+def _torch(stage: Stage) -> Command:
+    architecture = stage.bundle.manifest.architecture.model_dump_json()
+    environment = {
+        **stage.environment,
+        "PYTHONPATH": str(ROOT),
+        "BENCHMARK_ARCHITECTURE": architecture,
+    }
+    return Command([str(stage.python), str(REQUIREMENTS / "torch_dropout.py")], environment)
+
+
 _OIP = "/v2/models/{name}/infer"
 _OIP_JSON = Ask("OIP JSON", _OIP, payloads.open_inference, payloads.of_open_inference)
 _OIP_BINARY = Ask(
@@ -154,14 +211,14 @@ _OURS = (
 )
 _OURS_WITH_DROPOUT = (
     Ask(
-        "dropout, JSON",
+        "dropout JSON",
         f"/uncertainty?samples={PASSES}",
         payloads.nested,
         payloads.of_predictions,
         samples=PASSES,
     ),
     Ask(
-        "dropout, OIP JSON",
+        "dropout OIP JSON",
         "/v2/models/{name}-mc/infer",
         partial(payloads.open_inference, samples=SAMPLES),
         payloads.of_open_inference,
@@ -202,5 +259,67 @@ PEERS = (
         (_OIP_JSON, _OIP_BINARY),
         note="Python backend, dynamic batching without delay",
         quick=True,
+    ),
+    Peer(
+        "mlserver",
+        "MLServer",
+        ("mlserver", "fastapi", "onnxruntime"),
+        _mlserver,
+        (_OIP_JSON,),
+        note="a runtime of its own, adaptive batching, no process pool; it has no binary tensors",
+    ),
+    Peer(
+        "litserve",
+        "LitServe",
+        ("litserve", "fastapi", "onnxruntime"),
+        _script("litserve_api.py"),
+        (
+            Ask("JSON", "/predict", payloads.flat, payloads.of_list),
+            Ask("PNG", "/predict", payloads.form, payloads.of_list),
+        ),
+        note="batches, fast queue, one worker",
+    ),
+    Peer(
+        "bentoml",
+        "BentoML",
+        ("bentoml", "starlette", "onnxruntime"),
+        _bentoml,
+        (
+            Ask("JSON", "/predict", payloads.batch, payloads.of_rows),
+            Ask("PNG", "/png", payloads.form, payloads.of_rows),
+        ),
+        note="adaptive batching, one worker",
+    ),
+    Peer(
+        "ray",
+        "Ray Serve",
+        ("ray", "onnxruntime"),
+        _ray,
+        (
+            Ask("JSON", "/predict", payloads.flat, payloads.of_list),
+            Ask("PNG", "/png", payloads.png, payloads.of_list),
+        ),
+        note="one replica, batches, its throughput settings; proxy and replica share the core",
+    ),
+    Peer(
+        "fastapi",
+        "FastAPI, as usual",
+        ("fastapi", "uvicorn", "onnxruntime"),
+        _script("fastapi_usual.py"),
+        (
+            Ask("JSON", "/predict", payloads.flat, payloads.of_list),
+            Ask("PNG", "/png", payloads.form, payloads.of_list),
+        ),
+        note="a list of floats in a pydantic model, a plain function, all defaults",
+    ),
+    Peer(
+        "torch",
+        "FastAPI and torch",
+        ("fastapi", "torch"),
+        _torch,
+        (Ask("dropout JSON", "/predict", payloads.flat, payloads.of_list, samples=PASSES),),
+        note=f"{PASSES} passes through the module; random weights, which cost the same, so that "
+        "its probabilities are not checked",
+        trained=False,
     ),
 )
