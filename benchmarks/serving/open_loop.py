@@ -53,7 +53,9 @@ class Arrivals:
 
 
 @dataclass(slots=True)
-class _Request:
+class Request:
+    """One request; times are the event loop's, seconds, 0 for never."""
+
     due: float
     sent: float = 0.0
     answered: float = 0.0
@@ -63,10 +65,14 @@ class _Request:
 class _Connection(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(self, free: Callable[["_Connection"], None], gone: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        free: Callable[["_Connection"], None],
+        gone: Callable[["_Connection"], None],
+    ) -> None:
         self._free = free
         self._gone = gone
-        self._request: _Request | None = None
+        self._request: Request | None = None
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,9 +80,13 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._gone()
+        self._gone(self)
 
-    def send(self, request: _Request, message: bytes) -> bool:
+    def close(self) -> None:
+        """End it, whatever is under way."""
+        self._transport.abort()
+
+    def send(self, request: Request, message: bytes) -> bool:
         """Send a request; False if the connection has closed meanwhile."""
         if self._transport.is_closing():
             return False
@@ -101,18 +111,18 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-class _Load:
+class Load:
     """The requests of one stretch, and the connections they take."""
 
     def __init__(self, port: int, message: bytes, most_connections: int) -> None:
         self._port, self._message, self._most = port, message, most_connections
         self._idle: list[_Connection] = []
-        self._waiting: deque[_Request] = deque()
-        self._connections = 0
+        self._waiting: deque[Request] = deque()
+        self._connections: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
-    async def send(self, times: Sequence[float]) -> tuple[list[_Request], float]:
+    async def send(self, times: Sequence[float]) -> tuple[list[Request], float]:
         """Send a request at each of these times, seconds from now, rising.
 
         Returns them, once all are answered or given up, and when "now" was.
@@ -124,7 +134,7 @@ class _Load:
             due = begun + time
             while self._loop.time() < due:
                 await asyncio.sleep(0)
-            requests.append(_Request(due))
+            requests.append(Request(due))
             self._take(requests[-1])
         give_up = self._loop.time() + _PATIENCE_SECONDS
         while self._loop.time() < give_up and any(not each.answered for each in requests):
@@ -132,14 +142,16 @@ class _Load:
         for each in requests:
             each.answered = each.answered or self._loop.time()
             each.sent = each.sent or each.due  # it has waited for a connection all the time
+        for connection in self._connections:
+            connection.close()
         return requests, begun
 
-    def _take(self, request: _Request) -> None:
+    def _take(self, request: Request) -> None:
         while self._idle:
             if self._idle.pop().send(request, self._message):
                 return
         self._waiting.append(request)
-        if self._connections + len(self._opening) < self._most:
+        if len(self._connections) + len(self._opening) < self._most:
             task = self._loop.create_task(self._open())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
@@ -151,7 +163,7 @@ class _Load:
             )
         except OSError:
             return
-        self._connections += 1
+        self._connections.add(connection)
         self._free(connection)
 
     def _free(self, connection: _Connection) -> None:
@@ -160,12 +172,12 @@ class _Load:
         else:
             self._idle.append(connection)
 
-    def _gone(self) -> None:
-        self._connections -= 1
+    def _gone(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
 
 
 def arrivals(
-    requests: list[_Request], begun: float, rate: float, warm_up: float, seconds: float
+    requests: list[Request], begun: float, rate: float, warm_up: float, seconds: float
 ) -> Arrivals:
     """Say what came of requests, those of the first `warm_up` seconds left out."""
     start = begun + warm_up
@@ -215,8 +227,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     times = due_times(options.rate, options.warm_up + options.seconds, options.seed)
 
-    async def send() -> tuple[list[_Request], float]:
-        return await _Load(options.port, options.file.read_bytes(), options.connections).send(times)
+    async def send() -> tuple[list[Request], float]:
+        return await Load(options.port, options.file.read_bytes(), options.connections).send(times)
 
     requests, begun = uvloop.run(send())
     found = arrivals(requests, begun, options.rate, options.warm_up, options.seconds)

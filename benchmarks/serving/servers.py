@@ -72,6 +72,10 @@ class Server:
         if self._process.poll() is not None:
             raise ServerFailedError(f"it ended by itself: {self.last_words()}")
 
+    def wait(self) -> int:
+        """Wait until it ends by itself; return its status."""
+        return self._process.wait(_END_SECONDS)
+
     def last_words(self) -> str:
         """Return the last lines of its log, as one."""
         lines = self._log.read_text(errors="replace").strip().splitlines()
