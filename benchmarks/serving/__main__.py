@@ -10,19 +10,17 @@ medians within this run. Needs wrk and taskset.
 """
 
 import argparse
-import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
 
-from benchmarks.serving.comparison import Plan, Setup, compare
-from benchmarks.serving.environments import ROOT
+from benchmarks.serving.comparison import Plan, compare
 from benchmarks.serving.peers import INT8, PEERS, Kind, Peer
-from benchmarks.serving.report import machine, records
-from model.bundle import Bundle, open_bundle
+from benchmarks.serving.report import records
+from benchmarks.serving.setup import add_flags, read_flags, shown
+from model.bundle import open_bundle
 
 _FULL = Plan(
     rounds=5,
@@ -32,7 +30,6 @@ _FULL = Plan(
     kinds=get_args(Kind),
 )
 _QUICK = Plan(rounds=3, seconds=2, connections=(1, 32), rates=(), kinds=("OIP JSON", "OIP binary"))
-_BUNDLES = (ROOT / "models" / "fashion-mnist" / "1", ROOT / "models" / "digits" / "1")
 
 
 def main(arguments: list[str]) -> None:
@@ -43,7 +40,7 @@ def main(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_setup(parser)
+    add_flags(parser)
     parser.add_argument("--quick", action="store_true", help="three servers, a few short rounds")
     parser.add_argument("--peers", help="names with commas between; all if left out")
     parser.add_argument("--int8", type=Path, help="folder of a quantised bundle, for one line more")
@@ -54,82 +51,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--kinds", help=f"of requests: {', '.join(get_args(Kind))}")
     options = parser.parse_args(arguments)
     plan = _plan(options)
-    setup = read_setup(options)
+    setup = read_flags(options)
     peers = [(peer, setup.bundle) for peer in _peers(options)]
     if options.int8:
         peers.insert(1, (INT8, open_bundle(options.int8)))
     console = Console()
-    comparison = compare(peers, plan, setup, scratch(setup), console.log)
+    comparison = compare(peers, plan, setup, setup.scratch(), console.log)
     if not comparison.subjects:
         raise SystemExit("No server answered.")
-    setting = f"{describe(setup)} Servers take turns; those that wait are held still."
-    command = " ".join(["python -m benchmarks.serving", *_shown(arguments)])
+    setting = f"{setup} Servers take turns; those that wait are held still."
+    command = " ".join(["python -m benchmarks.serving", *shown(arguments)])
     for record in reversed(records(comparison, plan, setting)):
         record.print(console)
         if options.record:
             record.add_to(options.record, command)
-
-
-def add_setup(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say where things run."""
-    parser.add_argument("--bundle", type=Path, help="folder of a bundle")
-    parser.add_argument("--server-cores", default="0", help="as taskset -c takes them")
-    parser.add_argument("--load-cores", default="1", help="as taskset -c takes them")
-    parser.add_argument(
-        "--port", type=int, default=8300, help="the first of a port for each server"
-    )
-    parser.add_argument(
-        "--python",
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="a server's environment by its Python, instead of one that is made; may be repeated",
-    )
-    parser.add_argument("--package-index", default="", help="another one beside the default")
-    parser.add_argument(
-        "--lock", type=Path, help="a file to lock while measuring, as others here do too"
-    )
-    parser.add_argument("--record", type=Path, help="folder of the notes")
-
-
-def read_setup(options: argparse.Namespace) -> Setup:
-    """Return what those flags say; SIGTERM ends as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return Setup(
-        bundle=_bundle(options.bundle),
-        server_cores=options.server_cores,
-        load_cores=options.load_cores,
-        first_port=options.port,
-        pythons={
-            name: Path(path) for name, _, path in (each.partition("=") for each in options.python)
-        },
-        package_index=options.package_index,
-        lock=options.lock,
-    )
-
-
-def scratch(setup: Setup) -> Path:
-    """Return an empty folder, where the servers' logs remain until the next run."""
-    folder = ROOT / "build" / f"serving-{setup.first_port}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def describe(setup: Setup) -> str:
-    """Say what is served, and on what."""
-    manifest = setup.bundle.manifest
-    return (
-        f"{manifest.name} version {manifest.version}, ONNX Runtime on one thread; the server on "
-        f"core {setup.server_cores}, the load on core {setup.load_cores}; {machine()}."
-    )
-
-
-def _bundle(path: Path | None) -> Bundle:
-    found = path or next((each for each in _BUNDLES if each.exists()), None)
-    if found is None:
-        raise SystemExit("There is no bundle; make one with `make train`, or name one: --bundle.")
-    return open_bundle(found)
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -158,17 +93,6 @@ def _peers(options: argparse.Namespace) -> list[Peer]:
             f"--peers: no {', '.join(sorted(unknown))}; there are {', '.join(by_name)}."
         )
     return [by_name[name] for name in names]
-
-
-def _shown(arguments: list[str]) -> list[str]:
-    """The flags that say what was measured, without those that say where things lie."""
-    private = ("--python", "--lock", "--record", "--package-index", "--port")
-    shown, skip = [], False
-    for each in arguments:
-        if not skip and not each.startswith(private):
-            shown.append(each)
-        skip = each in private
-    return shown
 
 
 if __name__ == "__main__":

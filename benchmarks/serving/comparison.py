@@ -3,10 +3,9 @@
 Knows what a server is asked and how it is loaded; how to write it down is `report`'s.
 """
 
-import fcntl
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +13,13 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.environments import EnvironmentFailedError, environment, versions
+from benchmarks.serving.environments import EnvironmentFailedError, versions
 from benchmarks.serving.load import Load, LoadFailedError, Stretch, Target
 from benchmarks.serving.open_loop import Arrivals
 from benchmarks.serving.payloads import Answer, Floats
 from benchmarks.serving.peers import Ask, Kind, Peer, Stage
 from benchmarks.serving.servers import Server, ServerFailedError
+from benchmarks.serving.setup import Setup
 from model.bundle import GOLDEN_FILE, Bundle
 from model.predictor import Predictor, open_tested
 from model.sampling import Fixed
@@ -52,21 +52,6 @@ class Plan:
     rates: tuple[float, ...]
     """Of the open loop, rising, requests a second; none: no open loop."""
     kinds: tuple[Kind, ...]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Where things run, and where they come from."""
-
-    bundle: Bundle
-    server_cores: str
-    load_cores: str
-    first_port: int
-    pythons: dict[str, Path]
-    """Environments that are not to be made, by the name of their requirements."""
-    package_index: str
-    lock: Path | None
-    """A file that is locked while something is measured, where others measure here too."""
 
 
 @dataclass
@@ -131,17 +116,6 @@ def image_of(bundle: Bundle) -> Floats:
     return np.asarray(np.round(255 * image) / 255, np.float32)
 
 
-@contextmanager
-def turn(lock: Path | None) -> Iterator[None]:
-    """Have the machine to ourselves, among those who take the same lock."""
-    if lock is None:
-        yield
-        return
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def compare(
     peers: Sequence[tuple[Peer, Bundle]], plan: Plan, setup: Setup, folder: Path, say: Say
 ) -> Comparison:
@@ -161,46 +135,56 @@ class _Run:
 
     def compared(self, peers: Sequence[tuple[Peer, Bundle]]) -> Comparison:
         """Bring all up, measure round after round, end all."""
+        stages = self._stages(peers)
+        load = Load(self._setup.load_cores, _new(self._folder / "load"))
         with ExitStack() as stack:
-            subjects = self._brought_up(peers, stack)
-            load = Load(self._setup.load_cores, _new(self._folder / "load"))
+            with self._setup.turn():
+                subjects = self._brought_up(stages, stack)
             for number in range(self._plan.rounds if subjects else 0):
                 # Each round begins with another, so that none always follows the same neighbour.
                 first = number % len(subjects)
-                for subject in (*subjects[first:], *subjects[:first]):
-                    if subject.peer.title not in self._missing:
-                        title = subject.peer.title
-                        self._say(f"round {number + 1} of {self._plan.rounds}: {title}")
-                        with turn(self._setup.lock):
+                with self._setup.turn():
+                    for subject in (*subjects[first:], *subjects[:first]):
+                        if subject.peer.title not in self._missing:
+                            title = subject.peer.title
+                            self._say(f"round {number + 1} of {self._plan.rounds}: {title}")
                             self._measure(subject, load, number)
         measured = [each for each in subjects if each.peer.title not in self._missing]
         return Comparison(measured, self._missing)
 
-    def _brought_up(self, peers: Sequence[tuple[Peer, Bundle]], stack: ExitStack) -> list[Subject]:
+    def _stages(self, peers: Sequence[tuple[Peer, Bundle]]) -> list[tuple[Peer, Stage]]:
+        stages = []
+        for port, (peer, bundle) in enumerate(peers, start=self._setup.first_port):
+            try:
+                python = self._setup.python(peer.environment, self._say)
+            except EnvironmentFailedError as error:
+                self._leave_out(peer.title, f"it cannot be installed ({error})")
+                continue
+            stages.append((peer, Stage(python, bundle, _new(self._folder / peer.name), port)))
+        return stages
+
+    def _brought_up(self, stages: Sequence[tuple[Peer, Stage]], stack: ExitStack) -> list[Subject]:
         subjects = []
-        for index, (peer, bundle) in enumerate(peers):
+        for peer, stage in stages:
             self._say(f"{peer.title}: starting")
             try:
-                stage = self._stage(peer, bundle, index)
-                with turn(self._setup.lock):
+                with ExitStack() as started:
                     command = peer.command(stage)
-                    server = stack.enter_context(
-                        Server(command, self._setup.server_cores, stage.folder)
-                    )
+                    cores = self._setup.server_cores
+                    server = started.enter_context(Server(command, cores, stage.folder))
                     subject = self._checked(peer, stage, server)
-            except (EnvironmentFailedError, ServerFailedError, AssertionError, OSError) as error:
-                self._missing[peer.title] = str(error)
-                self._say(f"{peer.title}: left out, {error}")
+                    stack.push(started.pop_all())  # it is up: ended with the others
+            except (ServerFailedError, AssertionError, OSError) as error:
+                self._leave_out(peer.title, str(error))
                 continue
-            server.hold()
+            subject.server.hold()
             subjects.append(subject)
             self._say(f"{peer.title}: up after {subject.start_seconds:.1f} s")
         return subjects
 
-    def _stage(self, peer: Peer, bundle: Bundle, index: int) -> Stage:
-        known = self._setup.pythons.get(peer.environment)
-        python = known or environment(peer.environment, self._setup.package_index)
-        return Stage(python, bundle, _new(self._folder / peer.name), self._setup.first_port + index)
+    def _leave_out(self, title: str, reason: str) -> None:
+        self._missing[title] = reason
+        self._say(f"{title}: left out, {reason}")
 
     def _checked(self, peer: Peer, stage: Stage, server: Server) -> Subject:
         """Wait for its first answer; keep the kinds of request that it answers rightly."""
@@ -221,11 +205,10 @@ class _Run:
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 fault = f"its answer cannot be read ({error!r})"
             if fault:
-                self._missing[f"{peer.title}, {ask.kind}"] = fault
+                self._leave_out(f"{peer.title}, {ask.kind}", fault)
             else:
                 targets[ask.kind] = target
         if not targets:
-            server.end()
             raise ServerFailedError("it answers none of these requests rightly")
         return Subject(peer, versions(stage.python, peer.packages), seconds, server, targets)
 
@@ -251,7 +234,7 @@ class _Run:
             subject.processes = len(subject.server.processes())
             subject.server.require_running()
         except (LoadFailedError, ServerFailedError) as error:
-            self._missing[subject.peer.title] = f"in round {number + 1}: {error}"
+            self._leave_out(subject.peer.title, f"in round {number + 1}: {error}")
         finally:
             subject.server.hold()
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -15,7 +16,7 @@ class EnvironmentFailedError(Exception):
     """An environment cannot be made; the message is the last line of what pip wrote."""
 
 
-def environment(name: str, package_index: str = "") -> Path:
+def environment(name: str, package_index: str, say: Callable[[str], None]) -> Path:
     """Return the Python of an environment; make it where its requirements have changed since.
 
     package_index: another package index beside the default one.
@@ -29,6 +30,7 @@ def environment(name: str, package_index: str = "") -> Path:
     made = folder / _MADE
     if made.exists() and made.stat().st_mtime >= requirements.stat().st_mtime:
         return python
+    say(f"installing {requirements.name} into {folder.relative_to(ROOT)}")
     _run(sys.executable, "-m", "venv", str(folder))
     index = ["--extra-index-url", package_index] if package_index else []
     _run(

@@ -112,15 +112,18 @@ class Load:
         return Arrivals(**orjson.loads(text))
 
     def _said(self, command: list[str], environment: dict[str, str], seconds: float) -> str:
-        done = subprocess.run(  # noqa: S603
-            command,
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60 + 3 * seconds,
-        )
+        try:
+            done = subprocess.run(  # noqa: S603
+                command,
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60 + 3 * seconds,
+            )
+        except subprocess.TimeoutExpired:
+            raise LoadFailedError(f"{command[0]} did not end in time") from None
         if done.returncode:
             raise LoadFailedError((done.stderr or done.stdout).strip()[-500:])
         return done.stdout

@@ -20,14 +20,13 @@ from statistics import median
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.serving.__main__ import add_setup, describe, read_setup, scratch
-from benchmarks.serving.comparison import Setup, first_answer, image_of, turn
-from benchmarks.serving.environments import environment
+from benchmarks.serving.comparison import first_answer, image_of
 from benchmarks.serving.load import Load, Target
 from benchmarks.serving.open_loop import Arrivals
 from benchmarks.serving.payloads import open_inference
 from benchmarks.serving.peers import OURS, Stage, service
 from benchmarks.serving.servers import Server
+from benchmarks.serving.setup import Setup, add_flags, read_flags
 from training.experiments.record import Record
 
 _CONNECTIONS = 32
@@ -57,21 +56,17 @@ def main(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_setup(parser)
+    add_flags(parser)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each stretch of load")
     parser.add_argument("--both-cores", default=_BOTH, help="of two workers and wrk together")
     options = parser.parse_args(arguments)
-    setup = read_setup(options)
-    folder = scratch(setup)
-    python = setup.pythons.get(OURS) or environment(OURS, setup.package_index)
-    bench = Bench(setup, python, folder, options.seconds)
+    setup = read_flags(options)
+    console = Console()
+    bench = Bench(setup, setup.python(OURS, console.log), setup.scratch(), options.seconds)
     rounds = bench.around_saturation(options.rounds)
     rates = bench.on_both_cores(options.rounds, options.both_cores)
-    console = Console()
-    about = (
-        f"{describe(setup)} OIP JSON; {options.rounds} rounds of {options.seconds:g} s, medians."
-    )
+    about = f"{setup} OIP JSON; {options.rounds} rounds of {options.seconds:g} s, medians."
     records = [overload_record(rounds, about), scaling_record(rates, about, options.both_cores)]
     for record in reversed(records):
         record.print(console)
@@ -95,7 +90,7 @@ class Bench:
             server.hold()
             load = Load(self._setup.load_cores, self._new("load"))
             for number in range(rounds):
-                with turn(self._setup.lock):
+                with self._setup.turn():
                     server.let_go()
                     load.closed(target, _CONNECTIONS, 1)
                     most = load.closed(target, _CONNECTIONS, self._seconds).rate
@@ -116,7 +111,7 @@ class Bench:
             load = Load(cores, self._new("load-on-both"))
             for _ in range(rounds):
                 for title, (server, target) in up.items():
-                    with turn(self._setup.lock):
+                    with self._setup.turn():
                         server.let_go()
                         load.closed(target, _CONNECTIONS, 1)
                         seen = load.closed(target, _CONNECTIONS, self._seconds)
@@ -131,7 +126,7 @@ class Bench:
         stage = Stage(self._python, setup.bundle, self._new(name), setup.first_port + index)
         path = f"/v2/models/{setup.bundle.manifest.name}/infer"
         target = Target(stage.port, path, self._content)
-        with turn(setup.lock):
+        with setup.turn():
             server = stack.enter_context(Server(service(stage, *flags), cores, stage.folder))
             first_answer(server, target)
         return server, target
