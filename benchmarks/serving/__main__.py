@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--peers", help="names with commas between; all if left out")
     parser.add_argument("--int8", type=Path, help="folder of a quantised bundle, for one line more")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float, help="of each stretch of load")
+    parser.add_argument("--seconds", type=int, help="of each stretch of load")
     parser.add_argument("--connections", help="of the closed loop, with commas between, rising")
     parser.add_argument("--rates", help="of the open loop, requests a second, rising; or none")
     parser.add_argument("--kinds", help=f"of requests: {', '.join(get_args(Kind))}")
@@ -75,8 +75,17 @@ def _plan(options: argparse.Namespace) -> Plan:
         seconds=options.seconds or usual.seconds,
         connections=tuple(map(int, _numbers(options.connections))) or usual.connections,
         rates=rates,
-        kinds=tuple(each for each in usual.kinds if each in (options.kinds or each).split(",")),
+        kinds=_kinds(options.kinds) or usual.kinds,
     )
+
+
+def _kinds(text: str | None) -> tuple[Kind, ...]:
+    named = set(filter(None, (text or "").split(",")))
+    if unknown := named - set(get_args(Kind)):
+        raise SystemExit(
+            f"--kinds: no {', '.join(sorted(unknown))}; there are {', '.join(get_args(Kind))}."
+        )
+    return tuple(each for each in get_args(Kind) if each in named)
 
 
 def _numbers(text: str | None) -> tuple[float, ...]:

@@ -30,7 +30,7 @@ _TOLERANCE = 1e-3
 _START_SECONDS = 180.0
 _POLL_SECONDS = 0.02
 _ANSWER_SECONDS = 30.0
-_WARM_UP_SECONDS = 1.0
+_WARM_UP_SECONDS = 1
 _OVERLOADED = 0.9
 """Of what was offered; who answers less is not asked for more."""
 
@@ -46,7 +46,7 @@ class Plan:
     """How much is measured."""
 
     rounds: int
-    seconds: float
+    seconds: int
     """Of each stretch of load."""
     connections: tuple[int, ...]
     rates: tuple[float, ...]

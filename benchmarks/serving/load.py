@@ -89,19 +89,19 @@ class Load:
         self._folder = folder
         (folder / "load.lua").write_text(_SCRIPT)
 
-    def closed(self, target: Target, connections: int, seconds: float) -> Stretch:
+    def closed(self, target: Target, connections: int, seconds: int) -> Stretch:
         """Let so many connections each send the next request when the last is answered."""
         body = self._folder / "body"
         body.write_bytes(target.content.body)
         headers = "".join(f"{name}:{value}\n" for name, value in target.content.headers.items())
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "10s"]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
         script = ["-s", str(self._folder / "load.lua"), target.url]
         text = self._said(
             [*self._pin, *command, *script], {"BODY": str(body), "HEADERS": headers}, seconds
         )
         return stretch(text, connections)
 
-    def open(self, target: Target, rate: float, seconds: float, seed: int) -> Arrivals:
+    def open(self, target: Target, rate: float, seconds: int, seed: int) -> Arrivals:
         """Send at a rate, whether or not answers come."""
         file = self._folder / "request"
         file.write_bytes(target.message)
@@ -111,7 +111,7 @@ class Load:
         text = self._said([*self._pin, *program, *flags, str(file)], {}, seconds)
         return Arrivals(**orjson.loads(text))
 
-    def _said(self, command: list[str], environment: dict[str, str], seconds: float) -> str:
+    def _said(self, command: list[str], environment: dict[str, str], seconds: int) -> str:
         try:
             done = subprocess.run(  # noqa: S603
                 command,

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     )
     add_flags(parser)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each stretch of load")
+    parser.add_argument("--seconds", type=int, default=5, help="of each stretch of load")
     parser.add_argument("--both-cores", default=_BOTH, help="of two workers and wrk together")
     options = parser.parse_args(arguments)
     setup = read_flags(options)
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
 class Bench:
     """Starts our service and loads it."""
 
-    def __init__(self, setup: Setup, python: Path, folder: Path, seconds: float) -> None:
+    def __init__(self, setup: Setup, python: Path, folder: Path, seconds: int) -> None:
         self._setup, self._python, self._folder, self._seconds = setup, python, folder, seconds
         self._content = open_inference(image_of(setup.bundle))
 
@@ -86,17 +86,16 @@ class Bench:
         """Saturate one worker, then offer it half and twice of that."""
         found = []
         with ExitStack() as stack:
-            server, target = self._started(stack, "saturation", 0, self._setup.server_cores, ())
-            server.hold()
+            cores = self._setup.server_cores
+            with self._setup.turn():
+                _, target = self._started(stack, "saturation", 0, cores, ())
             load = Load(self._setup.load_cores, self._new("load"))
             for number in range(rounds):
                 with self._setup.turn():
-                    server.let_go()
                     load.closed(target, _CONNECTIONS, 1)
                     most = load.closed(target, _CONNECTIONS, self._seconds).rate
                     half = load.open(target, round(most / 2, 1), self._seconds, seed=number)
                     twice = load.open(target, round(2 * most, 1), self._seconds, seed=number)
-                    server.hold()
                 found.append(Round(most, half, twice))
         return found
 
@@ -105,17 +104,17 @@ class Bench:
         rates: dict[str, list[float]] = {title: [] for title in _VARIANTS}
         with ExitStack() as stack:
             up = {}
-            for index, (title, flags) in enumerate(_VARIANTS.items(), start=1):
-                up[title] = self._started(stack, f"variant-{index}", index, cores, flags)
-                up[title][0].hold()
+            with self._setup.turn():
+                for index, (title, flags) in enumerate(_VARIANTS.items(), start=1):
+                    up[title] = self._started(stack, f"variant-{index}", index, cores, flags)
+                    up[title][0].hold()
             load = Load(cores, self._new("load-on-both"))
             for _ in range(rounds):
-                for title, (server, target) in up.items():
-                    with self._setup.turn():
+                with self._setup.turn():
+                    for title, (server, target) in up.items():
                         server.let_go()
                         load.closed(target, _CONNECTIONS, 1)
-                        seen = load.closed(target, _CONNECTIONS, self._seconds)
-                        rates[title].append(seen.rate)
+                        rates[title].append(load.closed(target, _CONNECTIONS, self._seconds).rate)
                         server.hold()
         return rates
 
@@ -126,9 +125,8 @@ class Bench:
         stage = Stage(self._python, setup.bundle, self._new(name), setup.first_port + index)
         path = f"/v2/models/{setup.bundle.manifest.name}/infer"
         target = Target(stage.port, path, self._content)
-        with setup.turn():
-            server = stack.enter_context(Server(service(stage, *flags), cores, stage.folder))
-            first_answer(server, target)
+        server = stack.enter_context(Server(service(stage, *flags), cores, stage.folder))
+        first_answer(server, target)
         return server, target
 
     def _new(self, name: str) -> Path:
