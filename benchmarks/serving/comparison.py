@@ -6,11 +6,12 @@ Knows what a server is asked and how it is loaded; how to write it down is `repo
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from benchmarks.serving.environments import EnvironmentFailedError, versions
@@ -149,6 +150,7 @@ class _Run:
                             title = subject.peer.title
                             self._say(f"round {number + 1} of {self._plan.rounds}: {title}")
                             self._measure(subject, load, number)
+                self._keep(subjects)
         measured = [each for each in subjects if each.peer.title not in self._missing]
         return Comparison(measured, self._missing)
 
@@ -181,6 +183,27 @@ class _Run:
             subjects.append(subject)
             self._say(f"{peer.title}: up after {subject.start_seconds:.1f} s")
         return subjects
+
+    def _keep(self, subjects: Sequence[Subject]) -> None:
+        """Write down everything seen so far, in case the run does not reach its end."""
+        seen = {
+            each.peer.name: {
+                "versions": each.versions,
+                "start_seconds": each.start_seconds,
+                "memory": each.memory,
+                "stretches": {
+                    f"{kind}, {connections}": [asdict(one) for one in stretches]
+                    for (kind, connections), stretches in each.stretches.items()
+                },
+                "arrivals": {
+                    f"{rate:g}": [asdict(one) for one in arrivals]
+                    for rate, arrivals in each.arrivals.items()
+                },
+            }
+            for each in subjects
+        }
+        text = orjson.dumps({"seen": seen, "missing": self._missing}, option=orjson.OPT_INDENT_2)
+        (self._folder / "seen.json").write_bytes(text)
 
     def _leave_out(self, title: str, reason: str) -> None:
         self._missing[title] = reason

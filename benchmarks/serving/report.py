@@ -27,8 +27,9 @@ def rate(stretches: Sequence[Stretch]) -> float:
 
 
 def ratio(ours: Sequence[Stretch], theirs: Sequence[Stretch]) -> float:
-    """Return our median over theirs: above 1 we answer more."""
-    return rate(ours) / rate(theirs)
+    """Return our median over theirs: above 1 we answer more; infinite where they answer nothing."""
+    theirs_a_second = rate(theirs)
+    return rate(ours) / theirs_a_second if theirs_a_second else float("inf")
 
 
 def _throughput(comparison: Comparison, plan: Plan, setting: str) -> Record:

@@ -38,6 +38,10 @@ def test_a_ratio_is_of_the_medians() -> None:
     assert ratio(seen(100, 900, 200), seen(50, 400, 1)) == pytest.approx(4)
 
 
+def test_a_server_that_answers_nothing_makes_no_ratio_fail() -> None:
+    assert ratio(seen(100), seen(0, 0, 5)) == float("inf")
+
+
 def test_the_tables_of_a_comparison(tmp_path: Path) -> None:
     subjects = [subject("ours", (200, 100, 300)), subject("triton", (400, 50, 500), answered=0.5)]
     comparison = Comparison(subjects, {"Ray Serve": "it ended by itself"})
