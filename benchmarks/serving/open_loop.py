@@ -28,9 +28,11 @@ import orjson
 import uvloop
 
 _FIRST_CONNECTIONS = 16
-_PATIENCE_SECONDS = 5.0
-_LOST = 0
-"""Stands for the status of a request that had no answer."""
+_PATIENCE_SECONDS = 10.0  # after the last request was due
+_WAITING = 0
+_HUNG_UP = 1
+_NO_ANSWER = {_WAITING: "given up", _HUNG_UP: "hung up"}
+"""What stands for the status where we waited in vain, or the server closed the connection."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class Arrivals:
     """Asked for, requests a second."""
     offered: int
     answers: dict[str, int]
-    """How many of each status; of "lost" had no answer."""
+    """How many of each status, or "given up" or "hung up" where there was none."""
     good_rate: float
     """Answers of status 200 a second, as they came in."""
     latencies: dict[str, float]
-    """Percentile → milliseconds; a lost request lasted until we gave up."""
+    """Percentile → milliseconds; a request without an answer lasted until we knew."""
     answered: float
     """Answers of status 200 as a share of the requests that were due in the same time."""
     lateness: float
@@ -59,7 +61,7 @@ class Request:
     due: float
     sent: float = 0.0
     answered: float = 0.0
-    status: int = _LOST
+    status: int = _WAITING
 
 
 class _Connection(asyncio.Protocol):
@@ -80,6 +82,9 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_lost(self, _: Exception | None) -> None:
+        if self._request is not None:
+            self._request.status = _HUNG_UP
+            self._request.answered = self._loop.time()
         self._gone(self)
 
     def close(self) -> None:
@@ -142,7 +147,7 @@ class Load:
         for each in requests:
             each.answered = each.answered or self._loop.time()
             each.sent = each.sent or each.due  # it has waited for a connection all the time
-        for connection in self._connections:
+        for connection in list(self._connections):
             connection.close()
         return requests, begun
 
@@ -182,9 +187,9 @@ def arrivals(
     """Say what came of requests, those of the first `warm_up` seconds left out."""
     start = begun + warm_up
     counted = [each for each in requests if each.due >= start]
-    answers = Counter("lost" if each.status == _LOST else str(each.status) for each in counted)
+    answers = Counter(_NO_ANSWER.get(each.status, str(each.status)) for each in counted)
     in_time = [each for each in requests if start <= each.answered < start + seconds]
-    charged = [each.answered - each.due for each in counted if each.status in (200, _LOST)]
+    charged = [each.answered - each.due for each in counted if each.status in (200, *_NO_ANSWER)]
     return Arrivals(
         rate=rate,
         offered=len(counted),

@@ -1,6 +1,8 @@
 import asyncio
 import math
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import cycle, repeat
 from typing import cast
 
 import numpy as np
@@ -45,38 +47,48 @@ def test_what_comes_of_a_stretch() -> None:
     ]
     found = arrivals(requests, begun=10.0, rate=2, warm_up=1, seconds=2)
     assert found.offered == 4
-    assert found.answers == {"200": 2, "503": 1, "lost": 1}
+    assert found.answers == {"200": 2, "503": 1, "given up": 1}
     assert found.good_rate == pytest.approx(0.5)
     assert found.answered == pytest.approx(0.25)
     assert found.latencies["p50"] == pytest.approx(2000)
     assert found.latencies["most"] == pytest.approx(5000)
 
 
-def test_requests_reach_a_server_and_their_statuses_come_back() -> None:
-    """Against a server in this process; every third answer is a refusal."""
-    count = 0
+def exchanged(requests: int, answers: Iterator[bytes]) -> list[Request]:
+    """Send requests to a server in this process; it hangs up where an answer is empty."""
     handlers: list[asyncio.Task[None]] = []
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal count
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handlers.append(cast("asyncio.Task[None]", asyncio.current_task()))
-        with suppress(asyncio.IncompleteReadError, ConnectionResetError):  # it has hung up
-            while await reader.readuntil(b"\r\n\r\n{}"):
-                count += 1
-                status = b"503 Busy" if count % 3 == 0 else b"200 OK"
-                writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\n\r\ndone")
+        with suppress(asyncio.IncompleteReadError, ConnectionResetError):  # the client hung up
+            while await reader.readuntil(b"\r\n\r\n{}") and (answer := next(answers)):
+                writer.write(answer)
         writer.close()
         with suppress(ConnectionResetError):
             await writer.wait_closed()
 
     async def load() -> list[Request]:
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             message = Target(port, "/", Content({}, b"{}")).message
-            requests, _ = await Load(port, message, most_connections=20).send([0.0] * 30)
+            sent, _ = await Load(port, message, most_connections=20).send([0.0] * requests)
             await asyncio.gather(*handlers)
-            return requests
+            return sent
 
-    requests = asyncio.run(load())
+    return asyncio.run(load())
+
+
+def test_requests_reach_a_server_and_their_statuses_come_back() -> None:
+    good, refused = (
+        b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\n\r\ndone"
+        for status in (b"200 OK", b"503 Busy")
+    )
+    requests = exchanged(30, cycle([good, good, refused]))
     assert sorted(each.status for each in requests) == [200] * 20 + [503] * 10
     assert all(each.due <= each.sent <= each.answered for each in requests)
+
+
+def test_a_server_that_hangs_up_is_told_apart_from_one_that_is_silent() -> None:
+    requests = exchanged(1, repeat(b""))
+    found = arrivals(requests, begun=requests[0].due, rate=1, warm_up=0, seconds=1)
+    assert found.answers == {"hung up": 1}
