@@ -3,13 +3,14 @@
 Knows what a server is asked and how it is loaded; how to write it down is `report`'s.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-import httpx
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ _START_SECONDS = 180.0
 _POLL_SECONDS = 0.02
 _ANSWER_SECONDS = 30.0
 _WARM_UP_SECONDS = 1
+_MOST_SECONDS = 30
 _OVERLOADED = 0.9
 """Of what was offered; who answers less is not asked for more."""
 
@@ -184,6 +186,13 @@ class _Run:
             self._say(f"{peer.title}: up after {subject.start_seconds:.1f} s")
         return subjects
 
+    def _seconds(self, target: Target, connections: int) -> int:
+        """Return how long to load a server: long enough for a slow one to answer all twice."""
+        started = time.monotonic()
+        ask_once(target)
+        twice = 2 * connections * (time.monotonic() - started)
+        return max(self._plan.seconds, min(math.ceil(twice), _MOST_SECONDS))
+
     def _keep(self, subjects: Sequence[Subject]) -> None:
         """Write down everything seen so far, in case the run does not reach its end."""
         seen = {
@@ -240,15 +249,18 @@ class _Run:
         subject.server.let_go()
         try:
             for kind, target in subject.targets.items():
-                load.closed(target, self._plan.connections[-1], _WARM_UP_SECONDS)
+                load.closed(target, self._plan.connections[0], _WARM_UP_SECONDS)
                 for connections in self._plan.connections:
-                    seen = load.closed(target, connections, self._plan.seconds)
+                    subject.server.wait_until_idle()
+                    seconds = self._seconds(target, connections)
+                    seen = load.closed(target, connections, seconds)
                     subject.stretches.setdefault((kind, connections), []).append(seen)
             for rate in self._plan.rates:
                 known = subject.arrivals.get(rate)
                 if known is None and number:
                     break  # more than it could answer in the first round
                 target = subject.targets[subject.open_kind]
+                subject.server.wait_until_idle()
                 seen_of_rate = load.open(target, rate, self._plan.seconds, seed=number)
                 subject.arrivals.setdefault(rate, []).append(seen_of_rate)
                 if number == 0 and seen_of_rate.answered < _OVERLOADED:
@@ -256,7 +268,7 @@ class _Run:
             subject.memory.append(subject.server.proportional_memory())
             subject.processes = len(subject.server.processes())
             subject.server.require_running()
-        except (LoadFailedError, ServerFailedError) as error:
+        except (LoadFailedError, ServerFailedError, NoAnswerError) as error:
             self._leave_out(subject.peer.title, f"in round {number + 1}: {error}")
         finally:
             subject.server.hold()
@@ -288,16 +300,18 @@ def ask_once(target: Target) -> Answer:
     Raises:
         NoAnswerError: there is none.
     """
-    headers = dict(target.content.headers)
+    connection = HTTPConnection("127.0.0.1", target.port, timeout=_ANSWER_SECONDS)
     try:
-        response = httpx.post(
-            target.url, content=target.content.body, headers=headers, timeout=_ANSWER_SECONDS
-        )
-    except httpx.TransportError as error:
+        connection.request("POST", target.path, target.content.body, dict(target.content.headers))
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, HTTPException) as error:
         raise NoAnswerError(f"{target.path}: {error!r}") from None
-    if response.status_code != 200:
-        raise NoAnswerError(f"{target.path}: {response.status_code} {response.text[:200]}")
-    return Answer(response.headers, response.content)
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise NoAnswerError(f"{target.path}: {response.status} {body[:200]!r}")
+    return Answer({name.lower(): value for name, value in response.getheaders()}, body)
 
 
 def _new(folder: Path) -> Path:

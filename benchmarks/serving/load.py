@@ -94,7 +94,7 @@ class Load:
         body = self._folder / "body"
         body.write_bytes(target.content.body)
         headers = "".join(f"{name}:{value}\n" for name, value in target.content.headers.items())
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s"]
         script = ["-s", str(self._folder / "load.lua"), target.url]
         text = self._said(
             [*self._pin, *command, *script], {"BODY": str(body), "HEADERS": headers}, seconds

@@ -22,6 +22,9 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _END_SECONDS = 15.0
 _POLL_SECONDS = 0.05
 _LOG_LINES = 5
+_IDLE_SECONDS = 0.2
+_IDLE_SHARE = 0.4  # of a core; Ray is never wholly idle
+_IDLE_DEADLINE_SECONDS = 60.0
 
 
 class ServerFailedError(Exception):
@@ -88,6 +91,25 @@ class Server:
     def let_go(self) -> None:
         """Let them all go on."""
         self._signal(signal.SIGCONT)
+
+    def wait_until_idle(self) -> None:
+        """Wait until it works little, a minute at most: some go on for clients that have left."""
+        deadline = time.monotonic() + _IDLE_DEADLINE_SECONDS
+        before = self._processor_seconds()
+        while time.monotonic() < deadline:
+            time.sleep(_IDLE_SECONDS)
+            now = self._processor_seconds()
+            if now - before < _IDLE_SHARE * _IDLE_SECONDS:
+                return
+            before = now
+
+    def _processor_seconds(self) -> float:
+        ticks = 0
+        for process in self.processes():
+            with suppress(OSError):
+                fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])  # in user mode, and in the kernel
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def proportional_memory(self) -> float:
         """Return the memory of all its processes, MB; pages that several share count once (PSS)."""
