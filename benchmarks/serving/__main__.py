@@ -29,7 +29,7 @@ _FULL = Plan(
     rates=(50, 100, 200, 400, 800, 1600, 3200),
     kinds=get_args(Kind),
 )
-_QUICK = Plan(rounds=3, seconds=2, connections=(1, 32), rates=(), kinds=("OIP JSON", "OIP binary"))
+_QUICK = Plan(rounds=3, seconds=1, connections=(1, 32), rates=(), kinds=("OIP JSON", "OIP binary"))
 
 
 def main(arguments: list[str]) -> None:
