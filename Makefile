@@ -5,14 +5,17 @@ VENV ?= .venv
 # Another package index beside the default one, for a CPU build of torch where the default is CUDA's.
 PACKAGE_INDEX ?=
 COMPOSE ?= docker compose
-# More flags for serve, train, evaluate, experiment and test.
+# More flags for serve, train, evaluate, experiment, test and the benchmarks.
 ARGS ?=
 
 bin := $(VENV)/bin
 install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(PACKAGE_INDEX),--extra-index-url $(PACKAGE_INDEX)) --constraint constraints.txt
 
-.PHONY: help serve train evaluate experiment test check format compose-test clients-test triton-test clean
+bench-index := $(if $(PACKAGE_INDEX),--package-index $(PACKAGE_INDEX))
+
+.PHONY: help serve train evaluate experiment test check format compose-test clients-test triton-test \
+	bench bench-quick bench-overload clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
@@ -51,6 +54,15 @@ clients-test: $(VENV)/dev .venv-clients  ## run the stock clients of Triton, KSe
 triton-test: $(VENV)/dev .venv-triton  ## send the same requests to a real Triton and compare
 	DROPSERVE_TRITON_PYTHON=$(CURDIR)/.venv-triton/bin/python $(bin)/python -m pytest -m triton -n 0
 
+bench: $(VENV)/dev  ## compare with other model servers; the first time installs each of them
+	@$(bin)/python -m benchmarks.serving $(bench-index) $(ARGS)
+
+bench-quick: $(VENV)/dev  ## the same with three servers, in under two minutes
+	@$(bin)/python -m benchmarks.serving --quick $(bench-index) $(ARGS)
+
+bench-overload: $(VENV)/dev  ## the service alone: at half and twice saturation, and on two cores
+	@$(bin)/python -m benchmarks.serving.overload $(bench-index) $(ARGS)
+
 .venv-clients: tests/clients/requirements.txt
 .venv-triton: tests/differential/requirements.txt
 .venv-clients .venv-triton:
@@ -59,7 +71,7 @@ triton-test: $(VENV)/dev .venv-triton  ## send the same requests to a real Trito
 	@touch $@
 
 clean:  ## remove the environment and caches, keep models and runs
-	rm -rf $(VENV) .venv-clients .venv-triton .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-clients .venv-triton .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 $(VENV)/training: pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

@@ -13,29 +13,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import httpx
 
 from model.bundle import MODEL_FILE, Bundle, open_bundle
 from model.predictor import calibrated
+from tests.differential.installation import Installation
 from tests.service.serving import PATIENCE_SECONDS
 
 _POLL_SECONDS = 0.05
 _MOMENT_SECONDS = 2.0
 _SHARED_MEMORY = Path("/dev/shm")
-
-_QUESTION = """
-import importlib.util, json, sysconfig
-print(json.dumps({
-    "packages": sysconfig.get_path("purelib"),
-    "libraries": sysconfig.get_config_var("LIBDIR"),
-    "version": sysconfig.get_python_version(),
-    "onnxruntime": importlib.util.find_spec("onnxruntime") is not None,
-}))
-"""
 
 _CONFIGURATION = """
 name: "{name}"
@@ -85,54 +74,6 @@ class TritonPythonModel:
 """
 
 
-@dataclass(frozen=True)
-class Installation:
-    """Where an environment keeps Triton and the libraries it is linked against."""
-
-    python: Path
-    packages: Path
-    libraries: Path
-    version: str
-
-    @classmethod
-    def of(cls, python: Path) -> Self:
-        """Ask an environment's `python`; fail with what to install there."""
-        python = python.absolute()
-        told = subprocess.run([python, "-c", _QUESTION], capture_output=True, text=True, check=True)
-        facts = json.loads(told.stdout)
-        found = cls(python, Path(facts["packages"]), Path(facts["libraries"]), facts["version"])
-        assert found.server.exists(), f"{python} has no Triton; pip install nvidia-pytriton there"
-        assert facts["onnxruntime"], f"{python} has no ONNX Runtime; pip install onnxruntime there"
-        return found
-
-    @property
-    def folder(self) -> Path:
-        return self.packages / "pytriton" / "tritonserver"
-
-    @property
-    def server(self) -> Path:
-        return self.folder / "bin" / "tritonserver"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """This process's own, in which the backend's Python finds itself and its libraries."""
-        linked = [self.libraries, self.packages / "nvidia_pytriton.libs"]
-        return os.environ | {
-            # The stub takes the first python3 of PATH for its own, and with it the packages.
-            "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}",
-            "LD_LIBRARY_PATH": os.pathsep.join(map(str, linked)),
-            "ORT_DISABLE_TELEMETRY": "1",
-        }
-
-    def link_backends(self, folder: Path) -> None:
-        """Make a folder of backends: the Python one, with the stub of this Python's version."""
-        backend = folder / "python"
-        backend.mkdir(parents=True)
-        stub = self.folder / "python_backend_stubs" / self.version / "triton_python_backend_stub"
-        for file in (*(self.folder / "backends" / "python").glob("*.*"), stub):
-            (backend / file.name).symlink_to(file)
-
-
 class Triton:
     """A running server; one that a request has ended can be started again."""
 
@@ -143,18 +84,10 @@ class Triton:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
-            str(installation.server),
-            f"--model-repository={folder / 'models'}",
-            f"--backend-directory={folder / 'backends'}",
-            f"--backend-config=python,shm-region-prefix-name={self._region}",
+            *installation.command(folder, port, self._region),
             "--model-control-mode=explicit",
             "--load-model=*",
-            "--http-address=127.0.0.1",
-            f"--http-port={port}",
             "--http-thread-count=2",
-            "--allow-grpc=false",
-            "--allow-metrics=false",
-            "--pinned-memory-pool-byte-size=0",
         ]
         self._process = self._started()
 

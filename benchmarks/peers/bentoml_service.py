@@ -1,0 +1,32 @@
+"""The graph as a service of BentoML, with its adaptive batching."""
+
+from typing import Annotated
+
+import bentoml
+import numpy as np
+from bentoml.validators import DType
+from classifier import Classifier, Floats
+from PIL.Image import Image
+
+
+@bentoml.service(
+    workers=1, threads=1, traffic={"timeout": 30}, logging={"access": {"enabled": False}}
+)
+class Service:
+    """What BentoML serves."""
+
+    def __init__(self) -> None:
+        self.classify = Classifier()
+
+    @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=1000)
+    def predict(self, images: Annotated[np.ndarray, DType("float32")]) -> np.ndarray:
+        """Numbers [N, C, H, W]."""
+        return self.classify(images)
+
+    @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=1000)
+    def png(self, file: list[Image]) -> list[list[float]]:
+        """Encoded files."""
+        return self.classify(np.concatenate([self._pixels(each) for each in file])).tolist()
+
+    def _pixels(self, image: Image) -> Floats:
+        return np.asarray(image, np.float32).reshape(1, *self.classify.shape) / 255

@@ -1,0 +1,1 @@
+"""Ours and other model servers, side by side in one run."""

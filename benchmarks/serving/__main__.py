@@ -1,0 +1,108 @@
+"""How fast ours answers beside other model servers, on one core each, in one run.
+
+    python -m benchmarks.serving [--quick] [--peers ours,bare,triton] [--record docs]
+
+All servers run the same `model.onnx` with one thread and are brought up once, each in its own
+environment. In every round each answers in turn while the others are held still (SIGSTOP). A server
+whose probabilities are not the model's own is left out. wrk sends from so many connections as fast
+as answers come; `benchmarks.serving.open_loop` sends at rising rates. Read the ratios: they are of
+medians within this run. Needs wrk and taskset.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+
+from benchmarks.serving.comparison import Plan, compare
+from benchmarks.serving.peers import INT8, PEERS, Kind, Peer
+from benchmarks.serving.report import records
+from benchmarks.serving.setup import add_flags, read_flags, shown
+from model.bundle import open_bundle
+
+_FULL = Plan(
+    rounds=5,
+    seconds=2,
+    connections=(1, 8, 32, 128),
+    rates=(50, 100, 200, 400, 800, 1600, 3200),
+    kinds=get_args(Kind),
+)
+_QUICK = Plan(rounds=3, seconds=1, connections=(1, 32), rates=(), kinds=("OIP JSON", "OIP binary"))
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_flags(parser)
+    parser.add_argument("--quick", action="store_true", help="three servers, a few short rounds")
+    parser.add_argument("--peers", help="names with commas between; all if left out")
+    parser.add_argument("--int8", type=Path, help="folder of a quantised bundle, for one line more")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=int, help="of each stretch of load")
+    parser.add_argument("--connections", help="of the closed loop, with commas between, rising")
+    parser.add_argument("--rates", help="of the open loop, requests a second, rising; or none")
+    parser.add_argument("--kinds", help=f"of requests: {', '.join(get_args(Kind))}")
+    options = parser.parse_args(arguments)
+    plan = _plan(options)
+    setup = read_flags(options)
+    peers = [(peer, setup.bundle) for peer in _peers(options)]
+    if options.int8:
+        peers.insert(1, (INT8, open_bundle(options.int8)))
+    console = Console()
+    comparison = compare(peers, plan, setup, setup.scratch(), console.log)
+    if not comparison.subjects:
+        raise SystemExit("No server answered.")
+    setting = f"{setup} Servers take turns; those that wait are held still."
+    command = " ".join(["python -m benchmarks.serving", *shown(arguments)])
+    for record in reversed(records(comparison, plan, setting)):
+        record.print(console)
+        if options.record:
+            record.add_to(options.record, command)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    usual = _QUICK if options.quick else _FULL
+    rates = usual.rates if options.rates is None else _numbers(options.rates)
+    return Plan(
+        rounds=options.rounds or usual.rounds,
+        seconds=options.seconds or usual.seconds,
+        connections=tuple(map(int, _numbers(options.connections))) or usual.connections,
+        rates=rates,
+        kinds=_kinds(options.kinds) or usual.kinds,
+    )
+
+
+def _kinds(text: str | None) -> tuple[Kind, ...]:
+    named = set(filter(None, (text or "").split(",")))
+    if unknown := named - set(get_args(Kind)):
+        raise SystemExit(
+            f"--kinds: no {', '.join(sorted(unknown))}; there are {', '.join(get_args(Kind))}."
+        )
+    return tuple(each for each in get_args(Kind) if each in named)
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    return tuple(float(each) for each in (text or "").split(",") if each and each != "none")
+
+
+def _peers(options: argparse.Namespace) -> list[Peer]:
+    if options.peers is None:
+        return [each for each in PEERS if each.quick or not options.quick]
+    by_name = {each.name: each for each in PEERS}
+    names = options.peers.split(",")
+    if unknown := set(names) - set(by_name):
+        raise SystemExit(
+            f"--peers: no {', '.join(sorted(unknown))}; there are {', '.join(by_name)}."
+        )
+    return [by_name[name] for name in names]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

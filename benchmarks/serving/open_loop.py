@@ -1,0 +1,244 @@
+"""Requests at a given rate whether or not answers come: an open loop, as users are.
+
+    python -m benchmarks.serving.open_loop --port 8000 --rate 500 --seconds 5 REQUEST_FILE
+
+The file holds one HTTP/1.1 request as it goes over the wire. Gaps between requests are exponential
+(Poisson arrivals), from a seed. A latency runs from when a request was due, not from when it could
+be sent, so that a server which stalls is charged for all who would have come meanwhile, which is
+what "coordinated omission" leaves out. A request takes an idle connection, else a new one, else
+waits for one. Waiting for the next is spinning, since timers are too coarse: give it a core of its
+own. Prints one line of JSON.
+
+What is packaged for Debian, PyPI and npm leaves a gap here: wrk and hey send the next request when
+the last is answered, autocannon too, only slower.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import httptools
+import numpy as np
+import orjson
+import uvloop
+
+_FIRST_CONNECTIONS = 16
+_PATIENCE_SECONDS = 10.0  # after the last request was due
+_WAITING = 0
+_HUNG_UP = 1
+_NO_ANSWER = {_WAITING: "given up", _HUNG_UP: "hung up"}
+"""What stands for the status where we waited in vain, or the server closed the connection."""
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What came of one stretch of load. Latencies are of the answers of status 200."""
+
+    rate: float
+    """Asked for, requests a second."""
+    offered: int
+    answers: dict[str, int]
+    """How many of each status, or "given up" or "hung up" where there was none."""
+    good_rate: float
+    """Answers of status 200 a second, as they came in."""
+    latencies: dict[str, float]
+    """Percentile → milliseconds; a request without an answer lasted until we knew."""
+    answered: float
+    """Answers of status 200 as a share of the requests that were due in the same time."""
+    lateness: float
+    """99th percentile of how much too late we sent, milliseconds; large: do not believe it."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request; times are the event loop's, seconds, 0 for never."""
+
+    due: float
+    sent: float = 0.0
+    answered: float = 0.0
+    status: int = _WAITING
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, one request at a time."""
+
+    def __init__(
+        self,
+        free: Callable[["_Connection"], None],
+        gone: Callable[["_Connection"], None],
+    ) -> None:
+        self._free = free
+        self._gone = gone
+        self._request: Request | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._parser = httptools.HttpResponseParser(self)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._request is not None:
+            self._request.status = _HUNG_UP
+            self._request.answered = self._loop.time()
+        self._gone(self)
+
+    def close(self) -> None:
+        """End it, whatever is under way."""
+        self._transport.abort()
+
+    def send(self, request: Request, message: bytes) -> bool:
+        """Send a request; False if the connection has closed meanwhile."""
+        if self._transport.is_closing():
+            return False
+        request.sent = self._loop.time()
+        self._request = request
+        self._transport.write(message)
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        assert self._request is not None
+        self._request.status = self._parser.get_status_code()
+        self._request.answered = self._loop.time()
+        self._request = None
+        keep = self._parser.should_keep_alive()
+        self._parser = httptools.HttpResponseParser(self)
+        if keep:
+            self._free(self)
+        else:
+            self._transport.close()
+
+
+class Load:
+    """The requests of one stretch, and the connections they take."""
+
+    def __init__(self, port: int, message: bytes, most_connections: int) -> None:
+        self._port, self._message, self._most = port, message, most_connections
+        self._idle: list[_Connection] = []
+        self._waiting: deque[Request] = deque()
+        self._connections: set[_Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, times: Sequence[float]) -> tuple[list[Request], float]:
+        """Send a request at each of these times, seconds from now, rising.
+
+        Returns them, once all are answered or given up, and when "now" was.
+        """
+        await asyncio.gather(*(self._open() for _ in range(_FIRST_CONNECTIONS)))
+        requests = []
+        begun = self._loop.time()
+        for time in times:
+            due = begun + time
+            while self._loop.time() < due:
+                await asyncio.sleep(0)
+            requests.append(Request(due))
+            self._take(requests[-1])
+        give_up = self._loop.time() + _PATIENCE_SECONDS
+        while self._loop.time() < give_up and any(not each.answered for each in requests):
+            await asyncio.sleep(0.01)
+        for each in requests:
+            each.answered = each.answered or self._loop.time()
+            each.sent = each.sent or each.due  # it has waited for a connection all the time
+        for connection in list(self._connections):
+            connection.close()
+        return requests, begun
+
+    def _take(self, request: Request) -> None:
+        while self._idle:
+            if self._idle.pop().send(request, self._message):
+                return
+        self._waiting.append(request)
+        if len(self._connections) + len(self._opening) < self._most:
+            task = self._loop.create_task(self._open())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self) -> None:
+        try:
+            _, connection = await self._loop.create_connection(
+                lambda: _Connection(self._free, self._gone), "127.0.0.1", self._port
+            )
+        except OSError:
+            return
+        self._connections.add(connection)
+        self._free(connection)
+
+    def _free(self, connection: _Connection) -> None:
+        if self._waiting and connection.send(self._waiting[0], self._message):
+            self._waiting.popleft()
+        else:
+            self._idle.append(connection)
+
+    def _gone(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
+
+
+def arrivals(
+    requests: list[Request], begun: float, rate: float, warm_up: float, seconds: float
+) -> Arrivals:
+    """Say what came of requests, those of the first `warm_up` seconds left out."""
+    start = begun + warm_up
+    counted = [each for each in requests if each.due >= start]
+    answers = Counter(_NO_ANSWER.get(each.status, str(each.status)) for each in counted)
+    in_time = [each for each in requests if start <= each.answered < start + seconds]
+    charged = [each.answered - each.due for each in counted if each.status in (200, *_NO_ANSWER)]
+    return Arrivals(
+        rate=rate,
+        offered=len(counted),
+        answers=dict(answers),
+        good_rate=sum(each.status == 200 for each in in_time) / seconds,
+        latencies=percentiles(charged),
+        answered=sum(each.status == 200 for each in in_time) / max(1, len(counted)),
+        lateness=1000 * float(np.quantile([each.sent - each.due for each in counted], 0.99)),
+    )
+
+
+def due_times(rate: float, seconds: float, seed: int) -> list[float]:
+    """Return when requests are due, for so many seconds: exponential gaps of the mean 1 / rate."""
+    generator = np.random.default_rng(seed)
+    expected = rate * seconds
+    gaps = generator.exponential(1 / rate, int(expected + 10 * np.sqrt(expected) + 10))
+    times = np.cumsum(gaps)
+    return list(times[times < seconds].astype(float))
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Return percentiles in milliseconds, of those that were reached; NaN of nothing."""
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "most": 1.0}
+    if not seconds:
+        return dict.fromkeys(shares, float("nan"))
+    found = 1000 * np.quantile(seconds, list(shares.values()), method="higher")
+    return dict(zip(shares, found.tolist(), strict=True))
+
+
+def main(arguments: list[str]) -> None:
+    """Send, wait, print."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--rate", type=float, required=True, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before these")
+    parser.add_argument("--connections", type=int, default=1024, help="at most")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    times = due_times(options.rate, options.warm_up + options.seconds, options.seed)
+
+    async def send() -> tuple[list[Request], float]:
+        return await Load(options.port, options.file.read_bytes(), options.connections).send(times)
+
+    requests, begun = uvloop.run(send())
+    found = arrivals(requests, begun, options.rate, options.warm_up, options.seconds)
+    sys.stdout.buffer.write(orjson.dumps(asdict(found)) + b"\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

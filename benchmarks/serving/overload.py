@@ -1,0 +1,219 @@
+"""Ours alone: at half and at twice what it can do, and with two cores.
+
+    python -m benchmarks.serving.overload [--record docs]
+
+Saturation is what wrk gets from 32 connections just before, so each round has its own. Half and
+twice of it arrive in an open loop, from a core of their own. On two cores three services take
+turns: one worker, two workers, and one worker with two threads for a run; each has both cores, and
+so has wrk, which thereby takes from all of them alike.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from benchmarks.serving.comparison import first_answer, image_of
+from benchmarks.serving.load import Load, Target
+from benchmarks.serving.open_loop import Arrivals
+from benchmarks.serving.payloads import open_inference
+from benchmarks.serving.peers import OURS, Stage, service
+from benchmarks.serving.servers import Server
+from benchmarks.serving.setup import Setup, add_flags, read_flags
+from training.experiments.record import Record
+
+_CONNECTIONS = 32
+_VARIANTS = {
+    "1 worker": (),
+    "2 workers": ("--workers", "2"),
+    "1 worker, 2 threads": ("--threads", "2"),
+}
+_BOTH = "0,1"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round at and around saturation."""
+
+    saturation: float
+    """Answers a second."""
+    half: Arrivals
+    twice: Arrivals
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print, record; status 1 if an answer was neither 200 nor 503."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving.overload",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_flags(parser)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help="of each stretch of load")
+    parser.add_argument("--both-cores", default=_BOTH, help="of two workers and wrk together")
+    options = parser.parse_args(arguments)
+    setup = read_flags(options)
+    console = Console()
+    bench = Bench(setup, setup.python(OURS, console.log), setup.scratch(), options.seconds)
+    rounds = bench.around_saturation(options.rounds)
+    rates = bench.on_both_cores(options.rounds, options.both_cores)
+    about = f"{setup} OIP JSON; {options.rounds} rounds of {options.seconds:g} s, medians."
+    records = [overload_record(rounds, about), scaling_record(rates, about, options.both_cores)]
+    for record in reversed(records):
+        record.print(console)
+        if options.record:
+            record.add_to(options.record, "python -m benchmarks.serving.overload")
+    sys.exit(1 if set(_answers(rounds)) - {"200", "503"} else 0)
+
+
+class Bench:
+    """Starts our service and loads it."""
+
+    def __init__(self, setup: Setup, python: Path, folder: Path, seconds: int) -> None:
+        self._setup, self._python, self._folder, self._seconds = setup, python, folder, seconds
+        self._content = open_inference(image_of(setup.bundle))
+
+    def around_saturation(self, rounds: int) -> list[Round]:
+        """Saturate one worker, then offer it half and twice of that."""
+        found = []
+        with ExitStack() as stack:
+            cores = self._setup.server_cores
+            with self._setup.turn():
+                _, target = self._started(stack, "saturation", 0, cores, ())
+            load = Load(self._setup.load_cores, self._new("load"))
+            for number in range(rounds):
+                with self._setup.turn():
+                    load.closed(target, _CONNECTIONS, 1)
+                    most = load.closed(target, _CONNECTIONS, self._seconds).rate
+                    half = load.open(target, round(most / 2, 1), self._seconds, seed=number)
+                    twice = load.open(target, round(2 * most, 1), self._seconds, seed=number)
+                found.append(Round(most, half, twice))
+        return found
+
+    def on_both_cores(self, rounds: int, cores: str) -> dict[str, list[float]]:
+        """Let services with several workers and threads take turns; return answers a second."""
+        rates: dict[str, list[float]] = {title: [] for title in _VARIANTS}
+        with ExitStack() as stack:
+            up = {}
+            with self._setup.turn():
+                for index, (title, flags) in enumerate(_VARIANTS.items(), start=1):
+                    up[title] = self._started(stack, f"variant-{index}", index, cores, flags)
+                    up[title][0].hold()
+            load = Load(cores, self._new("load-on-both"))
+            for _ in range(rounds):
+                with self._setup.turn():
+                    for title, (server, target) in up.items():
+                        server.let_go()
+                        load.closed(target, _CONNECTIONS, 1)
+                        rates[title].append(load.closed(target, _CONNECTIONS, self._seconds).rate)
+                        server.hold()
+        return rates
+
+    def _started(
+        self, stack: ExitStack, name: str, index: int, cores: str, flags: Sequence[str]
+    ) -> tuple[Server, Target]:
+        setup = self._setup
+        stage = Stage(self._python, setup.bundle, self._new(name), setup.first_port + index)
+        path = f"/v2/models/{setup.bundle.manifest.name}/infer"
+        target = Target(stage.port, path, self._content)
+        server = stack.enter_context(Server(service(stage, *flags), cores, stage.folder))
+        first_answer(server, target)
+        return server, target
+
+    def _new(self, name: str) -> Path:
+        folder = self._folder / name
+        folder.mkdir(parents=True)
+        return folder
+
+
+def overload_record(rounds: Sequence[Round], about: str) -> Record:
+    """Write down what happened at half and at twice saturation."""
+    most = median(each.saturation for each in rounds)
+    kept = [each.twice.good_rate / each.saturation for each in rounds]
+    shares = _answers(rounds)
+    rows = [("saturation", f"{most:,.0f}", f"{most:,.0f}", "", "", "all 200")]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for title, stretches in (
+        ("half", [each.half for each in rounds]),
+        ("twice", [each.twice for each in rounds]),
+    ):
+        p50, p99 = (median(each.latencies[p] for each in stretches) for p in ("p50", "p99"))
+        rows.append(
+            (
+                title,
+                f"{median(each.rate for each in stretches):,.0f}",
+                f"{median(each.good_rate for each in stretches):,.0f}",
+                f"{p50:.1f}",
+                f"{p99:.1f}",
+                told(stretches),
+            )
+        )
+        percentiles = list(stretches[0].latencies)
+        values = [median(each.latencies[p] for each in stretches) for p in percentiles]
+        axes.plot(percentiles, values, "o-", label=f"at {title} of saturation")
+    axes.set(yscale="log", ylabel="latency of 200s, ms")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    odd = {status: count for status, count in shares.items() if status not in ("200", "503")}
+    return Record(
+        name="serving-overload",
+        title="At half and at twice what the service can do",
+        setting=f"{about} Latencies: milliseconds from when a request was due, of the answers 200.",
+        columns=("load", "offered a second", "200s a second", "p50", "p99", "answers"),
+        rows=rows,
+        finding=f"At twice saturation the service still answers {100 * median(kept):.0f} % of its "
+        f"most with 200 ({100 * min(kept):.0f} to {100 * max(kept):.0f} %). Answers that were "
+        f"neither 200 nor 503: {odd or 'none'}.",
+        figure=figure,
+    )
+
+
+def scaling_record(rates: dict[str, list[float]], about: str, cores: str) -> Record:
+    """Write down what a second core is worth."""
+    medians = {title: median(each) for title, each in rates.items()}
+    one = medians["1 worker"]
+    figure = Figure(figsize=(7, 2.2), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(list(medians), list(medians.values()))
+    axes.invert_yaxis()
+    axes.set_xlabel("answers a second")
+    axes.grid(axis="x", alpha=0.3)
+    workers, threads = medians["2 workers"], medians["1 worker, 2 threads"]
+    return Record(
+        name="serving-scaling",
+        title="A second core for workers, or for threads",
+        setting=f"{about} Here each service has the cores {cores}, and wrk has the same, with "
+        f"{_CONNECTIONS} connections.",
+        columns=("service", "answers a second", "to 1 worker"),
+        rows=[(title, f"{rate:,.0f}", f"{rate / one:.2f}") for title, rate in medians.items()],
+        finding=f"Two workers answer {workers / one:.2f} times as much as one, which shares the "
+        f"cores with wrk too, and {workers / threads:.2f} times as much as one with two threads.",
+        figure=figure,
+    )
+
+
+def told(stretches: Sequence[Arrivals]) -> str:
+    """Say the share of each status: `200: 61.0 %, 503: 39.0 %`."""
+    total = sum((Counter(each.answers) for each in stretches), Counter[str]())
+    return ", ".join(
+        f"{status}: {100 * count / total.total():.1f} %" for status, count in sorted(total.items())
+    )
+
+
+def _answers(rounds: Sequence[Round]) -> Counter[str]:
+    both = [arrivals for each in rounds for arrivals in (each.half, each.twice)]
+    return sum((Counter(each.answers) for each in both), Counter[str]())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,136 @@
+"""One image → the bodies that servers take, and their answers → probabilities.
+
+Knows no server: which of these a server takes, and where, is in `benchmarks.serving.peers`.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from PIL import Image
+
+Floats = NDArray[np.float32]
+"""An image as float32 [C, H, W], every value a whole number / 255, so that a PNG can hold it."""
+
+JSON = "application/json"
+_BOUNDARY = "a-part-of-the-benchmark"
+_LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class Content:
+    """A request's headers and body."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response's headers, their names in lower case, and its body."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def flat(image: Floats) -> Content:
+    """Write {"image": [numbers]}, what a hand-written endpoint takes; the shape is its own."""
+    return _json({"image": _numbers(image)})
+
+
+def nested(image: Floats) -> Content:
+    """Write {"instances": [numbers [H, W], or [H, W, C]]}, what our own routes take."""
+    rows = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+    return _json({"instances": [np.ascontiguousarray(rows)]})
+
+
+def batch(image: Floats) -> Content:
+    """Write {"images": numbers [1, C, H, W]}, what an array as a parameter takes."""
+    return _json({"images": image[None]})
+
+
+def open_inference(image: Floats, samples: int | None = None) -> Content:
+    """Write the Open Inference Protocol's JSON; of `samples`, our dropout alive."""
+    output = "probabilities" if samples is None else "mean_probabilities"
+    parameters = {} if samples is None else {"parameters": {"samples": samples}}
+    tensor = {**_tensor(image), "data": _numbers(image)}
+    return _json({"inputs": [tensor], "outputs": [{"name": output}], **parameters})
+
+
+def open_inference_binary(image: Floats) -> Content:
+    """Write the protocol with the numbers as bytes behind the JSON, and ask for such an answer."""
+    raw = image.tobytes()
+    head = orjson.dumps(
+        {
+            "inputs": [{**_tensor(image), "parameters": {"binary_data_size": len(raw)}}],
+            "outputs": [{"name": "probabilities", "parameters": {"binary_data": True}}],
+        }
+    )
+    headers = {"Content-Type": "application/octet-stream", _LENGTH: str(len(head))}
+    return Content(headers, head + raw)
+
+
+def png(image: Floats) -> Content:
+    """Write the encoded file as the body."""
+    return Content({"Content-Type": "image/png"}, _encoded(image))
+
+
+def form(image: Floats, field: str = "file") -> Content:
+    """Write the encoded file as the one field of a form."""
+    head = (
+        f"--{_BOUNDARY}\r\n"
+        f'Content-Disposition: form-data; name="{field}"; filename="image.png"\r\n'
+        "Content-Type: image/png\r\n\r\n"
+    )
+    body = head.encode() + _encoded(image) + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    return Content({"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}, body)
+
+
+def of_list(answer: Answer) -> list[float]:
+    """Read {"probabilities": [numbers]}."""
+    return list(orjson.loads(answer.body)["probabilities"])
+
+
+def of_rows(answer: Answer) -> list[float]:
+    """Read [[numbers]]."""
+    return list(orjson.loads(answer.body)[0])
+
+
+def of_predictions(answer: Answer) -> list[float]:
+    """Read what our own routes answer."""
+    return list(orjson.loads(answer.body)["predictions"][0]["probabilities"].values())
+
+
+def of_open_inference(answer: Answer) -> list[float]:
+    """Read the first output of the protocol's JSON."""
+    return list(orjson.loads(answer.body)["outputs"][0]["data"])
+
+
+def of_open_inference_binary(answer: Answer) -> list[float]:
+    """Read the numbers behind the protocol's JSON."""
+    head = int(answer.headers[_LENGTH.lower()])
+    return list(np.frombuffer(answer.body[head:], np.float32).astype(float))
+
+
+def _json(content: dict[str, Any]) -> Content:
+    return Content({"Content-Type": JSON}, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _tensor(image: Floats) -> dict[str, Any]:
+    return {"name": "images", "shape": [1, *image.shape], "datatype": "FP32"}
+
+
+def _numbers(image: Floats) -> Floats:
+    return image.ravel()
+
+
+def _encoded(image: Floats) -> bytes:
+    pixels = np.round(255 * image).astype(np.uint8)
+    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

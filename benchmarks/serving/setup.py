@@ -1,0 +1,128 @@
+"""Where servers and their load run, and what they serve: the flags that both commands share."""
+
+import argparse
+import fcntl
+import os
+import platform
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.serving.environments import ROOT, environment
+from model.bundle import Bundle, open_bundle
+
+_BUNDLES = (ROOT / "models" / "fashion-mnist" / "1", ROOT / "models" / "digits" / "1")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where things run, and where they come from."""
+
+    bundle: Bundle
+    server_cores: str
+    load_cores: str
+    first_port: int
+    pythons: dict[str, Path]
+    """Environments that are not to be made, by the name of their requirements."""
+    package_index: str
+    lock: Path | None
+    """A file that is locked while something is measured, where others measure here too."""
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have the machine to ourselves, among those who take the same lock."""
+        if self.lock is None:
+            yield
+            return
+        with self.lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def python(self, name: str, say: Callable[[str], None]) -> Path:
+        """Return the Python of an environment; make it if need be, and say so.
+
+        Raises:
+            EnvironmentFailedError: it cannot be made.
+        """
+        return self.pythons.get(name) or environment(name, self.package_index, say)
+
+    def scratch(self) -> Path:
+        """Return an empty folder, where the servers' logs remain until the next run."""
+        folder = ROOT / "build" / f"serving-{self.first_port}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def __str__(self) -> str:
+        """Say what is served, and on what."""
+        manifest = self.bundle.manifest
+        return (
+            f"{manifest.name} version {manifest.version}, ONNX Runtime on one thread; the server "
+            f"on core {self.server_cores}, the load on core {self.load_cores}; {_machine()}."
+        )
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where things run."""
+    parser.add_argument("--bundle", type=Path, help="folder of a bundle")
+    parser.add_argument("--server-cores", default="0", help="as taskset -c takes them")
+    parser.add_argument("--load-cores", default="1", help="as taskset -c takes them")
+    parser.add_argument(
+        "--port", type=int, default=8300, help="the first of a port for each server"
+    )
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a server's environment by its Python, instead of one that is made; may be repeated",
+    )
+    parser.add_argument("--package-index", default="", help="another one beside the default")
+    parser.add_argument(
+        "--lock", type=Path, help="a file to lock while measuring, as others here do too"
+    )
+    parser.add_argument("--record", type=Path, help="folder of the notes")
+
+
+def read_flags(options: argparse.Namespace) -> Setup:
+    """Return what those flags say; SIGTERM ends as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return Setup(
+        bundle=_bundle(options.bundle),
+        server_cores=options.server_cores,
+        load_cores=options.load_cores,
+        first_port=options.port,
+        pythons={
+            name: Path(path) for name, _, path in (each.partition("=") for each in options.python)
+        },
+        package_index=options.package_index,
+        lock=options.lock,
+    )
+
+
+def shown(arguments: list[str]) -> list[str]:
+    """The flags that say what was measured, without those that say where things lie."""
+    private = ("--python", "--lock", "--record", "--package-index", "--port")
+    shown, skip = [], False
+    for each in arguments:
+        if not skip and not each.startswith(private):
+            shown.append(each)
+        skip = each in private
+    return shown
+
+
+def _bundle(path: Path | None) -> Bundle:
+    found = path or next((each for each in _BUNDLES if each.exists()), None)
+    if found is None:
+        raise SystemExit("There is no bundle; make one with `make train`, or name one: --bundle.")
+    return open_bundle(found)
+
+
+def _machine() -> str:
+    """Say what this runs on."""
+    text = Path("/proc/cpuinfo").read_text()
+    model = text.partition("model name")[2].partition("\n")[0].strip("\t :") or platform.machine()
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"

@@ -1,0 +1,68 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from benchmarks.serving.comparison import Comparison, Plan, Subject
+from benchmarks.serving.load import Stretch
+from benchmarks.serving.open_loop import Arrivals, percentiles
+from benchmarks.serving.peers import PEERS
+from benchmarks.serving.report import ratio, records
+
+PLAN = Plan(rounds=3, seconds=1, connections=(1, 32), rates=(100.0, 200.0), kinds=("OIP JSON",))
+BY_NAME = {each.name: each for each in PEERS}
+
+
+def seen(*rates: float, refused: int = 0) -> list[Stretch]:
+    return [Stretch(32, rate, refused, 0, p50=2.0, p99=9.0) for rate in rates]
+
+
+def subject(name: str, rates: Sequence[float], answered: float = 1.0) -> Subject:
+    latencies = percentiles([0.002] * 99 + [0.05])
+    stretch = Arrivals(100, 100, {"200": 100}, 100.0, latencies, answered, lateness=0.1)
+    return Subject(
+        peer=BY_NAME[name],
+        versions="it 1.0",
+        start_seconds=1.0,
+        server=cast("Any", None),
+        targets=cast("Any", {"OIP JSON": None}),
+        processes=1,
+        memory=[100.0, 300.0, 110.0],
+        stretches={("OIP JSON", each): seen(*rates) for each in PLAN.connections},
+        arrivals={100.0: [stretch] * 3},
+    )
+
+
+def test_a_ratio_is_of_the_medians() -> None:
+    assert ratio(seen(100, 900, 200), seen(50, 400, 1)) == pytest.approx(4)
+
+
+def test_a_server_that_answers_nothing_makes_no_ratio_fail() -> None:
+    assert ratio(seen(100), seen(0, 0, 5)) == float("inf")
+
+
+def test_the_tables_of_a_comparison(tmp_path: Path) -> None:
+    subjects = [subject("ours", (200, 100, 300)), subject("triton", (400, 50, 500), answered=0.5)]
+    comparison = Comparison(subjects, {"Ray Serve": "it ended by itself"})
+    throughput, footprint, latency = records(comparison, PLAN, "On a machine.")
+    assert throughput.rows == [
+        ("OIP JSON", "Triton", "400 x0.50", "400 x0.50", "2.0, 9.0"),
+        ("OIP JSON", "ours", "200", "200", "2.0, 9.0"),
+    ]
+    assert "Triton 0.50 to 0.50" in throughput.finding
+    assert "Ray Serve, it ended by itself" in throughput.finding
+    assert footprint.rows[0][:5] == ("ours", "it 1.0", "1.0 s", "110 MB", "1")
+    assert latency.rows == [
+        ("ours", "OIP JSON", "2.0, 50.0", ""),
+        ("Triton", "OIP JSON", "2.0, 50.0 (50 % answered)", ""),
+    ]
+    for record in (throughput, footprint, latency):
+        record.draw(tmp_path / f"{record.name}.svg")
+
+
+def test_failed_requests_are_told() -> None:
+    bad = subject("ours", (200, 100, 300))
+    bad.stretches["OIP JSON", 32] = seen(10, 10, 10, refused=4)
+    throughput, *_ = records(Comparison([bad], {}), PLAN, "")
+    assert throughput.rows == [("OIP JSON", "ours", "200", "10 (12 failed)", "2.0, 9.0")]
