@@ -2,7 +2,7 @@
 
 Knows no training and no gate: `training.precision` decides which of the two is kept.
 
-What is integer is exact, so it gives the same numbers on every processor, in any batch and with any
+What is integer is exact, so it gives the same numbers in every kernel, in any batch and with any
 number of threads:
 
 - weights have 7 bits, for x86 processors without VNNI add two products in 16 bits, and two of an

@@ -16,7 +16,7 @@ from model.errors import ExportError
 from model.export import export_graphs
 from model.network import build
 from model.predictor import Predictor
-from model.preprocessing import to_float
+from model.preprocessing import InputSpec, to_float
 from model.quantize import quantize
 from tests.model.conftest import DIGIT, Export, Exported
 
@@ -142,6 +142,35 @@ def test_images_are_rounded_to_bytes(
     predictor = Predictor.open(quantised, exported.network.head.dropout_layers)
     nearly = np.clip(images + np.float32(0.4 / 255), 0, 1)
     assert np.array_equal(predictor.predict(nearly).logits, predictor.predict(images).logits)
+
+
+def test_the_first_convolution_is_the_same_of_each_colour(tmp_path: Path) -> None:
+    """But at the border, where float32 pads with the mean and this with the byte nearest to it."""
+    torch.manual_seed(0)
+    spec = InputSpec(channels=3, height=8, width=8, resize="pad")
+    network = build(Architecture(classes=3, input=spec), [0.1, 0.5, 0.9], [0.1, 0.2, 0.4])
+    images = to_float(np.random.default_rng(0).integers(0, 256, (ROWS, 3, 8, 8), dtype=np.uint8))
+    for _ in range(8):
+        network.train()(torch.from_numpy(images))
+    export_graphs(network, (3, 8, 8), tmp_path)
+    before = first_activations(tmp_path / MODEL_FILE, images)
+    quantize(tmp_path / MODEL_FILE, images, tmp_path / MODEL_FILE)
+    after = first_activations(tmp_path / MODEL_FILE, images)
+    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    # Its 27 weights have 12 bits here; a byte of the output is a step of about 0.03.
+    np.testing.assert_allclose(after[inside], before[inside], atol=2e-3)
+    np.testing.assert_allclose(after, before, atol=0.1)
+
+
+def first_activations(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run the graph up to its first ReLU: [N, channels, H, W]."""
+    graph = onnx.load(path)
+    name = next(node.output[0] for node in graph.graph.node if node.op_type == "Relu")
+    value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+    graph.graph.output.append(value)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    found: NDArray[np.float32] = session.run([name], {"images": images})[0]
+    return found
 
 
 def test_a_network_without_convolutions_is_refused(

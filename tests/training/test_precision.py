@@ -50,8 +50,9 @@ def test_few_images_are_too_few_to_tell() -> None:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
     folder = tmp_path_factory.mktemp("quantised")
-    places = {"output": folder / "models", "runs": folder / "runs"}
-    return TrainingConfig(data="digits", epochs=8, quantize=True, **places)
+    return TrainingConfig(
+        data="digits", epochs=8, quantize=True, output=folder / "models", runs=folder / "runs"
+    )
 
 
 @pytest.fixture(scope="module")
