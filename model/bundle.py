@@ -64,6 +64,7 @@ def _check_distinct(class_names: tuple[str, ...]) -> tuple[str, ...]:
 
 FileName = Annotated[str, AfterValidator(_check_file)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["fp32", "int8"]
 
 
 class Manifest(BaseModel):
@@ -79,6 +80,7 @@ class Manifest(BaseModel):
     architecture: Architecture
     parameters: int = Field(ge=0, description="learnt numbers")
     features: int = Field(ge=1, description="width F of the trunk's output")
+    precision: Precision = Field("fp32", description="what the trunk's convolutions compute with")
     dropout_layers: tuple[DropoutLayer, ...] = Field(min_length=1)
     calibration: Calibration | None = Field(
         None, description="null: uncalibrated, for want of validation images"

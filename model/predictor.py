@@ -31,7 +31,7 @@ from model.uncertainty import Uncertainty, integrate, joined, softmax, summarise
 
 GOLDEN_TOLERANCE = 1e-3
 """Allowed |difference| of a golden logit: other processors round differently (about 1e-5), damage
-does more."""
+does more. Of int8 too: its integers are exact, and what is rounded comes behind them."""
 
 _HEAD_BYTES = 32 * 2**20
 """Bound on the largest array of one run of the head, [rows, samples, width]."""
@@ -277,6 +277,7 @@ def _start(path: Path, threads: int) -> Session:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only; they also arrive as exceptions
+    options.enable_mem_pattern = False  # it plans memory for every size of batch, and keeps it
     # Idle threads that spin would take the cores from the event loop and from other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session: Session = onnxruntime.InferenceSession(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from model.architecture import DropoutLayer
-from model.bundle import Manifest
+from model.bundle import Manifest, Precision
 from model.calibration import SetKind
 from model.masks import MAX_SEED
 from model.preprocessing import InputSpec
@@ -187,6 +187,7 @@ class ModelSummary(_Shape):
     class_names: list[str]
     input: InputSpec
     parameters: int
+    precision: Precision = Field(description="what the trunk's convolutions compute with")
     dropout_layers: list[DropoutLayer]
     test_accuracy: float | None = Field(description="measured on the exported bundle, 0..1")
     held: bool = Field(description="false: a newer version takes over by itself")

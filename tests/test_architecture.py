@@ -11,7 +11,12 @@ import pytest
 from tests.conftest import ROOT
 
 TORCH = {"torch", "torchmetrics", "lightning", "onnxscript"}
-TORCH_IN_MODEL = {"model/activations.py", "model/network.py", "model/export.py"}
+TORCH_IN_MODEL = {
+    "model/activations.py",
+    "model/network.py",
+    "model/export.py",
+    "model/quantize.py",
+}
 NOT_WITH_THE_SERVICE = TORCH | {"onnx", "sklearn", "matplotlib", "scipy", "pooch", "training"}
 
 
@@ -48,7 +53,7 @@ def test_packages_do_not_import_what_they_must_not_know(package: str, forbidden:
     assert {file: packages(file) & forbidden for file in files if packages(file) & forbidden} == {}
 
 
-def test_torch_stands_only_in_training_and_three_files_of_model() -> None:
+def test_torch_and_onnx_stand_only_in_training_and_four_files_of_model() -> None:
     files = [*sources("model"), *sources("service")]
     found = {str(file.relative_to(ROOT)) for file in files if packages(file) & (TORCH | {"onnx"})}
     assert found == TORCH_IN_MODEL

@@ -35,7 +35,7 @@ validation loss were kept; nothing was chosen by the test images.
 {measured(metrics["test"], manifest.get("calibration"))}
 
 {_hidden_layers(metrics["diagnosis"])}
-
+{_precision(metrics.get("quantization"))}
 {shown(pictures)}
 
 ## Limits
@@ -210,6 +210,37 @@ of tanh or sigmoid outputs within 1 % of an end of their range. Deaths and reviv
 epoch to the next.{removed}
 
 {advice or "Nothing is wrong with them."}"""
+
+
+def _precision(quantization: Mapping[str, Any] | None) -> str:
+    """Write the section of `--quantize`, figures of `training.precision`; nothing without it."""
+    if quantization is None:
+        return ""
+    before, after = quantization["fp32"], quantization["int8"]
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {value:.4f} | {after[name]:.4f} |"
+        for name, value in before.items()
+        if name in after
+    )
+    refusals = quantization["refusals"]
+    verdict = (
+        f"8-bit integers were tried and refused; float32 is served. {'; '.join(refusals)}."
+        if refusals
+        else "The convolutions compute with 8-bit integers; every other figure here is of them. "
+        "The head, and so dropout, is float32."
+    )
+    return f"""
+## Precision
+
+{verdict}
+
+| on the validation images, before calibration | float32 | int8 |
+|---|---|---|
+{rows}
+
+Sampled: with dropout alive. Mistakes by entropy, by information: the chance that a wrong answer \
+has more of it than a right one (AUROC).
+"""
 
 
 def _escaped(name: str) -> str:

@@ -149,6 +149,9 @@ class TrainingConfig(CommandSettings):
         False,
         description="leave units out of the export that fire on no training or validation image",
     )
+    quantize: bool = Field(
+        False, description="put the convolutions into 8-bit integers, if the answers stay as good"
+    )
     resume: bool = Field(False, description="continue the last, interrupted run of this name")
     unless_exists: bool = Field(
         False, description="do nothing if the output folder already has a bundle, of any name"
@@ -189,6 +192,15 @@ class TrainingConfig(CommandSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _only_relu_convolutions_are_quantised(self) -> Self:
+        if self.quantize and (self.preset, self.activation) != ("cnn", "relu"):
+            raise ValueError(
+                "--quantize needs --preset cnn and --activation relu: integers would not speed up "
+                "the others."
+            )
+        return self
+
     @property
     def model_name(self) -> str:
         """The name of the bundle: `name`, or the data set's."""
@@ -220,7 +232,8 @@ class TrainingConfig(CommandSettings):
     def describes(self) -> dict[str, object]:
         """All that decides the weights: a bundle records it, a resumed run must share it."""
         places = {"output", "runs", "data_dir", "cache_dir", "max_memory_gib", "config"}
-        return self.model_dump(mode="json", exclude=places | {"resume", "unless_exists", "name"})
+        afterwards = {"resume", "unless_exists", "name", "quantize"}
+        return self.model_dump(mode="json", exclude=places | afterwards)
 
 
 class EvaluationConfig(CommandSettings):

@@ -27,6 +27,7 @@ from training.data import DataSet
 from training.diagnosis import diagnose, turnover
 from training.figures import evaluate
 from training.fit import LAST_CHECKPOINT, Fitted, architecture, fit
+from training.precision import Choice, choose
 from training.prune import difference, prune
 from training.report import Subject, write_report
 from training.trust import measure
@@ -117,6 +118,10 @@ def publish(
         predictor = Predictor.open(draft.path, network.head.dropout_layers)
         images = to_float(data.validation.images[:_PARITY_IMAGES])
         difference = parity(network, predictor, images)
+        choice = _quantised(draft.path, network, data) if config.quantize else None
+        if choice is not None and choice.precision == "int8":
+            draft.manifest["precision"] = "int8"
+            predictor = Predictor.open(draft.path, network.head.dropout_layers)
         write_golden(predictor, images, draft.path)
         predictor.calibrated = calibrate(predictor, data)
         if predictor.calibrated is not None:
@@ -129,6 +134,7 @@ def publish(
             "test": test.metrics | {"trust": trust},
             "validation": validation.metrics,
             "parity": difference,
+            "quantization": None if choice is None else choice.describes(),
             "epochs": len(fitted.history),
             "diagnosis": _diagnosis(fitted, advice, removed),
         }
@@ -144,6 +150,22 @@ def publish(
         draft.manifest["parameters"],
     )
     return path
+
+
+def _quantised(folder: Path, network: Classifier, data: DataSet) -> Choice:
+    choice = choose(folder, network.head.dropout_layers, data)
+    if choice.refusals:
+        logger.warning(
+            "Warning: int8 was refused and float32 kept, because of the validation images' %s.",
+            "; ".join(choice.refusals),
+        )
+    else:
+        logger.info(
+            "int8: validation accuracy %.2f %%, from %.2f %%; NLL %.4f, from %.4f",
+            *(100 * choice.int8["accuracy"], 100 * choice.fp32["accuracy"]),
+            *(choice.int8["nll"], choice.fp32["nll"]),
+        )
+    return choice
 
 
 def run_folder(config: TrainingConfig, data: DataSet) -> Path:

@@ -57,6 +57,7 @@ def summary(offer: Offer) -> dict[str, object]:
         "class_names": list(manifest.class_names),
         "input": manifest.input.model_dump(),
         "parameters": manifest.parameters,
+        "precision": manifest.precision,
         "dropout_layers": [layer.model_dump() for layer in manifest.dropout_layers],
         "test_accuracy": manifest.metrics.get("test", {}).get("accuracy"),
         "held": release.held is not None,

@@ -44,6 +44,7 @@ def train(*arguments: str, **extra: str) -> Completed:
         (["--name", "a/b"], "--name: 'a/b' cannot name a model"),
         (["--max-norm", "0"], "--max-norm: input should be greater than 0, but got '0'."),
         (["--prune-dead", "--activation", "tanh"], "--prune-dead needs --activation relu: the"),
+        (["--quantize", "--preset", "mlp"], "--quantize needs --preset cnn and --activation relu"),
         (["--config", "/no/such.toml"], "--config: cannot read /no/such.toml"),
     ],
 )

@@ -26,6 +26,7 @@ def test_models_summarises_what_is_loaded(service: Application, bundle_folder: P
     assert summary.class_names == list("0123456789")
     assert (summary.input.channels, summary.input.height, summary.input.width) == (1, 8, 8)
     assert summary.parameters == manifest["parameters"]
+    assert summary.precision == "fp32"
     assert summary.dropout_layers[0].p == 0.5
     assert summary.test_accuracy == manifest["metrics"]["test"]["accuracy"]
 
