@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from anyio import to_thread
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -38,8 +37,8 @@ class BodyReader:
             UnsupportedMediaTypeError: a Content-Encoding other than gzip, deflate and identity.
             BodyTooLargeError, BodyTimeoutError, CompressionError, InvalidRequestError.
         """
-        encoding = _content_encoding(request.headers)
-        declared = request.headers.get("content-length", "0")
+        encoding = _content_encoding(request)
+        declared = header(request, b"content-length") or "0"
         if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > self._limit):
             raise BodyTooLargeError(self._too_large())
         body = await self._arrived(request.receive)
@@ -123,11 +122,17 @@ async def _at_once(message: Message) -> Message:
     return message
 
 
-def _content_encoding(headers: Headers) -> str:
-    given = headers.getlist("content-encoding")
-    if not given:
+def header(request: Request, name: bytes) -> str | None:
+    """Return a header, its lines joined if there are several; `name` in small letters."""
+    given = [value for each, value in request.scope["headers"] if each == name]
+    return str(b", ".join(given), "latin-1") if given else None
+
+
+def _content_encoding(request: Request) -> str:
+    given = header(request, b"content-encoding")
+    if given is None:
         return "identity"
-    encoding = ", ".join(given).strip().lower()
+    encoding = given.strip().lower()
     if encoding not in ("identity", *_WINDOW_BITS):
         raise UnsupportedMediaTypeError(
             f"Content-Encoding {encoding!r} is not taken here; send the body uncompressed, or "

@@ -55,9 +55,13 @@ def serve(settings: ServiceSettings) -> int:
 
 def serve_here(settings: ServiceSettings, listener: socket.socket, ending: "Ending") -> None:
     """Serve in this process, unless it was asked to end meanwhile."""
-    from service.app import create_app  # the parent of several workers does without it
+    from service.app import (  # the parent of several workers does without it
+        create_app,
+        spare_the_collector,
+    )
 
     server = uvicorn.Server(_config(settings, create_app(settings)))
+    spare_the_collector()
     if not ending.asked:
         server.run(sockets=[listener])
 
@@ -107,6 +111,7 @@ def _config(settings: ServiceSettings, app: object) -> uvicorn.Config:
         log_level="warning",  # of uvicorn's own lines; the service writes one a request
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who a client is said to be decides nothing here
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.grace_seconds,
     )

@@ -69,7 +69,7 @@ class InferRequest(_Header):
     outputs: Annotated[list[Output], Field(max_length=_MAX_TENSORS)] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tensor:
     """A named array: FP32 and UINT8 as such, BYTES as an object array of bytes."""
 

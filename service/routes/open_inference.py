@@ -11,7 +11,7 @@ from starlette.responses import Response
 from model.bundle import SAMPLED_SUFFIX
 from model.sampling import Sampling
 from service import API_VERSION
-from service.bodies import BodyReader, packer
+from service.bodies import BodyReader, header, packer
 from service.errors import (
     InvalidJsonError,
     InvalidQueryError,
@@ -40,6 +40,7 @@ from service.tensors import (
 from service.tensors import write as write_response
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
+_LENGTH_HEADER = LENGTH_HEADER.lower().encode()
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -233,7 +234,7 @@ class _Protocol:
             payload, json_length = write_response(
                 _header(face, given, how), _with_classes(outputs, given, face), given
             )
-        return _response(payload, json_length, request.headers.get("accept-encoding"))
+        return _response(payload, json_length, header(request, b"accept-encoding"))
 
     def _face(self, request: Request, id_: str = "") -> Face:
         name, sampled = bundle_name(request.path_params["name"], self._settings)
@@ -281,7 +282,7 @@ def _entry(name: str, version: str, state: str, reason: str) -> dict[str, str]:
 
 
 def _json_length(request: Request) -> int | None:
-    text = request.headers.get(LENGTH_HEADER)
+    text = header(request, _LENGTH_HEADER)
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) < _LONG_NUMBER):
@@ -376,4 +377,4 @@ def _response(payload: bytes, json_length: int | None, accept_encoding: str | No
         headers["Vary"] = "Accept-Encoding"
         payload = pack(payload)
     kind = "application/json" if json_length is None else "application/octet-stream"
-    return Response(payload, headers=headers, media_type=kind)
+    return Response(payload, headers=headers or None, media_type=kind)
