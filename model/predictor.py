@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from model import masks
@@ -19,7 +20,7 @@ from model.architecture import DropoutLayer
 from model.bundle import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
 from model.calibration import CALIBRATION_FILE, Arrays, Calibrated, uniform_draws
 from model.errors import BundleError, MethodError
-from model.figures import BLOCK, DETAILS, MAIN, behind, rule, scaling
+from model.figures import BLOCK, DETAILS, MAIN, Feeds, behind, rule, scaling
 from model.masks import Masks
 from model.sampling import Analytic, Auto, Fixed, Sampling
 from model.sessions import Session, start
@@ -35,6 +36,9 @@ _HEAD_BYTES = 32 * 2**20
 
 _FIRST_BLOCK = 16
 """Samples of the first block where their number is automatic; each further one doubles them."""
+
+_BOUND = 4
+"""Ways of asking whose masks stay bound to the head; each holds as much as one of its runs."""
 
 _MAX_TRUNK_ROWS = 64
 """Rows of one trunk run: more only grow ONNX Runtime's arena."""
@@ -53,11 +57,34 @@ class Prediction:
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """Softmax of the logits over the temperature, float64 [N, K]."""
-        return softmax(self.logits / np.float64(self.temperature))
+        return softmax(np.divide(self.logits, self.temperature, dtype=np.float64))
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Prediction":
         """Return some of the rows."""
         return Prediction(self.logits[rows], self.features[rows], self.temperature)
+
+
+class _Bound:
+    """What stays of the head's runs from one to the next: inputs, and the outputs' places."""
+
+    def __init__(self, head: Session, feeds: Feeds, brief: bool) -> None:
+        self._head = head
+        self._feeds = feeds  # the binding may point into them
+        self._names = MAIN if brief else MAIN + DETAILS
+        self._rows = 0
+        self._binding = head.io_binding()
+        for name, value in feeds.items():
+            self._binding.bind_cpu_input(name, value)
+
+    def run(self, features: Floats) -> Sequence[Any]:
+        """Return the outputs for features [N, F]."""
+        if len(features) != self._rows:
+            self._rows = len(features)
+            for name in self._names:
+                self._binding.bind_output(name)
+        self._binding.bind_cpu_input("features", features)
+        self._head.run_with_iobinding(self._binding)
+        return self._binding.copy_outputs_to_cpu()
 
 
 class Predictor:
@@ -69,13 +96,14 @@ class Predictor:
         self._head = head
         self.calibrated: Calibrated | None = None
         """Its temperatures, and what turns answers into decisions; None: answers as they come."""
+        self._bound: LRUCache[tuple[Fixed, float], _Bound] = LRUCache(_BOUND)
         self.classes = int(model.get_outputs()[0].shape[-1])
         # The figures hold two numbers of a class and a sample.
         self._widest = max(2 * self.classes, *(layer.width for layer in self._layers))
 
     @classmethod
     def open(cls, folder: Path, layers: Sequence[DropoutLayer], threads: int = 1) -> Self:
-        """Start ONNX Runtime on the graphs in `folder`, with `threads` threads for one run.
+        """Start ONNX Runtime on the graphs in `folder`, with `threads` threads for the trunk.
 
         Raises:
             BundleError: ONNX Runtime cannot load a graph.
@@ -83,7 +111,8 @@ class Predictor:
         try:
             model = start((folder / MODEL_FILE).read_bytes(), threads)
             figures = behind("logits", int(model.get_outputs()[0].shape[-1]))
-            head = start((folder / HEAD_FILE).read_bytes() + figures, threads)
+            # Several threads would split sums, and round them, by their number.
+            head = start((folder / HEAD_FILE).read_bytes() + figures, threads=1)
         except Exception as error:  # ONNX Runtime raises its own untyped exceptions
             reason = str(error).partition("\n")[0]
             raise BundleError(
@@ -116,10 +145,13 @@ class Predictor:
                 pass
             case Analytic():
                 most = max(POINTS, self._layers[0].width + 1)
+        count, rows = len(prediction.logits), self._head_rows(most)
+        if count <= rows:
+            return self._uncertainty(prediction, how)
         return joined(
             [
                 self._uncertainty(prediction.take(slice(start, stop)), how)
-                for start, stop in _chunks(len(prediction.logits), self._head_rows(most))
+                for start, stop in _chunks(count, rows)
             ]
         )
 
@@ -137,9 +169,7 @@ class Predictor:
     def _asked(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         match how:
             case Fixed():
-                names = MAIN if how.brief else MAIN + DETAILS
-                drawn = masks.draw(how.seed, how.samples, self._layers, how.design)
-                return answer(self._run(names, prediction.features, drawn), how.samples)
+                return answer(self._figures(prediction.features, how), how.samples)
             case Auto():
                 return self._until_settled(prediction, how)
             case Analytic():
@@ -197,11 +227,22 @@ class Predictor:
         return _joined(runs)
 
     def _run(self, names: Sequence[str], features: Floats, drawn: Masks) -> Sequence[Any]:
+        return self._head.run(names, {"features": features, **self._feeds(drawn)})
+
+    def _figures(self, features: Floats, how: Fixed) -> Sequence[Any]:
+        """Run the head as `_run` does, with what does not change from call to call bound to it."""
+        asked = how, self.sampled_temperature
+        bound = self._bound.get(asked)
+        if bound is None:
+            drawn = masks.draw(how.seed, how.samples, self._layers, how.design)
+            bound = self._bound[asked] = _Bound(self._head, self._feeds(drawn), how.brief)
+        return bound.run(features)
+
+    def _feeds(self, drawn: Masks) -> Feeds:
         if len(drawn[0]) == 1:  # a single sample is taken twice: so it has a spread, of 0
             drawn = tuple(np.repeat(mask, 2, axis=0) for mask in drawn)
-        feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
-        feeds |= {"features": features, **rule(len(drawn[0])), **scaling(self.sampled_temperature)}
-        return self._head.run(names, feeds)
+        named: Feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
+        return named | rule(len(drawn[0])) | scaling(self.sampled_temperature)
 
     def _head_rows(self, samples: int) -> int:
         if samples % BLOCK:

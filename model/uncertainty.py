@@ -28,7 +28,9 @@ Singles = NDArray[np.float32]
 _TINY = np.finfo(np.float64).tiny
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True
+)  # not frozen: one is made for each request, and that would take thrice as long
 class Uncertainty:
     """What T samples say of N images over K classes; all float64 but `labels`.
 
@@ -84,10 +86,10 @@ def joined(parts: Sequence[Uncertainty]) -> Uncertainty:
 
 def softmax(logits: NDArray[np.floating]) -> Floats:
     """Softmax over the last axis, in float64; any shape."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    probabilities = np.exp(shifted, out=shifted)
-    probabilities /= probabilities.sum(axis=-1, keepdims=True)
+    most = np.maximum.reduce(logits, axis=-1, keepdims=True)
+    probabilities: Floats = np.subtract(logits, most, dtype=np.float64)
+    np.exp(probabilities, out=probabilities)
+    probabilities /= np.add.reduce(probabilities, axis=-1, keepdims=True)
     return probabilities
 
 
@@ -121,42 +123,55 @@ def answer(figures: Sequence[Any], samples: int, random: bool = True) -> Uncerta
     """
     means, spreads, tails, votes, confidence, *details = figures
     images, classes = votes.shape
-    random = random and samples > 1
     count = max(samples, 2)
-    mean = means[:, :classes, 0].astype(np.float64)
-    mean /= np.add.reduce(mean, axis=1, keepdims=True)
+    random = random and samples > 1
+    rows, used, settled, unknown = _unchanging(images, samples)
+    sums = means[:, :classes, 0].astype(np.float64)
+    mean = sums / np.add.reduce(sums, axis=1, keepdims=True)
     labels = mean.argmax(axis=1)
     variances = spreads[:, :classes, 0].astype(np.float64)
-    logarithms = np.log(mean)
-    predictive = 0 - np.vecdot(mean, logarithms)
-    information = predictive - classes * confidence[:, 0, 0]
-    scatter = np.add.reduce(variances / mean, axis=1)  # exactly 0 where samples are equal
+    predictive = 0 - np.add.reduce(mean * np.log(mean), axis=1)
+    scatter = np.add.reduce(variances / mean, axis=1)
+    # A divergence is at most that of Pearson: so it is exactly 0 where the samples are equal.
+    information = np.minimum(predictive - float(classes) * confidence[:, 0, 0], scatter)
     if random:
-        information += scatter / (2 * count - 2)
-    np.maximum(information, 0, out=information)
-    np.minimum(information, predictive, out=information)
-    information *= scatter > 0
-    unknown = np.empty(images)
-    unknown.fill(np.nan)
+        information += scatter * (0.5 / (count - 1))
+    information = np.minimum(np.maximum(information, 0), predictive)
     errors = np.maximum(variances * (count / (count - 1)), tails[..., 0])
     errors /= count if random else np.nan
     return Uncertainty(
         labels=labels,
         mean_probabilities=mean,
         probability_std=np.sqrt(variances),
-        standard_error=np.sqrt(errors, out=errors),
+        standard_error=np.sqrt(errors),
         predictive_entropy=predictive,
         expected_entropy=predictive - information,
         mutual_information=information,
         mutual_information_error=_information_errors(means, spreads, mean, labels, *details)
         if random and details
         else unknown,
-        variation_ratio=1 - votes[np.arange(images), labels].astype(np.float64),
-        samples_used=np.zeros(images, np.int64) + samples,
-        settled=np.zeros(images, np.bool_),
+        variation_ratio=np.subtract(1, votes[rows, labels], dtype=np.float64),
+        samples_used=used,
+        settled=settled,
         typicality=unknown,
         set_draws=unknown,
     )
+
+
+@lru_cache(maxsize=256)
+def _unchanging(
+    images: int, samples: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], Floats]:
+    """Return each row's number, and what is the same for each row, read-only: [N]."""
+    arrays = (
+        np.arange(images),
+        np.full(images, samples),
+        np.zeros(images, np.bool_),
+        np.full(images, np.nan),
+    )
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
 
 
 def _information_errors(
