@@ -2,8 +2,9 @@
 
     python -m benchmarks.sampling_cost models/fashion-mnist/1 [--record docs]
 
-Plain is the deterministic pass and its probabilities; sampled is the same pass and all that `POST
-/uncertainty` computes from it, with masks that are cached. Each round times every call once, in
+Plain is the deterministic pass and its probabilities; brief is the same pass and all that the Open
+Inference Protocol gives of a model's samples; in full is what `POST /uncertainty` computes from it.
+Masks are cached. Each round times every call once, in
 random order, so that whatever else the machine does falls on all of them alike. Read the ratios:
 microseconds are those of this machine, and of what else it did. The images are the bundle's own
 golden ones, repeated.
@@ -25,10 +26,9 @@ from rich.console import Console
 from model.bundle import GOLDEN_FILE, open_bundle
 from model.predictor import Floats, Predictor, open_tested
 from model.sampling import Fixed
-from model.uncertainty import summarise
 from training.experiments.record import Record
 
-_BATCHES = (1, 16)
+_BATCHES = (1, 16, 32)
 _COUNTS = (64, 256)
 _SEED = 3
 _WARM_UP = 20
@@ -44,19 +44,12 @@ class Cost:
     batch: int
     samples: int
     plain: float
-    head: float
-    """The head's run, with its masks."""
-    summary: float
-    """From sampled logits to figures."""
-    rest: float
-    """What a sampled answer adds beyond these."""
+    brief: float
+    """What a brief answer adds."""
+    full: float
+    """What an answer in full adds."""
     quartiles: tuple[float, float, float]
-    """Of what is added, as a share of the plain call of the same round."""
-
-    @property
-    def added(self) -> float:
-        """What the shortest sampled call adds to the shortest plain one, as a share of it."""
-        return (self.head + self.summary + self.rest) / self.plain
+    """Of what a brief answer adds, as a share of the plain call of the same round."""
 
 
 def main(arguments: list[str]) -> None:
@@ -88,14 +81,13 @@ def measured(path: Path, rounds: int) -> Record:
         name="sampling-cost",
         title="What samples cost",
         setting=f"{bundle.manifest.name}, {calibrated}, one thread, {rounds:,} rounds in random "
-        "order. Added: to a plain prediction of the same round, median and quartiles; at best, the "
-        "shortest call to the shortest. Times are the shortest, too: head and summary alone, and "
-        "the rest is what remains.",
-        columns=("batch", "T", "added", "quartiles", "at best", "plain", "head", "summary", "rest"),
+        "order. Added: by a brief answer to a plain prediction of the same round, median and "
+        "quartiles; at best, the shortest call to the shortest, and so are the times.",
+        columns=("batch", "T", "added", "quartiles", "at best", "plain", "brief", "in full"),
         rows=[_row(cost) for cost in costs],
         finding=" ".join(
             f"Batch {cost.batch}: {cost.samples} samples add {100 * cost.quartiles[1]:.0f} %, "
-            f"at best {100 * cost.added:.0f} %."
+            f"at best {100 * cost.brief / cost.plain:.0f} %."
             for cost in costs
         ),
         figure=_figure(costs),
@@ -103,9 +95,7 @@ def measured(path: Path, rounds: int) -> Record:
 
 
 def _costs(predictor: Predictor, images: Floats, rounds: int) -> list[Cost]:
-    """Time a plain call against sampled ones, and the parts of these."""
-    prediction = predictor.predict(images)
-    temperature = predictor.sampled_temperature
+    """Time a plain call against sampled ones."""
 
     def plain() -> object:
         return predictor.predict(images).probabilities
@@ -115,11 +105,8 @@ def _costs(predictor: Predictor, images: Floats, rounds: int) -> list[Cost]:
 
     calls: dict[str, Call] = {"plain": plain}
     for count in _COUNTS:
-        how = Fixed(_SEED, count)
-        logits = predictor.sample(prediction.features, how)
-        calls[f"sampled {count}"] = partial(sampled, how)
-        calls[f"head {count}"] = partial(predictor.sample, prediction.features, how)
-        calls[f"summary {count}"] = partial(summarise, logits, temperature)
+        calls[f"brief {count}"] = partial(sampled, Fixed(_SEED, count, brief=True))
+        calls[f"full {count}"] = partial(sampled, Fixed(_SEED, count))
     times = _times(calls, rounds)
     return [_cost(times, len(images), count) for count in _COUNTS]
 
@@ -139,29 +126,27 @@ def _times(calls: dict[str, Call], rounds: int) -> dict[str, Times]:
 
 
 def _cost(times: dict[str, Times], batch: int, samples: int) -> Cost:
-    plain, sampled = times["plain"], times[f"sampled {samples}"]
-    head, summary = (float(times[f"{part} {samples}"].min()) for part in ("head", "summary"))
-    low, middle, high = np.quantile(sampled / plain - 1, (0.25, 0.5, 0.75)).tolist()
+    plain, brief = times["plain"], times[f"brief {samples}"]
+    low, middle, high = np.quantile(brief / plain - 1, (0.25, 0.5, 0.75)).tolist()
     return Cost(
         batch=batch,
         samples=samples,
         plain=float(plain.min()),
-        head=head,
-        summary=summary,
-        rest=float(sampled.min() - plain.min()) - head - summary,
+        brief=float(brief.min() - plain.min()),
+        full=float(times[f"full {samples}"].min() - plain.min()),
         quartiles=(low, middle, high),
     )
 
 
 def _row(cost: Cost) -> tuple[str, ...]:
     low, middle, high = (100 * share for share in cost.quartiles)
-    parts = (f"{part:,.0f} µs" for part in (cost.plain, cost.head, cost.summary, cost.rest))
+    parts = (f"{part:,.0f} µs" for part in (cost.plain, cost.brief, cost.full))
     return (
         str(cost.batch),
         str(cost.samples),
         f"{middle:.1f} %",
         f"{low:.1f}..{high:.1f} %",
-        f"{100 * cost.added:.1f} %",
+        f"{100 * cost.brief / cost.plain:.1f} %",
         *parts,
     )
 
@@ -170,11 +155,9 @@ def _figure(costs: list[Cost]) -> Figure:
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     names = [f"batch {cost.batch}, T = {cost.samples}" for cost in costs]
-    left = np.zeros(len(costs))
-    for part in ("head", "summary", "rest"):
-        shares = np.array([100 * getattr(cost, part) / cost.plain for cost in costs])
-        axes.barh(names, shares, left=left, label=part)
-        left += shares
+    full = [100 * cost.full / cost.plain for cost in costs]
+    axes.barh(names, full, label="in full")
+    axes.barh(names, [100 * cost.brief / cost.plain for cost in costs], label="brief")
     axes.invert_yaxis()
     axes.set_xlabel("added to the time of a plain prediction, %")
     axes.grid(axis="x", alpha=0.3)

@@ -5,18 +5,14 @@ report says is what the server does. Rows never influence each other: an image's
 same bytes alone and in any batch, with any number of threads.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
-
-# Importing ONNX Runtime would else write a device id into the home folder and report to its maker.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime
 
 from model import masks
 from model.analytic import POINTS, normal_logits
@@ -24,10 +20,12 @@ from model.architecture import DropoutLayer
 from model.bundle import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
 from model.calibration import CALIBRATION_FILE, Arrays, Calibrated, uniform_draws
 from model.errors import BundleError, MethodError
+from model.figures import BLOCK, DETAILS, MAIN, Feeds, behind, rule, scaling
 from model.masks import Masks
 from model.sampling import Analytic, Auto, Fixed, Sampling
+from model.sessions import Session, start
 from model.settling import settled
-from model.uncertainty import Uncertainty, integrate, joined, softmax, summarise
+from model.uncertainty import Uncertainty, answer, integrate, joined, softmax, summarise
 
 GOLDEN_TOLERANCE = 1e-3
 """Allowed |difference| of a golden logit: other processors round differently (about 1e-5), damage
@@ -39,22 +37,13 @@ _HEAD_BYTES = 32 * 2**20
 _FIRST_BLOCK = 16
 """Samples of the first block where their number is automatic; each further one doubles them."""
 
+_BOUND = 4
+"""Ways of asking whose masks stay bound to the head; each holds as much as one of its runs."""
+
 _MAX_TRUNK_ROWS = 64
 """Rows of one trunk run: more only grow ONNX Runtime's arena."""
 
 Floats = NDArray[np.float32]
-
-
-class Session(Protocol):
-    """What is used of `onnxruntime.InferenceSession`."""
-
-    def run(self, output_names: Sequence[str], input_feed: dict[str, Any]) -> Sequence[Any]:
-        """Run the graph and return the named outputs."""
-        ...
-
-    def get_outputs(self) -> Sequence[Any]:
-        """Describe the outputs; each has a `shape`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +64,29 @@ class Prediction:
         return Prediction(self.logits[rows], self.features[rows], self.temperature)
 
 
+class _Bound:
+    """What stays of the head's runs from one to the next: inputs, and the outputs' places."""
+
+    def __init__(self, head: Session, feeds: Feeds, brief: bool) -> None:
+        self._head = head
+        self._feeds = feeds  # the binding may point into them
+        self._names = MAIN if brief else MAIN + DETAILS
+        self._rows = 0
+        self._binding = head.io_binding()
+        for name, value in feeds.items():
+            self._binding.bind_cpu_input(name, value)
+
+    def run(self, features: Floats) -> Sequence[Any]:
+        """Return the outputs for features [N, F]."""
+        if len(features) != self._rows:
+            self._rows = len(features)
+            for name in self._names:
+                self._binding.bind_output(name)
+        self._binding.bind_cpu_input("features", features)
+        self._head.run_with_iobinding(self._binding)
+        return self._binding.copy_outputs_to_cpu()
+
+
 class Predictor:
     """The two graphs of one bundle, opened. Not for two threads at once."""
 
@@ -84,20 +96,23 @@ class Predictor:
         self._head = head
         self.calibrated: Calibrated | None = None
         """Its temperatures, and what turns answers into decisions; None: answers as they come."""
-        self.classes = int(head.get_outputs()[0].shape[-1])
-        # What the summary holds of a sample is wider than its classes.
-        widest = max(2 * self.classes + 1, *(layer.width for layer in self._layers))
-        self._head_cells = max(1, _HEAD_BYTES // (4 * widest))  # rows x samples of one run
+        self._bound: LRUCache[tuple[Fixed, float], _Bound] = LRUCache(_BOUND)
+        self.classes = int(model.get_outputs()[0].shape[-1])
+        # The figures hold two numbers of a class and a sample.
+        self._widest = max(2 * self.classes, *(layer.width for layer in self._layers))
 
     @classmethod
     def open(cls, folder: Path, layers: Sequence[DropoutLayer], threads: int = 1) -> Self:
-        """Start ONNX Runtime on the graphs in `folder`, with `threads` threads for one run.
+        """Start ONNX Runtime on the graphs in `folder`, with `threads` threads for the trunk.
 
         Raises:
             BundleError: ONNX Runtime cannot load a graph.
         """
         try:
-            model, head = (_start(folder / file, threads) for file in (MODEL_FILE, HEAD_FILE))
+            model = start((folder / MODEL_FILE).read_bytes(), threads)
+            figures = behind("logits", int(model.get_outputs()[0].shape[-1]))
+            # Several threads would split sums, and round them, by their number.
+            head = start((folder / HEAD_FILE).read_bytes() + figures, threads=1)
         except Exception as error:  # ONNX Runtime raises its own untyped exceptions
             reason = str(error).partition("\n")[0]
             raise BundleError(
@@ -130,20 +145,23 @@ class Predictor:
                 pass
             case Analytic():
                 most = max(POINTS, self._layers[0].width + 1)
+        count, rows = len(prediction.logits), self._head_rows(most)
+        if count <= rows:
+            return self._uncertainty(prediction, how)
         return joined(
             [
                 self._uncertainty(prediction.take(slice(start, stop)), how)
-                for start, stop in _chunks(len(prediction.logits), self._head_rows(most))
+                for start, stop in _chunks(count, rows)
             ]
         )
 
     def _uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
-        answer = self._asked(prediction, how)
-        if self.calibrated is None:
-            return answer
+        found = self._asked(prediction, how)
+        if self.calibrated is None or (isinstance(how, Fixed) and how.brief):
+            return found
         features = prediction.features
         return replace(
-            answer,
+            found,
             typicality=self.calibrated.typicality(features),
             set_draws=uniform_draws(features),
         )
@@ -151,7 +169,7 @@ class Predictor:
     def _asked(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         match how:
             case Fixed():
-                return summarise(self.sample(prediction.features, how), self.sampled_temperature)
+                return answer(self._figures(prediction.features, how), how.samples)
             case Auto():
                 return self._until_settled(prediction, how)
             case Analytic():
@@ -201,15 +219,37 @@ class Predictor:
         return self.calibrated.numbers.sampled_temperature if self.calibrated else 1.0
 
     def _sampled(self, features: Floats, drawn: Masks) -> Floats:
-        feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
+        rows, samples = self._head_rows(len(drawn[0])), len(drawn[0])
         runs = [
-            self._head.run(["logits"], {"features": features[start:stop], **feeds})[0]
-            for start, stop in _chunks(len(features), self._head_rows(len(drawn[0])))
+            self._run(["logits"], features[start:stop], drawn)[0][:, :samples]
+            for start, stop in _chunks(len(features), rows)
         ]
         return _joined(runs)
 
+    def _run(self, names: Sequence[str], features: Floats, drawn: Masks) -> Sequence[Any]:
+        return self._head.run(names, {"features": features, **self._feeds(drawn)})
+
+    def _figures(self, features: Floats, how: Fixed) -> Sequence[Any]:
+        """Run the head as `_run` does, with what does not change from call to call bound to it."""
+        asked = how, self.sampled_temperature
+        bound = self._bound.get(asked)
+        if bound is None:
+            drawn = masks.draw(how.seed, how.samples, self._layers, how.design)
+            bound = self._bound[asked] = _Bound(self._head, self._feeds(drawn), how.brief)
+        return bound.run(features)
+
+    def _feeds(self, drawn: Masks) -> Feeds:
+        if len(drawn[0]) == 1:  # a single sample is taken twice: so it has a spread, of 0
+            drawn = tuple(np.repeat(mask, 2, axis=0) for mask in drawn)
+        named: Feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
+        return named | rule(len(drawn[0])) | scaling(self.sampled_temperature)
+
     def _head_rows(self, samples: int) -> int:
-        return max(1, self._head_cells // samples)
+        if samples % BLOCK:
+            return 1
+        # The head holds the weights times the features, then samples.
+        cells = max(samples * self._widest, self.classes * self._layers[0].width)
+        return max(1, _HEAD_BYTES // (4 * cells))
 
     def self_test(self, path: Path) -> None:
         """Check that the golden inputs in the file `path` give the golden outputs.
@@ -270,20 +310,6 @@ def calibrated(bundle: Bundle) -> Calibrated | None:
     if (len(arrays.thr), len(arrays.axes)) != (numbers.images, bundle.manifest.features):
         raise BundleError(f"{file} is of another model; export the bundle again.")
     return Calibrated(numbers, arrays)
-
-
-def _start(path: Path, threads: int) -> Session:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only; they also arrive as exceptions
-    options.enable_mem_pattern = False  # it plans memory for every size of batch, and keeps it
-    # Idle threads that spin would take the cores from the event loop and from other workers.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session: Session = onnxruntime.InferenceSession(
-        path, options, providers=["CPUExecutionProvider"]
-    )
-    return session
 
 
 def _chunks(count: int, size: int) -> list[tuple[int, int]]:

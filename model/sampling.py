@@ -12,6 +12,8 @@ class Fixed:
     seed: int
     samples: int
     design: Design = "orthogonal"
+    brief: bool = False
+    """Without what takes longest: the mutual information's error, typicality and set draws."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,69 +1,66 @@
-"""How wrong a mean of T samples may be. Knows probabilities alone.
+"""How wrong the mutual information of T samples may be. Knows no graph.
 
-Most probabilities are tiny in nearly every sample and large in a rare one, so the spread of 64
-samples misses most of what makes their mean wrong: intervals built on it cover half of what they
-claim. A probability's logit has no such tail. It is close to normal, so T samples tell its mean and
-variance well, and the spread of the probability, or of a function of it, follows by Gauss-Hermite
-quadrature over that normal distribution (the logit-normal: Atchison & Shen 1980).
+As with probabilities, whose errors `model.figures` tells: what matters is a rare sample that few
+have seen yet, and logits foretell it.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from model.figures import STEPS, WEIGHTS, rule
 
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-_WIDENING = 3.0
-"""Few samples know the deviation itself poorly, and the tail depends on it exponentially: widened
-by 1 + 3/T, stated 95 % intervals covered as much from 8 samples on (python -m benchmarks.sampling).
-"""
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+
 _STEEPEST = 700.0
 """Logits beyond this would overflow exp."""
 _NEAREST = np.finfo(np.float64).eps
 """To 1, of a probability."""
 
 
-def logit_normal_variances(
-    centres: Floats, variances: Floats, samples: int, labels: NDArray[np.int64], mean: Floats
-) -> tuple[Floats, Floats]:
-    """Return variances of what T >= 2 samples say, as far as normal logits tell them.
+def information_errors(
+    probabilities: Singles, surprises: Singles, mean: Floats, divergences: Floats
+) -> Floats:
+    """Return standard errors of the mutual information, nats: [N].
+
+    Exactly 0 where the samples are equal.
 
     Args:
-        centres: mean over the samples of the probabilities' logits, [N, K].
-        variances: of the same, [N, K].
-        samples: T.
-        labels: int64 [N].
+        probabilities: p of T >= 2 samples, [N, K, T].
+        surprises: -p ln p, [N, K, T].
         mean: mean probabilities, [N, K].
-
-    Returns:
-        The variance of each probability, [N, K], and of KL(label or not in a sample, label or not
-        in the mean), nats^2: [N]. Exactly 0 where the samples are equal.
+        divergences: what `divergence_variances` says of the label, [N].
     """
-    images, classes = centres.shape
-    deviations = np.sqrt(variances) * (1 + _WIDENING / samples)
-    points = deviations[..., np.newaxis] * _NODES
-    points -= centres[..., np.newaxis]  # negative logits: the nodes lie evenly around 0
-    np.minimum(points, _STEEPEST, out=points)
-    values = np.empty((images, classes + 1, len(_NODES)))
-    chances = np.exp(points, out=values[:, :-1])
-    chances += 1
-    np.reciprocal(chances, out=chances)
-    rows = np.arange(images)
-    values[:, -1] = _divergence(chances[rows, labels], points[rows, labels], mean[rows, labels])
-    values -= values[..., :1].copy()
-    values -= (values @ _WEIGHTS)[..., np.newaxis]
-    found = np.square(values, out=values) @ _WEIGHTS
-    return found[:, :-1], found[:, -1]
+    count = probabilities.shape[2]
+    weights = np.log(mean).astype(np.float32)
+    # KL(sample, mean) with the other sign, less that of the first sample.
+    samples = np.add.reduce(surprises - surprises[..., :1], axis=1)
+    samples += np.vecmat(weights, probabilities - probabilities[..., :1])
+    shift = np.add.reduce(samples, axis=1) / np.float32(count)
+    samples -= shift[:, np.newaxis]
+    variances = np.vecdot(samples, samples) / np.float64(count - 1)
+    errors: Floats = np.sqrt((variances + divergences) / count)
+    return errors
 
 
-def _divergence(chances: Floats, points: Floats, mean: Floats) -> Floats:
-    """KL(p, mean) of two classes, but for a constant, as ln (1 - p) = ln p - logit: [N, nodes].
+def divergence_variances(centres: Floats, widths: Floats, samples: int, mean: Floats) -> Floats:
+    """Return the variance of KL(label or not in a sample, label or not in the mean): nats^2, [N].
+
+    As far as normal logits tell it. Exactly 0 where the samples are equal.
 
     Args:
-        chances: p, [N, nodes].
-        points: its negative logits, [N, nodes].
-        mean: [N].
+        centres: mean over T >= 2 samples of ln (1 - p)/p, p the label's probability, [N].
+        widths: its variance, divisor T, [N].
+        samples: T.
+        mean: the label's mean probability, [N].
     """
+    steps = np.sqrt(widths)[:, np.newaxis] * rule(samples)[STEPS].astype(np.float64)
+    points = np.minimum(steps + centres[:, np.newaxis], _STEEPEST)
+    chances = 1 / (1 + np.exp(points))
     odds = np.log(mean / np.maximum(1 - mean, _NEAREST))[:, np.newaxis]
-    return np.log(chances) + points - chances * (points + odds)
+    # But for a constant, and as ln (1 - p) = ln p - logit.
+    values = np.log(chances) + points - chances * (points + odds)
+    values -= values[:, :1].copy()
+    values -= np.vecdot(values, WEIGHTS)[:, np.newaxis]
+    variances: Floats = np.vecdot(np.square(values), WEIGHTS)
+    return variances

@@ -1,31 +1,36 @@
-"""Sampled logits -> mean probabilities and what they disagree about. Knows no mask and no network.
+"""What T samples say of an image, and what they disagree about. Knows no mask and no network.
 
 Only the head's dropout is treated as Bayesian. Entropies are in nats.
 
-Single samples are float32: several times faster, and as exact as their logits. What is reported is
-float64: mean probabilities are divided by their sum before anything is computed from them.
+`model.figures` computes what takes all samples, in ONNX Runtime; here it becomes an answer.
 
 The entropy of a mean of T samples is too low on average, by about half the sum over classes of the
-mean's variance over the mean (the delta method; Miller 1955 for counts). `summarise` adds that to
-the mutual information and takes it from the expected entropy, so the predictive entropy stays that
-of the probabilities reported beside it, and the three still add up.
+mean's variance over the mean (the delta method; Miller 1955 for counts). For random samples that is
+added to the mutual information and taken from the expected entropy, so the predictive entropy stays
+that of the probabilities reported beside it, and the three still add up.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.sampling_error import logit_normal_variances
+from model.figures import BLOCK, DETAILS, LOGITS, MAIN, alone, rule, scaling
+from model.sampling_error import divergence_variances, information_errors
+from model.sessions import Session, start
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 _TINY = np.finfo(np.float64).tiny
-_SMALLEST = np.finfo(np.float32).tiny
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True
+)  # not frozen: one is made for each request, and that would take thrice as long
 class Uncertainty:
     """What T samples say of N images over K classes; all float64 but `labels`.
 
@@ -41,12 +46,13 @@ class Uncertainty:
             et al. 2018).
         mutual_information: [N], H(mean) - mean of H(sample), the epistemic part (Houlsby et al.
             2011), 0..predictive entropy.
-        mutual_information_error: [N], its standard error, as above.
+        mutual_information_error: [N], its standard error, as above; NaN in a brief answer.
         variation_ratio: [N], share of samples whose label is another, 0..1-1/K (Freeman 1965).
         samples_used: int64 [N], how many samples, or points, these figures are of.
         settled: bool [N], whether sampling stopped because the label was settled.
-        typicality: [N], share of validation images that lie farther out, 0..1; NaN: uncalibrated.
-        set_draws: [N], what `model.calibration` draws for prediction sets; NaN: uncalibrated.
+        typicality: [N], share of validation images that lie farther out, 0..1; NaN: uncalibrated,
+            or a brief answer.
+        set_draws: [N], what `model.calibration` draws for prediction sets; NaN as above.
     """
 
     labels: NDArray[np.int64]
@@ -65,15 +71,17 @@ class Uncertainty:
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Uncertainty":
         """Return some of the rows."""
-        return Uncertainty(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Uncertainty(*[column[rows] for column in _columns(self)])
+
+
+_columns = attrgetter(*(field.name for field in fields(Uncertainty)))
 
 
 def joined(parts: Sequence[Uncertainty]) -> Uncertainty:
     """Put the rows of several summaries one after another."""
     if len(parts) == 1:
         return parts[0]
-    columns = ([getattr(part, field.name) for part in parts] for field in fields(Uncertainty))
-    return Uncertainty(*map(np.concatenate, columns))
+    return Uncertainty(*map(np.concatenate, zip(*map(_columns, parts), strict=True)))
 
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
@@ -91,89 +99,9 @@ def entropy(probabilities: Floats) -> Floats:
     return result
 
 
-class Samples:
-    """Moments of what T samples say, each alone; exact where the samples are all equal."""
-
-    def __init__(self, logits: NDArray[np.floating], temperature: float) -> None:
-        """Take logits [N, T, K], divided by `temperature`."""
-        classes = logits.shape[2]
-        self.figures, self.likeliest = _figures(logits, temperature)
-        """[2K + 1, N, T], as differences from the first sample; and [K, N, T]."""
-        first = self.figures[..., :1].copy()
-        self.figures -= first
-        shifts, squares = _moments(self.figures)
-        means = np.add(first[..., 0].T, shifts.T, dtype=np.float64, order="C")
-        variances = squares.T.astype(np.float64, order="C")
-        self.mean = means[:, :classes] / np.add.reduce(means[:, :classes], axis=1, keepdims=True)
-        self.variance = variances[:, :classes]
-        """[N, K], as the mean, of the probabilities; unbiased."""
-        self.centres, self.spreads = means[:, classes:-1], variances[:, classes:-1]
-        """Mean and variance of the probabilities' logits, [N, K]."""
-        self.certainty = means[:, -1]
-        """Mean negative entropy, [N]."""
-        self.logarithms = _logarithm(self.mean)
-        self.labels = self.mean.argmax(axis=1)
-        self.scatter = np.add.reduce(self.variance / np.maximum(self.mean, _TINY), axis=1)
-        """[N], 0 where samples are equal; over 2T it is what H(mean) is too low by."""
-
-    @property
-    def count(self) -> int:
-        """T, or 2 for a single sample."""
-        return len(self.figures[0, 0])
-
-    def errors(self) -> tuple[Floats, Floats]:
-        """Return standard errors of the mean [N, K] and of the mutual information [N]."""
-        tails, label_tail = logit_normal_variances(
-            self.centres, self.spreads, self.count, self.labels, self.mean
-        )
-        weights = self.logarithms.T.astype(np.float32)[..., np.newaxis]
-        expected = np.add.reduce(self.figures[: len(weights)] * weights)
-        _, divergence = _moments(self.figures[-1] - expected)  # KL(sample, mean), but a constant
-        return (
-            np.sqrt(np.maximum(self.variance, tails) / self.count),
-            np.sqrt((divergence + label_tail) / self.count),
-        )
-
-
-def _figures(logits: NDArray[np.floating], temperature: float) -> tuple[Singles, Singles]:
-    """Return what each sample says, classes first: sums over them then add whole rows.
-
-    Returns:
-        float32 [2K + 1, N, T]: K probabilities, their logits ln p/(1 - p), exact also where p
-        rounds to 1, and the negative entropy; and float32 [K, N, T]: 1 for the class of the highest
-        probability, or several such, else 0.
-    """
-    images, count, classes = logits.shape
-    # A single sample is taken twice: alone, NumPy would add its classes up in another order.
-    figures = np.empty((2 * classes + 1, images, max(count, 2)), np.float32)
-    probabilities, exponents = figures[:classes], figures[classes:-1]
-    np.multiply(logits.transpose(2, 0, 1), np.float32(1 / temperature), out=exponents)
-    exponents -= np.maximum.reduce(exponents)
-    np.exp(exponents, out=probabilities)
-    # Ones and smaller powers are added up apart: a sum of both would round the latter off.
-    likeliest = np.floor(probabilities)
-    lesser = probabilities - likeliest
-    ones, rest = np.add.reduce(likeliest), np.add.reduce(lesser)
-    np.maximum(rest, _SMALLEST, out=rest)
-    total = ones + rest
-    probabilities /= total
-    products = probabilities * exponents
-    np.subtract(np.add.reduce(products), np.log1p(rest + (ones - 1)), out=figures[-1])
-    others = np.subtract(rest, lesser, out=lesser)
-    others += np.subtract(ones, likeliest, out=products)
-    exponents -= np.log(others, out=others)
-    return figures, likeliest
-
-
-def _moments(differences: Singles) -> tuple[Singles, Singles]:
-    """Return mean and unbiased variance of differences from a first sample: [..., T] -> [...]."""
-    count = differences.shape[-1]
-    sums = np.vecdot(differences, np.ones(count, np.float32))
-    means = sums / np.float32(count)
-    squares = np.vecdot(differences, differences)
-    squares -= sums * means
-    squares /= np.float32(count - 1)
-    return means, np.maximum(squares, 0, out=squares)
+def summarise(logits: NDArray[np.float32], temperature: float = 1.0) -> Uncertainty:
+    """Summarise the logits of T random samples, float32 [N, T, K], divided by `temperature`."""
+    return answer(_summary(logits, temperature), logits.shape[1])
 
 
 def integrate(logits: NDArray[np.floating], temperature: float = 1.0) -> Uncertainty:
@@ -181,45 +109,105 @@ def integrate(logits: NDArray[np.floating], temperature: float = 1.0) -> Uncerta
 
     Points that are all equal (p = 0) have a spread and a mutual information of exactly 0.
     """
-    samples = Samples(logits, temperature)
-    unknown = np.full_like(samples.mean, np.nan), np.full_like(samples.scatter, np.nan)
-    return _summary(samples, logits.shape[1], samples.certainty, unknown)
+    figures = _summary(logits.astype(np.float32), temperature)
+    return answer(figures[: len(MAIN)], logits.shape[1], random=False)
 
 
-def summarise(logits: NDArray[np.float32], temperature: float = 1.0) -> Uncertainty:
-    """Summarise the logits of T random samples, float32 [N, T, K], divided by `temperature`."""
-    count = logits.shape[1]
-    if count == 1:
-        return integrate(logits, temperature)
-    samples = Samples(logits, temperature)
-    corrected = samples.certainty + samples.scatter / (2 * count)
-    return _summary(samples, count, corrected, samples.errors())
+def answer(figures: Sequence[Any], samples: int, random: bool = True) -> Uncertainty:
+    """Make an answer of the outputs MAIN of `model.figures`, or of these and DETAILS.
 
-
-def _summary(
-    samples: Samples, count: int, certainty: Floats, errors: tuple[Floats, Floats]
-) -> Uncertainty:
-    predictive = 0 - np.vecdot(samples.mean, samples.logarithms)
-    information = np.minimum(np.maximum(predictive + certainty, 0), predictive)
-    information *= samples.scatter > 0
-    images = len(predictive)
-    agreed = np.add.reduce(samples.likeliest[samples.labels, np.arange(images)], axis=1)
-    unknown = np.full(images, np.nan)
+    Args:
+        figures: of a single sample taken twice, if it is one.
+        samples: T.
+        random: whether the samples were drawn, and another draw would differ.
+    """
+    means, spreads, tails, votes, confidence, *details = figures
+    images, classes = votes.shape
+    count = max(samples, 2)
+    random = random and samples > 1
+    rows, used, settled, unknown = _unchanging(images, samples)
+    sums = means[:, :classes, 0].astype(np.float64)
+    mean = sums / np.add.reduce(sums, axis=1, keepdims=True)
+    labels = mean.argmax(axis=1)
+    variances = spreads[:, :classes, 0].astype(np.float64)
+    predictive = 0 - np.add.reduce(mean * np.log(mean), axis=1)
+    scatter = np.add.reduce(variances / mean, axis=1)
+    # A divergence is at most that of Pearson: so it is exactly 0 where the samples are equal.
+    information = np.minimum(predictive - float(classes) * confidence[:, 0, 0], scatter)
+    if random:
+        information += scatter * (0.5 / (count - 1))
+    information = np.minimum(np.maximum(information, 0), predictive)
+    errors = np.maximum(variances * (count / (count - 1)), tails[..., 0])
+    errors /= count if random else np.nan
     return Uncertainty(
-        labels=samples.labels,
-        mean_probabilities=samples.mean,
-        probability_std=np.sqrt(samples.variance * (1 - 1 / samples.count)),
-        standard_error=errors[0],
+        labels=labels,
+        mean_probabilities=mean,
+        probability_std=np.sqrt(variances),
+        standard_error=np.sqrt(errors),
         predictive_entropy=predictive,
         expected_entropy=predictive - information,
         mutual_information=information,
-        mutual_information_error=errors[1],
-        variation_ratio=1 - agreed / np.float64(samples.count),
-        samples_used=np.full(images, count),
-        settled=np.zeros(images, dtype=np.bool_),
+        mutual_information_error=_information_errors(means, spreads, mean, labels, *details)
+        if random and details
+        else unknown,
+        variation_ratio=np.subtract(1, votes[rows, labels], dtype=np.float64),
+        samples_used=used,
+        settled=settled,
         typicality=unknown,
         set_draws=unknown,
     )
+
+
+@lru_cache(maxsize=256)
+def _unchanging(
+    images: int, samples: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], Floats]:
+    """Return each row's number, and what is the same for each row, read-only: [N]."""
+    arrays = (
+        np.arange(images),
+        np.full(images, samples),
+        np.zeros(images, np.bool_),
+        np.full(images, np.nan),
+    )
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
+
+
+def _information_errors(
+    means: Singles,
+    spreads: Singles,
+    mean: Floats,
+    labels: NDArray[np.int64],
+    probabilities: Singles,
+    surprises: Singles,
+) -> Floats:
+    images, classes, count = probabilities.shape
+    rows = np.arange(images)
+    centres, widths = (
+        each[rows, classes + labels, 0].astype(np.float64) for each in (means, spreads)
+    )
+    divergences = divergence_variances(centres, widths, count, mean[rows, labels])
+    return information_errors(probabilities, surprises, mean, divergences)
+
+
+def _summary(logits: NDArray[np.float32], temperature: float) -> Sequence[Any]:
+    """Compute all figures of logits [N, T, K] that are at hand."""
+    _, count, classes = logits.shape
+    if count == 1:
+        logits, count = np.repeat(logits, 2, axis=1), 2
+    feeds = {**rule(count), **scaling(temperature)}
+    session, size = _session(classes), 1 if count % BLOCK else len(logits)
+    runs = [
+        session.run([*MAIN, *DETAILS], {LOGITS: logits[start : start + size], **feeds})
+        for start in range(0, len(logits), size)
+    ]
+    return runs[0] if len(runs) == 1 else [np.concatenate(part) for part in zip(*runs, strict=True)]
+
+
+@lru_cache(maxsize=16)
+def _session(classes: int) -> Session:
+    return start(alone(classes), threads=1)
 
 
 def _logarithm(values: Floats) -> Floats:

@@ -4,7 +4,7 @@ A bundle NAME is offered as two models: NAME, deterministic, and NAME-mc with dr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ _BY_CLASS = ("mean_probabilities", "probability_std", "standard_error")
 _BY_IMAGE = ("predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio")
 _SHOWN = 100  # characters of a wrong value
 _PARAMETERS = frozenset(SamplingQuery.model_fields)
+_NOTHING_SAID = SamplingQuery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ class Face:
             if isinstance(value, bool):
                 raise InvalidQueryError(f"Parameter {name!r}: {value} is no value for it.")
         try:
-            return sampling(SamplingQuery.model_validate(given), settings)
+            query = SamplingQuery.model_validate(given) if given else _NOTHING_SAID
+            asked = sampling(query, settings)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             message = first["msg"][0].lower() + first["msg"][1:]
@@ -124,6 +126,7 @@ class Face:
                 f"Parameter {str(first['loc'][0])!r}: {message}, but got "
                 f"{str(first['input'])[:_SHOWN]!r}."
             ) from None
+        return replace(asked, brief=True) if isinstance(asked, Fixed) else asked
 
     async def answer(
         self, images: NDArray[np.float32], how: Sampling | None, within: float | None

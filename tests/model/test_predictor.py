@@ -11,7 +11,7 @@ from model.errors import BundleError, MethodError
 from model.export import write_golden
 from model.predictor import Predictor
 from model.sampling import Analytic, Auto, Fixed, Sampling
-from model.uncertainty import softmax
+from model.uncertainty import softmax, summarise
 from tests.model.conftest import DIGIT, Export, Exported
 
 
@@ -72,6 +72,48 @@ def test_however_it_is_asked_a_row_has_the_same_bytes_alone_and_in_a_batch(
             for field in fields(part):
                 expected = getattr(whole, field.name)[rows]
                 np.testing.assert_array_equal(getattr(part, field.name), expected)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+@pytest.mark.parametrize("preset", ["cnn", "mlp"])
+def test_with_any_number_of_samples_and_threads_a_row_has_the_same_bytes(
+    export: Export, preset: str, classes: int
+) -> None:
+    exported = export(Architecture(preset=preset, classes=classes, input=DIGIT))
+    layers = exported.network.head.dropout_layers
+    other = Predictor.open(exported.folder, layers, threads=2)
+    prediction = exported.predictor.predict(exported.images)
+    for samples in (1, 2, 8, 63, 64, 100, 128, 256):
+        how = Fixed(5, samples, brief=True)
+        whole = exported.predictor.uncertainty(prediction, how)
+        for size in (1, 2, 3, 7, 16, 31, 40):
+            rows = slice(48 - size, 48)
+            part = other.uncertainty(prediction.take(rows), how)
+            for field in fields(part):
+                expected = getattr(whole, field.name)[rows]
+                np.testing.assert_array_equal(getattr(part, field.name), expected)
+
+
+def test_a_brief_answer_says_the_same_but_less(cnn: Exported) -> None:
+    prediction = cnn.predictor.predict(cnn.images)
+    brief = cnn.predictor.uncertainty(prediction, Fixed(2, 64, brief=True))
+    whole = cnn.predictor.uncertainty(prediction, Fixed(2, 64))
+    left_out = {"mutual_information_error", "typicality", "set_draws"}
+    assert np.isnan(brief.mutual_information_error).all()
+    assert (whole.mutual_information_error > 0).all()
+    for field in fields(whole):
+        if field.name not in left_out:
+            expected = getattr(whole, field.name)
+            np.testing.assert_array_equal(getattr(brief, field.name), expected)
+
+
+def test_figures_with_the_head_are_those_of_its_logits(cnn: Exported) -> None:
+    prediction, how = cnn.predictor.predict(cnn.images), Fixed(2, 64)
+    together = cnn.predictor.uncertainty(prediction, how)
+    apart = summarise(cnn.predictor.sample(prediction.features, how))
+    for field in fields(together):
+        found, expected = getattr(together, field.name), getattr(apart, field.name)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_sampling_stops_where_the_label_is_settled(cnn: Exported) -> None:

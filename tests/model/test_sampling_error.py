@@ -9,10 +9,10 @@ from scipy.integrate import quad
 from scipy.special import expit, rel_entr
 from scipy.stats import norm
 
-from model.sampling_error import logit_normal_variances
+from model.sampling_error import divergence_variances
 from model.uncertainty import summarise
 
-SAMPLES = 2_000
+SAMPLES = 32
 
 
 def expectation(of: Callable[[float], float], centre: float, deviation: float) -> float:
@@ -26,15 +26,22 @@ def expectation(of: Callable[[float], float], centre: float, deviation: float) -
 
 @pytest.mark.parametrize(("centre", "deviation"), [(0, 0.5), (-6, 1.5), (-10, 2.5), (3, 2), (8, 1)])
 def test_the_variances_are_those_of_the_logit_normal(centre: float, deviation: float) -> None:
-    """Two classes whose deviation is the wished one once it is widened."""
-    plain = np.full((1, 2), (deviation / (1 + 3 / SAMPLES)) ** 2)
+    """Two classes whose samples' deviation is the wished one once it is widened.
+
+    They are few, and evenly spread as to probability: they miss the tail.
+    """
+    quantiles = norm.ppf((np.arange(SAMPLES) + 0.5) / SAMPLES)
+    spread = np.std(quantiles, ddof=1) * (1 + 3 / SAMPLES)
+    logits = np.zeros((1, SAMPLES, 2), np.float32)
+    logits[0, :, 0] = centre + quantiles * deviation / spread
     mean = expectation(expit, centre, deviation)
-    label = np.array([0])
-    tails, divergences = logit_normal_variances(
-        np.array([[centre, -centre]]), plain, SAMPLES, label, np.array([[mean, 1 - mean]])
-    )
+    found = summarise(logits).standard_error[0] ** 2 * SAMPLES
     variance = expectation(lambda logit: expit(logit) ** 2, centre, deviation) - mean**2
-    np.testing.assert_allclose(tails[0], variance, rtol=0.02)
+    np.testing.assert_allclose(found, variance, rtol=0.02)
+    width = np.array([(deviation / (1 + 3 / SAMPLES)) ** 2 * (SAMPLES - 1) / SAMPLES])
+    divergences = divergence_variances(
+        np.array([-centre], np.float64), width, SAMPLES, np.array([mean])
+    )
 
     def divergence(logit: float) -> float:
         return float(rel_entr(float(expit(logit)), mean) + rel_entr(float(expit(-logit)), 1 - mean))
