@@ -7,6 +7,7 @@ same bytes alone and in any batch, with any number of threads.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,7 +47,7 @@ _MAX_TRUNK_ROWS = 64
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prediction:
     """The deterministic pass: logits float32 [N, K] and features float32 [N, F]."""
 
@@ -54,14 +55,18 @@ class Prediction:
     features: Floats
     temperature: float = 1.0
 
-    @property
+    @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """Softmax of the logits over the temperature, float64 [N, K]."""
         return softmax(self.logits, self.temperature)
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Prediction":
         """Return some of the rows."""
-        return Prediction(self.logits[rows], self.features[rows], self.temperature)
+        part = Prediction(self.logits[rows], self.features[rows], self.temperature)
+        known = vars(self).get("probabilities")
+        if known is not None:
+            vars(part)["probabilities"] = known[rows]
+        return part
 
 
 class _Bound:

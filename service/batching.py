@@ -26,9 +26,6 @@ from service.statistics import Statistics
 
 Floats = NDArray[np.float32]
 
-_BRIEF_SECONDS = 0.002
-"""A run that takes no longer may hold up the event loop: waking a thread and back is a tenth."""
-
 
 class RowPredictor(Protocol):
     """What is used of `model.predictor.Predictor`."""
@@ -49,6 +46,8 @@ class Limits:
     batch_rows: int
     queue_rows: int
     timeout_seconds: float
+    brief_seconds: float = 0.002
+    """A run that takes no longer holds up the event loop: to wake a thread takes a tenth of it."""
 
 
 Answer = Prediction | Uncertainty
@@ -201,7 +200,7 @@ class Batcher:
             )
         limit = self._limits.timeout_seconds
         job = _Job(images, sampling, limit if within is None else min(within, limit))
-        if self._is_alone() and within is None and self._pace.expected([job]) <= _BRIEF_SECONDS:
+        if self._is_alone() and within is None and self._is_brief([job]):
             return self._answer_now(job)
         return await self._answer_in_turn(job)
 
@@ -212,6 +211,9 @@ class Batcher:
         self._had_one = True
         self._loop.call_soon(self._begin_turn)
         return True
+
+    def _is_brief(self, jobs: Sequence[_Job]) -> bool:
+        return self._pace.expected(jobs) <= self._limits.brief_seconds
 
     def _begin_turn(self) -> None:
         self._had_one = False
@@ -241,7 +243,7 @@ class Batcher:
     def _run(self) -> None:
         """Run what is queued, here if that is brief, else on the thread; then what has queued."""
         jobs = self._take()
-        if self._pace.expected(jobs) <= _BRIEF_SECONDS:
+        if self._is_brief(jobs):
             self._end(self._answer_each(jobs) if jobs else ())
             return
         running = self._loop.run_in_executor(self._thread, self._answer_each, jobs)
@@ -299,6 +301,8 @@ class Batcher:
             answer: Answer = part
             if sampling is not None:
                 answer = self._predictor.uncertainty(part, sampling)
+            elif len(members) > 1:
+                _ = part.probabilities  # once for all
             start = 0
             for index in members:
                 stop = start + len(jobs[index].images)

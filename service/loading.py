@@ -24,6 +24,10 @@ from service.batching import Batcher, Limits, RowPredictor
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 
+_BRIEF_SECONDS = {False: 0.002, True: 0.02}
+"""Longest run on the event loop's thread, by whether each worker has but one core: a thread for runs
+then gains nothing, and health checks still wait no longer than they would for the core."""
+
 _NICE = 5
 """Of the thread that opens bundles; a nicer one could hold Python's lock and wait its turn."""
 
@@ -103,6 +107,7 @@ class Loader:
             batch_rows=settings.max_batch_rows,
             queue_rows=settings.max_queue_rows,
             timeout_seconds=settings.inference_timeout_seconds,
+            brief_seconds=_BRIEF_SECONDS[settings.workers >= _cores()],
         )
         version = str(manifest.version)
         batcher = Batcher(manifest.name, predictor, limits, self._metrics, version)
@@ -135,6 +140,13 @@ class Loader:
             predictor.uncertainty(
                 prediction, Fixed(self._settings.default_seed, self._settings.default_samples)
             )
+
+
+def _cores() -> int:
+    """Count the processor cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _behind_the_traffic() -> None:
