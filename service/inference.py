@@ -4,7 +4,7 @@ A bundle NAME is offered as two models: NAME, deterministic, and NAME-mc with dr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ class Face:
                 raise InvalidQueryError(f"Parameter {name!r}: {value} is no value for it.")
         try:
             query = SamplingQuery.model_validate(given) if given else _NOTHING_SAID
-            asked = sampling(query, settings)
+            return sampling(query, settings, brief=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             message = first["msg"][0].lower() + first["msg"][1:]
@@ -126,7 +126,6 @@ class Face:
                 f"Parameter {str(first['loc'][0])!r}: {message}, but got "
                 f"{str(first['input'])[:_SHOWN]!r}."
             ) from None
-        return replace(asked, brief=True) if isinstance(asked, Fixed) else asked
 
     async def answer(
         self, images: NDArray[np.float32], how: Sampling | None, within: float | None

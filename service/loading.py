@@ -25,8 +25,8 @@ from service.metrics import Metrics
 from service.settings import ServiceSettings
 
 _BRIEF_SECONDS = {False: 0.002, True: 0.02}
-"""Longest run on the event loop's thread, by whether each worker has but one core: a thread for runs
-then gains nothing, and health checks still wait no longer than they would for the core."""
+"""Longest run on the event loop's thread, by whether each worker has but one core: a thread then
+gains nothing, and health checks wait no longer than they would for the core."""
 
 _NICE = 5
 """Of the thread that opens bundles; a nicer one could hold Python's lock and wait its turn."""

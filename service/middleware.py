@@ -37,6 +37,12 @@ class Observed:
         self._app = app
         self._metrics = metrics
         self._limit = max_concurrent_requests
+        # Made once: where there is too much to do, to say so must cost little.
+        self._refusal = domain_error_response(
+            OverloadedError(
+                f"The server has {max_concurrent_requests} requests in hand; try again in a second."
+            )
+        )
         self._in_hand = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,8 +64,7 @@ class Observed:
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
         if self._in_hand > self._limit and not scope["path"].startswith(_UNLIMITED):
-            sentence = f"The server has {self._limit} requests in hand; try again in a second."
-            await domain_error_response(OverloadedError(sentence))(scope, receive, exchange.send)
+            await self._refusal(scope, receive, exchange.send)
             return
         try:
             await self._app(scope, receive, exchange.send)

@@ -6,8 +6,10 @@ from service.schemas import SamplingQuery
 from service.settings import ServiceSettings
 
 
-def sampling(query: SamplingQuery, settings: ServiceSettings) -> Sampling:
+def sampling(query: SamplingQuery, settings: ServiceSettings, *, brief: bool = False) -> Sampling:
     """Turn what a request asks into what a head is asked.
+
+    brief: without the figures that a protocol does not give.
 
     Raises:
         InvalidQueryError: more samples than allowed, or parameters that exclude one another.
@@ -25,7 +27,7 @@ def sampling(query: SamplingQuery, settings: ServiceSettings) -> Sampling:
             f"Parameter 'samples': at most {settings.max_samples} are drawn here, "
             f"but got {samples}."
         )
-    return Fixed(seed, samples, query.design or "orthogonal")
+    return Fixed(seed, samples, query.design or "orthogonal", brief)
 
 
 def _refuse(query: SamplingQuery, names: tuple[str, ...], reason: str) -> None:
