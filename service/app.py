@@ -26,7 +26,7 @@ from service.routes import (
 from service.routes.predictions import Predictions
 from service.settings import ServiceSettings
 
-_COLLECT_AFTER = 20_000  # more containers made than dropped; a request leaves none behind
+_COLLECT_AFTER = 5_000  # more containers made than dropped; a request leaves none behind
 _DESCRIPTION = (
     "Image classification with answers that say how sure they are. "
     'Every error is `{"error": "a sentence", "code": "a word"}`.'

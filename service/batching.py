@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from model.bundle import SAMPLED_SUFFIX
 from model.predictor import Prediction
-from model.sampling import Sampling
+from model.sampling import Auto, Sampling
 from model.uncertainty import Uncertainty
 from service.errors import DeadlineError, NotReadyError, OverloadedError
 from service.metrics import Metrics
@@ -81,8 +81,8 @@ class _Job:
 
     @property
     def kind(self) -> object:
-        """What decides how long one row of it takes."""
-        return getattr(self.sampling, "samples", type(self.sampling))
+        """What decides how long one row of it takes; None: nothing does, beforehand."""
+        return None if isinstance(self.sampling, Auto) else self.sampling or "plain"
 
 
 @dataclass(slots=True)
@@ -101,15 +101,23 @@ class _Run:
         """Images in it."""
         return sum(len(job.images) for job in self.jobs)
 
+    def let_go(self) -> "Sequence[Answer | Exception]":
+        """Return the answers and keep none: an error's trace leads to this run."""
+        answers, self.answers = self.answers, ()
+        return answers
+
     def deliver(self) -> None:
         """Hand each job its answer, unless its caller has given up meanwhile."""
-        for job, answer in zip(self.jobs, self.answers, strict=True):
+        for job, answer in zip(self.jobs, self.let_go(), strict=True):
             if job.answer is None or job.answer.done():
                 continue
             if isinstance(answer, Exception):
                 job.answer.set_exception(answer)
             else:
                 job.answer.set_result(answer)
+
+
+_MOST_KINDS = 64  # every seed is one, as its masks are drawn first
 
 
 class _Pace:
@@ -120,13 +128,17 @@ class _Pace:
 
     def expected(self, jobs: Sequence[_Job]) -> float:
         """Seconds that a run will take; infinite where one of its kind was never seen."""
-        return sum(len(job.images) * self._seconds_a_row.get(job.kind, math.inf) for job in jobs)
+        known = self._seconds_a_row.get
+        return sum(len(job.images) * known(job.kind, math.inf) for job in jobs)
 
     def note(self, run: _Run) -> None:
         """Learn from a run, if all of it was of one kind."""
         kind = run.jobs[0].kind
-        if all(job.kind == kind for job in run.jobs):
-            self._seconds_a_row[kind] = (run.ended - run.started) / run.rows
+        if kind is None or any(job.kind != kind for job in run.jobs):
+            return
+        if len(self._seconds_a_row) > _MOST_KINDS:
+            self._seconds_a_row.clear()
+        self._seconds_a_row[kind] = (run.ended - run.started) / run.rows
 
 
 class Batcher:
@@ -221,10 +233,13 @@ class Batcher:
     def _answer_now(self, job: _Job) -> Answer:
         (run,) = self._answer_each([job])
         self._count_run(run)
-        answer: Answer | Exception = run.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        answer = run.let_go()[0]
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        finally:
+            del answer  # an error's trace leads here: it must not lead back to the error
 
     async def _answer_in_turn(self, job: _Job) -> Answer:
         answer: asyncio.Future[Answer] = self._loop.create_future()
@@ -239,6 +254,8 @@ class Batcher:
             return await answer
         finally:
             deadline.cancel()
+            job.answer = None  # an error's trace leads here: it must not lead back to the error
+            del answer
 
     def _run(self) -> None:
         """Run what is queued, here if that is brief, else on the thread; then what has queued."""
@@ -250,13 +267,15 @@ class Batcher:
         running.add_done_callback(lambda ended: self._end(ended.result()))
 
     def _end(self, runs: Sequence[_Run]) -> None:
-        for run in runs:
-            run.deliver()
-            self._count_run(run)
-        if self._queue:
-            self._loop.call_soon(self._run)
-        else:
-            self._idle.set()
+        try:
+            for run in runs:
+                run.deliver()
+                self._count_run(run)
+        finally:  # whatever happened, those who wait have their turn
+            if self._queue:
+                self._loop.call_soon(self._run)
+            else:
+                self._idle.set()
 
     def _take(self) -> list[_Job]:
         """Take waiting jobs in order, as many as fill one run; leave out who has hung up."""

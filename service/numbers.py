@@ -48,6 +48,8 @@ def _with_array(text: bytes, key: int) -> dict[str, Any] | None:
     start, stop = text.find(b"[", key), text.find(b"]", key) + 1
     if text[key + len(_KEY) : start].strip() != b":" or text.find(_KEY, stop) >= 0:
         return None
+    if b"\\" in text:  # an escape could spell the key once more
+        return None
     content = orjson.loads(b"null".join((text[:start], text[stop:])))
     match content:  # the only `data` of the text is the one that was cut out
         case {"inputs": [{"data": None, "datatype": "FP32"} as tensor]}:

@@ -48,12 +48,14 @@ class Choice:
     """Why int8 was refused, one phrase a figure; empty where it was not."""
     fp32: Figures
     int8: Figures
+    calibration_images: int
+    """That the layers' ranges were taken from."""
 
     def describes(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
         return {
             "refusals": list(self.refusals),
-            "calibration_images": CALIBRATION_IMAGES,
+            "calibration_images": self.calibration_images,
             "fp32": self.fp32,
             "int8": self.int8,
         }
@@ -71,15 +73,17 @@ def choose(folder: Path, layers: Sequence[DropoutLayer], data: DataSet) -> Choic
         ExportError: the graph cannot be quantised.
     """
     before = measure(Predictor.open(folder, layers), data.validation)
+    images = _calibration_images(data.train)
     with tempfile.TemporaryDirectory() as temporary:
         tried = Path(temporary)
-        quantize(folder / MODEL_FILE, _calibration_images(data.train), tried / MODEL_FILE)
+        quantize(folder / MODEL_FILE, images, tried / MODEL_FILE)
         shutil.copyfile(folder / HEAD_FILE, tried / HEAD_FILE)
         after = measure(Predictor.open(tried, layers), data.validation)
         refusals = refused(before, after, len(data.validation))
         if not refusals:
             shutil.copyfile(tried / MODEL_FILE, folder / MODEL_FILE)
-    return Choice("fp32" if refusals else "int8", tuple(refusals), before, after)
+    precision: Precision = "fp32" if refusals else "int8"
+    return Choice(precision, tuple(refusals), before, after, len(images))
 
 
 def measure(predictor: Predictor, part: Part) -> Figures:

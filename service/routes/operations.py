@@ -52,7 +52,7 @@ def router(repository: Repository, metrics: Metrics) -> APIRouter:
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}}},
     )
-    def figures() -> Response:
+    async def figures() -> Response:
         return Response(metrics.expose(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

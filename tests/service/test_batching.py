@@ -1,7 +1,11 @@
 """The queue in front of a predictor; runs are held by events, so each order of events is forced."""
 
 import asyncio
+import gc
+import threading
+import weakref
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -328,5 +332,80 @@ def test_batch_rows_and_stages_are_measured() -> None:
         assert metric(text, "dropserve_batch_rows_count", model="echo") == 2
         assert metric(text, "dropserve_stage_seconds_count", stage="trunk") == 2
         assert metric(text, "dropserve_stage_seconds_count", stage="head") == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("outcome", ["answer", "error", "deadline"])
+def test_a_request_leaves_nothing_behind(outcome: str) -> None:
+    """Without a collection of garbage: errors would else keep whole requests until there is one."""
+
+    async def scenario() -> None:
+        queue = batcher(EchoPredictor())
+        await queue.predict(images(0))
+        given = images(POISON if outcome == "error" else 1)
+        kept = weakref.ref(given)
+        within = 1e-9 if outcome == "deadline" else None
+        with suppress(ValueError, DeadlineError):
+            await queue.predict(given, within)
+        del given
+        await queue.close()
+        for _ in range(3):  # turns of the loop, which itself still knows what it has just done
+            await asyncio.sleep(0)
+        assert kept() is None
+
+    gc.disable()
+    try:
+        run(scenario())
+    finally:
+        gc.enable()
+
+
+class Whereabouts(EchoPredictor):
+    """Remembers which thread it ran on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+
+    def predict(self, images: Floats) -> Prediction:
+        self.threads.append(threading.get_ident())
+        return super().predict(images)
+
+
+def test_a_run_known_to_be_brief_is_on_the_event_loop_and_others_are_not() -> None:
+    async def scenario() -> None:
+        predictor = Whereabouts()
+        limits = Limits(batch_rows=64, queue_rows=64, timeout_seconds=60, brief_seconds=60)
+        queue = batcher(predictor, limits)
+        here = threading.get_ident()
+        await queue.predict(images(1))
+        await queue.predict(images(2))
+        await asyncio.gather(queue.predict(images(3)), queue.predict(images(4)))
+        await queue.uncertainty(images(5), Fixed(seed=0, samples=2))
+        await queue.uncertainty(images(6), Fixed(seed=1, samples=2))
+        await queue.uncertainty(images(7), Fixed(seed=1, samples=2))
+        assert [thread == here for thread in predictor.threads] == [
+            False,  # never seen before
+            True,
+            *[True] * (len(predictor.threads) - 5),
+            False,  # nor with samples
+            False,  # nor that seed, whose masks are drawn first
+            True,
+        ]
+        await queue.close()
+
+    run(scenario())
+
+
+def test_a_run_that_takes_long_is_never_on_the_event_loop() -> None:
+    async def scenario() -> None:
+        predictor = Whereabouts()
+        limits = Limits(batch_rows=64, queue_rows=64, timeout_seconds=60, brief_seconds=0)
+        queue = batcher(predictor, limits)
+        for number in range(3):
+            await queue.predict(images(number))
+        assert threading.get_ident() not in predictor.threads
+        await queue.close()
 
     run(scenario())
