@@ -63,6 +63,7 @@ class Server:
                 start_new_session=True,
             )
         self.started = time.monotonic()
+        self._never_rests = False
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +94,12 @@ class Server:
         self._signal(signal.SIGCONT)
 
     def wait_until_idle(self) -> None:
-        """Wait until it works little, a minute at most: some go on for clients that have left."""
+        """Wait until it works little: some go on for clients that have left.
+
+        A minute at most, and no second time for one that never rests: LitServe polls.
+        """
+        if self._never_rests:
+            return
         deadline = time.monotonic() + _IDLE_DEADLINE_SECONDS
         before = self._processor_seconds()
         while time.monotonic() < deadline:
@@ -102,6 +108,7 @@ class Server:
             if now - before < _IDLE_SHARE * _IDLE_SECONDS:
                 return
             before = now
+        self._never_rests = True
 
     def _processor_seconds(self) -> float:
         ticks = 0
