@@ -1,7 +1,7 @@
 """ONNX graphs written node by node, as bytes. Knows the format and no computation.
 
 The service loads graphs and needs no ONNX package for it. It also writes one, the figures of
-`model.summary`, and the format is a handful of protocol buffer messages whose encodings merge when
+`model.figures`, and the format is a handful of protocol buffer messages whose encodings merge when
 they are put one behind the other: `head.onnx` followed by the bytes of more nodes is a graph with
 both. Field numbers are those of onnx.proto (https://onnx.ai/onnx/repo-docs/IR.html).
 """

@@ -1,7 +1,8 @@
 """Rows from many requests -> one run. Knows no HTTP and no file.
 
 Whatever has queued while the last run was under way goes next; nothing waits for a timer. Runs
-happen one at a time on a thread of their own, so the event loop stays free.
+happen one at a time: on a thread of their own, so that the event loop stays free, or on the event
+loop itself where they are so brief that waking the thread would count.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ from benchmarks.serving.open_loop import Arrivals
 from benchmarks.serving.payloads import open_inference
 from benchmarks.serving.peers import OURS, Stage, service
 from benchmarks.serving.servers import Server
-from benchmarks.serving.setup import Setup, add_flags, read_flags
+from benchmarks.serving.setup import Setup, add_flags, read_flags, shown
 from training.experiments.record import Record
 
 _CONNECTIONS = 32
@@ -71,7 +71,8 @@ def main(arguments: list[str]) -> None:
     for record in reversed(records):
         record.print(console)
         if options.record:
-            record.add_to(options.record, "python -m benchmarks.serving.overload")
+            command = " ".join(["python -m benchmarks.serving.overload", *shown(arguments)])
+            record.add_to(options.record, command)
     sys.exit(1 if set(_answers(rounds)) - {"200", "503"} else 0)
 
 

@@ -105,12 +105,12 @@ def read_flags(options: argparse.Namespace) -> Setup:
 
 def shown(arguments: list[str]) -> list[str]:
     """The flags that say what was measured, without those that say where things lie."""
-    private = ("--python", "--lock", "--record", "--package-index", "--port")
+    places = ("--bundle", "--int8", "--python", "--lock", "--record", "--package-index", "--port")
     shown, skip = [], False
     for each in arguments:
-        if not skip and not each.startswith(private):
+        if not skip and not each.startswith(places):
             shown.append(each)
-        skip = each in private
+        skip = each in places
     return shown
 
 
