@@ -31,7 +31,7 @@ class Graph:
     def input(self, name: str, shape: Sequence[int | str]) -> str:
         """Take a float32 value; a dimension is a number, or a name where it may vary."""
         name = self._prefix + name
-        self._fields.append(_message(11, _value(name, shape)))
+        self._fields.append(_message(11, _value(name, shape, np.float32)))
         return name
 
     def constant(self, value: NDArray[np.generic] | Sequence[int]) -> str:
@@ -68,9 +68,11 @@ class Graph:
         self._fields.append(_message(1, b"".join(fields)))
         return outputs
 
-    def output(self, name: str, shape: Sequence[int | str]) -> None:
-        """Give the float32 value of that name."""
-        self._fields.append(_message(12, _value(self._prefix + name, shape)))
+    def output(
+        self, name: str, shape: Sequence[int | str], dtype: type[np.generic] = np.float32
+    ) -> None:
+        """Give the value of that name, float32 or int64."""
+        self._fields.append(_message(12, _value(self._prefix + name, shape, dtype)))
 
     def appended(self) -> bytes:
         """Encode the nodes alone, to be put behind a model's own bytes."""
@@ -87,10 +89,10 @@ class Graph:
         return f"{self._prefix}{self._count}"
 
 
-def _value(name: str, shape: Sequence[int | str]) -> bytes:
+def _value(name: str, shape: Sequence[int | str], dtype: type[np.generic]) -> bytes:
     dimensions = (_number(1, size) if isinstance(size, int) else _text(2, size) for size in shape)
     sizes = b"".join(_message(1, dimension) for dimension in dimensions)
-    tensor = _number(1, _TYPES[np.dtype(np.float32)]) + _message(2, sizes)
+    tensor = _number(1, _TYPES[np.dtype(dtype)]) + _message(2, sizes)
     return _text(1, name) + _message(2, _message(1, tensor))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from model import masks
+from model import classification, masks
 from model.analytic import POINTS, normal_logits
 from model.architecture import DropoutLayer
 from model.bundle import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
@@ -44,29 +44,46 @@ _BOUND = 4
 _MAX_TRUNK_ROWS = 64
 """Rows of one trunk run: more only grow ONNX Runtime's arena."""
 
+_ANSWER = ["logits", "features", *classification.OUTPUTS]
+
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prediction:
-    """The deterministic pass: logits float32 [N, K] and features float32 [N, F]."""
+    """The deterministic pass over N images and K classes.
+
+    Attributes:
+        logits: float32 [N, K].
+        features: float32 [N, F].
+        classification: probabilities, float32 [N, K], and the likeliest labels, int64 [N].
+        temperature: what the logits are divided by.
+    """
 
     logits: Floats
     features: Floats
+    classification: tuple[Floats, NDArray[np.int64]]
     temperature: float = 1.0
+    _part_of: "tuple[Prediction, slice | NDArray[np.int64]] | None" = None
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """Softmax of the logits over the temperature, float64 [N, K]."""
-        return softmax(self.logits, self.temperature)
+        if self._part_of is None:
+            return softmax(self.logits, self.temperature)
+        whole, rows = self._part_of
+        return whole.probabilities[rows]  # computed once for all parts
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Prediction":
         """Return some of the rows."""
-        part = Prediction(self.logits[rows], self.features[rows], self.temperature)
-        known = vars(self).get("probabilities")
-        if known is not None:
-            vars(part)["probabilities"] = known[rows]
-        return part
+        singles, labels = self.classification
+        return Prediction(
+            self.logits[rows],
+            self.features[rows],
+            (singles[rows], labels[rows]),
+            self.temperature,
+            (self, rows),
+        )
 
 
 class _Bound:
@@ -114,7 +131,9 @@ class Predictor:
             BundleError: ONNX Runtime cannot load a graph.
         """
         try:
-            model = start((folder / MODEL_FILE).read_bytes(), threads)
+            model = start(
+                (folder / MODEL_FILE).read_bytes() + classification.behind("logits"), threads
+            )
             figures = behind("logits", int(model.get_outputs()[0].shape[-1]))
             # Several threads would split sums, and round them, by their number.
             head = start((folder / HEAD_FILE).read_bytes() + figures, threads=1)
@@ -127,13 +146,25 @@ class Predictor:
 
     def predict(self, images: Floats) -> Prediction:
         """Run the whole network once; images float32 [N, C, H, W] in 0..1."""
-        runs = [
-            self._model.run(["logits", "features"], {"images": images[start:stop]})
+        temperature = self.calibrated.numbers.temperature if self.calibrated else 1.0
+        if len(images) <= _MAX_TRUNK_ROWS:
+            return self._predict(images, temperature)
+        parts = [
+            self._predict(images[start:stop], temperature)
             for start, stop in _chunks(len(images), _MAX_TRUNK_ROWS)
         ]
-        logits, features = zip(*runs, strict=True)
-        temperature = self.calibrated.numbers.temperature if self.calibrated else 1.0
-        return Prediction(_joined(logits), _joined(features), temperature)
+        probabilities, labels = zip(*[part.classification for part in parts], strict=True)
+        return Prediction(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.features for part in parts]),
+            (np.concatenate(probabilities), np.concatenate(labels)),
+            temperature,
+        )
+
+    def _predict(self, images: Floats, temperature: float) -> Prediction:
+        feeds = {"images": images, **classification.scaling(temperature)}
+        logits, features, probabilities, labels = self._model.run(_ANSWER, feeds)
+        return Prediction(logits, features, (probabilities, labels), temperature)
 
     def sample(self, features: Floats, how: Fixed) -> Floats:
         """Run the head with dropout alive: features [N, F] -> logits float32 [N, T, K]."""

@@ -162,7 +162,8 @@ def _in_unit_range(values: NDArray[Any]) -> bool:
     """
     bits, one = _BITS[values.itemsize]
     flat = values.reshape(-1).view(bits)
-    return bool(flat[flat.argmax()] <= one)  # which is faster than max()
+    highest: int = flat.item(flat.argmax())  # which is faster than max()
+    return highest <= one
 
 
 def require_planes(shape: tuple[int, ...], spec: InputSpec) -> None:

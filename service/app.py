@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import API_VERSION, errors, logs
-from service.express import Express
+from service.express import Timetable
 from service.images import ImageReader
 from service.metrics import Metrics
 from service.middleware import Observed
@@ -86,7 +86,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     express = [each for each in protocol if each.path.endswith("/infer")]
     express += predictions.express()
     app.entrance = Observed(
-        Express(app.entrance, express), metrics, settings.max_concurrent_requests
+        app.entrance, Timetable(express), metrics, settings.max_concurrent_requests
     )
     return app
 

@@ -9,10 +9,10 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,19 +54,29 @@ class Limits:
 Answer = Prediction | Uncertainty
 
 
-@dataclass(slots=True, eq=False)
 class _Job:
-    images: Floats
-    sampling: Sampling | None
-    patience: float
-    """Seconds that its caller waits."""
-    submitted: float = field(default_factory=time.perf_counter)
-    answer: "asyncio.Future[Answer] | None" = field(default=None, repr=False)
-    """Where its caller waits, unless it was answered at once."""
+    __slots__ = ("answer", "images", "kind", "patience", "rows", "sampling", "submitted")
+
+    def __init__(self, images: Floats, sampling: Sampling | None, patience: float) -> None:
+        self.images = images
+        self.rows = len(images)
+        self.sampling = sampling
+        self.kind: object = None if isinstance(sampling, Auto) else sampling or "plain"
+        """What decides how long one row of it takes; None: nothing does, beforehand."""
+        self.patience = patience
+        """Seconds that its caller waits."""
+        self.submitted = time.perf_counter()
+        self.answer: asyncio.Future[Answer] | None = None
+        """Where its caller waits, unless it was answered at once."""
+
+    @property
+    def deadline(self) -> float:
+        """When its caller gives up."""
+        return self.submitted + self.patience
 
     def is_awaited(self) -> bool:
         """Tell whether its caller has not given up, nor is to."""
-        if time.perf_counter() - self.submitted > self.patience:
+        if time.perf_counter() > self.deadline:
             self.give_up()
         return self.answer is not None and not self.answer.done()
 
@@ -80,10 +90,41 @@ class _Job:
                 )
             )
 
-    @property
-    def kind(self) -> object:
-        """What decides how long one row of it takes; None: nothing does, beforehand."""
-        return None if isinstance(self.sampling, Auto) else self.sampling or "plain"
+
+class _Deadlines:
+    """One timer for all who wait: one for each would take longer than to look at them all, once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: set[_Job] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
+
+    def add(self, job: _Job) -> None:
+        """Let a job give up in time."""
+        self._waiting.add(job)
+        if job.deadline < self._rings_at:
+            self._set(job.deadline)
+
+    def remove(self, job: _Job) -> None:
+        """Forget a job."""
+        self._waiting.remove(job)
+
+    def _set(self, rings_at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = rings_at
+        self._timer = self._loop.call_later(rings_at - time.perf_counter(), self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._rings_at = None, math.inf
+        now = time.perf_counter()
+        for job in self._waiting:
+            if job.deadline <= now:
+                job.give_up()
+        left = [job.deadline for job in self._waiting if job.deadline > now]
+        if left:
+            self._set(min(left))
 
 
 @dataclass(slots=True)
@@ -100,7 +141,7 @@ class _Run:
     @property
     def rows(self) -> int:
         """Images in it."""
-        return sum(len(job.images) for job in self.jobs)
+        return sum([job.rows for job in self.jobs])
 
     def let_go(self) -> "Sequence[Answer | Exception]":
         """Return the answers and keep none: an error's trace leads to this run."""
@@ -130,12 +171,12 @@ class _Pace:
     def expected(self, jobs: Sequence[_Job]) -> float:
         """Seconds that a run will take; infinite where one of its kind was never seen."""
         known = self._seconds_a_row.get
-        return sum(len(job.images) * known(job.kind, math.inf) for job in jobs)
+        return sum([job.rows * known(job.kind, math.inf) for job in jobs])
 
     def note(self, run: _Run) -> None:
         """Learn from a run, if all of it was of one kind."""
-        kind = run.jobs[0].kind
-        if kind is None or any(job.kind != kind for job in run.jobs):
+        kind, *others = [job.kind for job in run.jobs]
+        if kind is None or any(other != kind for other in others):
             return
         if len(self._seconds_a_row) > _MOST_KINDS:
             self._seconds_a_row.clear()
@@ -163,9 +204,12 @@ class Batcher:
         self._had_one = False
         self._closing = False
         self._loop = asyncio.get_running_loop()
+        self._deadlines = _Deadlines(self._loop)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"inference-{name}")
         self._tally = metrics.tally
-        self._queue_gauge = metrics.queue_rows.labels(name)
+        self._stop_showing = metrics.tally.show(
+            metrics.queue_rows.labels(name), lambda: self._queued_rows
+        )
         self._batch_rows = metrics.batch_rows.labels(name)
         self._trunk_seconds = metrics.stage.labels("trunk")
         self._head_seconds = metrics.stage.labels("head")
@@ -174,7 +218,9 @@ class Batcher:
         self.sampled_statistics = Statistics(metrics, name + SAMPLED_SUFFIX, version)
         """Of the answers with dropout alive."""
 
-    async def predict(self, images: Floats, within: float | None = None) -> Prediction:
+    def predict(
+        self, images: Floats, within: float | None = None
+    ) -> Coroutine[Any, Any, Prediction]:
         """Answer float32 [N, C, H, W] deterministically.
 
         within: seconds that the caller waits; None, or more than the limit: the limit.
@@ -184,22 +230,19 @@ class Batcher:
             DeadlineError: no answer in time.
             NotReadyError: the batcher is closing.
         """
-        answer = await self._submit(images, None, within)
-        assert isinstance(answer, Prediction)
-        return answer
+        return cast(Coroutine[Any, Any, Prediction], self._submit(images, None, within))
 
-    async def uncertainty(
+    def uncertainty(
         self, images: Floats, sampling: Sampling, within: float | None = None
-    ) -> Uncertainty:
+    ) -> Coroutine[Any, Any, Uncertainty]:
         """Answer float32 [N, C, H, W] with dropout alive; waits and raises as `predict`."""
-        answer = await self._submit(images, sampling, within)
-        assert isinstance(answer, Uncertainty)
-        return answer
+        return cast(Coroutine[Any, Any, Uncertainty], self._submit(images, sampling, within))
 
     async def close(self) -> None:
         """Answer what is queued, take nothing more, and end the thread."""
         self._closing = True
         await self._idle.wait()
+        self._stop_showing()
         self._thread.shutdown()
 
     async def _submit(
@@ -215,7 +258,13 @@ class Batcher:
         job = _Job(images, sampling, limit if within is None else min(within, limit))
         if self._is_alone() and within is None and self._is_brief([job]):
             return self._answer_now(job)
-        return await self._answer_in_turn(job)
+        answer = self._queue_up(job)
+        try:
+            return await answer
+        finally:
+            self._deadlines.remove(job)
+            job.answer = None  # an error's trace leads here: it must not lead back to the error
+            del answer
 
     def _is_alone(self) -> bool:
         """Tell whether no other job is here, nor came in the same turn of the event loop."""
@@ -233,7 +282,7 @@ class Batcher:
 
     def _answer_now(self, job: _Job) -> Answer:
         (run,) = self._answer_each([job])
-        self._count_run(run)
+        self._note_run(run)
         answer = run.let_go()[0]
         try:
             if isinstance(answer, Exception):
@@ -242,21 +291,15 @@ class Batcher:
         finally:
             del answer  # an error's trace leads here: it must not lead back to the error
 
-    async def _answer_in_turn(self, job: _Job) -> Answer:
-        answer: asyncio.Future[Answer] = self._loop.create_future()
-        job.answer = answer
+    def _queue_up(self, job: _Job) -> "asyncio.Future[Answer]":
+        job.answer = self._loop.create_future()
         self._queue.append(job)
-        self._count(len(job.images))
+        self._queued_rows += job.rows
+        self._deadlines.add(job)
         if self._idle.is_set():
             self._idle.clear()
             self._loop.call_soon(self._run)  # once whatever has arrived with this has queued
-        deadline = self._loop.call_later(job.patience, job.give_up)
-        try:
-            return await answer
-        finally:
-            deadline.cancel()
-            job.answer = None  # an error's trace leads here: it must not lead back to the error
-            del answer
+        return job.answer
 
     def _run(self) -> None:
         """Run what is queued, here if that is brief, else on the thread; then what has queued."""
@@ -271,7 +314,7 @@ class Batcher:
         try:
             for run in runs:
                 run.deliver()
-                self._count_run(run)
+                self._note_run(run)
         finally:  # whatever happened, those who wait have their turn
             if self._queue:
                 self._loop.call_soon(self._run)
@@ -282,19 +325,13 @@ class Batcher:
         """Take waiting jobs in order, as many as fill one run; leave out who has hung up."""
         jobs: list[_Job] = []
         rows = 0
-        while self._queue and (
-            not jobs or rows + len(self._queue[0].images) <= self._limits.batch_rows
-        ):
+        while self._queue and (not jobs or rows + self._queue[0].rows <= self._limits.batch_rows):
             job = self._queue.popleft()
-            self._count(-len(job.images))
+            self._queued_rows -= job.rows
             if job.is_awaited():
                 jobs.append(job)
-                rows += len(job.images)
+                rows += job.rows
         return jobs
-
-    def _count(self, rows: int) -> None:
-        self._queued_rows += rows
-        self._tally.add(self._queue_gauge, rows)
 
     def _answer_each(self, jobs: Sequence[_Job]) -> Sequence[_Run]:
         """One run for all jobs; if it fails, each alone, so that one cannot fail another."""
@@ -312,44 +349,49 @@ class Batcher:
         jobs = run.jobs
         prediction = self._predictor.predict(_joined([job.images for job in jobs]))
         run.trunk_ended = time.perf_counter()
+        if len(jobs) == 1:
+            return [self._answer_of(prediction, jobs[0].sampling)]
         answers: dict[int, Answer] = {}
         for sampling in dict.fromkeys(job.sampling for job in jobs):
             members = [index for index, job in enumerate(jobs) if job.sampling == sampling]
             part = prediction
             if len(members) < len(jobs):
-                part = prediction.take(_rows_of(members, [len(job.images) for job in jobs]))
-            answer: Answer = part
-            if sampling is not None:
-                answer = self._predictor.uncertainty(part, sampling)
-            elif len(members) > 1:
-                _ = part.probabilities  # once for all
+                part = prediction.take(_rows_of(members, [job.rows for job in jobs]))
+            answer = self._answer_of(part, sampling)
             start = 0
             for index in members:
-                stop = start + len(jobs[index].images)
+                stop = start + jobs[index].rows
                 answers[index] = answer if len(members) == 1 else answer.take(slice(start, stop))
                 start = stop
         return [answers[index] for index in range(len(jobs))]
 
-    def _count_run(self, run: _Run) -> None:
+    def _answer_of(self, prediction: Prediction, sampling: Sampling | None) -> Answer:
+        if sampling is None:
+            return prediction
+        return self._predictor.uncertainty(prediction, sampling)
+
+    def _note_run(self, run: _Run) -> None:
         if not run.ended:
             return
-        observe = self._tally.observe
-        observe(self._batch_rows, run.rows)
-        observe(self._trunk_seconds, run.trunk_ended - run.started)
-        seconds = run.ended - run.started
         self._pace.note(run)
-        sampled = [job for job in run.jobs if job.sampling is not None]
+        times = run.started, run.trunk_ended, run.ended
+        jobs = [(job.rows, job.sampling is None, job.submitted) for job in run.jobs]
+        self._tally.later(self._count_run, times, jobs)
+
+    def _count_run(
+        self, times: tuple[float, float, float], jobs: list[tuple[int, bool, float]]
+    ) -> None:
+        """Count a run; of each job there is how many rows, whether plain, and when submitted."""
+        started, trunk_ended, ended = times
+        self._batch_rows.observe(sum(rows for rows, _, _ in jobs))
+        self._trunk_seconds.observe(trunk_ended - started)
+        plain = [started - submitted for _, is_plain, submitted in jobs if is_plain]
+        sampled = [started - submitted for _, is_plain, submitted in jobs if not is_plain]
+        if plain:
+            self.statistics.ran(ended - started, sum(plain), len(plain))
         if sampled:
-            observe(self._head_seconds, run.ended - run.trunk_ended)
-            self.sampled_statistics.ran(seconds, _waited(sampled, run), len(sampled))
-        if len(sampled) < len(run.jobs):
-            plain = [job for job in run.jobs if job.sampling is None] if sampled else run.jobs
-            self.statistics.ran(seconds, _waited(plain, run), len(plain))
-
-
-def _waited(jobs: Sequence[_Job], run: _Run) -> float:
-    """Seconds that jobs have queued before their run, together."""
-    return len(jobs) * run.started - sum(job.submitted for job in jobs)
+            self._head_seconds.observe(ended - trunk_ended)
+            self.sampled_statistics.ran(ended - started, sum(sampled), len(sampled))
 
 
 def _rows_of(members: Sequence[int], lengths: Sequence[int]) -> NDArray[np.int64]:

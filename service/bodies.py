@@ -2,12 +2,10 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any
+from collections.abc import Callable
 
-from anyio import to_thread
 from starlette.requests import Request
-from starlette.types import Message, Receive
+from starlette.types import Receive, Scope
 
 from service.errors import (
     BodyTimeoutError,
@@ -18,6 +16,10 @@ from service.errors import (
 )
 from service.settings import ServiceSettings
 
+WHOLE_BODY = "dropserve.body"
+"""Where a request's scope has its body, if that was read with its head."""
+
+_HEADERS = "dropserve.headers"
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # RFC 1952, RFC 1950
 _FASTEST = 1
 _DIGITS = 19  # of a number of bytes; Python refuses to read thousands
@@ -37,34 +39,24 @@ class BodyReader:
             UnsupportedMediaTypeError: a Content-Encoding other than gzip, deflate and identity.
             BodyTooLargeError, BodyTimeoutError, CompressionError, InvalidRequestError.
         """
-        encoding = _content_encoding(request)
-        declared = header(request, b"content-length") or "0"
-        if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > self._limit):
-            raise BodyTooLargeError(self._too_large())
-        body = await self._arrived(request.receive)
+        scope = request.scope
+        encoding = _content_encoding(scope)
+        body: bytes | None = scope.get(WHOLE_BODY)
+        if body is None:
+            declared = header(scope, b"content-length") or "0"
+            if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > self._limit):
+                raise BodyTooLargeError(self._too_large())
+            body = await self._arriving(request.receive)
+        self._check_length(len(body))
         if encoding == "identity":
             return body
-        return await to_thread.run_sync(self._unpacked, body, encoding)
+        return await asyncio.to_thread(self._unpacked, body, encoding)
 
-    async def _arrived(self, receive: Receive) -> bytes:
-        first = receive()
-        try:  # most often it is all there: to set a timer would take longer than to look
-            waits_for = first.send(None)  # type: ignore[attr-defined]
-        except StopIteration as ended:
-            message: Message = ended.value
-        else:
-            return await self._arriving(_Begun(first, waits_for), receive)
-        if message.get("more_body") or message["type"] == "http.disconnect":
-            return await self._arriving(_at_once(message), receive)
-        body: bytes = message.get("body", b"")
-        self._check_length(len(body))
-        return body
-
-    async def _arriving(self, first: Awaitable[Message], receive: Receive) -> bytes:
+    async def _arriving(self, receive: Receive) -> bytes:
         body = bytearray()
         try:
             async with asyncio.timeout(self._seconds):
-                message = await first
+                message = await receive()
                 while message["type"] == "http.request":
                     body += message.get("body", b"")
                     self._check_length(len(body))
@@ -101,35 +93,19 @@ class BodyReader:
         return f"The body is larger than {self._limit:,} bytes; send fewer or smaller images."
 
 
-class _Begun:
-    """A coroutine that was begun, and waits for something."""
-
-    def __init__(self, coroutine: Any, waits_for: object) -> None:
-        self._coroutine = coroutine
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[object, None, Message]:
-        try:
-            yield self._waits_for
-        except BaseException as error:
-            self._coroutine.throw(error)
-            raise
-        message: Message = yield from self._coroutine.__await__()
-        return message
-
-
-async def _at_once(message: Message) -> Message:
-    return message
-
-
-def header(request: Request, name: bytes) -> str | None:
+def header(scope: Scope, name: bytes) -> str | None:
     """Return a header, its lines joined if there are several; `name` in small letters."""
-    given = [value for each, value in request.scope["headers"] if each == name]
-    return str(b", ".join(given), "latin-1") if given else None
+    headers = scope.get(_HEADERS)
+    if headers is None:
+        headers = scope[_HEADERS] = {}
+        for each, value in scope["headers"]:
+            headers[each] = b"%b, %b" % (headers[each], value) if each in headers else value
+    given = headers.get(name)
+    return None if given is None else str(given, "latin-1")
 
 
-def _content_encoding(request: Request) -> str:
-    given = header(request, b"content-encoding")
+def _content_encoding(scope: Scope) -> str:
+    given = header(scope, b"content-encoding")
     if given is None:
         return "identity"
     encoding = given.strip().lower()

@@ -1,48 +1,56 @@
-"""The routes that are called all day, asked before all others and without what those need.
+"""The routes that are called all day, found without asking any other. Knows no route's meaning."""
 
-Knows no route's meaning.
-"""
-
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from model.errors import DropserveError
-from service.errors import domain_error_response
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+_MOST_PATHS = 1_000  # anybody can invent names of models
 
 
+@dataclass(frozen=True, slots=True)
 class Express:
-    """ASGI middleware around an application that has these routes, too.
+    """An endpoint that is called without what the application does for all others."""
 
-    For other methods, and for query parameters, which are read there.
-    """
+    route: Route
+    endpoint: Endpoint
+    path: str
+    parameters: Mapping[str, str]
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
-        self._app = app
+    def note(self, scope: Scope) -> None:
+        """Note in the scope what routing would."""
+        scope["path"] = self.path
+        scope["path_params"] = self.parameters
+        scope["route"] = self.route
+
+
+class Timetable:
+    """Those routes of an application that are express."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = routes
+        self._known: dict[tuple[str, str], Express] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request to one of the routes; pass on any other."""
-        endpoint = None
-        if scope["type"] == "http" and not scope["query_string"]:
-            endpoint = self._endpoint(scope)
-        if endpoint is None:
-            await self._app(scope, receive, send)
-            return
-        try:
-            response = await endpoint(Request(scope, receive))
-        except DropserveError as error:
-            response = domain_error_response(error)
-        await response(scope, receive, send)
+    def find(self, method: str, path: str) -> Express | None:
+        """Find the route of a request that has no query parameters; None: it is another."""
+        asked = method, path
+        if asked not in self._known:
+            found = self._find(method, path)
+            if found is None:
+                return None
+            if len(self._known) >= _MOST_PATHS:
+                self._known.clear()
+            self._known[asked] = found
+        return self._known[asked]
 
-    def _endpoint(self, scope: Scope) -> Callable[[Request], Awaitable[Response]] | None:
+    def _find(self, method: str, path: str) -> Express | None:
         for route in self._routes:
-            found = route.path_regex.match(scope["path"])
-            if found and scope["method"] in (route.methods or ()):
-                scope["path_params"] = found.groupdict()
-                scope["route"] = route
-                return route.endpoint
+            match = route.path_regex.match(path)
+            if match and method in (route.methods or ()):
+                return Express(route, route.endpoint, path, match.groupdict())
         return None

@@ -3,16 +3,17 @@
 By content type: JSON `{"instances": [...]}`, a form with `file` fields, or one image as it is.
 """
 
+import asyncio
 import base64
 import binascii
 import os
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import orjson
-from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -56,7 +57,8 @@ class ImageReader:
         self._settings = settings
         self._bodies = BodyReader(settings)
         self._decode_seconds = metrics.stage.labels("decode")
-        self._decoders = CapacityLimiter(os.cpu_count() or 1)  # more would only take more memory
+        # More threads would only take more memory.
+        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
 
     async def read(self, request: Request, spec: InputSpec) -> Floats:
         """Return the request's images, float32 [N, C, H, W] in 0..1, N at least 1.
@@ -119,9 +121,8 @@ class ImageReader:
             opened = self._open(files)
             if opened.pixels <= _BRIEF_PIXELS:
                 return to_float(opened.load(spec))
-        pixels = await to_thread.run_sync(
-            lambda: self._open(files).load(spec), limiter=self._decoders
-        )
+        loop = asyncio.get_running_loop()
+        pixels = await loop.run_in_executor(self._decoders, lambda: self._open(files).load(spec))
         return to_float(pixels)
 
     def _open(self, files: Sequence[bytes]) -> OpenImages:

@@ -5,6 +5,7 @@ A bundle NAME is offered as two models: NAME, deterministic, and NAME-mc with dr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -137,9 +138,8 @@ class Face:
         return self._uncertain(await batcher.uncertainty(images, how, within))
 
     def _plain(self, answer: Prediction) -> list[Tensor]:
-        probabilities = answer.probabilities
-        labels = self._label(probabilities.argmax(axis=1))
-        return [Tensor("probabilities", "FP32", probabilities.astype(np.float32)), labels]
+        probabilities, labels = answer.classification
+        return [Tensor("probabilities", "FP32", probabilities), self._label(labels)]
 
     def _uncertain(self, answer: Uncertainty) -> list[Tensor]:
         figures = [
@@ -149,9 +149,13 @@ class Face:
         return [*figures, self._label(answer.labels)]
 
     def _label(self, indices: NDArray[np.int64]) -> Tensor:
-        names = self.served.bundle.manifest.class_names
-        chosen = [names[index].encode() for index in indices.tolist()]
-        return Tensor("label", "BYTES", np.array(chosen, object))
+        names = _encoded(self.served.bundle.manifest.class_names)
+        return Tensor("label", "BYTES", names[indices])
+
+
+@lru_cache(maxsize=64)
+def _encoded(class_names: tuple[str, ...]) -> NDArray[np.object_]:
+    return np.array([name.encode() for name in class_names], object)
 
 
 def bundle_name(name: str, settings: ServiceSettings) -> tuple[str, bool]:

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ class Served:
         """The version."""
         return self.bundle.manifest.version
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The version as it goes over the wire."""
         return str(self.number)

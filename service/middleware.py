@@ -7,13 +7,19 @@ import asyncio
 import logging
 import re
 import time
+from copy import copy
 from random import getrandbits
 
 import structlog
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model.errors import DropserveError
 from service import logs
+from service.bodies import header
 from service.errors import NotReadyError, OverloadedError, domain_error_response, internal_error
+from service.express import Endpoint, Timetable
 from service.metrics import Metrics
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -23,6 +29,9 @@ REQUEST_ID = "dropserve.request_id"
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ID_BITS = 128
 _UNMATCHED = "unmatched"
+_HUNG_UP = 499  # the client did, before an answer, as nginx has it
+_STOPPING = "The server is stopping; send the request to another."
+"""Said where an answer was cancelled: the grace after SIGTERM is over."""
 _UNLIMITED = ("/health/", "/v2/health/", "/metrics")
 _HEADER = REQUEST_ID_HEADER.lower().encode()
 
@@ -33,7 +42,9 @@ _levels = logging.getLogger("service")
 class Observed:
     """ASGI middleware; an error nobody foresaw ends here as a 500 with a traceback in the log."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_concurrent_requests: int) -> None:
+    def __init__(
+        self, app: ASGIApp, express: Timetable, metrics: Metrics, max_concurrent_requests: int
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._limit = max_concurrent_requests
@@ -44,23 +55,57 @@ class Observed:
             )
         )
         self._in_hand = 0
+        metrics.tally.show(metrics.in_hand, lambda: self._in_hand)
+        self.express = express
+        """Routes of the application that are answered without it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is no HTTP request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = _given_id(scope)
-        request_id = given if _GOOD_ID.fullmatch(given) else f"{getrandbits(_ID_BITS):032x}"
-        scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
-        logs.REQUEST_ID.set(request_id)  # of this request's task
-        exchange = _Exchange(send, request_id)
-        self._count(+1)
+        express = None
+        if not scope["query_string"]:
+            express = self.express.find(scope["method"], scope["path"])
+        if express is not None:
+            express.note(scope)
+            response = await self.respond(express.endpoint, Request(scope, receive))
+            await response(scope, receive, send)
+            return
+        exchange = _Exchange(send, _name(scope))
+        self._in_hand += 1
         try:
             await self._answer(scope, receive, exchange)
         finally:
-            self._count(-1)
-            self._record(scope, exchange)
+            self._in_hand -= 1
+            self._record(scope, exchange.status or _HUNG_UP, exchange.started)
+
+    async def respond(self, endpoint: Endpoint, request: Request) -> Response:
+        """Answer a request to one endpoint, whatever becomes of it."""
+        started = time.perf_counter()
+        request_id = _name(request.scope)
+        self._in_hand += 1
+        try:
+            response = await self._response(endpoint, request)
+        finally:
+            self._in_hand -= 1
+        self._record(request.scope, response.status_code, started)
+        response.raw_headers = [*response.raw_headers, (_HEADER, request_id.encode())]
+        return response
+
+    async def _response(self, endpoint: Endpoint, request: Request) -> Response:
+        if self._in_hand > self._limit:
+            return copy(self._refusal)
+        try:
+            try:
+                return await endpoint(request)
+            except DropserveError as error:
+                return domain_error_response(error)
+        except asyncio.CancelledError:
+            return domain_error_response(NotReadyError(_STOPPING))
+        except Exception:
+            logger.exception("request failed", method=request.method, path=request.url.path)
+            return internal_error()
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
         if self._in_hand > self._limit and not scope["path"].startswith(_UNLIMITED):
@@ -68,11 +113,10 @@ class Observed:
             return
         try:
             await self._app(scope, receive, exchange.send)
-        except asyncio.CancelledError:  # the grace after SIGTERM is over
+        except asyncio.CancelledError:
             if exchange.status is not None:
                 raise
-            sentence = "The server is stopping; send the request to another."
-            await domain_error_response(NotReadyError(sentence))(scope, receive, exchange.send)
+            await domain_error_response(NotReadyError(_STOPPING))(scope, receive, exchange.send)
         except Exception:
             logger.exception("request failed", method=scope["method"], path=scope["path"])
             if exchange.is_whole:  # FastAPI has answered for it already
@@ -81,16 +125,12 @@ class Observed:
                 raise  # half an answer is out: let the server cut the connection
             await internal_error()(scope, receive, exchange.send)
 
-    def _count(self, step: int) -> None:
-        self._in_hand += step
-        self._metrics.tally.add(self._metrics.in_hand, step)
-
-    def _record(self, scope: Scope, exchange: "_Exchange") -> None:
-        seconds = time.perf_counter() - exchange.started
+    def _record(self, scope: Scope, status: int, started: float) -> None:
+        seconds = time.perf_counter() - started
         route = getattr(scope.get("route"), "path", _UNMATCHED)
         method = scope["method"] if route != _UNMATCHED else "any"  # both could be invented
-        status = exchange.status or 499  # the client hung up before an answer, as nginx has it
-        self._metrics.answered(route, method, status, seconds)
+        metrics = self._metrics
+        metrics.tally.later(metrics.answered, route, method, status, seconds)
         level = logging.DEBUG if scope["path"].startswith(_UNLIMITED) else logging.INFO
         if _levels.isEnabledFor(level):
             logger.log(
@@ -103,11 +143,14 @@ class Observed:
             )
 
 
-def _given_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == _HEADER:
-            return str(value, "latin-1")
-    return ""
+def _name(scope: Scope) -> str:
+    """Give the request the id that it came with, if that is a good one, or else another."""
+    given = header(scope, _HEADER) or ""
+    good = given and _GOOD_ID.fullmatch(given)
+    request_id = given if good else f"{getrandbits(_ID_BITS):032x}"
+    scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
+    logs.REQUEST_ID.set(request_id)  # of this request's context
+    return request_id
 
 
 class _Exchange:

@@ -17,6 +17,7 @@ from uvicorn.supervisors import Multiprocess
 
 from service import logs
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
+from service.protocol import ExpressProtocol
 from service.releases import forget_processes
 from service.settings import CONTROL_FOLDER_VARIABLE, ServiceSettings
 
@@ -104,7 +105,7 @@ def _config(settings: ServiceSettings, app: object) -> uvicorn.Config:
         factory=isinstance(app, str),
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=ExpressProtocol,
         ws="none",
         lifespan="on",
         log_config=logs.configuration(settings.log_level, settings.log_format),

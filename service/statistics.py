@@ -43,12 +43,15 @@ class Statistics:
         self._tally.add(self._seconds["compute_infer"], seconds * requests)
         self._tally.add(self._runs)
 
-    def count(self, outcome: str, timing: "Timing", ended: float) -> None:
-        """Count a request that has ended at `ended`."""
+    def ended(self, outcome: str, timing: "Timing") -> None:
+        """Count a request that has ended now."""
+        self._tally.later(self._count, outcome, timing, time.perf_counter(), time.time())
+
+    def _count(self, outcome: str, timing: "Timing", ended: float, now: float) -> None:
         add = self._tally.add
         add(self._requests[outcome])
         add(self._seconds[outcome], ended - timing.started)
-        self._tally.put(self._last, time.time())
+        self._tally.put(self._last, now)
         if timing.answered is not None:
             add(self._seconds["compute_input"], timing.read - timing.started)
             add(self._seconds["compute_output"], ended - timing.answered)
@@ -71,7 +74,7 @@ class Timing:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         outcome = "success" if kind is None else "fail"
-        self._statistics.count(outcome, self, time.perf_counter())
+        self._statistics.ended(outcome, self)
 
     def has_read(self, images: int) -> None:
         """Note that the images are there, and how many."""

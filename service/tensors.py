@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service import numbers
-from service.errors import InvalidRequestError, InvalidTensorError
+from service.errors import InvalidJsonError, InvalidRequestError, InvalidTensorError, ServiceError
 
 Datatype = Literal["FP32", "UINT8", "BYTES"]
 Array = NDArray[Any]
@@ -28,6 +29,8 @@ _LENGTH = struct.Struct("<I")
 _MAX_DIMENSIONS = 16
 _MAX_TENSORS = 16
 _MAX_PARAMETERS = 64
+_SHORT_BYTES = 1_024
+"""Of a text that is remembered."""
 
 
 def _few(given: Any) -> Any:
@@ -52,7 +55,6 @@ class Input(_Header):
     shape: list[Dimension] = Field(max_length=_MAX_DIMENSIONS)
     datatype: Datatype
     data: Any = None
-    """A list, or what `service.numbers` makes of one."""
 
 
 class Output(_Header):
@@ -69,6 +71,15 @@ class InferRequest(_Header):
     outputs: Annotated[list[Output], Field(max_length=_MAX_TENSORS)] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What the tensors of a request are made of, where it is not in its JSON as it was read."""
+
+    numbers: NDArray[np.float64] | None
+    """[n], the one input's."""
+    binary: memoryview
+
+
 @dataclass(slots=True)
 class Tensor:
     """A named array: FP32 and UINT8 as such, BYTES as an object array of bytes."""
@@ -78,8 +89,8 @@ class Tensor:
     values: Array
 
 
-def parse(body: bytes, json_length: int | None) -> tuple[InferRequest, memoryview]:
-    """Split a body into its JSON, validated, and the binary tensors behind it.
+def parse(body: bytes, json_length: int | None) -> tuple[InferRequest, Payload]:
+    """Split a body into its JSON, validated, and what its tensors are made of.
 
     json_length: bytes of the JSON, as Inference-Header-Content-Length says; None: all of it.
 
@@ -92,9 +103,41 @@ def parse(body: bytes, json_length: int | None) -> tuple[InferRequest, memoryvie
             f"Inference-Header-Content-Length is {end}, more than the body's {len(body)} bytes; "
             "send the length of the JSON alone."
         )
-    text, binary = (body, b"") if end == len(body) else (body[:end], body[end:])
+    if end < len(body):
+        # A copy, so that the numbers lie at addresses that suit their size.
+        return _described(body[:end]), Payload(None, memoryview(body[end:]))
+    request, values = _with_numbers(body) or (_described(body), None)
+    return request, Payload(values, memoryview(b""))
+
+
+def _with_numbers(text: bytes) -> tuple[InferRequest, NDArray[np.float64]] | None:
+    """Read a request of one FP32 tensor, its data apart; None: it is not one, or it is wrong."""
+    parts = numbers.cut(text)
+    if parts is None:
+        return None
     try:
-        return InferRequest.model_validate(numbers.read(text)), memoryview(binary)
+        request = _described(parts[0])
+    except ServiceError:  # of the whole text the sentence will be right
+        return None
+    match request.inputs:  # the only `data` of the text is the one that was cut out
+        case [Input(datatype="FP32", data=None) as tensor] if "data" in tensor.model_fields_set:
+            values = numbers.flat(parts[1])
+            return None if values is None else (request, values)
+    return None
+
+
+def _described(text: bytes) -> InferRequest:
+    return _remembered(text) if len(text) <= _SHORT_BYTES else _read(text)
+
+
+def _read(text: bytes) -> InferRequest:
+    try:
+        return InferRequest.model_validate(orjson.loads(text))
+    except orjson.JSONDecodeError as error:
+        raise InvalidJsonError(
+            f"The body's JSON cannot be read ({error}); NaN and Infinity are not JSON, nesting is "
+            "limited, and binary tensors need the header Inference-Header-Content-Length."
+        ) from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
@@ -105,7 +148,11 @@ def parse(body: bytes, json_length: int | None) -> tuple[InferRequest, memoryvie
         ) from None
 
 
-def read_inputs(request: InferRequest, binary: memoryview) -> list[Tensor]:
+_remembered = lru_cache(maxsize=256)(_read)
+"""But for the values, the requests of a client are the same text again and again."""
+
+
+def read_inputs(request: InferRequest, payload: Payload) -> list[Tensor]:
     """Read every input's values, from the JSON or, in order, from the binary part.
 
     Raises:
@@ -113,14 +160,14 @@ def read_inputs(request: InferRequest, binary: memoryview) -> list[Tensor]:
     """
     _refuse_twice("input", [each.name for each in request.inputs])
     tensors = []
-    offset = 0
+    offset, binary = 0, payload.binary
     for given in request.inputs:
         datatype = given.datatype
         size = given.parameters.get("binary_data_size")
         if size is None:
-            values = _from_json(given, datatype)
+            values = _from_json(given, datatype, payload.numbers)
         else:
-            if given.data is not None:
+            if given.data is not None or payload.numbers is not None:
                 raise _bad(given, "has both 'data' and 'binary_data_size'; send one of them")
             if isinstance(size, bool) or not isinstance(size, int) or size < 0:
                 raise _bad(given, "has a 'binary_data_size' that is not a number of bytes")
@@ -151,16 +198,10 @@ def write(
     Raises:
         InvalidTensorError: an output that is not there, twice, or not to be classified.
     """
-    by_default = _wish("The request", request.parameters, "binary_data_output", default=False)
-    wishes = {tensor.name: by_default for tensor in tensors}
-    if request.outputs:
-        wishes = _wishes(request.outputs, wishes)
-    known = {tensor.name: tensor for tensor in tensors}
     described, blobs = [], []
-    for name, binary in wishes.items():
-        tensor = known[name]
+    for tensor, binary in _chosen(tensors, request):
         each: dict[str, Any] = {
-            "name": name,
+            "name": tensor.name,
             "datatype": tensor.datatype,
             "shape": tensor.values.shape,
         }
@@ -175,22 +216,21 @@ def write(
     return (b"".join([text, *blobs]), len(text)) if blobs else (text, None)
 
 
-def _wishes(asked: Sequence[Output], offered: Mapping[str, bool]) -> dict[str, bool]:
+def _chosen(tensors: Sequence[Tensor], request: InferRequest) -> list[tuple[Tensor, bool]]:
     """Return the outputs that are asked for, in their order, and whether each is to be binary."""
-    _refuse_twice("output", [output.name for output in asked])
-    wishes = {}
-    for output in asked:
-        if output.name not in offered:
-            raise InvalidTensorError(
-                f"There is no output {output.name!r}; there is {', '.join(offered)}."
-            )
-        wishes[output.name] = _wish(
-            f"Output {output.name!r}",
-            output.parameters,
-            "binary_data",
-            default=offered[output.name],
-        )
-    return wishes
+    by_default = _wish("The request", request.parameters, "binary_data_output", default=False)
+    if not request.outputs:
+        return [(tensor, by_default) for tensor in tensors]
+    _refuse_twice("output", [output.name for output in request.outputs])
+    offered = {tensor.name: tensor for tensor in tensors}
+    chosen = []
+    for output in request.outputs:
+        name = output.name
+        if name not in offered:
+            raise InvalidTensorError(f"There is no output {name!r}; there is {', '.join(offered)}.")
+        wish = _wish(f"Output {name!r}", output.parameters, "binary_data", default=by_default)
+        chosen.append((offered[name], wish))
+    return chosen
 
 
 def classified(tensor: Tensor, count: int, class_names: Sequence[str]) -> Tensor:
@@ -206,10 +246,10 @@ def classified(tensor: Tensor, count: int, class_names: Sequence[str]) -> Tensor
     return Tensor(tensor.name, "BYTES", np.array(rows, object))
 
 
-def _from_json(given: Input, datatype: Datatype) -> Array:
-    if isinstance(given.data, np.ndarray):
-        _require_count(given, len(given.data))
-        return given.data
+def _from_json(given: Input, datatype: Datatype, numbers: Array | None) -> Array:
+    if numbers is not None:
+        _require_count(given, len(numbers))
+        return numbers
     if not isinstance(given.data, list):
         raise _bad(given, "has no list 'data'; send its values there, or in binary")
     flat = _flat(given)
@@ -289,14 +329,15 @@ def _require_count(given: Input, count: int) -> None:
 def _to_json(tensor: Tensor) -> Any:
     flat = tensor.values.ravel()
     if tensor.datatype == "BYTES":
-        return [element.decode() for element in flat]
+        return [element.decode() for element in flat.tolist()]
     return flat
 
 
 def _to_binary(tensor: Tensor) -> bytes:
     if tensor.datatype == "BYTES":
-        return b"".join(_LENGTH.pack(len(each)) + each for each in tensor.values.ravel())
-    data: bytes = tensor.values.astype(_DTYPES[tensor.datatype]).tobytes()
+        elements = tensor.values.ravel().tolist()
+        return b"".join([_LENGTH.pack(len(each)) + each for each in elements])
+    data: bytes = tensor.values.astype(_DTYPES[tensor.datatype], copy=False).tobytes()
     return data
 
 

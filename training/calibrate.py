@@ -206,11 +206,7 @@ def _density_rows(train: Part, width: int) -> NDArray[np.int64]:
 
 
 def _predict(predictor: Predictor, part: Part, rows: NDArray[np.int64]) -> Prediction:
-    predictions = [predictor.predict(to_float(part.images[chunk])) for chunk in _chunks(rows)]
-    return Prediction(
-        np.concatenate([each.logits for each in predictions]),
-        np.concatenate([each.features for each in predictions]),
-    )
+    return predictor.predict(to_float(part.images[rows]))
 
 
 def _chunks(rows: NDArray[Any]) -> list[NDArray[Any]]:

@@ -1,6 +1,6 @@
 """HTTP in, HTTP out; no numerics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -15,10 +15,29 @@ from service.middleware import REQUEST_ID
 from service.settings import ServiceSettings
 
 
-def json_response(content: Mapping[str, Any]) -> Response:
+class Answer(Response):
+    """A whole answer of status 200, in less than half the time that Starlette needs for one."""
+
+    def __init__(
+        self,
+        body: bytes,
+        media_type: bytes = b"application/json",
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """Take the body, and further headers, their names in small letters."""
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", media_type),
+            *headers,
+        ]
+
+
+def json_response(content: Mapping[str, Any]) -> Answer:
     """Serialise once, floats in full; NumPy's numbers with the digits of their own precision."""
-    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(body, media_type="application/json")
+    return Answer(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 async def refuse_repeated_parameters(request: Request) -> None:

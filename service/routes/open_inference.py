@@ -25,13 +25,14 @@ from service.images import ImageReader
 from service.inference import Description, Face, bundle_name, told
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import NamedRoute, json_response, request_id, require_control
+from service.routes import Answer, NamedRoute, json_response, request_id, require_control
 from service.settings import ServiceSettings
 from service.statistics import totals
 from service.tensors import (
     InferRequest,
     Input,
     Parameters,
+    Payload,
     Tensor,
     classified,
     parse,
@@ -41,6 +42,7 @@ from service.tensors import write as write_response
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _LENGTH_HEADER = LENGTH_HEADER.lower().encode()
+_JSON, _BINARY = b"application/json", b"application/octet-stream"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -218,23 +220,23 @@ class _Protocol:
         length = _json_length(request)
         if length == 0:
             face = self._face(request, request_id(request))
-            given, binary = _raw(face, body), memoryview(body)
+            given, payload = _raw(face, body), Payload(None, memoryview(body))
         else:
-            given, binary = parse(body, length)
+            given, payload = parse(body, length)
             face = self._face(request, request_id(request) if given.id is None else str(given.id))
         with face.served, face.statistics.request() as timing:
             how = face.how(given.parameters, self._settings)
             _check_outputs(given, face)
             for each in given.inputs:
                 self._reader.check_count(each.shape[0] if each.shape else 1)
-            images = await face.images(read_inputs(given, binary), self._reader)
+            images = await face.images(read_inputs(given, payload), self._reader)
             timing.has_read(len(images))
             outputs = await face.answer(images, how, _within(given))
             timing.has_answered()
-            payload, json_length = write_response(
+            answer, json_length = write_response(
                 _header(face, given, how), _with_classes(outputs, given, face), given
             )
-        return _response(payload, json_length, header(request, b"accept-encoding"))
+        return _response(answer, json_length, header(request.scope, b"accept-encoding"))
 
     def _face(self, request: Request, id_: str = "") -> Face:
         name, sampled = bundle_name(request.path_params["name"], self._settings)
@@ -282,7 +284,7 @@ def _entry(name: str, version: str, state: str, reason: str) -> dict[str, str]:
 
 
 def _json_length(request: Request) -> int | None:
-    text = header(request, _LENGTH_HEADER)
+    text = header(request.scope, _LENGTH_HEADER)
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) < _LONG_NUMBER):
@@ -367,14 +369,13 @@ def _with_classes(outputs: list[Tensor], given: InferRequest, face: Face) -> lis
     ]
 
 
-def _response(payload: bytes, json_length: int | None, accept_encoding: str | None) -> Response:
-    headers = {}
+def _response(payload: bytes, json_length: int | None, accept_encoding: str | None) -> Answer:
+    headers = []
     if json_length is not None:
-        headers[LENGTH_HEADER] = str(json_length)
+        headers.append((_LENGTH_HEADER, b"%d" % json_length))
     packing = packer(accept_encoding) if accept_encoding else None
     if packing is not None:
-        headers["Content-Encoding"], pack = packing
-        headers["Vary"] = "Accept-Encoding"
+        encoding, pack = packing
+        headers += [(b"content-encoding", encoding.encode()), (b"vary", b"Accept-Encoding")]
         payload = pack(payload)
-    kind = "application/json" if json_length is None else "application/octet-stream"
-    return Response(payload, headers=headers or None, media_type=kind)
+    return Answer(payload, _JSON if json_length is None else _BINARY, headers)

@@ -48,13 +48,13 @@ class Application:
 
     def __init__(self, portal: BlockingPortal, app: FastAPI, address: str = "127.0.0.1") -> None:
         self.portal = portal
-        self._app = app
+        self.app = app
         transport = httpx.ASGITransport(app, client=(address, 1))
         self._client = httpx.AsyncClient(transport=transport, base_url="http://service")
 
     def from_address(self, address: str) -> "Application":
         """The same application, as a client elsewhere meets it."""
-        return Application(self.portal, self._app, address)
+        return Application(self.portal, self.app, address)
 
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         return self.portal.call(partial(self._client.request, method, url, **options))

@@ -36,7 +36,7 @@ class EchoPredictor:
         if POISON in images:
             raise ValueError("poisoned")
         numbers = images.reshape(len(images), 1)
-        return Prediction(logits=numbers * 2, features=numbers)
+        return Prediction(numbers * 2, numbers, (numbers, numbers[:, 0].astype(np.int64)))
 
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         assert isinstance(how, Fixed)

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from service import logs
+from service.express import Timetable
 from service.metrics import Metrics
 from service.middleware import REQUEST_ID_HEADER, Observed
 from tests.service.bad_requests import PICTURE
@@ -133,7 +134,8 @@ async def _observe(app: Any, sent: list[Message]) -> Metrics:
         sent.append(message)
 
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    await Observed(app, metrics, max_concurrent_requests=8)(scope, receive, send)
+    scope["query_string"] = b""
+    await Observed(app, Timetable([]), metrics, max_concurrent_requests=8)(scope, receive, send)
     return metrics
 
 
@@ -166,7 +168,7 @@ def test_what_is_no_http_request_is_passed_on(service: Application) -> None:
         passed.append(scope["type"])
 
     async def send_lifespan() -> None:
-        observed = Observed(app, Metrics(), max_concurrent_requests=8)
+        observed = Observed(app, Timetable([]), Metrics(), max_concurrent_requests=8)
         await observed({"type": "lifespan"}, _unused, _unused)
 
     service.portal.call(send_lifespan)

@@ -1,0 +1,416 @@
+"""Requests on the express road: over real connections, piece by piece where it matters."""
+
+import asyncio
+import gzip
+import http.client
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from service import protocol as protocols
+from service.protocol import ExpressProtocol
+from tests.pictures import Pixels, encode, form
+from tests.service.serving import (
+    PATIENCE_SECONDS,
+    Application,
+    HeldPredictor,
+    real_predictor,
+    serving_stub,
+)
+
+INFER = "/v2/models/digits/infer"
+MIXED = "/v2/models/digits-mc/infer"
+CLOSED = b""
+KEEP_ALIVE_SECONDS = 60
+
+
+class Watched(ExpressProtocol):
+    """Says which road each request takes."""
+
+    roads: list[str]
+    received = b""
+    """Of the last request."""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        super().data_received(data)
+
+    def _answer(self, *arguments: Any) -> None:
+        self.roads.append("express")
+        self.received = b""
+        super()._answer(*arguments)
+
+    def _begin_as_usual(self) -> None:
+        self.roads.append("usual")
+        super()._begin_as_usual()
+
+
+@dataclass
+class Listening:
+    """The application behind a port."""
+
+    application: Application
+    port: int
+    state: ServerState
+    roads: list[str] = field(default_factory=list)
+    connections: list[Watched] = field(default_factory=list)
+
+    clients: list["Client"] = field(default_factory=list)
+
+    def connect(self) -> "Client":
+        address = "127.0.0.1", self.port
+        self.clients.append(Client(socket.create_connection(address, PATIENCE_SECONDS)))
+        return self.clients[-1]
+
+    def call(self, function: Any, *arguments: Any) -> Any:
+        return self.application.portal.call(function, *arguments)
+
+    def has_received(self, data: bytes) -> bool:
+        """Tell whether that is what has come of the newest request."""
+        return self.connections[-1].received == data
+
+    def until(self, has_happened: Callable[[], bool]) -> None:
+        """Let the loop turn until something has happened."""
+
+        async def turn() -> None:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not has_happened():
+                    await asyncio.sleep(0)
+
+        self.call(turn)
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+class Client:
+    """A connection whose every byte the test decides on."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received = connection.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self._connection.sendall(data)
+
+    def answer(self) -> Answer:
+        _, status, *_ = self._received.readline().split()
+        headers = http.client.parse_headers(self._received)
+        return Answer(int(status), headers, self._received.read(int(headers["Content-Length"])))
+
+    def line(self) -> bytes:
+        return self._received.readline()
+
+    def is_closed(self) -> bool:
+        return self._received.read(1) == CLOSED
+
+    def close(self) -> None:
+        self._received.close()
+        self._connection.close()
+
+
+@contextmanager
+def listening(application: Application) -> Iterator[Listening]:
+    config = uvicorn.Config(
+        application.app,
+        lifespan="off",
+        log_config=None,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+    config.load()
+    state = ServerState()
+    found = Listening(application, 0, state)
+
+    def connected() -> Watched:
+        made = Watched(config, state, {})
+        made.roads = found.roads
+        found.connections.append(made)
+        return made
+
+    async def listen() -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
+
+    async def stop() -> None:
+        server.close()
+        for each in found.connections:
+            each.transport.abort()
+
+    server = application.portal.call(listen)
+    found.port = server.sockets[0].getsockname()[1]
+    try:
+        yield found
+    finally:
+        for client in found.clients:
+            client.close()
+        application.portal.call(stop)
+
+
+@pytest.fixture(scope="module")
+def open_port(service: Application) -> Iterator[Listening]:
+    with listening(service) as found:
+        yield found
+
+
+@pytest.fixture
+def port(open_port: Listening, monkeypatch: pytest.MonkeyPatch) -> Listening:
+    """The shared application; a request in pieces is waited for as long as it takes."""
+    monkeypatch.setattr(protocols, "_PATIENCE_SECONDS", PATIENCE_SECONDS)
+    open_port.roads.clear()
+    return open_port
+
+
+def tensor(digit: Pixels, **fields: Any) -> dict[str, Any]:
+    values = (digit / 255).astype(np.float32).ravel()
+    given = {"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32"}
+    return given | {"data": values.tolist()} | fields
+
+
+def infer_body(digit: Pixels, **fields: Any) -> bytes:
+    return orjson.dumps({"inputs": [tensor(digit)], **fields})
+
+
+def request(url: str, body: bytes, *lines: str, version: str = "1.1") -> bytes:
+    head = [f"POST {url} HTTP/{version}", "Host: service", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+JSON_LINE = "Content-Type: application/json"
+ID_LINE = "X-Request-ID: mine"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request that is answered alike on both roads."""
+
+    url: str
+    body: bytes
+    lines: tuple[str, ...] = (JSON_LINE,)
+
+
+def cases(digit: Pixels) -> list[Case]:
+    picture = encode(digit)
+    values = (digit / 255).astype("<f4").tobytes()
+    plain = tensor(digit)
+    del plain["data"]
+    binary = orjson.dumps({"inputs": [plain | {"parameters": {"binary_data_size": len(values)}}]})
+    large = encode(np.zeros((150, 150), np.uint8))  # decoded on a thread
+    files = httpx.Request("POST", "http://service", files=form(picture, large))
+    packed = gzip.compress(infer_body(digit))
+    return [
+        Case(INFER, infer_body(digit)),
+        Case(MIXED, infer_body(digit, id="7")),
+        Case(INFER, binary + values, (f"Inference-Header-Content-Length: {len(binary)}",)),
+        Case(INFER, packed, (JSON_LINE, "Content-Encoding: gzip")),
+        Case(INFER, infer_body(digit), (JSON_LINE, "Accept-Encoding: gzip")),
+        Case("/v2/models/digits/versions/1/infer", infer_body(digit)),
+        Case("/predict", picture, ("Content-Type: image/png",)),
+        Case("/predict", large, ("Content-Type: image/png",)),
+        Case("/uncertainty", picture, ("Content-Type: image/png",)),
+        Case("/predict", files.read(), (f"Content-Type: {files.headers['Content-Type']}",)),
+        Case("/predict", orjson.dumps({"instances": [(digit / 255).tolist()]})),
+        # And errors.
+        Case(INFER, b""),
+        Case(INFER, b"{"),
+        Case(INFER, infer_body(digit), (JSON_LINE, "Content-Encoding: br")),
+        Case("/v2/models/nobody/infer", infer_body(digit)),
+        Case("/predict", b"x", ("Content-Type: image/png",)),
+        Case("/predict", picture, ("Content-Type: text/plain",)),
+        Case("/predict", picture, ()),
+    ]
+
+
+def answered_elsewhere(service: Application, case: Case) -> httpx.Response:
+    """The same request as an ASGI server hands it over."""
+    headers = dict(line.split(": ", 1) for line in (*case.lines, ID_LINE))
+    headers.setdefault("Accept-Encoding", "identity")
+    return service.post(case.url, case.body, headers=headers)
+
+
+def test_both_roads_lead_to_the_same_bytes(
+    port: Listening, service: Application, digit: Pixels
+) -> None:
+    client = port.connect()
+    for case in cases(digit):
+        client.send(request(case.url, case.body, *case.lines, ID_LINE))
+        answer, other = client.answer(), answered_elsewhere(service, case)
+        packed = answer.headers["Content-Encoding"] == "gzip"
+        assert (answer.status, gzip.decompress(answer.body) if packed else answer.body) == (
+            other.status_code,
+            other.content,
+        )
+        given = {name.lower(): value for name, value in answer.headers.items() if name != "date"}
+        assert given == dict(other.headers)
+    assert set(port.roads) == {"express"}
+
+
+def test_a_request_in_pieces_is_express_too(port: Listening, digit: Pixels) -> None:
+    client, whole = port.connect(), request(INFER, infer_body(digit))
+    client.send(whole)
+    expected = client.answer().body
+    head_end = whole.index(b"\r\n\r\n") + 4
+    for first, rest in [(whole[:at], whole[at:]) for at in (10, head_end, len(whole) - 1)]:
+        client.send(first)
+        port.until(partial(port.has_received, first))
+        client.send(rest)
+        assert client.answer().body == expected
+    assert port.roads == ["express"] * 4
+
+
+def test_a_body_that_takes_its_time_takes_the_usual_road(
+    port: Listening, digit: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocols, "_PATIENCE_SECONDS", 0)
+    client, whole = port.connect(), request(INFER, infer_body(digit))
+    client.send(whole[:-9])
+    port.until(lambda: port.roads == ["usual"])
+    client.send(whole[-9:])
+    assert client.answer().status == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "lines", "version"),
+    [
+        (INFER + "?trace=1", (), "1.1"),
+        ("/v2/models/digits/%69nfer", (), "1.1"),
+        ("http://service" + INFER, (), "1.1"),
+        (INFER, (), "1.0"),
+        (INFER, ("Connection: upgrade", "Upgrade: h2c"), "1.1"),
+        ("/v2/repository/index", (), "1.1"),
+    ],
+)
+def test_what_is_out_of_the_ordinary_takes_the_usual_road(
+    port: Listening, digit: Pixels, url: str, lines: tuple[str, ...], version: str
+) -> None:
+    client = port.connect()
+    client.send(request(url, infer_body(digit), JSON_LINE, *lines, version=version))
+    assert client.answer().status in (200, 400)
+    assert port.roads == ["usual"]
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(port: Listening, digit: Pixels) -> None:
+    client, body = port.connect(), infer_body(digit)
+    head = request(INFER, body, "Expect: 100-continue")[: -len(body)]
+    client.send(head)
+    assert client.line() == b"HTTP/1.1 100 Continue\r\n"
+    assert client.line() == b"\r\n"
+    client.send(body)
+    assert client.answer().status == 200
+
+
+def test_a_long_body_takes_the_usual_road(port: Listening) -> None:
+    client, body = port.connect(), b" " * 90_000 + b"{}"
+    client.send(request(INFER, body, JSON_LINE))
+    assert orjson.loads(client.answer().body)["code"] == "invalid_request"
+    assert port.roads == ["usual"]
+
+
+def test_a_body_in_chunks_is_put_together(port: Listening, digit: Pixels) -> None:
+    client, body = port.connect(), infer_body(digit)
+    head = f"POST {INFER} HTTP/1.1\r\nHost: service\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = [body[:7], body[7:], b""]
+    client.send(head.encode() + b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks))
+    assert client.answer().status == 200
+    assert port.roads == ["express"]
+
+
+def test_a_connection_that_is_to_be_closed_is(port: Listening, digit: Pixels) -> None:
+    client = port.connect()
+    client.send(request(INFER, infer_body(digit), "Connection: close"))
+    answer = client.answer()
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    assert client.is_closed()
+
+
+def test_what_is_no_http_is_refused_also_in_the_middle_of_a_body(port: Listening) -> None:
+    client = port.connect()
+    chunked = f"POST {INFER} HTTP/1.1\r\nHost: service\r\nTransfer-Encoding: chunked\r\n\r\nzz"
+    client.send(chunked.encode())
+    assert client.answer().status == 400
+    assert client.is_closed()
+    assert port.roads == []
+
+
+def test_requests_sent_at_once_are_answered_in_order(models_folder: Path, digit: Pixels) -> None:
+    held = HeldPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, held) as service, listening(service) as port:
+        client = port.connect()
+        sent = [request(INFER, infer_body(digit, id=str(number))) for number in range(3)]
+        client.send(b"".join(sent))
+        held.wait_until_running()
+        held.permission.set()
+        answers = [orjson.loads(client.answer().body)["id"] for _ in sent]
+    assert answers == ["0", "1", "2"]
+    assert port.roads == ["express", "usual", "usual"]
+
+
+def test_a_client_that_hangs_up_while_it_waits_leaves_nothing_behind(
+    models_folder: Path, digit: Pixels
+) -> None:
+    held = HeldPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, held) as service, listening(service) as port:
+        client = port.connect()
+        client.send(request(INFER, infer_body(digit)))
+        held.wait_until_running()
+        client.close()
+        port.until(lambda: not port.state.connections)
+        held.permission.set()
+        port.until(lambda: not port.state.tasks)
+        assert service.metric("dropserve_requests_in_hand") == 1  # this one
+        assert service.post(INFER, infer_body(digit)).status_code == 200
+
+
+def test_who_waits_longer_than_the_grace_is_told(models_folder: Path, digit: Pixels) -> None:
+    held = HeldPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, held) as service, listening(service) as port:
+        client = port.connect()
+        client.send(request(INFER, infer_body(digit)))
+        held.wait_until_running()
+        port.call(lambda: [task.cancel() for task in port.state.tasks])
+        answer = client.answer()
+        held.permission.set()
+    assert (answer.status, orjson.loads(answer.body)["code"]) == (503, "not_ready")
+
+
+def test_a_request_that_is_arriving_when_the_server_stops_is_answered(
+    port: Listening, digit: Pixels
+) -> None:
+    client, whole = port.connect(), request(INFER, infer_body(digit))
+    client.send(whole[:-9])
+    port.until(lambda: port.connections[-1]._express is not None)
+    port.call(port.connections[-1].shutdown)
+    client.send(whole[-9:])
+    answer = client.answer()
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    assert client.is_closed()
+
+
+def test_a_connection_at_rest_is_closed_in_time_but_not_one_in_use(
+    port: Listening, digit: Pixels
+) -> None:
+    client, whole = port.connect(), request(INFER, infer_body(digit))
+    client.send(whole)
+    assert client.answer().status == 200
+    connection = port.connections[-1]
+    connection.timeout_keep_alive = 0
+    client.send(whole[:20])
+    port.until(lambda: connection._rests_since is None)
+    port.call(connection._end_rest)  # as its timer does
+    client.send(whole[20:])
+    assert client.answer().status == 200  # and with it begins a rest, for no time at all
+    assert client.is_closed()
