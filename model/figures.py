@@ -51,29 +51,46 @@ def _names(*names: str) -> tuple[str, ...]:
 
 
 LOGITS, SCALE, STEPS = _names("logits", "scale", "steps")
+_UNBIASED, _SHARE, _BIAS = _names("unbiased", "share", "bias")
 
-MAIN = _names("means", "spreads", "tails", "votes", "confidence")
-"""Outputs: of N rows, K classes, T >= 2 samples, all float32.
+BY_CLASS = ("mean_probabilities", "probability_std", "standard_error")
+BY_IMAGE = ("predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio")
+
+MAIN = _names("summary", "labels")
+"""Outputs: of N rows, K classes, T >= 2 samples.
+
+summary: those of BY_CLASS, K of each, then those of BY_IMAGE, float32 [N, 3K + 4, 1], as
+    `model.uncertainty.Uncertainty` has them.
+labels: int64 [N, 1, 1], the first of the highest mean probability.
+"""
+DETAILS = _names("means", "spreads", "probabilities", "surprises")
+"""Further outputs, all float32.
 
 means: of the probabilities p, then of ln (1 - p)/p, exact also where p rounds to 1: [N, 2K, 1].
 spreads: variances of the same, divisor T, [N, 2K, 1].
-tails: variance of p as far as its normal logit tells it, [N, K, 1].
-votes: share of samples in which a class has, or shares, the first place, [N, K].
-confidence: entropy of a sample on average, over K, [N, 1, 1].
+probabilities, surprises: p and -p ln p of each sample, [N, K, T].
 """
-DETAILS = _names("probabilities", "surprises")
-"""Further outputs: p and -p ln p of each sample, float32 [N, K, T]."""
 
 BLOCK = 4
-"""Samples of which ONNX Runtime computes some functions at once; what is left over from them at the
-end of a batch it rounds differently. So other numbers of samples must be run row by row."""
+"""Numbers of which ONNX Runtime computes some functions, and sums, at once; what is left over from
+them it rounds differently. So other numbers of samples must be run row by row."""
 
 
 @lru_cache(maxsize=64)
-def rule(count: int) -> Feeds:
-    """Return the inputs that depend on the number of samples alone, T >= 2."""
+def rule(count: int, random: bool = True) -> Feeds:
+    """Return the inputs that depend on the number of samples alone, T >= 2.
+
+    random: whether they were drawn, and another draw would differ: only then there are errors, NaN
+        else, and a bias of the entropy of their mean.
+    """
     widened = NODES * np.sqrt(count / (count - 1)) * (1 + _WIDENING / count)
-    return {STEPS: widened.astype(np.float32)}
+    numbers = {
+        _UNBIASED: count / (count - 1),
+        _SHARE: 1 / count if random else np.nan,
+        _BIAS: 0.5 / (count - 1) if random else 0,
+    }
+    singles = {name: np.array([number], np.float32) for name, number in numbers.items()}
+    return {STEPS: widened.astype(np.float32), **singles}
 
 
 def scaling(temperature: float) -> Feeds:
@@ -96,12 +113,17 @@ def alone(classes: int) -> bytes:
     return graph.model()
 
 
+def _below(bound: float) -> float:
+    """Return the next lower number of float32."""
+    return float(np.nextafter(np.float32(bound), np.float32(0)))
+
+
 class _Figures:
     def __init__(self, graph: Graph, classes: int) -> None:
         self.graph = graph
         self.node = graph.node
         self.classes = classes
-        self.one = self.single(np.ones(1))
+        self.zero, self.one = self.single([0]), self.single([1])
         self.last = graph.constant([-1])
 
     def add(self, logits: str) -> None:
@@ -109,7 +131,6 @@ class _Figures:
         powers = node("Exp", self._exponents(logits))
         # Probabilities that are rounded to the same have powers a little apart.
         first_places = node("Floor", node("Mul", powers, self.single([_FIRST])))
-        node("ReduceMean", first_places, self.last, keepdims=0, name="votes")
         probabilities, ratios = self._samples(powers)
         both = node("Concat", probabilities, ratios, axis=1)
         first = node("Gather", both, graph.constant([0]), axis=2)
@@ -117,20 +138,22 @@ class _Figures:
         shift = self._mean(differences)
         square = self._mean(node("Mul", differences, differences))
         spread = node("Sub", square, node("Mul", shift, shift))
-        spreads = node("Max", spread, self.single([0]), name="spreads")
+        spreads = node("Max", spread, self.zero, name="spreads")
         means = node("Add", first, shift, name="means")
-        self._tails(graph.halves(means, axis=1)[1], graph.halves(spreads, axis=1)[1])
+        mean, centre = graph.halves(means, axis=1)
+        variance, width = graph.halves(spreads, axis=1)
+        tails = self._tails(centre, width)
+        self._summary(mean, variance, tails, self._mean(first_places))
         shapes: dict[str, list[int | str]] = {
+            "summary": [len(BY_CLASS) * k + len(BY_IMAGE), 1],
             "means": [2 * k, 1],
             "spreads": [2 * k, 1],
-            "tails": [k, 1],
-            "votes": [k],
-            "confidence": [1, 1],
             "probabilities": [k, "samples"],
             "surprises": [k, "samples"],
         }
         for name, shape in shapes.items():
             graph.output(name, ["batch", *shape])
+        graph.output("labels", ["batch", 1, 1], np.int64)
 
     def _exponents(self, logits: str) -> str:
         """Logits over the temperature, less the largest of each sample: [N, K, T]."""
@@ -142,7 +165,7 @@ class _Figures:
 
     def _samples(self, powers: str) -> tuple[str, str]:
         """Probabilities p, and ln (1 - p)/p, of each sample, [N, K, T]."""
-        node, graph, k = self.node, self.graph, self.classes
+        node, k = self.node, self.classes
         # A class's rivals are added up without it: a difference would round them off.
         ratios = node("Div", node("MatMul", self.single(1 - np.eye(k)), powers), powers)
         reciprocals = node("Add", ratios, self.one)
@@ -150,11 +173,10 @@ class _Figures:
         # ln (1 + r) >= r/(1 + r), and nearly that where 1 + r rounds to 1.
         least = node("Mul", probabilities, ratios)
         logarithms = node("Max", node("Log", reciprocals), least)
-        surprises = node("Mul", probabilities, logarithms, name="surprises")
-        node("ReduceMean", surprises, graph.constant([1, 2]), keepdims=1, name="confidence")
+        node("Mul", probabilities, logarithms, name="surprises")
         return probabilities, node("Log", ratios)
 
-    def _tails(self, centre: str, width: str) -> None:
+    def _tails(self, centre: str, width: str) -> str:
         """Variance of each probability as far as its normal logit tells it: [N, K, 1]."""
         node = self.node
         # The variance is that of 1 - p, too, and of the smaller one it is the more exact.
@@ -165,7 +187,42 @@ class _Figures:
         squares = node("Mul", centred, centred)
         tails = node("ReduceSum", squares, self.last, keepdims=1)
         # As p's slope is at most 1/4 this changes nothing, but where the width is 0.
-        node("Min", tails, width, name="tails")
+        return node("Min", tails, width)
+
+    def _summary(self, unscaled: str, variance: str, tails: str, votes: str) -> None:
+        node, graph = self.node, self.graph
+        total = self._total(self._fourfold(unscaled))
+        mean = node("Div", unscaled, total)
+        labels = node("ArgMax", mean, axis=1, keepdims=1, name="labels")
+        entropy, information = self._entropies(self._fourfold(mean), self._fourfold(variance))
+        likely = node("Max", node("Mul", variance, graph.input("unbiased", [1])), tails)
+        error = node("Sqrt", node("Mul", likely, graph.input("share", [1])))
+        others = node("Sub", self.one, node("GatherElements", votes, labels, axis=1))
+        expected = node("Sub", entropy, information)
+        parts = mean, node("Sqrt", variance), error, entropy, expected, information, others
+        node("Concat", *parts, axis=1, name="summary")
+
+    def _entropies(self, mean: str, variance: str) -> tuple[str, str]:
+        """Predictive entropy and mutual information, [N, 1, 1]."""
+        node = self.node
+        surprises = node("Mul", mean, node("Log", mean))
+        entropy = node("Mul", self._total(surprises), self.single([-1]))
+        entropy = node("Min", entropy, self.single([_below(np.log(self.classes))]))
+        gain = node("Sub", entropy, self._total(f"{_PREFIX}surprises"))
+        scatter = self._total(node("Div", variance, mean))
+        # A divergence is at most that of Pearson: so it is exactly 0 where the samples are equal.
+        gain = node("Min", gain, scatter)
+        gain = node("Add", gain, node("Mul", scatter, self.graph.input("bias", [1])))
+        return entropy, node("Min", node("Max", gain, self.zero), entropy)
+
+    def _fourfold(self, values: str) -> str:
+        """Repeat [N, K, 1] to [N, K, BLOCK]: rows begin where sums and logarithms do, see BLOCK."""
+        return self.node("Expand", values, self.graph.constant([1, 1, BLOCK]))
+
+    def _total(self, values: str) -> str:
+        """Add up all classes, and take the mean over the last axis: [N, 1, 1]."""
+        mean = self.node("ReduceMean", values, self.graph.constant([1, 2]), keepdims=1)
+        return self.node("Mul", mean, self.single([self.classes]))
 
     def _mean(self, values: str) -> str:
         return self.node("ReduceMean", values, self.last, keepdims=1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from cachetools import LRUCache
@@ -26,7 +26,7 @@ from model.masks import Masks
 from model.sampling import Analytic, Auto, Fixed, Sampling
 from model.sessions import Session, start
 from model.settling import settled
-from model.uncertainty import Uncertainty, answer, integrate, joined, softmax, summarise
+from model.uncertainty import Summary, Uncertainty, answer, integrate, joined, softmax, summarise
 
 GOLDEN_TOLERANCE = 1e-3
 """Allowed |difference| of a golden logit: other processors round differently (about 1e-5), damage
@@ -47,6 +47,7 @@ _MAX_TRUNK_ROWS = 64
 _ANSWER = ["logits", "features", *classification.OUTPUTS]
 
 Floats = NDArray[np.float32]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass
@@ -89,10 +90,10 @@ class Prediction:
 class _Bound:
     """What stays of the head's runs from one to the next: inputs, and the outputs' places."""
 
-    def __init__(self, head: Session, feeds: Feeds, brief: bool) -> None:
+    def __init__(self, head: Session, feeds: Feeds, names: Sequence[str]) -> None:
         self._head = head
         self._feeds = feeds  # the binding may point into them
-        self._names = MAIN if brief else MAIN + DETAILS
+        self._names = names
         self._rows = 0
         self._binding = head.io_binding()
         for name, value in feeds.items():
@@ -170,6 +171,17 @@ class Predictor:
         """Run the head with dropout alive: features [N, F] -> logits float32 [N, T, K]."""
         return self._sampled(features, masks.draw(how.seed, how.samples, self._layers, how.design))
 
+    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
+        """Say how sure the answers of a deterministic pass are, in brief."""
+        features = prediction.features
+        parts = [
+            Summary.of(self._figures(features[start:stop], how))
+            for start, stop in _chunks(len(features), self._head_rows(how.samples))
+        ]
+        return Summary(
+            _joined([part.values for part in parts]), _joined([part.labels for part in parts])
+        )
+
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         """Say how sure the answers of a deterministic pass are.
 
@@ -193,7 +205,7 @@ class Predictor:
 
     def _uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         found = self._asked(prediction, how)
-        if self.calibrated is None or (isinstance(how, Fixed) and how.brief):
+        if self.calibrated is None:
             return found
         features = prediction.features
         return replace(
@@ -271,14 +283,16 @@ class Predictor:
         bound = self._bound.get(asked)
         if bound is None:
             drawn = masks.draw(how.seed, how.samples, self._layers, how.design)
-            bound = self._bound[asked] = _Bound(self._head, self._feeds(drawn), how.brief)
+            names = MAIN if how.brief or how.samples == 1 else MAIN + DETAILS
+            bound = self._bound[asked] = _Bound(self._head, self._feeds(drawn), names)
         return bound.run(features)
 
     def _feeds(self, drawn: Masks) -> Feeds:
-        if len(drawn[0]) == 1:  # a single sample is taken twice: so it has a spread, of 0
+        random = len(drawn[0]) > 1
+        if not random:  # a single sample is taken twice: so it has a spread, of 0
             drawn = tuple(np.repeat(mask, 2, axis=0) for mask in drawn)
         named: Feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
-        return named | rule(len(drawn[0])) | scaling(self.sampled_temperature)
+        return named | rule(len(drawn[0]), random) | scaling(self.sampled_temperature)
 
     def _head_rows(self, samples: int) -> int:
         if samples % BLOCK:
@@ -352,5 +366,5 @@ def _chunks(count: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _joined(parts: Sequence[Floats]) -> Floats:
+def _joined(parts: Sequence[NDArray[Number]]) -> NDArray[Number]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -13,7 +13,7 @@ class Fixed:
     samples: int
     design: Design = "orthogonal"
     brief: bool = False
-    """Without what takes longest: the mutual information's error, typicality and set draws."""
+    """As `model.uncertainty.Summary` has it."""
 
 
 @dataclass(frozen=True, slots=True)

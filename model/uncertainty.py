@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.figures import BLOCK, DETAILS, LOGITS, MAIN, alone, rule, scaling
+from model.figures import BLOCK, BY_CLASS, BY_IMAGE, DETAILS, LOGITS, MAIN, alone, rule, scaling
 from model.sampling_error import divergence_variances, information_errors
 from model.sessions import Session, start
 
@@ -46,12 +46,11 @@ class Uncertainty:
             et al. 2018).
         mutual_information: [N], H(mean) - mean of H(sample), the epistemic part (Houlsby et al.
             2011), 0..predictive entropy.
-        mutual_information_error: [N], its standard error, as above; NaN in a brief answer.
+        mutual_information_error: [N], its standard error, as above.
         variation_ratio: [N], share of samples whose label is another, 0..1-1/K (Freeman 1965).
         samples_used: int64 [N], how many samples, or points, these figures are of.
         settled: bool [N], whether sampling stopped because the label was settled.
-        typicality: [N], share of validation images that lie farther out, 0..1; NaN: uncalibrated,
-            or a brief answer.
+        typicality: [N], share of validation images that lie farther out, 0..1; NaN: uncalibrated.
         set_draws: [N], what `model.calibration` draws for prediction sets; NaN as above.
     """
 
@@ -72,6 +71,10 @@ class Uncertainty:
     def take(self, rows: slice | NDArray[np.int64]) -> "Uncertainty":
         """Return some of the rows."""
         return Uncertainty(*[column[rows] for column in _columns(self)])
+
+    def columns(self) -> dict[str, Singles]:
+        """Return what a summary has."""
+        return {name: getattr(self, name).astype(np.float32) for name in (*BY_CLASS, *BY_IMAGE)}
 
 
 _columns = attrgetter(*(field.name for field in fields(Uncertainty)))
@@ -101,7 +104,7 @@ def entropy(probabilities: Floats) -> Floats:
 
 def summarise(logits: NDArray[np.float32], temperature: float = 1.0) -> Uncertainty:
     """Summarise the logits of T random samples, float32 [N, T, K], divided by `temperature`."""
-    return answer(_summary(logits, temperature), logits.shape[1])
+    return answer(_figures(logits, temperature, random=True), logits.shape[1])
 
 
 def integrate(logits: NDArray[np.floating], temperature: float = 1.0) -> Uncertainty:
@@ -109,49 +112,68 @@ def integrate(logits: NDArray[np.floating], temperature: float = 1.0) -> Uncerta
 
     Points that are all equal (p = 0) have a spread and a mutual information of exactly 0.
     """
-    figures = _summary(logits.astype(np.float32), temperature)
-    return answer(figures[: len(MAIN)], logits.shape[1], random=False)
+    figures = _figures(logits.astype(np.float32), temperature, random=False)
+    return answer(figures, logits.shape[1])
 
 
-def answer(figures: Sequence[Any], samples: int, random: bool = True) -> Uncertainty:
+@dataclass(slots=True)
+class Summary:
+    """The same of N images over K classes, but for what only POST /uncertainty tells.
+
+    Attributes:
+        values: float32 [N, 3K + 4], those of BY_CLASS, K of each, then those of BY_IMAGE.
+        labels: int64 [N].
+    """
+
+    values: Singles
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, figures: Sequence[Any]) -> "Summary":
+        """Take the outputs MAIN of `model.figures`."""
+        values, labels = figures
+        return cls(values[:, :, 0], labels[:, 0, 0])
+
+    def take(self, rows: slice | NDArray[np.int64]) -> "Summary":
+        """Return some of the rows."""
+        return Summary(self.values[rows], self.labels[rows])
+
+    def columns(self) -> dict[str, Singles]:
+        """Return each of BY_CLASS, [N, K], and of BY_IMAGE, [N]."""
+        values = self.values
+        first = values.shape[1] - len(BY_IMAGE)
+        classes = first // len(BY_CLASS)
+        found = {
+            name: values[:, index * classes : (index + 1) * classes]
+            for index, name in enumerate(BY_CLASS)
+        }
+        for index, name in enumerate(BY_IMAGE, first):
+            found[name] = values[:, index]
+        return found
+
+
+def answer(figures: Sequence[Any], samples: int) -> Uncertainty:
     """Make an answer of the outputs MAIN of `model.figures`, or of these and DETAILS.
 
     Args:
-        figures: of a single sample taken twice, if it is one.
+        figures: of a single sample taken twice, if it is one; with details if another draw would
+            differ.
         samples: T.
-        random: whether the samples were drawn, and another draw would differ.
     """
-    means, spreads, tails, votes, confidence, *details = figures
-    images, classes = votes.shape
-    count = max(samples, 2)
-    random = random and samples > 1
-    rows, used, settled, unknown = _unchanging(images, samples)
-    sums = means[:, :classes, 0].astype(np.float64)
-    mean = sums / np.add.reduce(sums, axis=1, keepdims=True)
-    labels = mean.argmax(axis=1)
-    variances = spreads[:, :classes, 0].astype(np.float64)
-    predictive = 0 - np.add.reduce(mean * np.log(mean), axis=1)
-    scatter = np.add.reduce(variances / mean, axis=1)
-    # A divergence is at most that of Pearson: so it is exactly 0 where the samples are equal.
-    information = np.minimum(predictive - float(classes) * confidence[:, 0, 0], scatter)
-    if random:
-        information += scatter * (0.5 / (count - 1))
-    information = np.minimum(np.maximum(information, 0), predictive)
-    errors = np.maximum(variances * (count / (count - 1)), tails[..., 0])
-    errors /= count if random else np.nan
+    values, labels, *details = figures
+    summary = Summary.of((values, labels))
+    told = {name: column.astype(np.float64) for name, column in summary.columns().items()}
+    mean = told["mean_probabilities"]
+    mean /= mean.sum(axis=1, keepdims=True)  # which float32 has rounded
+    told["expected_entropy"] = told["predictive_entropy"] - told["mutual_information"]
+    samples_used, settled, unknown = _unchanging(len(mean), samples)
     return Uncertainty(
-        labels=labels,
-        mean_probabilities=mean,
-        probability_std=np.sqrt(variances),
-        standard_error=np.sqrt(errors),
-        predictive_entropy=predictive,
-        expected_entropy=predictive - information,
-        mutual_information=information,
-        mutual_information_error=_information_errors(means, spreads, mean, labels, *details)
-        if random and details
+        labels=summary.labels,
+        **told,
+        mutual_information_error=_information_errors(mean, summary.labels, *details)
+        if details
         else unknown,
-        variation_ratio=np.subtract(1, votes[rows, labels], dtype=np.float64),
-        samples_used=used,
+        samples_used=samples_used,
         settled=settled,
         typicality=unknown,
         set_draws=unknown,
@@ -159,12 +181,9 @@ def answer(figures: Sequence[Any], samples: int, random: bool = True) -> Uncerta
 
 
 @lru_cache(maxsize=256)
-def _unchanging(
-    images: int, samples: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], Floats]:
-    """Return each row's number, and what is the same for each row, read-only: [N]."""
+def _unchanging(images: int, samples: int) -> tuple[NDArray[np.int64], NDArray[np.bool_], Floats]:
+    """Return what is the same for each row, read-only: [N]."""
     arrays = (
-        np.arange(images),
         np.full(images, samples),
         np.zeros(images, np.bool_),
         np.full(images, np.nan),
@@ -175,10 +194,10 @@ def _unchanging(
 
 
 def _information_errors(
-    means: Singles,
-    spreads: Singles,
     mean: Floats,
     labels: NDArray[np.int64],
+    means: Singles,
+    spreads: Singles,
     probabilities: Singles,
     surprises: Singles,
 ) -> Floats:
@@ -191,15 +210,16 @@ def _information_errors(
     return information_errors(probabilities, surprises, mean, divergences)
 
 
-def _summary(logits: NDArray[np.float32], temperature: float) -> Sequence[Any]:
+def _figures(logits: Singles, temperature: float, *, random: bool) -> Sequence[Any]:
     """Compute all figures of logits [N, T, K] that are at hand."""
     _, count, classes = logits.shape
     if count == 1:
-        logits, count = np.repeat(logits, 2, axis=1), 2
-    feeds = {**rule(count), **scaling(temperature)}
+        logits, count, random = np.repeat(logits, 2, axis=1), 2, False
+    names = MAIN + DETAILS if random else MAIN
+    feeds = {**rule(count, random), **scaling(temperature)}
     session, size = _session(classes), 1 if count % BLOCK else len(logits)
     runs = [
-        session.run([*MAIN, *DETAILS], {LOGITS: logits[start : start + size], **feeds})
+        session.run(names, {LOGITS: logits[start : start + size], **feeds})
         for start in range(0, len(logits), size)
     ]
     return runs[0] if len(runs) == 1 else [np.concatenate(part) for part in zip(*runs, strict=True)]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from model.bundle import SAMPLED_SUFFIX
 from model.predictor import Prediction
-from model.sampling import Auto, Sampling
-from model.uncertainty import Uncertainty
+from model.sampling import Auto, Fixed, Sampling
+from model.uncertainty import Summary, Uncertainty
 from service.errors import DeadlineError, NotReadyError, OverloadedError
 from service.metrics import Metrics
 from service.statistics import Statistics
@@ -39,6 +39,10 @@ class RowPredictor(Protocol):
         """Say how sure the answers are; requests with equal sampling share one call."""
         ...
 
+    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
+        """Say it in brief."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -51,7 +55,7 @@ class Limits:
     """A run that takes no longer holds up the event loop: to wake a thread takes a tenth of it."""
 
 
-Answer = Prediction | Uncertainty
+Answer = Prediction | Uncertainty | Summary
 
 
 class _Job:
@@ -232,6 +236,12 @@ class Batcher:
         """
         return cast(Coroutine[Any, Any, Prediction], self._submit(images, None, within))
 
+    def answer(
+        self, images: Floats, sampling: Sampling | None, within: float | None
+    ) -> Coroutine[Any, Any, Answer]:
+        """Answer as `predict`, or with dropout alive, in brief where that is enough."""
+        return self._submit(images, sampling, within)
+
     def uncertainty(
         self, images: Floats, sampling: Sampling, within: float | None = None
     ) -> Coroutine[Any, Any, Uncertainty]:
@@ -368,6 +378,8 @@ class Batcher:
     def _answer_of(self, prediction: Prediction, sampling: Sampling | None) -> Answer:
         if sampling is None:
             return prediction
+        if isinstance(sampling, Fixed) and sampling.brief:
+            return self._predictor.summary(prediction, sampling)
         return self._predictor.uncertainty(prediction, sampling)
 
     def _note_run(self, run: _Run) -> None:

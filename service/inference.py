@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model.bundle import SAMPLED_SUFFIX
+from model.figures import BY_CLASS, BY_IMAGE
 from model.predictor import Prediction
 from model.preprocessing import from_tensor, require_planes, to_float
 from model.sampling import Analytic, Auto, Fixed, Sampling
-from model.uncertainty import Uncertainty
 from service.errors import InvalidQueryError, InvalidTensorError, UncertaintyDisabledError
 from service.images import ImageReader, unpack_base64
 from service.loading import Served
@@ -28,8 +28,6 @@ from service.tensors import Datatype, Tensor
 
 INPUT = "images"
 
-_BY_CLASS = ("mean_probabilities", "probability_std", "standard_error")
-_BY_IMAGE = ("predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio")
 _SHOWN = 100  # characters of a wrong value
 _PARAMETERS = frozenset(SamplingQuery.model_fields)
 _NOTHING_SAID = SamplingQuery()
@@ -75,8 +73,8 @@ class Face:
         label = Description("label", "BYTES", ())
         if not self.sampled:
             return [Description("probabilities", "FP32", classes), label]
-        by_class = [Description(name, "FP32", classes) for name in _BY_CLASS]
-        return [*by_class, *(Description(name, "FP32", ()) for name in _BY_IMAGE), label]
+        by_class = [Description(name, "FP32", classes) for name in BY_CLASS]
+        return [*by_class, *(Description(name, "FP32", ()) for name in BY_IMAGE), label]
 
     async def images(self, tensors: list[Tensor], reader: ImageReader) -> NDArray[np.float32]:
         """Turn the inputs of a request into float32 [N, C, H, W] in 0..1.
@@ -132,21 +130,13 @@ class Face:
         self, images: NDArray[np.float32], how: Sampling | None, within: float | None
     ) -> list[Tensor]:
         """Answer images float32 [N, C, H, W] with every output; raises as the batcher does."""
-        batcher = self.served.batcher
-        if how is None:
-            return self._plain(await batcher.predict(images, within))
-        return self._uncertain(await batcher.uncertainty(images, how, within))
-
-    def _plain(self, answer: Prediction) -> list[Tensor]:
-        probabilities, labels = answer.classification
-        return [Tensor("probabilities", "FP32", probabilities), self._label(labels)]
-
-    def _uncertain(self, answer: Uncertainty) -> list[Tensor]:
-        figures = [
-            Tensor(name, "FP32", getattr(answer, name).astype(np.float32))
-            for name in (*_BY_CLASS, *_BY_IMAGE)
-        ]
-        return [*figures, self._label(answer.labels)]
+        answer = await self.served.batcher.answer(images, how, within)
+        if isinstance(answer, Prediction):
+            columns, labels = {"probabilities": answer.classification[0]}, answer.classification[1]
+        else:
+            columns, labels = answer.columns(), answer.labels
+        figures = [Tensor(name, "FP32", values) for name, values in columns.items()]
+        return [*figures, self._label(labels)]
 
     def _label(self, indices: NDArray[np.int64]) -> Tensor:
         names = _encoded(self.served.bundle.manifest.class_names)

@@ -19,7 +19,7 @@ def test_rows_do_not_influence_each_other(classes: int, samples: int) -> None:
 
     def figures(rows: slice) -> list[np.ndarray]:
         feeds = {LOGITS: logits[rows], **rule(samples), **scaling(1.3)}
-        return list(session.run([*MAIN, *DETAILS], feeds))
+        return list(session.run(MAIN + DETAILS, feeds))
 
     whole = figures(slice(None))
     for size in range(1, ROWS):
@@ -34,9 +34,11 @@ def test_far_classes_keep_their_probabilities_and_a_sure_one_its_doubt() -> None
     session = start(alone(3), threads=1)
     logits = np.tile(np.array([0, -30, -79], np.float32), (1, 4, 1))
     feeds = {LOGITS: logits, **rule(4), **scaling(1.0)}
-    means, spreads, _, votes, confidence = session.run(MAIN, feeds)
+    summary, labels, means, spreads, _, surprises = session.run(MAIN + DETAILS, feeds)
     np.testing.assert_allclose(means[0, :3, 0], np.exp([0.0, -30, -79]), rtol=1e-6)
     np.testing.assert_allclose(means[0, 3:, 0], [-30, 30, 79], rtol=1e-6)
-    np.testing.assert_allclose(3 * confidence[0, 0, 0], 31 * np.exp(-30.0), rtol=1e-5)
+    np.testing.assert_allclose(surprises.sum(axis=1), 31 * np.exp(-30.0), rtol=1e-5)
     assert (spreads == 0).all()
-    assert votes.tolist() == [[1, 0, 0]]
+    assert (summary[0, 3:9] == 0).all()  # deviations and errors
+    assert summary[0, -1] == 0  # no sample's label is another
+    assert labels.tolist() == [[[0]]]

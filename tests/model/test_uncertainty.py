@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax as scipy_softmax
 from scipy.stats import entropy as scipy_entropy
 
-from model.figures import LOGITS, MAIN, alone, rule, scaling
+from model.figures import DETAILS, LOGITS, alone, rule, scaling
 from model.sessions import start
 from model.uncertainty import entropy, integrate, softmax, summarise
 
@@ -75,7 +75,7 @@ def test_centres_are_the_logits_of_probabilities_also_where_these_round_to_1(
     powers = np.exp(values[0, 0].astype(np.float64))
     expected = [np.log(power / np.delete(powers, k).sum()) for k, power in enumerate(powers)]
     feeds = {LOGITS: np.repeat(values, 2, axis=1), **rule(2), **scaling(1.0)}
-    (means,) = start(alone(5), threads=1).run(MAIN[:1], feeds)
+    (means,) = start(alone(5), threads=1).run(DETAILS[:1], feeds)
     np.testing.assert_allclose(-means[0, 5:, 0], expected, atol=2e-5)
 
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from model.bundle import open_bundle
 from model.predictor import Prediction, Predictor, calibrated, open_tested
 from model.preprocessing import InputSpec
-from model.sampling import Sampling
-from model.uncertainty import Uncertainty
+from model.sampling import Fixed, Sampling
+from model.uncertainty import Summary, Uncertainty
 from service import schemas
 from service.app import create_app
 from service.batching import RowPredictor
@@ -146,6 +146,9 @@ class HeldPredictor:
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         return self._predictor.uncertainty(prediction, how)
 
+    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
+        return self._predictor.summary(prediction, how)
+
     def wait_until_running(self) -> None:
         assert self.started.acquire(timeout=PATIENCE_SECONDS), "no run has started"
 
@@ -157,6 +160,9 @@ class BrokenPredictor:
         raise RuntimeError(f"no memory for {len(images)} rows")
 
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
+        raise NotImplementedError
+
+    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
         raise NotImplementedError
 
 

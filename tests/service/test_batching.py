@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from model.predictor import Prediction
 from model.sampling import Fixed, Sampling
-from model.uncertainty import Uncertainty
+from model.uncertainty import Summary, Uncertainty
 from service.batching import Batcher, Floats, Limits, RowPredictor
 from service.errors import DeadlineError, NotReadyError, OverloadedError
 from service.metrics import Metrics
@@ -59,6 +59,11 @@ class EchoPredictor:
             typicality=number,
             set_draws=number,
         )
+
+    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
+        self.head_runs.append((len(prediction.features), how.seed, how.samples))
+        numbers = prediction.features.astype(np.float32)
+        return Summary(numbers, numbers[:, 0].astype(np.int64))
 
 
 def images(*numbers: float) -> Floats:
