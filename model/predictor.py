@@ -41,6 +41,9 @@ _FIRST_BLOCK = 16
 _BOUND = 4
 """Ways of asking whose masks stay bound to the head; each holds as much as one of its runs."""
 
+_SMALL_BYTES = 2**20
+"""Of a head beside whose weights plans of memory do not count."""
+
 _MAX_TRUNK_ROWS = 64
 """Rows of one trunk run: more only grow ONNX Runtime's arena."""
 
@@ -120,6 +123,8 @@ class Predictor:
         self.calibrated: Calibrated | None = None
         """Its temperatures, and what turns answers into decisions; None: answers as they come."""
         self._bound: LRUCache[tuple[Fixed, float], _Bound] = LRUCache(_BOUND)
+        self._last_asked: tuple[Fixed, float] | None = None
+        self._last_bound: _Bound
         self.classes = int(model.get_outputs()[0].shape[-1])
         # The figures hold two numbers of a class and a sample.
         self._widest = max(2 * self.classes, *(layer.width for layer in self._layers))
@@ -137,7 +142,8 @@ class Predictor:
             )
             figures = behind("logits", int(model.get_outputs()[0].shape[-1]))
             # Several threads would split sums, and round them, by their number.
-            head = start((folder / HEAD_FILE).read_bytes() + figures, threads=1)
+            weights = (folder / HEAD_FILE).read_bytes()
+            head = start(weights + figures, threads=1, plan=len(weights) <= _SMALL_BYTES)
         except Exception as error:  # ONNX Runtime raises its own untyped exceptions
             reason = str(error).partition("\n")[0]
             raise BundleError(
@@ -173,13 +179,17 @@ class Predictor:
 
     def summary(self, prediction: Prediction, how: Fixed) -> Summary:
         """Say how sure the answers of a deterministic pass are, in brief."""
-        features = prediction.features
+        features, bound = prediction.features, self._bind(how)
+        rows = self._head_rows(how.samples)
+        if len(features) <= rows:
+            return Summary.of(bound.run(features))
         parts = [
-            Summary.of(self._figures(features[start:stop], how))
-            for start, stop in _chunks(len(features), self._head_rows(how.samples))
+            Summary.of(bound.run(features[start:stop]))
+            for start, stop in _chunks(len(features), rows)
         ]
         return Summary(
-            _joined([part.values for part in parts]), _joined([part.labels for part in parts])
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.labels for part in parts]),
         )
 
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
@@ -217,7 +227,7 @@ class Predictor:
     def _asked(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         match how:
             case Fixed():
-                return answer(self._figures(prediction.features, how), how.samples)
+                return answer(self._bind(how).run(prediction.features), how.samples)
             case Auto():
                 return self._until_settled(prediction, how)
             case Analytic():
@@ -277,15 +287,16 @@ class Predictor:
     def _run(self, names: Sequence[str], features: Floats, drawn: Masks) -> Sequence[Any]:
         return self._head.run(names, {"features": features, **self._feeds(drawn)})
 
-    def _figures(self, features: Floats, how: Fixed) -> Sequence[Any]:
-        """Run the head as `_run` does, with what does not change from call to call bound to it."""
+    def _bind(self, how: Fixed) -> _Bound:
+        """Bind to the head what does not change from one request to the next."""
         asked = how, self.sampled_temperature
-        bound = self._bound.get(asked)
-        if bound is None:
-            drawn = masks.draw(how.seed, how.samples, self._layers, how.design)
-            names = MAIN if how.brief or how.samples == 1 else MAIN + DETAILS
-            bound = self._bound[asked] = _Bound(self._head, self._feeds(drawn), names)
-        return bound.run(features)
+        if asked != self._last_asked:
+            if asked not in self._bound:
+                drawn = masks.draw(how.seed, how.samples, self._layers, how.design)
+                names = MAIN if how.brief or how.samples == 1 else MAIN + DETAILS
+                self._bound[asked] = _Bound(self._head, self._feeds(drawn), names)
+            self._last_asked, self._last_bound = asked, self._bound[asked]
+        return self._last_bound
 
     def _feeds(self, drawn: Masks) -> Feeds:
         random = len(drawn[0]) > 1

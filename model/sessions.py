@@ -45,13 +45,17 @@ class Session(Protocol):
         ...
 
 
-def start(model: bytes, threads: int) -> Session:
-    """Start ONNX Runtime on an encoded graph, with `threads` threads for one run."""
+def start(model: bytes, threads: int, *, plan: bool = False) -> Session:
+    """Start ONNX Runtime on an encoded graph, with `threads` threads for one run.
+
+    plan: keep a plan of the memory for every size of batch: many small nodes are a tenth faster,
+        but where there are large ones it takes much memory.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only; they also arrive as exceptions
-    options.enable_mem_pattern = False  # it plans memory for every size of batch, and keeps it
+    options.enable_mem_pattern = plan
     # Idle threads that spin would take the cores from the event loop and from other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session: Session = onnxruntime.InferenceSession(
