@@ -59,7 +59,16 @@ Answer = Prediction | Uncertainty | Summary
 
 
 class _Job:
-    __slots__ = ("answer", "images", "kind", "patience", "rows", "sampling", "submitted")
+    __slots__ = (
+        "answer",
+        "deadline",
+        "images",
+        "kind",
+        "patience",
+        "rows",
+        "sampling",
+        "submitted",
+    )
 
     def __init__(self, images: Floats, sampling: Sampling | None, patience: float) -> None:
         self.images = images
@@ -70,17 +79,14 @@ class _Job:
         self.patience = patience
         """Seconds that its caller waits."""
         self.submitted = time.perf_counter()
+        self.deadline = self.submitted + patience
+        """When its caller gives up."""
         self.answer: asyncio.Future[Answer] | None = None
         """Where its caller waits, unless it was answered at once."""
 
-    @property
-    def deadline(self) -> float:
-        """When its caller gives up."""
-        return self.submitted + self.patience
-
-    def is_awaited(self) -> bool:
+    def is_awaited(self, now: float) -> bool:
         """Tell whether its caller has not given up, nor is to."""
-        if time.perf_counter() > self.deadline:
+        if now > self.deadline:
             self.give_up()
         return self.answer is not None and not self.answer.done()
 
@@ -334,11 +340,11 @@ class Batcher:
     def _take(self) -> list[_Job]:
         """Take waiting jobs in order, as many as fill one run; leave out who has hung up."""
         jobs: list[_Job] = []
-        rows = 0
+        rows, now = 0, time.perf_counter()
         while self._queue and (not jobs or rows + self._queue[0].rows <= self._limits.batch_rows):
             job = self._queue.popleft()
             self._queued_rows -= job.rows
-            if job.is_awaited():
+            if job.is_awaited(now):
                 jobs.append(job)
                 rows += job.rows
         return jobs

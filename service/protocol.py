@@ -8,8 +8,9 @@ takes the usual road. Knows no route.
 
 import asyncio
 from asyncio import TimerHandle
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -24,7 +25,7 @@ _MOST_BYTES = 2**16  # of a body; uvicorn, too, reads no more before the applica
 _PATIENCE_SECONDS = 0.05
 """Many clients send the head and the body one after the other; more than that is not waited for."""
 
-Responding = Coroutine[object, None, Response]
+Responding = Coroutine[Any, None, Response]
 
 
 class Entrance(Protocol):
@@ -182,21 +183,12 @@ class ExpressProtocol(HttpToolsProtocol):
         cycle: Any = _Cycle(self.parser.should_keep_alive())
         self.cycle = cycle
         responding = self._entrance.respond(express.endpoint, Request(scope))
-        context = copy_context()
-        try:
-            waits_for = context.run(responding.send, None)
-        except StopIteration as ended:
-            self._write(ended.value, cycle)
-            return
-        writing = self._write_later(_Begun(responding, waits_for), cycle)
-        task = self.loop.create_task(writing, context=context)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        answering = _Answering(responding, partial(self._write, cycle))
+        if not answering.go_on():
+            self.tasks.add(answering)  # type: ignore[arg-type]
+            answering.when_done = self.tasks.discard
 
-    async def _write_later(self, responding: "_Begun", cycle: _Cycle) -> None:
-        self._write(await responding, cycle)
-
-    def _write(self, response: Response, cycle: _Cycle) -> None:
+    def _write(self, cycle: _Cycle, response: Response) -> None:
         if cycle.disconnected or self.transport.is_closing():
             return
         parts = [STATUS_LINE[response.status_code]]
@@ -212,23 +204,36 @@ class ExpressProtocol(HttpToolsProtocol):
         self.on_response_complete()
 
 
-class _Begun:
-    """A coroutine that was begun without a task, and goes on in one."""
+class _Answering:
+    """As much of a task as an answer takes: one that has not to wait is there at once.
 
-    def __init__(self, coroutine: Responding, waits_for: object) -> None:
-        self._coroutine = coroutine
-        self._waits_for = waits_for
+    asyncio has no current task meanwhile, which its time limits, and anyio, cannot do without: what
+    is awaited here is a future.
+    """
 
-    def __await__(self) -> Generator[object, None, Response]:
-        waits_for = self._waits_for
-        while True:
-            try:
-                try:
-                    yield waits_for
-                except BaseException as error:
-                    waits_for = self._coroutine.throw(error)
-                else:
-                    waits_for = self._coroutine.send(None)
-            except StopIteration as ended:
-                response: Response = ended.value
-                return response
+    def __init__(self, responding: Responding, write: Callable[[Response], None]) -> None:
+        self._responding = responding
+        self._write = write
+        self._context = copy_context()
+        self._waits_for: asyncio.Future[object] | None = None
+        self.when_done: Callable[[_Answering], None] | None = None
+
+    def go_on(self, _done: object = None) -> bool:
+        """Go on to where it waits, or to the answer; tell whether that is written."""
+        try:
+            waits_for = self._context.run(self._responding.send, None)
+        except StopIteration as ended:
+            self._write(ended.value)
+        else:
+            waits_for._asyncio_future_blocking = False  # as a task says that it has understood
+            waits_for.add_done_callback(self.go_on)
+            self._waits_for = waits_for
+            return False
+        if self.when_done is not None:
+            self.when_done(self)
+        return True
+
+    def cancel(self, msg: str | None = None) -> None:
+        """Let what it waits for be cancelled."""
+        if self._waits_for is not None:
+            self._waits_for.cancel(msg)

@@ -101,13 +101,16 @@ class Load:
         )
         return stretch(text, connections)
 
-    def open(self, target: Target, rate: float, seconds: int, seed: int) -> Arrivals:
-        """Send at a rate, whether or not answers come."""
+    def open(
+        self, target: Target, rate: float, seconds: int, seed: int, *, even: bool = False
+    ) -> Arrivals:
+        """Send at a rate, whether or not answers come; at random, or with equal gaps."""
         file = self._folder / "request"
         file.write_bytes(target.message)
         program = [sys.executable, "-m", "benchmarks.serving.open_loop"]
         options = {"--port": target.port, "--rate": rate, "--seconds": seconds, "--seed": seed}
         flags = [f"{name}={value}" for name, value in options.items()]
+        flags += ["--even"] if even else []
         text = self._said([*self._pin, *program, *flags, str(file)], {}, seconds)
         return Arrivals(**orjson.loads(text))
 

@@ -3,7 +3,7 @@
     python -m benchmarks.serving.open_loop --port 8000 --rate 500 --seconds 5 REQUEST_FILE
 
 The file holds one HTTP/1.1 request as it goes over the wire. Gaps between requests are exponential
-(Poisson arrivals), from a seed. A latency runs from when a request was due, not from when it could
+(Poisson arrivals), from a seed, as many independent users make them, or all equal. A latency runs from when a request was due, not from when it could
 be sent, so that a server which stalls is charged for all who would have come meanwhile, which is
 what "coordinated omission" leaves out. A request takes an idle connection, else a new one, else
 waits for one. Waiting for the next is spinning, since timers are too coarse: give it a core of its
@@ -19,7 +19,9 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import cast
 
 import httptools
@@ -56,7 +58,10 @@ class Arrivals:
 
 @dataclass(slots=True)
 class Request:
-    """One request; times are the event loop's, seconds, 0 for never."""
+    """One request; times are seconds of `perf_counter`, 0 for never.
+
+    uvloop's own clock counts whole milliseconds, and requests sent by it would come in bursts.
+    """
 
     due: float
     sent: float = 0.0
@@ -75,7 +80,6 @@ class _Connection(asyncio.Protocol):
         self._free = free
         self._gone = gone
         self._request: Request | None = None
-        self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
@@ -84,7 +88,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         if self._request is not None:
             self._request.status = _HUNG_UP
-            self._request.answered = self._loop.time()
+            self._request.answered = perf_counter()
         self._gone(self)
 
     def close(self) -> None:
@@ -95,7 +99,7 @@ class _Connection(asyncio.Protocol):
         """Send a request; False if the connection has closed meanwhile."""
         if self._transport.is_closing():
             return False
-        request.sent = self._loop.time()
+        request.sent = perf_counter()
         self._request = request
         self._transport.write(message)
         return True
@@ -106,7 +110,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         assert self._request is not None
         self._request.status = self._parser.get_status_code()
-        self._request.answered = self._loop.time()
+        self._request.answered = perf_counter()
         self._request = None
         keep = self._parser.should_keep_alive()
         self._parser = httptools.HttpResponseParser(self)
@@ -134,18 +138,18 @@ class Load:
         """
         await asyncio.gather(*(self._open() for _ in range(_FIRST_CONNECTIONS)))
         requests = []
-        begun = self._loop.time()
+        begun = perf_counter()
         for time in times:
             due = begun + time
-            while self._loop.time() < due:
+            while perf_counter() < due:
                 await asyncio.sleep(0)
             requests.append(Request(due))
             self._take(requests[-1])
-        give_up = self._loop.time() + _PATIENCE_SECONDS
-        while self._loop.time() < give_up and any(not each.answered for each in requests):
+        give_up = perf_counter() + _PATIENCE_SECONDS
+        while perf_counter() < give_up and any(not each.answered for each in requests):
             await asyncio.sleep(0.01)
         for each in requests:
-            each.answered = each.answered or self._loop.time()
+            each.answered = each.answered or perf_counter()
             each.sent = each.sent or each.due  # it has waited for a connection all the time
         for connection in list(self._connections):
             connection.close()
@@ -210,6 +214,11 @@ def due_times(rate: float, seconds: float, seed: int) -> list[float]:
     return list(times[times < seconds].astype(float))
 
 
+def even_times(rate: float, seconds: float) -> list[float]:
+    """Return when requests are due, for so many seconds: gaps of 1 / rate."""
+    return list((np.arange(1, rate * seconds) / rate).astype(float))
+
+
 def percentiles(seconds: list[float]) -> dict[str, float]:
     """Return percentiles in milliseconds, of those that were reached; NaN of nothing."""
     shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "most": 1.0}
@@ -229,8 +238,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before these")
     parser.add_argument("--connections", type=int, default=1024, help="at most")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--even", action="store_true", help="equal gaps between requests")
     options = parser.parse_args(arguments)
-    times = due_times(options.rate, options.warm_up + options.seconds, options.seed)
+    seconds = options.warm_up + options.seconds
+    random = partial(due_times, seed=options.seed)
+    times = (even_times if options.even else random)(options.rate, seconds)
 
     async def send() -> tuple[list[Request], float]:
         return await Load(options.port, options.file.read_bytes(), options.connections).send(times)
