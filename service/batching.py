@@ -272,7 +272,7 @@ class Batcher:
             )
         limit = self._limits.timeout_seconds
         job = _Job(images, sampling, limit if within is None else min(within, limit))
-        if self._is_alone() and within is None and self._is_brief([job]):
+        if within is None and self._is_alone() and self._is_brief([job]):
             return self._answer_now(job)
         answer = self._queue_up(job)
         try:
@@ -283,29 +283,27 @@ class Batcher:
             del answer
 
     def _is_alone(self) -> bool:
-        """Tell whether no other job is here, nor came in the same turn of the event loop."""
-        if not self._idle.is_set() or self._had_one:
-            return False
-        self._had_one = True
-        self._loop.call_soon(self._begin_turn)
-        return True
+        """Tell whether no other job is here, nor was answered in this turn of the event loop."""
+        return self._idle.is_set() and not self._had_one
 
     def _is_brief(self, jobs: Sequence[_Job]) -> bool:
         return self._pace.expected(jobs) <= self._limits.brief_seconds
 
-    def _begin_turn(self) -> None:
-        self._had_one = False
-
     def _answer_now(self, job: _Job) -> Answer:
+        self._had_one = True
         (run,) = self._answer_each([job])
-        self._note_run(run)
         answer = run.let_go()[0]
+        self._loop.call_soon(self._end_turn, run)
         try:
             if isinstance(answer, Exception):
                 raise answer
             return answer
         finally:
             del answer  # an error's trace leads here: it must not lead back to the error
+
+    def _end_turn(self, run: _Run) -> None:
+        self._had_one = False
+        self._note_run(run)  # now that the answer is out
 
     def _queue_up(self, job: _Job) -> "asyncio.Future[Answer]":
         job.answer = self._loop.create_future()

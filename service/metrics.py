@@ -63,8 +63,8 @@ class Tally:
         this in the processor's caches.
         """
         self._later.append((count, arguments))
-        if len(self._later) >= _MOST_LATER:
-            self._catch_up()
+        if len(self._later) == _MOST_LATER:
+            asyncio.get_running_loop().call_soon(self._catch_up)
 
     def _catch_up(self) -> None:
         later, self._later = self._later, []

@@ -28,6 +28,7 @@ REQUEST_ID = "dropserve.request_id"
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ID_BITS = 128
+_STARTED = "dropserve.started"
 _UNMATCHED = "unmatched"
 _HUNG_UP = 499  # the client did, before an answer, as nginx has it
 _STOPPING = "The server is stopping; send the request to another."
@@ -70,26 +71,27 @@ class Observed:
         if express is not None:
             express.note(scope)
             response = await self.respond(express.endpoint, Request(scope, receive))
-            await response(scope, receive, send)
+            try:
+                await response(scope, receive, send)
+            finally:
+                self.record(scope, response.status_code)
             return
-        exchange = _Exchange(send, _name(scope))
+        exchange = _Exchange(send, _begin(scope))
         self._in_hand += 1
         try:
             await self._answer(scope, receive, exchange)
         finally:
             self._in_hand -= 1
-            self._record(scope, exchange.status or _HUNG_UP, exchange.started)
+            self.record(scope, exchange.status or _HUNG_UP)
 
     async def respond(self, endpoint: Endpoint, request: Request) -> Response:
-        """Answer a request to one endpoint, whatever becomes of it."""
-        started = time.perf_counter()
-        request_id = _name(request.scope)
+        """Answer a request to one endpoint, whatever becomes of it; `record` that afterwards."""
+        request_id = _begin(request.scope)
         self._in_hand += 1
         try:
             response = await self._response(endpoint, request)
         finally:
             self._in_hand -= 1
-        self._record(request.scope, response.status_code, started)
         response.raw_headers = [*response.raw_headers, (_HEADER, request_id.encode())]
         return response
 
@@ -125,8 +127,9 @@ class Observed:
                 raise  # half an answer is out: let the server cut the connection
             await internal_error()(scope, receive, exchange.send)
 
-    def _record(self, scope: Scope, status: int, started: float) -> None:
-        seconds = time.perf_counter() - started
+    def record(self, scope: Scope, status: int) -> None:
+        """Count a request, and write its line, once it is answered."""
+        seconds = time.perf_counter() - scope[_STARTED]
         route = getattr(scope.get("route"), "path", _UNMATCHED)
         method = scope["method"] if route != _UNMATCHED else "any"  # both could be invented
         metrics = self._metrics
@@ -143,27 +146,27 @@ class Observed:
             )
 
 
-def _name(scope: Scope) -> str:
+def _begin(scope: Scope) -> str:
     """Give the request the id that it came with, if that is a good one, or else another."""
     given = header(scope, _HEADER) or ""
     good = given and _GOOD_ID.fullmatch(given)
     request_id = given if good else f"{getrandbits(_ID_BITS):032x}"
+    scope[_STARTED] = time.perf_counter()
     scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
     logs.REQUEST_ID.set(request_id)  # of this request's context
     return request_id
 
 
 class _Exchange:
-    """One request's answer on its way out: adds the id, remembers the status and the start."""
+    """One request's answer on its way out: adds the id, remembers the status."""
 
-    __slots__ = ("_request_id", "_send", "is_whole", "started", "status")
+    __slots__ = ("_request_id", "_send", "is_whole", "status")
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._request_id = request_id
         self.status: int | None = None
         self.is_whole = False
-        self.started = time.perf_counter()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

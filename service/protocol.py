@@ -37,6 +37,10 @@ class Entrance(Protocol):
         """Answer, whatever becomes of the request."""
         ...
 
+    def record(self, scope: Scope, status: int) -> None:
+        """Note that the answer is out."""
+        ...
+
 
 class _Cycle:
     """What uvicorn asks of a request and its answer, from the head's end to the last byte."""
@@ -183,10 +187,14 @@ class ExpressProtocol(HttpToolsProtocol):
         cycle: Any = _Cycle(self.parser.should_keep_alive())
         self.cycle = cycle
         responding = self._entrance.respond(express.endpoint, Request(scope))
-        answering = _Answering(responding, partial(self._write, cycle))
+        answering = _Answering(responding, partial(self._finish, cycle, scope))
         if not answering.go_on():
             self.tasks.add(answering)  # type: ignore[arg-type]
             answering.when_done = self.tasks.discard
+
+    def _finish(self, cycle: _Cycle, scope: Scope, response: Response) -> None:
+        self._write(cycle, response)
+        self._entrance.record(scope, response.status_code)
 
     def _write(self, cycle: _Cycle, response: Response) -> None:
         if cycle.disconnected or self.transport.is_closing():
@@ -211,9 +219,9 @@ class _Answering:
     is awaited here is a future.
     """
 
-    def __init__(self, responding: Responding, write: Callable[[Response], None]) -> None:
+    def __init__(self, responding: Responding, finish: Callable[[Response], None]) -> None:
         self._responding = responding
-        self._write = write
+        self._finish = finish
         self._context = copy_context()
         self._waits_for: asyncio.Future[object] | None = None
         self.when_done: Callable[[_Answering], None] | None = None
@@ -223,7 +231,7 @@ class _Answering:
         try:
             waits_for = self._context.run(self._responding.send, None)
         except StopIteration as ended:
-            self._write(ended.value)
+            self._context.run(self._finish, ended.value)
         else:
             waits_for._asyncio_future_blocking = False  # as a task says that it has understood
             waits_for.add_done_callback(self.go_on)
