@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-_MOST_PATHS = 1_000  # anybody can invent names of models
+_MOST_PATHS, _LONG_PATH = 1_000, 200  # anybody can invent names of models
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Timetable:
         asked = method, path
         if asked not in self._known:
             found = self._find(method, path)
-            if found is None:
-                return None
+            if found is None or len(path) > _LONG_PATH:
+                return found
             if len(self._known) >= _MOST_PATHS:
                 self._known.clear()
             self._known[asked] = found

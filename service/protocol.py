@@ -7,6 +7,7 @@ takes the usual road. Knows no route.
 """
 
 import asyncio
+import re
 from asyncio import TimerHandle
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
@@ -24,6 +25,9 @@ from service.express import Endpoint, Express, Timetable
 _MOST_BYTES = 2**16  # of a body; uvicorn, too, reads no more before the application asks
 _PATIENCE_SECONDS = 0.05
 """Many clients send the head and the body one after the other; more than that is not waited for."""
+
+_PLAIN_PATH = re.compile(rb"/[\w./-]+", re.ASCII)
+"""No query, and nothing that would have to be decoded."""
 
 Responding = Coroutine[Any, None, Response]
 
@@ -63,7 +67,7 @@ class ExpressProtocol(HttpToolsProtocol):
         self._entrance: Entrance = self.app.entrance
         self._express: Express | None = None
         """Where the request goes whose body is arriving, unless it takes the usual road."""
-        self._pieces: list[bytes] = []
+        self._body = bytearray()
         self._impatience: TimerHandle | None = None
         self._rests_since: float | None = None
         self._end_of_rest: TimerHandle | None = None
@@ -130,8 +134,8 @@ class ExpressProtocol(HttpToolsProtocol):
         if self._express is None:
             super().on_body(body)
             return
-        self._pieces.append(body)
-        if sum(map(len, self._pieces)) > _MOST_BYTES:
+        self._body += body
+        if len(self._body) > _MOST_BYTES:
             self._take_usual_road()
 
     def on_message_complete(self) -> None:
@@ -140,24 +144,23 @@ class ExpressProtocol(HttpToolsProtocol):
         if express is None:
             super().on_message_complete()
         else:
-            self._answer(express, b"".join(body))
+            self._answer(express, bytes(body))
 
-    def _depart(self) -> tuple[Express | None, list[bytes]]:
+    def _depart(self) -> tuple[Express | None, bytearray]:
         """Let go of the request that is arriving."""
         if self._impatience is not None:
             self._impatience.cancel()
             self._impatience = None
-        departed = self._express, self._pieces
-        self._express, self._pieces = None, []
+        departed = self._express, self._body
+        self._express, self._body = None, bytearray()
         return departed
 
     def _take_usual_road(self) -> None:
-        express, pieces = self._depart()
+        express, body = self._depart()
         if express is None or self.transport.is_closing():
             return
         self._begin_as_usual()
-        for piece in pieces:
-            super().on_body(piece)
+        super().on_body(bytes(body))
 
     def _begin_as_usual(self) -> None:
         url, headers, expected = self.url, self.headers, self.expect_100_continue
@@ -171,7 +174,9 @@ class ExpressProtocol(HttpToolsProtocol):
         has_answered = cycle is None or cycle.response_complete
         if not has_answered or self.flow.write_paused or self.expect_100_continue:
             return None
-        if parser.get_http_version() != "1.1" or parser.should_upgrade() or not self.url.isascii():
+        if parser.get_http_version() != "1.1" or parser.should_upgrade():
+            return None
+        if not _PLAIN_PATH.fullmatch(self.url):
             return None
         return self._entrance.express.find(parser.get_method().decode(), self.url.decode())
 
@@ -187,7 +192,7 @@ class ExpressProtocol(HttpToolsProtocol):
         cycle: Any = _Cycle(self.parser.should_keep_alive())
         self.cycle = cycle
         responding = self._entrance.respond(express.endpoint, Request(scope))
-        answering = _Answering(responding, partial(self._finish, cycle, scope))
+        answering = _Answering(responding, partial(self._finish, cycle, scope), self.transport)
         if not answering.go_on():
             self.tasks.add(answering)  # type: ignore[arg-type]
             answering.when_done = self.tasks.discard
@@ -219,9 +224,15 @@ class _Answering:
     is awaited here is a future.
     """
 
-    def __init__(self, responding: Responding, finish: Callable[[Response], None]) -> None:
+    def __init__(
+        self,
+        responding: Responding,
+        finish: Callable[[Response], None],
+        transport: asyncio.Transport,
+    ) -> None:
         self._responding = responding
         self._finish = finish
+        self._transport = transport
         self._context = copy_context()
         self._waits_for: asyncio.Future[object] | None = None
         self.when_done: Callable[[_Answering], None] | None = None
@@ -232,6 +243,9 @@ class _Answering:
             waits_for = self._context.run(self._responding.send, None)
         except StopIteration as ended:
             self._context.run(self._finish, ended.value)
+        except BaseException:  # nobody answers for it any more
+            self._transport.close()
+            raise
         else:
             waits_for._asyncio_future_blocking = False  # as a task says that it has understood
             waits_for.add_done_callback(self.go_on)

@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from service import protocol as protocols
+from service.middleware import Observed
 from service.protocol import ExpressProtocol
 from tests.pictures import Pixels, encode, form
 from tests.service.serving import (
@@ -413,4 +414,27 @@ def test_a_connection_at_rest_is_closed_in_time_but_not_one_in_use(
     port.call(connection._end_rest)  # as its timer does
     client.send(whole[20:])
     assert client.answer().status == 200  # and with it begins a rest, for no time at all
+    assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "url", ["/v2/models/d%69gits/infer", INFER + "#part", "/v2/models/digits/infer?samples=2"]
+)
+def test_a_path_is_read_as_on_the_usual_road(port: Listening, digit: Pixels, url: str) -> None:
+    client = port.connect()
+    client.send(request(url, infer_body(digit), JSON_LINE))
+    assert client.answer().status == 200
+    assert port.roads == ["usual"]
+
+
+def test_an_error_in_the_entrance_itself_ends_the_connection(
+    port: Listening, digit: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    client = port.connect()
+    port.until(lambda: len(port.state.connections) > 0)
+    monkeypatch.setattr(Observed, "_response", fail)
+    client.send(request(INFER, infer_body(digit)))
     assert client.is_closed()
