@@ -208,21 +208,24 @@ class _Figures:
         surprises = node("Mul", mean, node("Log", mean))
         entropy = node("Mul", self._total(surprises), self.single([-1]))
         entropy = node("Min", entropy, self.single([_below(np.log(self.classes))]))
-        gain = node("Sub", entropy, self._total(f"{_PREFIX}surprises"))
+        expected = self._total(self._fourfold(self._mean(f"{_PREFIX}surprises")))
         scatter = self._total(node("Div", variance, mean))
         # A divergence is at most that of Pearson: so it is exactly 0 where the samples are equal.
-        gain = node("Min", gain, scatter)
+        gain = node("Min", node("Max", node("Sub", entropy, expected), self.zero), scatter)
         gain = node("Add", gain, node("Mul", scatter, self.graph.input("bias", [1])))
-        return entropy, node("Min", node("Max", gain, self.zero), entropy)
+        return entropy, node("Min", gain, entropy)
 
     def _fourfold(self, values: str) -> str:
         """Repeat [N, K, 1] to [N, K, BLOCK]: rows begin where sums and logarithms do, see BLOCK."""
         return self.node("Expand", values, self.graph.constant([1, 1, BLOCK]))
 
-    def _total(self, values: str) -> str:
-        """Add up all classes, and take the mean over the last axis: [N, 1, 1]."""
-        mean = self.node("ReduceMean", values, self.graph.constant([1, 2]), keepdims=1)
-        return self.node("Mul", mean, self.single([self.classes]))
+    def _total(self, fourfold: str) -> str:
+        """Add up all classes: [N, 1, 1].
+
+        Never less than the largest: a mean times K might be, and a sure class's probability over 1.
+        """
+        total = self.node("ReduceSum", fourfold, self.graph.constant([1, 2]), keepdims=1)
+        return self.node("Mul", total, self.single([1 / BLOCK]))
 
     def _mean(self, values: str) -> str:
         return self.node("ReduceMean", values, self.last, keepdims=1)

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope
@@ -95,13 +95,18 @@ class BodyReader:
 
 def header(scope: Scope, name: bytes) -> str | None:
     """Return a header, its lines joined if there are several; `name` in small letters."""
-    headers = scope.get(_HEADERS)
+    given = header_lines(scope, name)
+    return str(b", ".join(given), "latin-1") if given else None
+
+
+def header_lines(scope: Scope, name: bytes) -> Sequence[bytes]:
+    """Return every line of a header, as they came; `name` in small letters."""
+    headers: dict[bytes, list[bytes]] | None = scope.get(_HEADERS)
     if headers is None:
         headers = scope[_HEADERS] = {}
         for each, value in scope["headers"]:
-            headers[each] = b"%b, %b" % (headers[each], value) if each in headers else value
-    given = headers.get(name)
-    return None if given is None else str(given, "latin-1")
+            headers.setdefault(each, []).append(value)
+    return headers.get(name, ())
 
 
 def _content_encoding(scope: Scope) -> str:

@@ -138,6 +138,8 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     DeadlineError: (504, "deadline_exceeded"),
 }
 ROUTING_CODES = {404: "not_found", 405: "method_not_allowed"}
+HTTP_CODES = {400: "invalid_http", 431: "head_too_large"}
+"""Of what is no request yet."""
 INTERNAL_CODE = "internal_error"
 
 _RETRY_AFTER_SECONDS = "1"
@@ -159,6 +161,15 @@ def domain_error_response(error: DropserveError, more: Mapping[str, Any] | None 
             status, code = STATUS_AND_CODE[kind]
             return error_response(status, code, str(error), more)
     raise error
+
+
+def http_error(status: int) -> Response:
+    """Build the answer to what is no request."""
+    sentences = {
+        400: "This is no request of HTTP/1.1 that can be read; send one with a client for HTTP.",
+        431: "The request's path and headers are longer than 64 KiB; send less in them.",
+    }
+    return error_response(status, HTTP_CODES[status], sentences[status])
 
 
 def internal_error() -> Response:

@@ -6,12 +6,15 @@ PROMETHEUS_MULTIPROC_DIR, which `service.server` sets before it starts them.
 
 import asyncio
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+logger = structlog.stdlib.get_logger("service")
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -35,7 +38,7 @@ class Tally:
         self._sums: defaultdict[Counter, float] = defaultdict(float)
         self._values: dict[Gauge, float] = {}
         self._shown: list[tuple[Gauge, Callable[[], float]]] = []
-        self._later: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._later: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
 
     def add(self, metric: Counter, amount: float = 1.0) -> None:
         """Add to a counter."""
@@ -63,19 +66,19 @@ class Tally:
         this in the processor's caches.
         """
         self._later.append((count, arguments))
-        if len(self._later) == _MOST_LATER:
+        if len(self._later) % _MOST_LATER == 0:
             asyncio.get_running_loop().call_soon(self._catch_up)
 
     def _catch_up(self) -> None:
-        later, self._later = self._later, []
-        for count, arguments in later:
+        while self._later:  # one that fails costs no other
+            count, arguments = self._later.popleft()
             count(*arguments)
 
     def hand_over(self) -> None:
         """Bring the metrics up to date."""
         self._catch_up()
-        sums, self._sums = self._sums, defaultdict(float)
-        for metric, amount in sums.items():
+        while self._sums:
+            metric, amount = self._sums.popitem()
             metric.inc(amount)
         values, self._values = self._values, {}
         for gauge, value in values.items():
@@ -103,7 +106,7 @@ class Metrics:
         )
         self.latency = Histogram(
             "dropserve_request_duration_seconds",
-            "From the request's first byte to the answer's last, seconds.",
+            "From the end of the request's head to the answer's last byte, seconds.",
             ("route",),
             buckets=_LATENCIES,
             registry=registry,
@@ -262,7 +265,10 @@ class Metrics:
         """Let other workers see what this one has counted, until cancelled."""
         while MULTIPROCESS_VARIABLE in os.environ:
             await asyncio.sleep(_HAND_OVER_SECONDS)
-            self.tally.hand_over()
+            try:
+                self.tally.hand_over()
+            except Exception:  # the files are on a full disk, say; there is another time
+                logger.exception("figures not handed over")
 
     def _everyone(self) -> CollectorRegistry:
         self.tally.hand_over()

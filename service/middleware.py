@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import DropserveError
 from service import logs
-from service.bodies import header
+from service.bodies import header_lines
 from service.errors import NotReadyError, OverloadedError, domain_error_response, internal_error
 from service.express import Endpoint, Timetable
 from service.metrics import Metrics
@@ -26,11 +26,14 @@ REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = "dropserve.request_id"
 """Where the scope has it."""
 
+STARTED = "dropserve.started"
+"""Where the scope has when its head was whole, seconds of `time.perf_counter`."""
+HUNG_UP = 499
+"""Status where the client did, before an answer, as nginx has it."""
+
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ID_BITS = 128
-_STARTED = "dropserve.started"
 _UNMATCHED = "unmatched"
-_HUNG_UP = 499  # the client did, before an answer, as nginx has it
 _STOPPING = "The server is stopping; send the request to another."
 """Said where an answer was cancelled: the grace after SIGTERM is over."""
 _UNLIMITED = ("/health/", "/v2/health/", "/metrics")
@@ -82,7 +85,7 @@ class Observed:
             await self._answer(scope, receive, exchange)
         finally:
             self._in_hand -= 1
-            self.record(scope, exchange.status or _HUNG_UP)
+            self.record(scope, exchange.status or HUNG_UP)
 
     async def respond(self, endpoint: Endpoint, request: Request) -> Response:
         """Answer a request to one endpoint, whatever becomes of it; `record` that afterwards."""
@@ -129,7 +132,7 @@ class Observed:
 
     def record(self, scope: Scope, status: int) -> None:
         """Count a request, and write its line, once it is answered."""
-        seconds = time.perf_counter() - scope[_STARTED]
+        seconds = time.perf_counter() - scope[STARTED]
         route = getattr(scope.get("route"), "path", _UNMATCHED)
         method = scope["method"] if route != _UNMATCHED else "any"  # both could be invented
         metrics = self._metrics
@@ -148,10 +151,11 @@ class Observed:
 
 def _begin(scope: Scope) -> str:
     """Give the request the id that it came with, if that is a good one, or else another."""
-    given = header(scope, _HEADER) or ""
+    lines = header_lines(scope, _HEADER)
+    given = str(lines[0], "latin-1") if lines else ""
     good = given and _GOOD_ID.fullmatch(given)
     request_id = given if good else f"{getrandbits(_ID_BITS):032x}"
-    scope[_STARTED] = time.perf_counter()
+    scope.setdefault(STARTED, time.perf_counter())
     scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
     logs.REQUEST_ID.set(request_id)  # of this request's context
     return request_id

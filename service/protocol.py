@@ -8,6 +8,7 @@ takes the usual road. Knows no route.
 
 import asyncio
 import re
+import time
 from asyncio import TimerHandle
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
@@ -20,9 +21,13 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.bodies import WHOLE_BODY
+from service.errors import http_error
 from service.express import Endpoint, Express, Timetable
+from service.middleware import HUNG_UP, STARTED
 
 _MOST_BYTES = 2**16  # of a body; uvicorn, too, reads no more before the application asks
+_MOST_HEAD_BYTES = 2**16  # of the target, headers and trailers
+_MOST_ANSWERS = 8
 _PATIENCE_SECONDS = 0.05
 """Many clients send the head and the body one after the other; more than that is not waited for."""
 
@@ -67,21 +72,32 @@ class ExpressProtocol(HttpToolsProtocol):
         self._entrance: Entrance = self.app.entrance
         self._express: Express | None = None
         """Where the request goes whose body is arriving, unless it takes the usual road."""
+        self._head: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._unread = 0
+        """Bytes of which the parser has made nothing yet."""
+        self._began = 0.0
         self._body = bytearray()
+        self._answers = 0
+        """Of one read: one that holds many requests must not hold up everybody else's."""
         self._impatience: TimerHandle | None = None
         self._rests_since: float | None = None
         self._end_of_rest: TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, and wait a little for what has not."""
+        self._answers = 0
         self._rests_since = None
+        self._unread += len(data)
         super().data_received(data)
+        if self._unread > _MOST_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("")  # a header without an end
         if self._express is not None and self._impatience is None:
             self._impatience = self.loop.call_later(_PATIENCE_SECONDS, self._take_usual_road)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what has come."""
-        self._depart()
+        """Let who is answered know, a request that is arriving included."""
+        self._take_usual_road()
         if self._end_of_rest is not None:
             self._end_of_rest.cancel()
         super().connection_lost(exc)
@@ -119,18 +135,44 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Expect a request."""
+        self._rests_since = None
+        self._head_bytes = self._unread = 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of its target."""
+        self.url += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer."""
+        super().on_header(name, value)
+        self._count_head(len(name) + len(value) + 4)  # with the colon and the line's end
+
+    def _count_head(self, more: int) -> None:
+        self._unread = 0
+        self._head_bytes += more
+        if self._head_bytes > _MOST_HEAD_BYTES:
+            raise ValueError("a head that is too long")  # to the parser, which stops
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, in the shape that every error has."""
+        too_long = max(self._head_bytes, self._unread) > _MOST_HEAD_BYTES
+        self._send(http_error(431 if too_long else 400), keep_alive=False)
+
     def on_headers_complete(self) -> None:
         """Begin it."""
+        self._began = time.perf_counter()
         self._express = self._found()
+        self._head, self.headers = self.headers, []  # what is still to come are trailers
         if self._express is None:
             self._begin_as_usual()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of its body."""
+        self._unread = 0
         if self._express is None:
             super().on_body(body)
             return
@@ -157,24 +199,26 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def _take_usual_road(self) -> None:
         express, body = self._depart()
-        if express is None or self.transport.is_closing():
+        if express is None:
             return
         self._begin_as_usual()
         super().on_body(bytes(body))
 
     def _begin_as_usual(self) -> None:
-        url, headers, expected = self.url, self.headers, self.expect_100_continue
+        url, expected = self.url, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expected
-        self.headers += headers  # the scope has this list
+        self.headers += self._head  # the scope has this list
         super().on_headers_complete()
 
     def _found(self) -> Express | None:
         parser, cycle = self.parser, self.cycle
         has_answered = cycle is None or cycle.response_complete
-        if not has_answered or self.flow.write_paused or self.expect_100_continue:
+        if not has_answered or self.flow.write_paused or self._answers >= _MOST_ANSWERS:
             return None
         if parser.get_http_version() != "1.1" or parser.should_upgrade():
+            return None
+        if self.expect_100_continue:
             return None
         if not _PLAIN_PATH.fullmatch(self.url):
             return None
@@ -185,9 +229,11 @@ class ExpressProtocol(HttpToolsProtocol):
             "type": "http",
             "method": self.parser.get_method().decode(),
             "query_string": b"",
-            "headers": self.headers,
+            "headers": self._head,
+            STARTED: self._began,
             WHOLE_BODY: body,
         }
+        self._answers += 1
         express.note(scope)
         cycle: Any = _Cycle(self.parser.should_keep_alive())
         self.cycle = cycle
@@ -198,23 +244,24 @@ class ExpressProtocol(HttpToolsProtocol):
             answering.when_done = self.tasks.discard
 
     def _finish(self, cycle: _Cycle, scope: Scope, response: Response) -> None:
-        self._write(cycle, response)
+        if cycle.disconnected or self.transport.is_closing():
+            self._entrance.record(scope, HUNG_UP)
+            return
+        self._send(response, keep_alive=cycle.keep_alive)
+        cycle.response_complete = True
+        self.on_response_complete()
         self._entrance.record(scope, response.status_code)
 
-    def _write(self, cycle: _Cycle, response: Response) -> None:
-        if cycle.disconnected or self.transport.is_closing():
-            return
+    def _send(self, response: Response, *, keep_alive: bool) -> None:
         parts = [STATUS_LINE[response.status_code]]
         for name, value in (*self.server_state.default_headers, *response.raw_headers):
             parts += name, b": ", value, b"\r\n"
-        if not cycle.keep_alive:
+        if not keep_alive:
             parts.append(b"connection: close\r\n")
         parts += b"\r\n", bytes(response.body)
         self.transport.write(b"".join(parts))
-        cycle.response_complete = True
-        if not cycle.keep_alive:
+        if not keep_alive:
             self.transport.close()
-        self.on_response_complete()
 
 
 class _Answering:
@@ -240,20 +287,29 @@ class _Answering:
     def go_on(self, _done: object = None) -> bool:
         """Go on to where it waits, or to the answer; tell whether that is written."""
         try:
-            waits_for = self._context.run(self._responding.send, None)
-        except StopIteration as ended:
-            self._context.run(self._finish, ended.value)
+            has_ended = self._context.run(self._step)
         except BaseException:  # nobody answers for it any more
             self._transport.close()
+            self._end()
             raise
-        else:
-            waits_for._asyncio_future_blocking = False  # as a task says that it has understood
-            waits_for.add_done_callback(self.go_on)
-            self._waits_for = waits_for
-            return False
+        if has_ended:
+            self._end()
+        return has_ended
+
+    def _step(self) -> bool:
+        try:
+            waits_for = self._responding.send(None)
+        except StopIteration as ended:
+            self._finish(ended.value)
+            return True
+        waits_for._asyncio_future_blocking = False  # as a task says that it has understood
+        waits_for.add_done_callback(self.go_on)
+        self._waits_for = waits_for
+        return False
+
+    def _end(self) -> None:
         if self.when_done is not None:
             self.when_done(self)
-        return True
 
     def cancel(self, msg: str | None = None) -> None:
         """Let what it waits for be cancelled."""

@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 from model.commandline import CommandSettings
 from service.app import create_app
 from service.control import ControlSettings
-from service.errors import INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
+from service.errors import HTTP_CODES, INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
 from service.metrics import Metrics
 from service.routes import NamedRoute
 from service.settings import ServiceSettings
@@ -57,7 +57,7 @@ def test_every_difference_from_triton_is_documented_and_no_other() -> None:
 def test_every_error_code_is_documented_with_its_status_and_no_other() -> None:
     rows = set(re.findall(r"^\| (\d{3}) \| `(\w+)` \|", API, re.MULTILINE))
     codes = {(str(status), code) for status, code in STATUS_AND_CODE.values()}
-    codes |= {(str(status), code) for status, code in ROUTING_CODES.items()}
+    codes |= {(str(status), code) for status, code in (ROUTING_CODES | HTTP_CODES).items()}
     assert rows == codes | {("500", INTERNAL_CODE)}
 
 

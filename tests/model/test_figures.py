@@ -9,7 +9,7 @@ from model.sessions import start
 ROWS = 40
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10, 17, 101])
+@pytest.mark.parametrize("classes", [2, 3, 10, 17, 41, 101])
 @pytest.mark.parametrize("samples", [4, 12, 64, 100, 256])
 def test_rows_do_not_influence_each_other(classes: int, samples: int) -> None:
     assert samples % BLOCK == 0

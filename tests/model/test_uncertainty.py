@@ -88,6 +88,18 @@ def test_a_row_has_the_same_bytes_alone_and_in_a_batch(values: Logits) -> None:
             np.testing.assert_array_equal(getattr(alone, name), getattr(part, name))
 
 
+@pytest.mark.parametrize("classes", [2, 41, 47, 97, 1000])
+def test_certain_samples_leave_nothing_open(classes: int) -> None:
+    """As many classes as make a mean times their number less than a sum."""
+    values = np.zeros((2, 4, classes), np.float32)
+    values[0, :, 0] = values[1, :, -1] = 40
+    result = summarise(values)
+    assert (result.mean_probabilities <= 1).all()
+    assert (result.predictive_entropy >= 0).all()
+    assert (result.expected_entropy >= 0).all()
+    assert (result.mutual_information == 0).all()
+
+
 def test_two_certain_samples_that_disagree_are_all_epistemic() -> None:
     values = np.array([[[90.0, 0.0], [0.0, 90.0]]], np.float32)
     result = summarise(values)

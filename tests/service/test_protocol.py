@@ -342,9 +342,56 @@ def test_what_is_no_http_is_refused_also_in_the_middle_of_a_body(port: Listening
     client = port.connect()
     chunked = f"POST {INFER} HTTP/1.1\r\nHost: service\r\nTransfer-Encoding: chunked\r\n\r\nzz"
     client.send(chunked.encode())
-    assert client.answer().status == 400
+    answer = client.answer()
+    assert (answer.status, orjson.loads(answer.body)["code"]) == (400, "invalid_http")
     assert client.is_closed()
-    assert port.roads == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST /predict HTTP/1.1\r\n" + "a: b\r\n" * 11_500,
+        "POST /predict HTTP/1.1\r\nLong: " + "x" * 70_000,
+        f"POST /{'x' * 70_000} HTTP/1.1\r\n",
+    ],
+)
+def test_a_head_is_limited(port: Listening, head: str) -> None:
+    client, text = port.connect(), head.encode()
+    first, rest = text[:40], text[40:]
+    client.send(first)
+    port.until(lambda: port.has_received(first))
+    client.send(rest)
+    answer = client.answer()
+    assert (answer.status, orjson.loads(answer.body)["code"]) == (431, "head_too_large")
+    assert client.is_closed()
+
+
+def test_what_follows_a_body_is_no_header(port: Listening, digit: Pixels) -> None:
+    client, body = port.connect(), infer_body(digit)
+    head = f"POST {INFER} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{ID_LINE}\r\n\r\n".encode()
+    trailers = b"0\r\nContent-Encoding: br\r\nX-Request-ID: other\r\n\r\n"
+    client.send(head + b"%x\r\n%b\r\n" % (len(body), body) + trailers)
+    answer = client.answer()
+    assert (answer.status, answer.headers["X-Request-ID"]) == (200, "mine")
+
+
+def test_many_requests_of_one_read_let_others_in_between(port: Listening) -> None:
+    client, count = port.connect(), 30
+    client.send(b"POST /predict HTTP/1.1\r\nContent-Length: 0\r\n\r\n" * count)
+    assert [client.answer().status for _ in range(count)] == [415] * count
+    assert port.roads.count("express") < count
+    assert "usual" in port.roads
+
+
+def test_who_hangs_up_amid_a_body_is_counted(port: Listening, digit: Pixels) -> None:
+    labels = {"route": INFER.replace("digits", "{name}"), "method": "POST", "status": "400"}
+    before = port.application.metric("dropserve_requests_total", **labels)
+    client = port.connect()
+    client.send(request(INFER, infer_body(digit))[:-9])
+    port.until(lambda: port.connections[-1]._express is not None)
+    client.close()
+    port.until(lambda: not port.state.connections and not port.state.tasks)
+    assert port.application.metric("dropserve_requests_total", **labels) == before + 1
 
 
 def test_requests_sent_at_once_are_answered_in_order(models_folder: Path, digit: Pixels) -> None:
@@ -358,6 +405,21 @@ def test_requests_sent_at_once_are_answered_in_order(models_folder: Path, digit:
         answers = [orjson.loads(client.answer().body)["id"] for _ in sent]
     assert answers == ["0", "1", "2"]
     assert port.roads == ["express", "usual", "usual"]
+
+
+def test_a_request_behind_one_that_is_answered_is_in_use_too(
+    models_folder: Path, digit: Pixels
+) -> None:
+    held = HeldPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, held) as service, listening(service) as port:
+        client = port.connect()
+        client.send(request(INFER, b"{") + request(INFER, infer_body(digit)))
+        assert client.answer().status == 400
+        held.wait_until_running()
+        port.connections[-1].timeout_keep_alive = 0
+        port.call(port.connections[-1]._end_rest)  # as its timer does
+        held.permission.set()
+        assert client.answer().status == 200
 
 
 def test_a_client_that_hangs_up_while_it_waits_leaves_nothing_behind(
