@@ -89,18 +89,24 @@ class Observed:
 
     async def respond(self, endpoint: Endpoint, request: Request) -> Response:
         """Answer a request to one endpoint, whatever becomes of it; `record` that afterwards."""
+        refusal = self.refusal(request.scope)
+        if refusal is not None:
+            return refusal
         request_id = _begin(request.scope)
         self._in_hand += 1
         try:
             response = await self._response(endpoint, request)
         finally:
             self._in_hand -= 1
-        response.raw_headers = [*response.raw_headers, (_HEADER, request_id.encode())]
-        return response
+        return _named(response, request_id)
+
+    def refusal(self, scope: Scope) -> Response | None:
+        """Refuse a request if too many are in hand; `record` that afterwards."""
+        if self._in_hand < self._limit:
+            return None
+        return _named(copy(self._refusal), _begin(scope))
 
     async def _response(self, endpoint: Endpoint, request: Request) -> Response:
-        if self._in_hand > self._limit:
-            return copy(self._refusal)
         try:
             try:
                 return await endpoint(request)
@@ -159,6 +165,11 @@ def _begin(scope: Scope) -> str:
     scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
     logs.REQUEST_ID.set(request_id)  # of this request's context
     return request_id
+
+
+def _named(response: Response, request_id: str) -> Response:
+    response.raw_headers = [*response.raw_headers, (_HEADER, request_id.encode())]
+    return response
 
 
 class _Exchange:

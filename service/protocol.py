@@ -42,6 +42,10 @@ class Entrance(Protocol):
 
     express: Timetable
 
+    def refusal(self, scope: Scope) -> Response | None:
+        """Answer where there is too much to do already."""
+        ...
+
     def respond(self, endpoint: Endpoint, request: Request) -> Responding:
         """Answer, whatever becomes of the request."""
         ...
@@ -237,6 +241,10 @@ class ExpressProtocol(HttpToolsProtocol):
         express.note(scope)
         cycle: Any = _Cycle(self.parser.should_keep_alive())
         self.cycle = cycle
+        refusal = self._entrance.refusal(scope)
+        if refusal is not None:
+            self._finish(cycle, scope, refusal)
+            return
         responding = self._entrance.respond(express.endpoint, Request(scope))
         answering = _Answering(responding, partial(self._finish, cycle, scope), self.transport)
         if not answering.go_on():
