@@ -3,11 +3,11 @@
     python -m benchmarks.serving.open_loop --port 8000 --rate 500 --seconds 5 REQUEST_FILE
 
 The file holds one HTTP/1.1 request as it goes over the wire. Gaps between requests are exponential
-(Poisson arrivals), from a seed, as many independent users make them, or all equal. A latency runs from when a request was due, not from when it could
-be sent, so that a server which stalls is charged for all who would have come meanwhile, which is
-what "coordinated omission" leaves out. A request takes an idle connection, else a new one, else
-waits for one. Waiting for the next is spinning, since timers are too coarse: give it a core of its
-own. Prints one line of JSON.
+(Poisson arrivals), from a seed, as many independent users make them, or all equal. A latency runs
+from when a request was due, not from when it could be sent, so that a server which stalls is
+charged for all who would have come meanwhile, which is what "coordinated omission" leaves out. A
+request takes an idle connection, else a new one, else waits for one. Waiting for the next is
+spinning, since timers are too coarse: give it a core of its own. Prints one line of JSON.
 
 What is packaged for Debian, PyPI and npm leaves a gap here: wrk and hey send the next request when
 the last is answered, autocannon too, only slower.
