@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from model.bundle import SAMPLED_SUFFIX
 from model.predictor import Prediction
-from model.sampling import Auto, Fixed, Sampling
+from model.sampling import Fixed, Sampling
 from model.uncertainty import Summary, Uncertainty
-from service.errors import DeadlineError, NotReadyError, OverloadedError
+from service.errors import NotReadyError, OverloadedError
+from service.jobs import Answer, Deadlines, Floats, Job
 from service.metrics import Metrics
 from service.statistics import Statistics
-
-Floats = NDArray[np.float32]
 
 
 class RowPredictor(Protocol):
@@ -55,93 +54,11 @@ class Limits:
     """A run that takes no longer holds up the event loop: to wake a thread takes a tenth of it."""
 
 
-Answer = Prediction | Uncertainty | Summary
-
-
-class _Job:
-    __slots__ = (
-        "answer",
-        "deadline",
-        "images",
-        "kind",
-        "patience",
-        "rows",
-        "sampling",
-        "submitted",
-    )
-
-    def __init__(self, images: Floats, sampling: Sampling | None, patience: float) -> None:
-        self.images = images
-        self.rows = len(images)
-        self.sampling = sampling
-        self.kind: object = None if isinstance(sampling, Auto) else sampling or "plain"
-        """What decides how long one row of it takes; None: nothing does, beforehand."""
-        self.patience = patience
-        """Seconds that its caller waits."""
-        self.submitted = time.perf_counter()
-        self.deadline = self.submitted + patience
-        """When its caller gives up."""
-        self.answer: asyncio.Future[Answer] | None = None
-        """Where its caller waits, unless it was answered at once."""
-
-    def is_awaited(self, now: float) -> bool:
-        """Tell whether its caller has not given up, nor is to."""
-        if now > self.deadline:
-            self.give_up()
-        return self.answer is not None and not self.answer.done()
-
-    def give_up(self) -> None:
-        """Tell its caller that time is over."""
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_exception(
-                DeadlineError(
-                    f"No answer within {self.patience:g} seconds; try again later, "
-                    "with fewer images or samples."
-                )
-            )
-
-
-class _Deadlines:
-    """One timer for all who wait: one for each would take longer than to look at them all, once."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting: set[_Job] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = math.inf
-
-    def add(self, job: _Job) -> None:
-        """Let a job give up in time."""
-        self._waiting.add(job)
-        if job.deadline < self._rings_at:
-            self._set(job.deadline)
-
-    def remove(self, job: _Job) -> None:
-        """Forget a job."""
-        self._waiting.remove(job)
-
-    def _set(self, rings_at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._rings_at = rings_at
-        self._timer = self._loop.call_later(rings_at - time.perf_counter(), self._ring)
-
-    def _ring(self) -> None:
-        self._timer, self._rings_at = None, math.inf
-        now = time.perf_counter()
-        for job in self._waiting:
-            if job.deadline <= now:
-                job.give_up()
-        left = [job.deadline for job in self._waiting if job.deadline > now]
-        if left:
-            self._set(min(left))
-
-
 @dataclass(slots=True)
 class _Run:
     """One run of the network; its times are seconds of `time.perf_counter`."""
 
-    jobs: Sequence[_Job]
+    jobs: Sequence[Job]
     started: float = field(default_factory=time.perf_counter)
     trunk_ended: float = 0.0
     ended: float = 0.0
@@ -178,7 +95,7 @@ class _Pace:
     def __init__(self) -> None:
         self._seconds_a_row: dict[object, float] = {}
 
-    def expected(self, jobs: Sequence[_Job]) -> float:
+    def expected(self, jobs: Sequence[Job]) -> float:
         """Seconds that a run will take; infinite where one of its kind was never seen."""
         known = self._seconds_a_row.get
         return sum([job.rows * known(job.kind, math.inf) for job in jobs])
@@ -206,7 +123,7 @@ class Batcher:
     ) -> None:
         self._predictor = predictor
         self._limits = limits
-        self._queue: deque[_Job] = deque()
+        self._queue: deque[Job] = deque()
         self._queued_rows = 0
         self._pace = _Pace()
         self._idle = asyncio.Event()
@@ -214,7 +131,7 @@ class Batcher:
         self._had_one = False
         self._closing = False
         self._loop = asyncio.get_running_loop()
-        self._deadlines = _Deadlines(self._loop)
+        self._deadlines = Deadlines(self._loop)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"inference-{name}")
         self._tally = metrics.tally
         self._stop_showing = metrics.tally.show(
@@ -271,7 +188,7 @@ class Batcher:
                 f"{self._queued_rows} images are waiting already; try again in a second."
             )
         limit = self._limits.timeout_seconds
-        job = _Job(images, sampling, limit if within is None else min(within, limit))
+        job = Job(images, sampling, limit if within is None else min(within, limit))
         if within is None and self._is_alone() and self._is_brief([job]):
             return self._answer_now(job)
         answer = self._queue_up(job)
@@ -286,10 +203,10 @@ class Batcher:
         """Tell whether no other job is here, nor was answered in this turn of the event loop."""
         return self._idle.is_set() and not self._had_one
 
-    def _is_brief(self, jobs: Sequence[_Job]) -> bool:
+    def _is_brief(self, jobs: Sequence[Job]) -> bool:
         return self._pace.expected(jobs) <= self._limits.brief_seconds
 
-    def _answer_now(self, job: _Job) -> Answer:
+    def _answer_now(self, job: Job) -> Answer:
         self._had_one = True
         (run,) = self._answer_each([job])
         answer = run.let_go()[0]
@@ -305,7 +222,7 @@ class Batcher:
         self._had_one = False
         self._note_run(run)  # now that the answer is out
 
-    def _queue_up(self, job: _Job) -> "asyncio.Future[Answer]":
+    def _queue_up(self, job: Job) -> "asyncio.Future[Answer]":
         job.answer = self._loop.create_future()
         self._queue.append(job)
         self._queued_rows += job.rows
@@ -335,9 +252,9 @@ class Batcher:
             else:
                 self._idle.set()
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[Job]:
         """Take waiting jobs in order, as many as fill one run; leave out who has hung up."""
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         rows, now = 0, time.perf_counter()
         while self._queue and (not jobs or rows + self._queue[0].rows <= self._limits.batch_rows):
             job = self._queue.popleft()
@@ -347,7 +264,7 @@ class Batcher:
                 rows += job.rows
         return jobs
 
-    def _answer_each(self, jobs: Sequence[_Job]) -> Sequence[_Run]:
+    def _answer_each(self, jobs: Sequence[Job]) -> Sequence[_Run]:
         """One run for all jobs; if it fails, each alone, so that one cannot fail another."""
         run = _Run(jobs)
         try:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from model.predictor import Prediction
 from model.sampling import Fixed, Sampling
 from model.uncertainty import Summary, Uncertainty
-from service.batching import Batcher, Floats, Limits, RowPredictor
+from service.batching import Batcher, Limits, RowPredictor
 from service.errors import DeadlineError, NotReadyError, OverloadedError
+from service.jobs import Floats
 from service.metrics import Metrics
 from tests.service.serving import HeldPredictor, metric
 

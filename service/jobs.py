@@ -1,0 +1,98 @@
+"""Who waits for a run of the network, and how long. Knows no queue and no network."""
+
+import asyncio
+import math
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.predictor import Prediction
+from model.sampling import Auto, Sampling
+from model.uncertainty import Summary, Uncertainty
+from service.errors import DeadlineError
+
+Floats = NDArray[np.float32]
+Answer = Prediction | Uncertainty | Summary
+
+
+class Job:
+    """The rows of one request, and its caller."""
+
+    __slots__ = (
+        "answer",
+        "deadline",
+        "images",
+        "kind",
+        "patience",
+        "rows",
+        "sampling",
+        "submitted",
+    )
+
+    def __init__(self, images: Floats, sampling: Sampling | None, patience: float) -> None:
+        """Take float32 [N, C, H, W], and the seconds that the caller waits."""
+        self.images = images
+        self.rows = len(images)
+        self.sampling = sampling
+        self.kind: object = None if isinstance(sampling, Auto) else sampling or "plain"
+        """What decides how long one row of it takes; None: nothing does, beforehand."""
+        self.patience = patience
+        self.submitted = time.perf_counter()
+        self.deadline = self.submitted + patience
+        """When its caller gives up."""
+        self.answer: asyncio.Future[Answer] | None = None
+        """Where its caller waits, unless it was answered at once."""
+
+    def is_awaited(self, now: float) -> bool:
+        """Tell whether its caller has not given up, nor is to."""
+        if now > self.deadline:
+            self.give_up()
+        return self.answer is not None and not self.answer.done()
+
+    def give_up(self) -> None:
+        """Tell its caller that time is over."""
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(
+                DeadlineError(
+                    f"No answer within {self.patience:g} seconds; try again later, "
+                    "with fewer images or samples."
+                )
+            )
+
+
+class Deadlines:
+    """One timer for all who wait: one for each would take longer than to look at them all, once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin with nobody."""
+        self._loop = loop
+        self._waiting: set[Job] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
+
+    def add(self, job: Job) -> None:
+        """Let a job give up in time."""
+        self._waiting.add(job)
+        if job.deadline < self._rings_at:
+            self._set(job.deadline)
+
+    def remove(self, job: Job) -> None:
+        """Forget a job."""
+        self._waiting.remove(job)
+
+    def _set(self, rings_at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = rings_at
+        self._timer = self._loop.call_later(rings_at - time.perf_counter(), self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._rings_at = None, math.inf
+        now = time.perf_counter()
+        for job in self._waiting:
+            if job.deadline <= now:
+                job.give_up()
+        left = [job.deadline for job in self._waiting if job.deadline > now]
+        if left:
+            self._set(min(left))
