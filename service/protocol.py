@@ -37,6 +37,10 @@ _PLAIN_PATH = re.compile(rb"/[\w./-]+", re.ASCII)
 Responding = Coroutine[Any, None, Response]
 
 
+class HeadTooLongError(Exception):
+    """Tells the parser to stop."""
+
+
 class Entrance(Protocol):
     """What is used of `service.middleware.Observed`."""
 
@@ -147,19 +151,22 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of its target."""
+        self._unread = 0
+        self._head_bytes += len(url)
+        if self._head_bytes > _MOST_HEAD_BYTES:
+            raise HeadTooLongError
         self.url += url
-        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or a trailer."""
-        super().on_header(name, value)
-        self._count_head(len(name) + len(value) + 4)  # with the colon and the line's end
-
-    def _count_head(self, more: int) -> None:
+        """Take a header, or a trailer; as uvicorn does, but for the count."""
         self._unread = 0
-        self._head_bytes += more
+        self._head_bytes += len(name) + len(value) + 4  # with the colon and the line's end
         if self._head_bytes > _MOST_HEAD_BYTES:
-            raise ValueError("a head that is too long")  # to the parser, which stops
+            raise HeadTooLongError
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, in the shape that every error has."""
