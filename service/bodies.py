@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope
@@ -95,18 +95,20 @@ class BodyReader:
 
 def header(scope: Scope, name: bytes) -> str | None:
     """Return a header, its lines joined if there are several; `name` in small letters."""
-    given = header_lines(scope, name)
-    return str(b", ".join(given), "latin-1") if given else None
-
-
-def header_lines(scope: Scope, name: bytes) -> Sequence[bytes]:
-    """Return every line of a header, as they came; `name` in small letters."""
-    headers: dict[bytes, list[bytes]] | None = scope.get(_HEADERS)
+    headers: dict[bytes, str] | None = scope.get(_HEADERS)
     if headers is None:
-        headers = scope[_HEADERS] = {}
-        for each, value in scope["headers"]:
-            headers.setdefault(each, []).append(value)
-    return headers.get(name, ())
+        headers = index_headers(scope)
+    return headers.get(name)
+
+
+def index_headers(scope: Scope) -> dict[bytes, str]:
+    """Note every header in the scope, where `header` finds it."""
+    lines: dict[bytes, list[bytes]] = {}
+    for name, value in scope["headers"]:
+        lines.setdefault(name, []).append(value)
+    headers = {name: str(b", ".join(values), "latin-1") for name, values in lines.items()}
+    scope[_HEADERS] = headers
+    return headers
 
 
 def _content_encoding(scope: Scope) -> str:

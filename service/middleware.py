@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import DropserveError
 from service import logs
-from service.bodies import header_lines
+from service.bodies import header
 from service.errors import NotReadyError, OverloadedError, domain_error_response, internal_error
 from service.express import Endpoint, Timetable
 from service.metrics import Metrics
@@ -73,7 +73,9 @@ class Observed:
             express = self.express.find(scope["method"], scope["path"])
         if express is not None:
             express.note(scope)
-            response = await self.respond(express.endpoint, Request(scope, receive))
+            response = self.refusal(scope)
+            if response is None:
+                response = await self.respond(express.endpoint, Request(scope, receive))
             try:
                 await response(scope, receive, send)
             finally:
@@ -88,10 +90,10 @@ class Observed:
             self.record(scope, exchange.status or HUNG_UP)
 
     async def respond(self, endpoint: Endpoint, request: Request) -> Response:
-        """Answer a request to one endpoint, whatever becomes of it; `record` that afterwards."""
-        refusal = self.refusal(request.scope)
-        if refusal is not None:
-            return refusal
+        """Answer a request to one endpoint, whatever becomes of it; `record` that afterwards.
+
+        Ask `refusal` first.
+        """
         request_id = _begin(request.scope)
         self._in_hand += 1
         try:
@@ -143,8 +145,8 @@ class Observed:
         method = scope["method"] if route != _UNMATCHED else "any"  # both could be invented
         metrics = self._metrics
         metrics.tally.later(metrics.answered, route, method, status, seconds)
-        level = logging.DEBUG if scope["path"].startswith(_UNLIMITED) else logging.INFO
-        if _levels.isEnabledFor(level):
+        if _levels.isEnabledFor(logging.INFO):
+            level = logging.DEBUG if scope["path"].startswith(_UNLIMITED) else logging.INFO
             logger.log(
                 level,
                 "request",
@@ -157,10 +159,9 @@ class Observed:
 
 def _begin(scope: Scope) -> str:
     """Give the request the id that it came with, if that is a good one, or else another."""
-    lines = header_lines(scope, _HEADER)
-    given = str(lines[0], "latin-1") if lines else ""
-    good = given and _GOOD_ID.fullmatch(given)
-    request_id = given if good else f"{getrandbits(_ID_BITS):032x}"
+    given = header(scope, _HEADER)
+    is_good = given and _GOOD_ID.fullmatch(given)
+    request_id = given if given and is_good else f"{getrandbits(_ID_BITS):032x}"
     scope.setdefault(STARTED, time.perf_counter())
     scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
     logs.REQUEST_ID.set(request_id)  # of this request's context

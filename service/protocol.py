@@ -10,8 +10,9 @@ import asyncio
 import re
 import time
 from asyncio import TimerHandle
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.bodies import WHOLE_BODY
+from service.bodies import WHOLE_BODY, index_headers
 from service.errors import http_error
 from service.express import Endpoint, Express, Timetable
 from service.middleware import HUNG_UP, STARTED
@@ -28,6 +29,7 @@ from service.middleware import HUNG_UP, STARTED
 _MOST_BYTES = 2**16  # of a body; uvicorn, too, reads no more before the application asks
 _MOST_HEAD_BYTES = 2**16  # of the target, headers and trailers
 _MOST_ANSWERS = 8
+_END_OF_HEAD = b"\r\n\r\n"
 _PATIENCE_SECONDS = 0.05
 """Many clients send the head and the body one after the other; more than that is not waited for."""
 
@@ -39,6 +41,29 @@ Responding = Coroutine[Any, None, Response]
 
 class HeadTooLongError(Exception):
     """Tells the parser to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the parser has made of the head of a request to an express route."""
+
+    express: Express
+    scope: Scope
+    """As it is for every request with this head: copy it."""
+    keep_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """A request that came in one read, whole and alone; the next one may be like it."""
+
+    head: _Head
+    begins: bytes
+    length: int
+
+    def fits(self, data: bytes) -> bool:
+        """Tell whether it has the same head, and a body as long."""
+        return len(data) == self.length and data.startswith(self.begins)
 
 
 class Entrance(Protocol):
@@ -78,14 +103,22 @@ class ExpressProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._entrance: Entrance = self.app.entrance
-        self._express: Express | None = None
-        """Where the request goes whose body is arriving, unless it takes the usual road."""
-        self._head: list[tuple[bytes, bytes]] = []
+        self._arriving: _Head | None = None
+        """Of the request whose body is arriving, unless it takes the usual road."""
+        self._fields: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
         self._unread = 0
         """Bytes of which the parser has made nothing yet."""
         self._began = 0.0
         self._body = bytearray()
+        self._default_lines: tuple[object, bytes] = (None, b"")
+        """Of uvicorn's list, which it makes anew every second, and what it comes to."""
+        self._is_between = True
+        """Two requests, at the end of a read."""
+        self._last: tuple[_Head, int] | None = None
+        """The request that was answered last in this read, and the length of its body."""
+        self._pattern: _Pattern | None = None
+        """The last read, if it was a whole request."""
         self._answers = 0
         """Of one read: one that holds many requests must not hold up everybody else's."""
         self._impatience: TimerHandle | None = None
@@ -96,12 +129,29 @@ class ExpressProtocol(HttpToolsProtocol):
         """Take what has come, and wait a little for what has not."""
         self._answers = 0
         self._rests_since = None
+        pattern = self._pattern
+        if pattern is not None and pattern.fits(data) and self._is_free():
+            self._began = time.perf_counter()
+            self._answer(pattern.head, data[len(pattern.begins) :])
+            return
+        began_between, self._last = self._is_between, None
         self._unread += len(data)
         super().data_received(data)
+        self._pattern = self._pattern_of(data) if began_between else None
         if self._unread > _MOST_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("")  # a header without an end
-        if self._express is not None and self._impatience is None:
+        if self._arriving is not None and self._impatience is None:
             self._impatience = self.loop.call_later(_PATIENCE_SECONDS, self._take_usual_road)
+
+    def _pattern_of(self, data: bytes) -> _Pattern | None:
+        """Remember a read that was one whole request, its body not in chunks."""
+        if self._last is None:
+            return None
+        head, body_length = self._last
+        begins = data[: data.find(_END_OF_HEAD) + len(_END_OF_HEAD)]
+        if len(begins) + body_length != len(data):
+            return None
+        return _Pattern(head, begins, len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let who is answered know, a request that is arriving included."""
@@ -143,6 +193,7 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Expect a request."""
+        self._is_between = False
         self._rests_since = None
         self._head_bytes = self._unread = 0
         self.url = b""
@@ -176,15 +227,15 @@ class ExpressProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin it."""
         self._began = time.perf_counter()
-        self._express = self._found()
-        self._head, self.headers = self.headers, []  # what is still to come are trailers
-        if self._express is None:
+        self._fields, self.headers = self.headers, []  # what is still to come are trailers
+        self._arriving = self._found()
+        if self._arriving is None:
             self._begin_as_usual()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of its body."""
         self._unread = 0
-        if self._express is None:
+        if self._arriving is None:
             super().on_body(body)
             return
         self._body += body
@@ -193,24 +244,26 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End it."""
-        express, body = self._depart()
-        if express is None:
+        self._is_between = True
+        head, body = self._depart()
+        if head is None:
             super().on_message_complete()
         else:
-            self._answer(express, bytes(body))
+            self._last = head, len(body)
+            self._answer(head, bytes(body))
 
-    def _depart(self) -> tuple[Express | None, bytearray]:
+    def _depart(self) -> tuple[_Head | None, bytearray]:
         """Let go of the request that is arriving."""
         if self._impatience is not None:
             self._impatience.cancel()
             self._impatience = None
-        departed = self._express, self._body
-        self._express, self._body = None, bytearray()
+        departed = self._arriving, self._body
+        self._arriving, self._body = None, bytearray()
         return departed
 
     def _take_usual_road(self) -> None:
-        express, body = self._depart()
-        if express is None:
+        head, body = self._depart()
+        if head is None:
             return
         self._begin_as_usual()
         super().on_body(bytes(body))
@@ -219,40 +272,49 @@ class ExpressProtocol(HttpToolsProtocol):
         url, expected = self.url, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expected
-        self.headers += self._head  # the scope has this list
+        self.headers += self._fields  # the scope has this list
         super().on_headers_complete()
 
-    def _found(self) -> Express | None:
-        parser, cycle = self.parser, self.cycle
+    def _is_free(self) -> bool:
+        """Tell whether there is neither an answer nor a read to be waited for."""
+        cycle = self.cycle
         has_answered = cycle is None or cycle.response_complete
-        if not has_answered or self.flow.write_paused or self._answers >= _MOST_ANSWERS:
-            return None
+        return has_answered and not self.flow.write_paused and self._answers < _MOST_ANSWERS
+
+    def _found(self) -> _Head | None:
+        parser = self.parser
         if parser.get_http_version() != "1.1" or parser.should_upgrade():
             return None
-        if self.expect_100_continue:
+        if self.expect_100_continue or not self._is_free():
             return None
         if not _PLAIN_PATH.fullmatch(self.url):
             return None
-        return self._entrance.express.find(parser.get_method().decode(), self.url.decode())
-
-    def _answer(self, express: Express, body: bytes) -> None:
+        method = parser.get_method().decode()
+        express = self._entrance.express.find(method, self.url.decode())
+        if express is None:
+            return None
         scope: Scope = {
             "type": "http",
-            "method": self.parser.get_method().decode(),
+            "method": method,
             "query_string": b"",
-            "headers": self._head,
-            STARTED: self._began,
-            WHOLE_BODY: body,
+            "headers": self._fields,
         }
-        self._answers += 1
         express.note(scope)
-        cycle: Any = _Cycle(self.parser.should_keep_alive())
+        index_headers(scope)
+        return _Head(express, scope, parser.should_keep_alive())
+
+    def _answer(self, head: _Head, body: bytes) -> None:
+        scope = dict(head.scope)
+        scope[STARTED] = self._began
+        scope[WHOLE_BODY] = body
+        self._answers += 1
+        cycle: Any = _Cycle(head.keep_alive)
         self.cycle = cycle
         refusal = self._entrance.refusal(scope)
         if refusal is not None:
             self._finish(cycle, scope, refusal)
             return
-        responding = self._entrance.respond(express.endpoint, Request(scope))
+        responding = self._entrance.respond(head.express.endpoint, Request(scope))
         answering = _Answering(responding, partial(self._finish, cycle, scope), self.transport)
         if not answering.go_on():
             self.tasks.add(answering)  # type: ignore[arg-type]
@@ -268,15 +330,23 @@ class ExpressProtocol(HttpToolsProtocol):
         self._entrance.record(scope, response.status_code)
 
     def _send(self, response: Response, *, keep_alive: bool) -> None:
-        parts = [STATUS_LINE[response.status_code]]
-        for name, value in (*self.server_state.default_headers, *response.raw_headers):
-            parts += name, b": ", value, b"\r\n"
-        if not keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts += b"\r\n", bytes(response.body)
+        defaults = self.server_state.default_headers
+        if self._default_lines[0] is not defaults:
+            self._default_lines = defaults, _lines(defaults)
+        parts = (
+            STATUS_LINE[response.status_code],
+            self._default_lines[1],
+            _lines(response.raw_headers),
+            b"\r\n" if keep_alive else b"connection: close\r\n\r\n",
+            bytes(response.body),
+        )
         self.transport.write(b"".join(parts))
         if not keep_alive:
             self.transport.close()
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class _Answering:

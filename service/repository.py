@@ -203,9 +203,10 @@ class Repository:
             ModelRequiredError: several models are loaded and none is the default.
             UnknownModelError, UnknownVersionError: it is not among what is loaded.
         """
-        problem = self.problem()
-        if problem is not None and (self._loading or not self._offers or name is None):
-            raise NotReadyError(problem)
+        if self._loading or not self._offers or name is None:
+            problem = self.problem()
+            if problem is not None:
+                raise NotReadyError(problem)
         wanted = name if name is not None else self.default
         if wanted is None:
             raise ModelRequiredError(

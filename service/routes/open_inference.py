@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -239,8 +240,9 @@ class _Protocol:
         return _response(answer, json_length, header(request.scope, b"accept-encoding"))
 
     def _face(self, request: Request, id_: str = "") -> Face:
-        name, sampled = bundle_name(request.path_params["name"], self._settings)
-        served = self._repository.get(name, request.path_params.get("version"), id_)
+        asked = request.path_params
+        name, sampled = bundle_name(asked["name"], self._settings)
+        served = self._repository.get(name, asked.get("version"), id_)
         return Face(served, sampled)
 
     def _faces(self) -> list[Face]:
@@ -285,8 +287,11 @@ def _entry(name: str, version: str, state: str, reason: str) -> dict[str, str]:
 
 def _json_length(request: Request) -> int | None:
     text = header(request.scope, _LENGTH_HEADER)
-    if text is None:
-        return None
+    return None if text is None else _length(text)
+
+
+@lru_cache(maxsize=256)
+def _length(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < _LONG_NUMBER):
         raise InvalidRequestError(
             f"{LENGTH_HEADER} is {text[:30]!r}; send the length of the JSON in bytes."
