@@ -136,9 +136,9 @@ class _Figures:
         first = node("Gather", both, graph.constant([0]), axis=2)
         differences = node("Sub", both, first)
         shift = self._mean(differences)
-        square = self._mean(node("Mul", differences, differences))
-        spread = node("Sub", square, node("Mul", shift, shift))
-        spreads = node("Max", spread, self.zero, name="spreads")
+        centred = node("Sub", differences, shift)
+        node("ReduceMean", node("Mul", centred, centred), self.last, keepdims=1, name="spreads")
+        spreads = f"{_PREFIX}spreads"
         means = node("Add", first, shift, name="means")
         mean, centre = graph.halves(means, axis=1)
         variance, width = graph.halves(spreads, axis=1)
@@ -184,17 +184,15 @@ class _Figures:
         points = node("Add", steps, node("Abs", centre))
         chances = node("Div", self.one, node("Add", node("Exp", points), self.one))
         centred = node("MatMul", chances, self.single(_CENTRING))
-        squares = node("Mul", centred, centred)
-        tails = node("ReduceSum", squares, self.last, keepdims=1)
+        tails = node("ReduceSumSquare", centred, self.last, keepdims=1)
         # As p's slope is at most 1/4 this changes nothing, but where the width is 0.
         return node("Min", tails, width)
 
-    def _summary(self, unscaled: str, variance: str, tails: str, votes: str) -> None:
+    def _summary(self, rounded: str, variance: str, tails: str, votes: str) -> None:
         node, graph = self.node, self.graph
-        total = self._total(self._fourfold(unscaled))
-        mean = node("Div", unscaled, total)
+        mean = node("Min", rounded, self.one)
         labels = node("ArgMax", mean, axis=1, keepdims=1, name="labels")
-        entropy, information = self._entropies(self._fourfold(mean), self._fourfold(variance))
+        entropy, information = self._entropies(mean, variance)
         likely = node("Max", node("Mul", variance, graph.input("unbiased", [1])), tails)
         error = node("Sqrt", node("Mul", likely, graph.input("share", [1])))
         others = node("Sub", self.one, node("GatherElements", votes, labels, axis=1))
@@ -205,27 +203,25 @@ class _Figures:
     def _entropies(self, mean: str, variance: str) -> tuple[str, str]:
         """Predictive entropy and mutual information, [N, 1, 1]."""
         node = self.node
-        surprises = node("Mul", mean, node("Log", mean))
-        entropy = node("Mul", self._total(surprises), self.single([-1]))
+        # Repeated, as rows have to begin where logarithms and sums do, see BLOCK.
+        fourfold = node("Expand", mean, self.graph.constant([1, 1, BLOCK]))
+        surprises = self._total(node("Mul", fourfold, node("Log", fourfold)))
+        entropy = node("Mul", surprises, self.single([-1 / BLOCK]))
         entropy = node("Min", entropy, self.single([_below(np.log(self.classes))]))
-        expected = self._total(self._fourfold(self._mean(f"{_PREFIX}surprises")))
-        scatter = self._total(node("Div", variance, mean))
+        mean_surprise = node(
+            "ReduceMean", f"{_PREFIX}surprises", self.graph.constant([1, 2]), keepdims=1
+        )
+        expected = node("Mul", mean_surprise, self.single([self.classes]))
+        ones = self.single(np.ones((1, self.classes)))
+        scatter = node("MatMul", ones, node("Div", variance, mean))
         # A divergence is at most that of Pearson: so it is exactly 0 where the samples are equal.
         gain = node("Min", node("Max", node("Sub", entropy, expected), self.zero), scatter)
         gain = node("Add", gain, node("Mul", scatter, self.graph.input("bias", [1])))
         return entropy, node("Min", gain, entropy)
 
-    def _fourfold(self, values: str) -> str:
-        """Repeat [N, K, 1] to [N, K, BLOCK]: rows begin where sums and logarithms do, see BLOCK."""
-        return self.node("Expand", values, self.graph.constant([1, 1, BLOCK]))
-
-    def _total(self, fourfold: str) -> str:
-        """Add up all classes: [N, 1, 1].
-
-        Never less than the largest: a mean times K might be, and a sure class's probability over 1.
-        """
-        total = self.node("ReduceSum", fourfold, self.graph.constant([1, 2]), keepdims=1)
-        return self.node("Mul", total, self.single([1 / BLOCK]))
+    def _total(self, values: str) -> str:
+        """Add up all classes: [N, 1, 1]."""
+        return self.node("ReduceSum", values, self.graph.constant([1, 2]), keepdims=1)
 
     def _mean(self, values: str) -> str:
         return self.node("ReduceMean", values, self.last, keepdims=1)

@@ -231,17 +231,20 @@ def write(
     """
     described, blobs = [], []
     for tensor, binary in _chosen(tensors, request):
+        values = tensor.values
         each: dict[str, Any] = {
             "name": tensor.name,
             "datatype": tensor.datatype,
-            "shape": tensor.values.shape,
+            "shape": values.shape,
         }
         if binary:
             blob = _to_binary(tensor)
             each["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
+        elif tensor.datatype == "BYTES":
+            each["data"] = [element.decode() for element in values.flat]
         else:
-            each["data"] = _to_json(tensor)
+            each["data"] = values.ravel()
         described.append(each)
     text = orjson.dumps({**header, "outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([text, *blobs]), len(text)) if blobs else (text, None)
@@ -357,17 +360,9 @@ def _require_count(given: Input, count: int) -> None:
         raise _bad(given, f"has {count} values, but its shape {given.shape} takes {expected}")
 
 
-def _to_json(tensor: Tensor) -> Any:
-    flat = tensor.values.ravel()
-    if tensor.datatype == "BYTES":
-        return [element.decode() for element in flat.tolist()]
-    return flat
-
-
 def _to_binary(tensor: Tensor) -> bytes:
     if tensor.datatype == "BYTES":
-        elements = tensor.values.ravel().tolist()
-        return b"".join([_LENGTH.pack(len(each)) + each for each in elements])
+        return b"".join([_LENGTH.pack(len(each)) + each for each in tensor.values.flat])
     data: bytes = tensor.values.astype(_DTYPES[tensor.datatype], copy=False).tobytes()
     return data
 

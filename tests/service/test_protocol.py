@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class Watched(ExpressProtocol):
     roads: list[str]
     received = b""
     """Of the last request."""
+    parsed = 0
+    """Heads."""
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -51,6 +54,10 @@ class Watched(ExpressProtocol):
         self.roads.append("express")
         self.received = b""
         super()._answer(*arguments)
+
+    def on_headers_complete(self) -> None:
+        self.parsed += 1
+        super().on_headers_complete()
 
     def _begin_as_usual(self) -> None:
         self.roads.append("usual")
@@ -388,7 +395,7 @@ def test_who_hangs_up_amid_a_body_is_counted(port: Listening, digit: Pixels) -> 
     before = port.application.metric("dropserve_requests_total", **labels)
     client = port.connect()
     client.send(request(INFER, infer_body(digit))[:-9])
-    port.until(lambda: port.connections[-1]._express is not None)
+    port.until(lambda: port.connections[-1]._arriving is not None)
     client.close()
     port.until(lambda: not port.state.connections and not port.state.tasks)
     assert port.application.metric("dropserve_requests_total", **labels) == before + 1
@@ -405,6 +412,64 @@ def test_requests_sent_at_once_are_answered_in_order(models_folder: Path, digit:
         answers = [orjson.loads(client.answer().body)["id"] for _ in sent]
     assert answers == ["0", "1", "2"]
     assert port.roads == ["express", "usual", "usual"]
+
+
+def test_a_request_like_the_last_one_is_not_parsed_but_read(port: Listening, digit: Pixels) -> None:
+    client = port.connect()
+    one, other = infer_body(digit), infer_body(digit[::-1])
+    bodies = [body.ljust(2_000) for body in (one, other, infer_body(digit[:-1]), b"{", one)]
+    answers = []
+    for body in bodies:
+        client.send(request(INFER, body))
+        answers.append(client.answer())
+    assert [answer.status for answer in answers] == [200, 200, 400, 400, 200]
+    assert answers[0].body == answers[-1].body != answers[1].body
+    assert answers[0].headers["X-Request-ID"] != answers[-1].headers["X-Request-ID"]
+    assert port.connections[-1].parsed == 1
+    for line, name in ((ID_LINE, "mine"), ("X-Request-ID: yours", "yours")):
+        client.send(request(INFER, one.ljust(2_000), line))
+        assert client.answer().headers["X-Request-ID"] == name
+    assert port.connections[-1].parsed == 3
+    assert set(port.roads) == {"express"}
+
+
+def test_a_request_like_one_that_is_being_answered_waits_for_it(
+    models_folder: Path, digit: Pixels
+) -> None:
+    held = HeldPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, held) as service, listening(service) as port:
+        client = port.connect()
+        client.send(request(INFER, b"{".ljust(2_000)))
+        assert client.answer().status == 400
+        sent = [request(INFER, infer_body(digit, id=name).ljust(2_000)) for name in "abc"]
+        for each in sent:
+            port.call(port.connections[-1].data_received, each)
+        held.wait_until_running()
+        held.permission.set()
+        assert [orjson.loads(client.answer().body)["id"] for _ in sent] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_however_requests_are_cut_each_has_its_answer(
+    port: Listening, digit: Pixels, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    bodies = [infer_body(np.roll(digit, shift), id="x").ljust(2_000) for shift in range(3)]
+    whole = [request(url, body, ID_LINE) for url in (INFER, MIXED) for body in bodies]
+    chunks = [f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n" for body in bodies]
+    head = request(INFER, b"", ID_LINE).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    whole += [b"\r\n" + whole[0], *(head + each for each in chunks)]
+    client = port.connect()
+    for each in whole:
+        client.send(each)
+    expected = [client.answer().body for _ in whole]
+    order = rng.choice(len(whole), size=30, p=rng.dirichlet(np.full(len(whole), 0.3)))
+    ends = np.cumsum([len(whole[index]) for index in order])
+    cuts = {*ends.tolist(), *rng.integers(ends[-1], size=rng.integers(9)).tolist()} - {0}
+    text = b"".join(whole[index] for index in order)
+    for begin, end in pairwise([0, *sorted(cuts)]):
+        port.call(port.connections[-1].data_received, text[begin:end])
+    assert [client.answer().body for _ in order] == [expected[index] for index in order]
 
 
 def test_a_request_behind_one_that_is_answered_is_in_use_too(
@@ -455,7 +520,7 @@ def test_a_request_that_is_arriving_when_the_server_stops_is_answered(
 ) -> None:
     client, whole = port.connect(), request(INFER, infer_body(digit))
     client.send(whole[:-9])
-    port.until(lambda: port.connections[-1]._express is not None)
+    port.until(lambda: port.connections[-1]._arriving is not None)
     port.call(port.connections[-1].shutdown)
     client.send(whole[-9:])
     answer = client.answer()
