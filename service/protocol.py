@@ -28,6 +28,8 @@ from service.middleware import HUNG_UP, STARTED
 
 _MOST_BYTES = 2**16  # of a body; uvicorn, too, reads no more before the application asks
 _MOST_HEAD_BYTES = 2**16  # of the target, headers and trailers
+_LONG_HEAD_BYTES = 2**12
+"""Longer ones are not remembered: every connection might have one."""
 _MOST_ANSWERS = 8
 _END_OF_HEAD = b"\r\n\r\n"
 _PATIENCE_SECONDS = 0.05
@@ -149,7 +151,7 @@ class ExpressProtocol(HttpToolsProtocol):
             return None
         head, body_length = self._last
         begins = data[: data.find(_END_OF_HEAD) + len(_END_OF_HEAD)]
-        if len(begins) + body_length != len(data):
+        if len(begins) + body_length != len(data) or len(begins) > _LONG_HEAD_BYTES:
             return None
         return _Pattern(head, begins, len(data))
 

@@ -5,9 +5,9 @@
 Saturation is what wrk gets from 32 connections just before, so each round has its own. Half and
 twice of it arrive in an open loop, from a core of their own: at random, and half of it with equal
 gaps too. (A server that takes the same time for each request, one after another, has under random
-arrivals, at half of what it can do, a p99 of 4.3 times its p50: M/D/1.) On two cores three services
-take turns: one worker, two workers, and one worker with two threads for a run; each has both cores,
-and so has wrk, which thereby takes from all of them alike.
+arrivals, at half of what it can do, a p99 of 4.3 times its p50: M/D/1.) On two cores services take
+turns: one worker, two workers, and one worker with two threads for a run, each with both cores, and
+one worker with one of them. wrk has the same cores as the service, and so takes from all alike.
 """
 
 import argparse
@@ -37,6 +37,7 @@ _VARIANTS = {
     "2 workers": ("--workers", "2"),
     "1 worker, 2 threads": ("--threads", "2"),
 }
+_ON_ONE = "1 worker, 1 core"
 _BOTH = "0,1"
 
 
@@ -110,17 +111,20 @@ class Bench:
 
     def on_both_cores(self, rounds: int, cores: str) -> dict[str, list[float]]:
         """Let services with several workers and threads take turns; return answers a second."""
-        rates: dict[str, list[float]] = {title: [] for title in _VARIANTS}
+        shared = dict.fromkeys(_VARIANTS, cores) | {_ON_ONE: self._setup.server_cores}
+        loads = {each: Load(each, self._new(f"load-{each}")) for each in {*shared.values()}}
+        rates: dict[str, list[float]] = {title: [] for title in shared}
         with ExitStack() as stack:
             up = {}
             with self._setup.turn():
-                for index, (title, flags) in enumerate(_VARIANTS.items(), start=1):
-                    up[title] = self._started(stack, f"variant-{index}", index, cores, flags)
+                for index, (title, its) in enumerate(shared.items(), start=1):
+                    flags = _VARIANTS.get(title, ())
+                    up[title] = self._started(stack, f"variant-{index}", index, its, flags)
                     up[title][0].hold()
-            load = Load(cores, self._new("load-on-both"))
             for _ in range(rounds):
                 with self._setup.turn():
                     for title, (server, target) in up.items():
+                        load = loads[shared[title]]
                         server.let_go()
                         load.closed(target, _CONNECTIONS, 1)
                         rates[title].append(load.closed(target, _CONNECTIONS, self._seconds).rate)
@@ -202,12 +206,13 @@ def scaling_record(rates: dict[str, list[float]], about: str, cores: str) -> Rec
     return Record(
         name="serving-scaling",
         title="A second core for workers, or for threads",
-        setting=f"{about} Here each service has the cores {cores}, and wrk has the same, with "
-        f"{_CONNECTIONS} connections.",
+        setting=f"{about} Here each service has the cores {cores}, but for {_ON_ONE!r}; wrk has the "
+        f"same, with {_CONNECTIONS} connections.",
         columns=("service", "answers a second", "to 1 worker"),
         rows=[(title, f"{rate:,.0f}", f"{rate / one:.2f}") for title, rate in medians.items()],
-        finding=f"Two workers answer {workers / one:.2f} times as much as one, which shares the "
-        f"cores with wrk too, and {workers / threads:.2f} times as much as one with two threads.",
+        finding=f"Two workers answer {workers / one:.2f} times as much as one that has both cores, "
+        f"{workers / medians[_ON_ONE]:.2f} times as much as one with one core, and "
+        f"{workers / threads:.2f} times as much as one with two threads.",
         figure=figure,
     )
 
