@@ -206,8 +206,8 @@ def scaling_record(rates: dict[str, list[float]], about: str, cores: str) -> Rec
     return Record(
         name="serving-scaling",
         title="A second core for workers, or for threads",
-        setting=f"{about} Here each service has the cores {cores}, but for {_ON_ONE!r}; wrk has the "
-        f"same, with {_CONNECTIONS} connections.",
+        setting=f"{about} Here each service has the cores {cores}, but for {_ON_ONE!r}; wrk has "
+        f"the same, with {_CONNECTIONS} connections.",
         columns=("service", "answers a second", "to 1 worker"),
         rows=[(title, f"{rate:,.0f}", f"{rate / one:.2f}") for title, rate in medians.items()],
         finding=f"Two workers answer {workers / one:.2f} times as much as one that has both cores, "
