@@ -283,8 +283,10 @@ class Batcher:
         if len(jobs) == 1:
             return [self._answer_of(prediction, jobs[0].sampling)]
         answers: dict[int, Answer] = {}
-        for sampling in dict.fromkeys(job.sampling for job in jobs):
-            members = [index for index, job in enumerate(jobs) if job.sampling == sampling]
+        alike: dict[Sampling | None, list[int]] = {}
+        for index, job in enumerate(jobs):
+            alike.setdefault(job.sampling, []).append(index)
+        for sampling, members in alike.items():
             part = prediction
             if len(members) < len(jobs):
                 part = prediction.take(_rows_of(members, [job.rows for job in jobs]))
