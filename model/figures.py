@@ -8,8 +8,9 @@ All is float32: several times faster, and about as exact as the logits. Samples 
 as differences from the first one: what is equal has a spread of exactly 0.
 
 Rows must not influence each other. ONNX Runtime was seen to round a sum over another axis than the
-last one, a product with a single column, and a reciprocal, differently in batches of another size;
-there is none of these here (tests/model/test_figures.py).
+last one, a product of all rows with a single column, and a reciprocal, differently in batches of
+another size; there is none of these here (tests/model/test_figures.py). A product from the left, as
+with a row of ones, is one of its own for each row.
 
 How wrong a mean of T samples may be: most probabilities are tiny in nearly every sample and large
 in a rare one, so the spread of 64 samples misses most of what makes their mean wrong: intervals
@@ -208,11 +209,8 @@ class _Figures:
         surprises = self._total(node("Mul", fourfold, node("Log", fourfold)))
         entropy = node("Mul", surprises, self.single([-1 / BLOCK]))
         entropy = node("Min", entropy, self.single([_below(np.log(self.classes))]))
-        mean_surprise = node(
-            "ReduceMean", f"{_PREFIX}surprises", self.graph.constant([1, 2]), keepdims=1
-        )
-        expected = node("Mul", mean_surprise, self.single([self.classes]))
         ones = self.single(np.ones((1, self.classes)))
+        expected = node("MatMul", ones, self._mean(f"{_PREFIX}surprises"))
         scatter = node("MatMul", ones, node("Div", variance, mean))
         # A divergence is at most that of Pearson: so it is exactly 0 where the samples are equal.
         gain = node("Min", node("Max", node("Sub", entropy, expected), self.zero), scatter)

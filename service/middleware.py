@@ -161,6 +161,8 @@ class Observed:
 def _begin(scope: Scope) -> str:
     """Give the request the id that it came with, if that is a good one, or else another."""
     given = header(scope, _HEADER)
+    if given and "," in given:  # of several lines the first counts
+        given = next(str(value, "latin-1") for name, value in scope["headers"] if name == _HEADER)
     is_good = given and _GOOD_ID.fullmatch(given)
     request_id = given if given and is_good else f"{getrandbits(_ID_BITS):032x}"
     scope.setdefault(STARTED, time.perf_counter())

@@ -136,10 +136,13 @@ class ExpressProtocol(HttpToolsProtocol):
             self._began = time.perf_counter()
             self._answer(pattern.head, data[len(pattern.begins) :])
             return
-        began_between, self._last = self._is_between, None
+        began_between = self._is_between
         self._unread += len(data)
         super().data_received(data)
         self._pattern = self._pattern_of(data) if began_between else None
+        self._last = None
+        if self._is_between:
+            self._fields = []  # they may be long, and the connection rest for long
         if self._unread > _MOST_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("")  # a header without an end
         if self._arriving is not None and self._impatience is None:

@@ -5,6 +5,7 @@ import pytest
 
 from model.figures import BLOCK, DETAILS, LOGITS, MAIN, alone, rule, scaling
 from model.sessions import start
+from model.uncertainty import entropy, softmax
 
 ROWS = 40
 
@@ -27,6 +28,22 @@ def test_rows_do_not_influence_each_other(classes: int, samples: int) -> None:
             rows = slice(start_row, start_row + size)
             for part, every in zip(figures(rows), whole, strict=True):
                 np.testing.assert_array_equal(part, every[rows])
+
+
+@pytest.mark.parametrize(
+    ("classes", "samples", "tolerance"), [(10, 64, 1e-6), (100, 1_024, 2e-6), (1_000, 1_024, 1e-5)]
+)
+def test_a_small_mutual_information_is_told_from_rounding(
+    classes: int, samples: int, tolerance: float
+) -> None:
+    generator = np.random.default_rng(0)
+    logits = 3 * generator.standard_normal((4, 1, classes))
+    logits = (logits + 0.02 * generator.standard_normal((4, samples, classes))).astype(np.float32)
+    feeds = {LOGITS: logits, **rule(samples, random=False), **scaling(1.0)}
+    summary, _ = start(alone(classes), threads=1).run(MAIN, feeds)
+    each = softmax(logits)
+    expected = entropy(each.mean(axis=1)) - entropy(each).mean(axis=1)
+    np.testing.assert_allclose(summary[:, -2, 0], expected, rtol=0, atol=tolerance)
 
 
 def test_far_classes_keep_their_probabilities_and_a_sure_one_its_doubt() -> None:

@@ -433,6 +433,23 @@ def test_a_request_like_the_last_one_is_not_parsed_but_read(port: Listening, dig
     assert set(port.roads) == {"express"}
 
 
+def test_of_several_request_ids_the_first_counts(port: Listening, digit: Pixels) -> None:
+    client = port.connect()
+    for _ in range(2):
+        client.send(request(INFER, infer_body(digit), ID_LINE, "X-Request-ID: another"))
+        assert client.answer().headers.get_all("X-Request-ID") == ["mine"]
+
+
+def test_a_connection_at_rest_holds_no_long_head(port: Listening, digit: Pixels) -> None:
+    client = port.connect()
+    for line, is_kept in ((f"Long: {'x' * 5_000}", False), ("Long: x", True)):
+        client.send(request(INFER, infer_body(digit), line))
+        assert client.answer().status == 200
+        kept = port.call(partial(vars, port.connections[-1]))
+        assert (kept["_last"], kept["_fields"]) == (None, [])
+        assert (kept["_pattern"] is not None) == is_kept
+
+
 def test_a_request_like_one_that_is_being_answered_waits_for_it(
     models_folder: Path, digit: Pixels
 ) -> None:
