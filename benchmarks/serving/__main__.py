@@ -10,6 +10,7 @@ medians within this run. Needs wrk and taskset.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import get_args
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> None:
     if not comparison.subjects:
         raise SystemExit("No server answered.")
     setting = f"{setup} Servers take turns; those that wait are held still."
-    command = " ".join(["python -m benchmarks.serving", *shown(arguments)])
+    command = shlex.join(["python", "-m", "benchmarks.serving", *shown(arguments)])
     for record in reversed(records(comparison, plan, setting)):
         record.print(console)
         if options.record:

@@ -11,6 +11,7 @@ one worker with one of them. wrk has the same cores as the service, and so takes
 """
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> None:
     for record in reversed(records):
         record.print(console)
         if options.record:
-            command = " ".join(["python -m benchmarks.serving.overload", *shown(arguments)])
+            command = shlex.join(["python", "-m", "benchmarks.serving.overload", *shown(arguments)])
             record.add_to(options.record, command)
     sys.exit(1 if set(_answers(rounds)) - {"200", "503"} else 0)
 
