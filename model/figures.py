@@ -1,6 +1,6 @@
 """What T sampled logits say, as nodes of a graph. Knows no weights and no mask.
 
-Some fifty small steps on a few hundred numbers: ONNX Runtime takes less than a microsecond for one,
+Some sixty small steps on a few hundred numbers: ONNX Runtime takes about a microsecond for one,
 NumPy more, and behind the head's own nodes they need no call of their own. So samples become
 figures here and nowhere else; `model.uncertainty` turns these few numbers into an answer.
 

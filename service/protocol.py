@@ -10,8 +10,7 @@ import asyncio
 import re
 import time
 from asyncio import TimerHandle
-from collections.abc import Callable, Coroutine, Iterable
-from contextvars import copy_context
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.answering import Answering, Responding
 from service.bodies import WHOLE_BODY, index_headers
 from service.errors import http_error
 from service.express import Endpoint, Express, Timetable
@@ -37,8 +37,6 @@ _PATIENCE_SECONDS = 0.05
 
 _PLAIN_PATH = re.compile(rb"/[\w./-]+", re.ASCII)
 """No query, and nothing that would have to be decoded."""
-
-Responding = Coroutine[Any, None, Response]
 
 
 class HeadTooLongError(Exception):
@@ -320,7 +318,7 @@ class ExpressProtocol(HttpToolsProtocol):
             self._finish(cycle, scope, refusal)
             return
         responding = self._entrance.respond(head.express.endpoint, Request(scope))
-        answering = _Answering(responding, partial(self._finish, cycle, scope), self.transport)
+        answering = Answering(responding, partial(self._finish, cycle, scope), self.transport)
         if not answering.go_on():
             self.tasks.add(answering)  # type: ignore[arg-type]
             answering.when_done = self.tasks.discard
@@ -352,56 +350,3 @@ class ExpressProtocol(HttpToolsProtocol):
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
-
-
-class _Answering:
-    """As much of a task as an answer takes: one that has not to wait is there at once.
-
-    asyncio has no current task meanwhile, which its time limits, and anyio, cannot do without: what
-    is awaited here is a future.
-    """
-
-    def __init__(
-        self,
-        responding: Responding,
-        finish: Callable[[Response], None],
-        transport: asyncio.Transport,
-    ) -> None:
-        self._responding = responding
-        self._finish = finish
-        self._transport = transport
-        self._context = copy_context()
-        self._waits_for: asyncio.Future[object] | None = None
-        self.when_done: Callable[[_Answering], None] | None = None
-
-    def go_on(self, _done: object = None) -> bool:
-        """Go on to where it waits, or to the answer; tell whether that is written."""
-        try:
-            has_ended = self._context.run(self._step)
-        except BaseException:  # nobody answers for it any more
-            self._transport.close()
-            self._end()
-            raise
-        if has_ended:
-            self._end()
-        return has_ended
-
-    def _step(self) -> bool:
-        try:
-            waits_for = self._responding.send(None)
-        except StopIteration as ended:
-            self._finish(ended.value)
-            return True
-        waits_for._asyncio_future_blocking = False  # as a task says that it has understood
-        waits_for.add_done_callback(self.go_on)
-        self._waits_for = waits_for
-        return False
-
-    def _end(self) -> None:
-        if self.when_done is not None:
-            self.when_done(self)
-
-    def cancel(self, msg: str | None = None) -> None:
-        """Let what it waits for be cancelled."""
-        if self._waits_for is not None:
-            self._waits_for.cancel(msg)

@@ -183,6 +183,19 @@ def port(open_port: Listening, monkeypatch: pytest.MonkeyPatch) -> Listening:
     return open_port
 
 
+@pytest.fixture
+def held(models_folder: Path) -> HeldPredictor:
+    return HeldPredictor(real_predictor(models_folder))
+
+
+@pytest.fixture
+def held_port(models_folder: Path, held: HeldPredictor) -> Iterator[Listening]:
+    """An application that answers when `held` permits it."""
+    with serving_stub(models_folder, held) as service, listening(service) as found:
+        yield found
+        held.permission.set()
+
+
 def tensor(digit: Pixels, **fields: Any) -> dict[str, Any]:
     values = (digit / 255).astype(np.float32).ravel()
     given = {"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32"}
@@ -401,17 +414,17 @@ def test_who_hangs_up_amid_a_body_is_counted(port: Listening, digit: Pixels) -> 
     assert port.application.metric("dropserve_requests_total", **labels) == before + 1
 
 
-def test_requests_sent_at_once_are_answered_in_order(models_folder: Path, digit: Pixels) -> None:
-    held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held) as service, listening(service) as port:
-        client = port.connect()
-        sent = [request(INFER, infer_body(digit, id=str(number))) for number in range(3)]
-        client.send(b"".join(sent))
-        held.wait_until_running()
-        held.permission.set()
-        answers = [orjson.loads(client.answer().body)["id"] for _ in sent]
+def test_requests_sent_at_once_are_answered_in_order(
+    held_port: Listening, held: HeldPredictor, digit: Pixels
+) -> None:
+    client = held_port.connect()
+    sent = [request(INFER, infer_body(digit, id=str(number))) for number in range(3)]
+    client.send(b"".join(sent))
+    held.wait_until_running()
+    held.permission.set()
+    answers = [orjson.loads(client.answer().body)["id"] for _ in sent]
     assert answers == ["0", "1", "2"]
-    assert port.roads == ["express", "usual", "usual"]
+    assert held_port.roads == ["express", "usual", "usual"]
 
 
 def test_a_request_like_the_last_one_is_not_parsed_but_read(port: Listening, digit: Pixels) -> None:
@@ -451,19 +464,17 @@ def test_a_connection_at_rest_holds_no_long_head(port: Listening, digit: Pixels)
 
 
 def test_a_request_like_one_that_is_being_answered_waits_for_it(
-    models_folder: Path, digit: Pixels
+    held_port: Listening, held: HeldPredictor, digit: Pixels
 ) -> None:
-    held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held) as service, listening(service) as port:
-        client = port.connect()
-        client.send(request(INFER, b"{".ljust(2_000)))
-        assert client.answer().status == 400
-        sent = [request(INFER, infer_body(digit, id=name).ljust(2_000)) for name in "abc"]
-        for each in sent:
-            port.call(port.connections[-1].data_received, each)
-        held.wait_until_running()
-        held.permission.set()
-        assert [orjson.loads(client.answer().body)["id"] for _ in sent] == ["a", "b", "c"]
+    client = held_port.connect()
+    client.send(request(INFER, b"{".ljust(2_000)))
+    assert client.answer().status == 400
+    sent = [request(INFER, infer_body(digit, id=name).ljust(2_000)) for name in "abc"]
+    for each in sent:
+        held_port.call(held_port.connections[-1].data_received, each)
+    held.wait_until_running()
+    held.permission.set()
+    assert [orjson.loads(client.answer().body)["id"] for _ in sent] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -480,6 +491,7 @@ def test_however_requests_are_cut_each_has_its_answer(
     for each in whole:
         client.send(each)
     expected = [client.answer().body for _ in whole]
+    assert len(set(expected)) == 2 * len(bodies)
     order = rng.choice(len(whole), size=30, p=rng.dirichlet(np.full(len(whole), 0.3)))
     ends = np.cumsum([len(whole[index]) for index in order])
     cuts = {*ends.tolist(), *rng.integers(ends[-1], size=rng.integers(9)).tolist()} - {0}
@@ -490,45 +502,41 @@ def test_however_requests_are_cut_each_has_its_answer(
 
 
 def test_a_request_behind_one_that_is_answered_is_in_use_too(
-    models_folder: Path, digit: Pixels
+    held_port: Listening, held: HeldPredictor, digit: Pixels
 ) -> None:
-    held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held) as service, listening(service) as port:
-        client = port.connect()
-        client.send(request(INFER, b"{") + request(INFER, infer_body(digit)))
-        assert client.answer().status == 400
-        held.wait_until_running()
-        port.connections[-1].timeout_keep_alive = 0
-        port.call(port.connections[-1]._end_rest)  # as its timer does
-        held.permission.set()
-        assert client.answer().status == 200
+    client = held_port.connect()
+    client.send(request(INFER, b"{") + request(INFER, infer_body(digit)))
+    assert client.answer().status == 400
+    held.wait_until_running()
+    held_port.connections[-1].timeout_keep_alive = 0
+    held_port.call(held_port.connections[-1]._end_rest)  # as its timer does
+    held.permission.set()
+    assert client.answer().status == 200
 
 
 def test_a_client_that_hangs_up_while_it_waits_leaves_nothing_behind(
-    models_folder: Path, digit: Pixels
+    held_port: Listening, held: HeldPredictor, digit: Pixels
 ) -> None:
-    held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held) as service, listening(service) as port:
-        client = port.connect()
-        client.send(request(INFER, infer_body(digit)))
-        held.wait_until_running()
-        client.close()
-        port.until(lambda: not port.state.connections)
-        held.permission.set()
-        port.until(lambda: not port.state.tasks)
-        assert service.metric("dropserve_requests_in_hand") == 1  # this one
-        assert service.post(INFER, infer_body(digit)).status_code == 200
+    client = held_port.connect()
+    client.send(request(INFER, infer_body(digit)))
+    held.wait_until_running()
+    client.close()
+    held_port.until(lambda: not held_port.state.connections)
+    held.permission.set()
+    held_port.until(lambda: not held_port.state.tasks)
+    assert held_port.application.metric("dropserve_requests_in_hand") == 1  # this one
+    assert held_port.application.post(INFER, infer_body(digit)).status_code == 200
 
 
-def test_who_waits_longer_than_the_grace_is_told(models_folder: Path, digit: Pixels) -> None:
-    held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held) as service, listening(service) as port:
-        client = port.connect()
-        client.send(request(INFER, infer_body(digit)))
-        held.wait_until_running()
-        port.call(lambda: [task.cancel() for task in port.state.tasks])
-        answer = client.answer()
-        held.permission.set()
+def test_who_waits_longer_than_the_grace_is_told(
+    held_port: Listening, held: HeldPredictor, digit: Pixels
+) -> None:
+    client = held_port.connect()
+    client.send(request(INFER, infer_body(digit)))
+    held.wait_until_running()
+    held_port.call(lambda: [task.cancel() for task in held_port.state.tasks])
+    answer = client.answer()
+    held.permission.set()
     assert (answer.status, orjson.loads(answer.body)["code"]) == (503, "not_ready")
 
 
