@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import API_VERSION, errors, logs
+from service import API_VERSION, error_responses, logs
 from service.express import Timetable
 from service.images import ImageReader
 from service.metrics import Metrics
@@ -74,7 +74,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         redirect_slashes=False,
         redoc_url=None,
     )
-    errors.add_handlers(app)
+    error_responses.add_handlers(app)
     predictions = Predictions(settings, repository, reader, metrics)
     app.include_router(predictions.router())
     app.include_router(models.router(repository))

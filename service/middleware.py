@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.errors import DropserveError
 from service import logs
 from service.bodies import header
-from service.errors import NotReadyError, OverloadedError, domain_error_response, internal_error
+from service.error_responses import domain_error_response, internal_error
+from service.errors import NotReadyError, OverloadedError
 from service.express import Endpoint, Timetable
 from service.metrics import Metrics
 

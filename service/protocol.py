@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.answering import Answering, Responding
 from service.bodies import WHOLE_BODY, index_headers
-from service.errors import http_error
+from service.error_responses import http_error
 from service.express import Endpoint, Express, Timetable
 from service.middleware import HUNG_UP, STARTED
 

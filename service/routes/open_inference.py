@@ -13,6 +13,7 @@ from model.bundle import SAMPLED_SUFFIX
 from model.sampling import Sampling
 from service import API_VERSION
 from service.bodies import BodyReader, header, packer
+from service.error_responses import domain_error_response
 from service.errors import (
     InvalidJsonError,
     InvalidQueryError,
@@ -20,7 +21,6 @@ from service.errors import (
     InvalidTensorError,
     NotReadyError,
     UnsupportedError,
-    domain_error_response,
 )
 from service.images import ImageReader
 from service.inference import Description, Face, bundle_name, told

@@ -10,7 +10,7 @@ import pytest
 from model.bundle import open_bundle
 from model.errors import BundleError, ImageDecodeError
 from model.predictor import Predictor
-from service import errors
+from service import error_responses, errors
 from tests.bundles import copy_bundle
 from tests.pictures import instances
 from tests.service.bad_requests import CASES, PICTURE, Case
@@ -191,7 +191,7 @@ def test_an_error_takes_the_status_of_its_nearest_kind_in_the_table() -> None:
     class BlurredError(ImageDecodeError):
         pass
 
-    response = errors.domain_error_response(BlurredError("Send a sharper one."))
+    response = error_responses.domain_error_response(BlurredError("Send a sharper one."))
     assert (response.status_code, response.body) == (
         400,
         b'{"error":"Send a sharper one.","code":"image_unreadable"}',
@@ -200,7 +200,7 @@ def test_an_error_takes_the_status_of_its_nearest_kind_in_the_table() -> None:
 
 def test_an_error_that_is_none_of_a_requests_is_raised() -> None:
     with pytest.raises(BundleError, match="damaged"):
-        errors.domain_error_response(BundleError("damaged"))
+        error_responses.domain_error_response(BundleError("damaged"))
 
 
 @pytest.mark.parametrize(
