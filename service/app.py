@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import API_VERSION, error_responses, logs
+from service.clients import Clients, Limits
 from service.express import Timetable
 from service.images import ImageReader
 from service.metrics import Metrics
@@ -26,6 +27,8 @@ from service.routes import (
 from service.routes.predictions import Predictions
 from service.settings import ServiceSettings
 
+_LOAD_SECONDS = 10.0
+"""How long one of several workers takes no connections while it loads its models."""
 _COLLECT_AFTER = 5_000  # more containers made than dropped; a request leaves none behind
 _DESCRIPTION = (
     "Image classification with answers that say how sure they are. "
@@ -39,13 +42,16 @@ class Application(FastAPI):
     def __init__(self, **described: Any) -> None:
         super().__init__(**described)
         self.entrance: ASGIApp = super().__call__
+        self.settings: ServiceSettings
+        self.clients: Clients
+        """Both are what the HTTP protocol asks of its application."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self.entrance(scope, receive, send)
 
 
-def create_app(settings: ServiceSettings, repository: Repository | None = None) -> FastAPI:
+def create_app(settings: ServiceSettings, repository: Repository | None = None) -> Application:
     """Wire the application; bundles are loaded once it runs, while it already answers.
 
     repository: another than the one over `settings.models_folder`, for tests.
@@ -58,12 +64,18 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(repository.run())
         counting = asyncio.create_task(metrics.keep_handing_over())
-        yield
-        counting.cancel()
-        repository.stop()
-        await running
-        await repository.close()
-        metrics.close()
+        try:
+            if settings.workers > 1:  # until then, others answer what this worker cannot yet
+                await repository.wait_until_loaded(_LOAD_SECONDS)
+            yield
+        finally:
+            counting.cancel()
+            repository.stop()
+            try:
+                await running
+                await repository.close()
+            finally:
+                metrics.close()
 
     app = Application(
         title="Dropserve",
@@ -85,9 +97,15 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     app.router.routes += tensorflow_serving.routes(settings, repository, reader)
     express = [each for each in protocol if each.path.endswith("/infer")]
     express += predictions.express()
-    app.entrance = Observed(
-        app.entrance, Timetable(express), metrics, settings.max_concurrent_requests
+    app.settings = settings
+    app.clients = Clients(
+        Limits(
+            connections=settings.max_connections,
+            buffered_bytes=settings.max_buffered_bytes,
+            requests=settings.max_concurrent_requests,
+        )
     )
+    app.entrance = Observed(app.entrance, Timetable(express), metrics, app.clients)
     return app
 
 

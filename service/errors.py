@@ -129,6 +129,13 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     DeadlineError: (504, "deadline_exceeded"),
 }
 ROUTING_CODES = {404: "not_found", 405: "method_not_allowed"}
-HTTP_CODES = {400: "invalid_http", 431: "head_too_large"}
+HTTP_CODES = {
+    400: "invalid_http",
+    408: "head_timeout",
+    431: "head_too_large",
+    501: "unsupported",
+    503: "overloaded",
+    505: "http_version",
+}
 """Of what is no request yet."""
 INTERNAL_CODE = "internal_error"

@@ -17,9 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.errors import DropserveError
 from service import logs
 from service.bodies import header
+from service.clients import Client, Clients
 from service.error_responses import domain_error_response, internal_error
 from service.errors import NotReadyError, OverloadedError
-from service.express import Endpoint, Timetable
+from service.express import Endpoint, Express, Timetable
+from service.http_protocol import CLIENT, HUNG_UP
 from service.metrics import Metrics
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -28,7 +30,7 @@ REQUEST_ID = "dropserve.request_id"
 
 STARTED = "dropserve.started"
 """Where the scope has when its head was whole, seconds of `time.perf_counter`."""
-HUNG_UP = 499
+HUNG_UP_STATUS = 499
 """Status where the client did, before an answer, as nginx has it."""
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -37,6 +39,9 @@ _UNMATCHED = "unmatched"
 _STOPPING = "The server is stopping; send the request to another."
 """Said where an answer was cancelled: the grace after SIGTERM is over."""
 _UNLIMITED = ("/health/", "/v2/health/", "/metrics")
+"""Paths that are answered however much there is to do."""
+_OVERLOADED = "The server answers as many requests as it can already; try again in a second."
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 _HEADER = REQUEST_ID_HEADER.lower().encode()
 
 logger = structlog.stdlib.get_logger("service")
@@ -47,19 +52,14 @@ class Observed:
     """ASGI middleware; an error nobody foresaw ends here as a 500 with a traceback in the log."""
 
     def __init__(
-        self, app: ASGIApp, express: Timetable, metrics: Metrics, max_concurrent_requests: int
+        self, app: ASGIApp, express: Timetable, metrics: Metrics, clients: Clients
     ) -> None:
         self._app = app
         self._metrics = metrics
-        self._limit = max_concurrent_requests
+        self._clients = clients
         # Made once: where there is too much to do, to say so must cost little.
-        self._refusal = domain_error_response(
-            OverloadedError(
-                f"The server has {max_concurrent_requests} requests in hand; try again in a second."
-            )
-        )
-        self._in_hand = 0
-        metrics.tally.show(metrics.in_hand, lambda: self._in_hand)
+        self._refusal = domain_error_response(OverloadedError(_OVERLOADED))
+        metrics.tally.show(metrics.in_hand, lambda: clients.requests)
         self.express = express
         """Routes of the application that are answered without it."""
 
@@ -71,40 +71,32 @@ class Observed:
         express = None
         if not scope["query_string"]:
             express = self.express.find(scope["method"], scope["path"])
-        if express is not None:
-            express.note(scope)
-            response = self.refusal(scope)
-            if response is None:
-                response = await self.respond(express.endpoint, Request(scope, receive))
-            try:
-                await response(scope, receive, send)
-            finally:
-                self.record(scope, response.status_code)
-            return
         exchange = _Exchange(send, _begin(scope))
-        self._in_hand += 1
+        admission = _Admission(self._clients, scope, receive)
         try:
-            await self._answer(scope, receive, exchange)
+            if express is not None:
+                express.note(scope)
+            await self._answer(scope, express, admission, exchange)
         finally:
-            self._in_hand -= 1
-            self.record(scope, exchange.status or HUNG_UP)
+            admission.end()
+            is_gone = bool(scope.get(HUNG_UP))
+            self.record(scope, HUNG_UP_STATUS if is_gone else exchange.status or HUNG_UP_STATUS)
 
     async def respond(self, endpoint: Endpoint, request: Request) -> Response:
-        """Answer a request to one endpoint, whatever becomes of it; `record` that afterwards.
-
-        Ask `refusal` first.
-        """
-        request_id = _begin(request.scope)
-        self._in_hand += 1
+        """Answer a request whose body is whole; `record` that afterwards. Ask `refusal` first."""
+        scope = request.scope
+        request_id = _begin(scope)
+        client: Client = scope.get(CLIENT, self._clients.trusted)
+        self._clients.begin(client)
         try:
             response = await self._response(endpoint, request)
         finally:
-            self._in_hand -= 1
+            self._clients.end(client)
         return _named(response, request_id)
 
     def refusal(self, scope: Scope) -> Response | None:
-        """Refuse a request if too many are in hand; `record` that afterwards."""
-        if self._in_hand < self._limit:
+        """Refuse a request where too many are being answered; `record` that afterwards."""
+        if self._clients.admits(scope.get(CLIENT, self._clients.trusted)):
             return None
         response = Response.__new__(Response)
         vars(response).update(vars(self._refusal))  # copy() takes several times as long
@@ -122,29 +114,47 @@ class Observed:
             logger.exception("request failed", method=request.method, path=request.url.path)
             return internal_error()
 
-    async def _answer(self, scope: Scope, receive: Receive, exchange: "_Exchange") -> None:
-        if self._in_hand > self._limit and not scope["path"].startswith(_UNLIMITED):
-            await self._refusal(scope, receive, exchange.send)
+    async def _answer(
+        self,
+        scope: Scope,
+        express: Express | None,
+        admission: "_Admission",
+        exchange: "_Exchange",
+    ) -> None:
+        if not admission.is_possible:
+            await self._refusal(scope, admission.receive, exchange.send)
             return
+        if express is not None:
+            request = Request(scope, admission.receive)
+            response = await self._response(express.endpoint, request)
+            await response(scope, admission.receive, exchange.send)
+            return
+        # What HEAD is answered with is the head of what GET is answered with (RFC 9110, 9.3.2); the
+        # server leaves the body out.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(scope, receive, exchange.send)
+            await self._app(asked, admission.receive, exchange.send)
         except asyncio.CancelledError:
-            if exchange.status is not None:
+            if exchange.status is not None or scope.get(HUNG_UP):
                 raise
-            await domain_error_response(NotReadyError(_STOPPING))(scope, receive, exchange.send)
+            stopping = domain_error_response(NotReadyError(_STOPPING))
+            await stopping(scope, admission.receive, exchange.send)
         except Exception:
             logger.exception("request failed", method=scope["method"], path=scope["path"])
             if exchange.is_whole:  # FastAPI has answered for it already
                 return
             if exchange.status is not None:
                 raise  # half an answer is out: let the server cut the connection
-            await internal_error()(scope, receive, exchange.send)
+            await internal_error()(scope, admission.receive, exchange.send)
+        finally:
+            if "route" in asked:
+                scope["route"] = asked["route"]
 
     def record(self, scope: Scope, status: int) -> None:
         """Count a request, and write its line, once it is answered."""
         seconds = time.perf_counter() - scope[STARTED]
         route = getattr(scope.get("route"), "path", _UNMATCHED)
-        method = scope["method"] if route != _UNMATCHED else "any"  # both could be invented
+        method = scope["method"] if scope["method"] in _METHODS else "other"  # it may be invented
         metrics = self._metrics
         metrics.tally.later(metrics.answered, route, method, status, seconds)
         if _levels.isEnabledFor(logging.INFO):
@@ -175,6 +185,60 @@ def _begin(scope: Scope) -> str:
 def _named(response: Response, request_id: str) -> Response:
     response.raw_headers = [*response.raw_headers, (_HEADER, request_id.encode())]
     return response
+
+
+class _Admission:
+    """One request's place among those that are being answered; taken once its body is whole.
+
+    A client that sends its body slowly, or not at all, takes no place.
+    """
+
+    __slots__ = ("_client", "_clients", "_has_place", "_receive", "is_possible")
+
+    def __init__(self, clients: Clients, scope: Scope, receive: Receive) -> None:
+        self._clients = clients
+        self._client: Client = scope.get(CLIENT, clients.trusted)
+        self._receive = receive
+        self._has_place = scope["path"].startswith(_UNLIMITED)  # which needs none
+        self.is_possible = self._has_place or clients.admits(self._client)
+        if self._has_place:
+            self._client = clients.trusted
+            clients.begin(self._client)
+        elif self.is_possible and not _has_body(scope):
+            self._take()
+
+    async def receive(self) -> Message:
+        """Receive a part of the request, and take the place with the last one.
+
+        Raises:
+            OverloadedError: there is none any more.
+        """
+        message = await self._receive()
+        if (
+            not self._has_place
+            and message["type"] == "http.request"
+            and not message.get("more_body")
+            and self.is_possible
+        ):
+            if not self._clients.admits(self._client):
+                raise OverloadedError(_OVERLOADED)
+            self._take()
+        return message
+
+    def end(self) -> None:
+        """Give the place back."""
+        if self._has_place:
+            self._has_place = False
+            self._clients.end(self._client)
+
+    def _take(self) -> None:
+        self._has_place = True
+        self._clients.begin(self._client)
+
+
+def _has_body(scope: Scope) -> bool:
+    length = header(scope, b"content-length")
+    return length not in (None, "0") or header(scope, b"transfer-encoding") is not None
 
 
 class _Exchange:

@@ -7,6 +7,7 @@ when nothing else serves, GET /health/ready tell; the one before goes on serving
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,7 @@ class Repository:
         self._lock = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._loading = True
+        self._has_loaded = asyncio.Event()
         self._unreadable: str | None = None
 
     @property
@@ -120,11 +122,18 @@ class Repository:
             logger.exception("the models folder could not be looked at")
         finally:
             self._loading = False
+            self._has_loaded.set()
         problem = self.problem()
         if problem is None:
             logger.info("ready", models=sorted(self._offers))
         elif not self._stopping.is_set():
             logger.error("not ready", reason=problem)
+
+    async def wait_until_loaded(self, seconds: float) -> None:
+        """Wait until everything is in service that can be, but no longer than `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._has_loaded.wait()
 
     async def run(self) -> None:
         """Load, then look at the folder and the releases again and again, until told to stop."""

@@ -1,21 +1,30 @@
 """Settings -> a listening server, one process or several. Knows no route.
 
-SIGTERM and SIGINT: stop accepting, finish what is in hand within the grace, exit 0.
+SIGTERM and SIGINT: let no new connection begin, answer those that are there within the grace, exit.
 """
 
+import asyncio
 import os
 import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 
 import structlog
 import uvicorn
-from uvicorn.supervisors import Multiprocess
+import uvicorn.supervisors.multiprocess as supervisor
+from uvicorn.config import STARTUP_FAILURE
 
-from service import logs
+from service import listeners, logs
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.protocol import ExpressProtocol
 from service.releases import forget_processes
@@ -24,6 +33,17 @@ from service.settings import CONTROL_FOLDER_VARIABLE, ServiceSettings
 logger = structlog.stdlib.get_logger("service")
 
 _WORKER_APP = "service.app:create_worker_app"
+_OWN_DESCRIPTORS = 128
+"""Open files besides connections: models, logs, decoders, pipes."""
+_BACKLOG_SECONDS = 1.0
+"""How long connections that wait to be accepted hold up the end."""
+_TICK_SECONDS = 0.01
+_OVERTIME_SECONDS = 1.0
+"""How long after the grace the process is ended whatever hangs; a supervisor waits a bit longer."""
+_HUNG_STATUS = 1
+_HEALTHCHECK_SECONDS = 30
+"""How long a worker's thread may be silent before the supervisor takes it for dead."""
+_HEADERS = [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY")]
 
 
 def serve(settings: ServiceSettings) -> int:
@@ -33,7 +53,7 @@ def serve(settings: ServiceSettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ending)
     try:
-        listener = _listen(settings.host, settings.port)
+        listener = listeners.listen(settings.host, settings.port)
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address
         sys.stderr.write(
@@ -43,31 +63,52 @@ def serve(settings: ServiceSettings) -> int:
         return 1
     if settings.control_folder is not None:
         forget_processes(settings.control_folder)
-    with listener:
+    settings = _within_descriptors(settings)
+    with ExitStack() as stack:
+        stack.enter_context(listener)
         host, port = listener.getsockname()[:2]
+        try:
+            control = _listen_for_control(settings, port, stack)
+        except OSError as error:
+            given = settings.control_socket or f"port {settings.control_port}"
+            sys.stderr.write(
+                f"Cannot listen for control on {given} ({error.strerror or error}); choose "
+                "another with --control-socket or --control-port.\n"
+            )
+            return 1
         shown = f"[{host}]" if ":" in host else host  # as RFC 3986 has IPv6 addresses
-        logger.info("listening", url=f"http://{shown}:{port}", workers=settings.workers)
+        logger.info(
+            "listening",
+            url=f"http://{shown}:{port}",
+            workers=settings.workers,
+            control=None if control is None else _address(control),
+        )
+        sockets = [listener] if control is None else [listener, control]
         if settings.workers == 1:
-            serve_here(settings, listener, ending)
+            serve_here(settings, sockets, ending)
         else:
-            _serve_in_workers(settings, listener, ending)
+            _serve_in_workers(settings, sockets, ending)
     return 0
 
 
-def serve_here(settings: ServiceSettings, listener: socket.socket, ending: "Ending") -> None:
+def serve_here(
+    settings: ServiceSettings, sockets: Sequence[socket.socket], ending: "Ending"
+) -> None:
     """Serve in this process, unless it was asked to end meanwhile."""
     from service.app import (  # the parent of several workers does without it
         create_app,
         spare_the_collector,
     )
 
-    server = uvicorn.Server(_config(settings, create_app(settings)))
+    server = Server(_config(settings, create_app(settings)))
     spare_the_collector()
     if not ending.asked:
-        server.run(sockets=[listener])
+        server.run(sockets=list(sockets))
 
 
-def _serve_in_workers(settings: ServiceSettings, listener: socket.socket, ending: "Ending") -> None:
+def _serve_in_workers(
+    settings: ServiceSettings, sockets: Sequence[socket.socket], ending: "Ending"
+) -> None:
     config = _config(settings, _WORKER_APP)
     with tempfile.TemporaryDirectory(prefix="dropserve-") as folder:
         metrics, releases = Path(folder) / "metrics", Path(folder) / "releases"
@@ -75,13 +116,83 @@ def _serve_in_workers(settings: ServiceSettings, listener: socket.socket, ending
         os.environ[MULTIPROCESS_VARIABLE] = str(metrics)
         shared = settings.control_folder or releases  # by which one worker's change reaches all
         settings.model_copy(update={"control_folder": shared}).to_environment()
-        workers = _Workers(config, sockets=[listener])
+        workers = _Workers(config, list(sockets))
         if not ending.asked:
             workers.run()
 
 
-class _Workers(Multiprocess):
+class Server(uvicorn.Server):
+    """uvicorn's server, with an end that loses no request and does not hang."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then take connections."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        loop = asyncio.get_running_loop()
+        self.servers = []
+        for index, listener in enumerate(sockets or ()):
+            make = partial(self._make_protocol, is_control=index > 0)  # as `serve` lists them
+            if listener.family == socket.AF_UNIX:
+                server = await loop.create_unix_server(make, sock=listener)
+            else:
+                server = await loop.create_server(make, sock=listener)
+            self.servers.append(server)
+        self.started = True
+
+    def _make_protocol(self, *, is_control: bool) -> asyncio.Protocol:
+        protocol = ExpressProtocol(self.config, self.server_state, self.lifespan.state)
+        protocol.is_control = is_control
+        return protocol
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take what waits to be accepted, then nothing more; answer, then end the application."""
+        self.server_state.is_draining = True  # type: ignore[attr-defined]
+        if parent_process() is None:  # a worker's listener is the others' too
+            for listener in sockets or ():
+                listeners.refuse_new_connections(listener)
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._empty_backlog(sockets or ())
+        await super().shutdown(sockets)
+
+    async def _empty_backlog(self, sockets: Sequence[socket.socket]) -> None:
+        await asyncio.sleep(_TICK_SECONDS)  # a handshake may be half done
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BACKLOG_SECONDS):
+                while any(map(listeners.backlog, sockets)):
+                    await asyncio.sleep(_TICK_SECONDS)
+        await asyncio.sleep(0)  # the last are accepted, and say so to their protocols
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the end, and make sure of it."""
+        if not self.should_exit:
+            end_process_in(self.config.timeout_graceful_shutdown or 0)
+        super().handle_exit(sig, frame)
+
+
+class _Worker(supervisor.Process):
+    """One of several processes; it ends with the one that supervises it."""
+
+    @property
+    def server(self) -> Server:
+        """The server, made in the worker's own process."""
+        if self._server is None:
+            self._server = Server(self.config)
+        return self._server  # type: ignore[return-value]
+
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop, or until nobody is left to tell."""
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        super().target(sockets)
+
+
+class _Workers(supervisor.Multiprocess):
     """uvicorn's supervisor, with what it leaves open."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        supervisor.Process = _Worker  # type: ignore[misc]
+        super().__init__(config, sockets)
 
     def keep_subprocess_alive(self) -> None:
         """Say which workers have died and been replaced, and take their gauges out of the sums."""
@@ -93,10 +204,37 @@ class _Workers(Multiprocess):
             forget_processes(Path(os.environ[CONTROL_FOLDER_VARIABLE]), pid)
 
     def terminate_all(self) -> None:
-        """Stop accepting first: the kernel goes on while any process listens."""
+        """Let no new connection begin; the workers take those that have, and end."""
+        end_process_in(self.config.timeout_graceful_shutdown or 0, self._kill_all)
+        for listener in self.sockets:
+            listeners.refuse_new_connections(listener)
+        super().terminate_all()
         for listener in self.sockets:
             listener.close()
-        super().terminate_all()
+
+    def _kill_all(self) -> None:
+        for process in self.processes:
+            process.process.kill()
+
+
+def end_process_in(grace_seconds: float, before: Callable[[], None] | None = None) -> None:
+    """End this process soon after the grace, whatever hangs: a lock, a disk, a pipe, a graph."""
+
+    def end() -> None:
+        time.sleep(grace_seconds + _OVERTIME_SECONDS)
+        if before is not None:
+            time.sleep(_OVERTIME_SECONDS / 2)  # the workers do the same, a moment earlier
+            before()
+        os._exit(_HUNG_STATUS)
+
+    threading.Thread(target=end, name="watchdog", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _config(settings: ServiceSettings, app: object) -> uvicorn.Config:
@@ -112,15 +250,54 @@ def _config(settings: ServiceSettings, app: object) -> uvicorn.Config:
         log_level="warning",  # of uvicorn's own lines; the service writes one a request
         access_log=False,
         server_header=False,
+        headers=_HEADERS,
         proxy_headers=False,  # who a client is said to be decides nothing here
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.grace_seconds,
+        timeout_worker_healthcheck=_HEALTHCHECK_SECONDS,
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+def _within_descriptors(settings: ServiceSettings) -> ServiceSettings:
+    """Allow as many connections as there are file descriptors for."""
+    descriptors = listeners.allow_descriptors(settings.max_connections + _OWN_DESCRIPTORS)
+    most = max(1, descriptors - _OWN_DESCRIPTORS)
+    if most >= settings.max_connections:
+        return settings
+    logger.warning("connections limited", most=most, by="the limit on open files (ulimit -n)")
+    return settings.model_copy(update={"max_connections": most})
+
+
+def _listen_for_control(
+    settings: ServiceSettings, port: int, stack: ExitStack
+) -> socket.socket | None:
+    """Listen where models may be changed; None: nowhere. Raises OSError about what was asked."""
+    if settings.control == "nobody":
+        return None
+    if settings.control_port is not None:
+        return stack.enter_context(listeners.listen("127.0.0.1", settings.control_port))
+    path = settings.control_socket or listeners.default_control_socket(port)
+    try:
+        if settings.control_socket is None:
+            listeners.make_private_folder(path.parent)
+        listener = stack.enter_context(listeners.listen_for_control(path))
+    except OSError as error:
+        if settings.control_socket is not None:
+            raise
+        logger.warning(
+            "no control listener",
+            socket=str(path),
+            reason=error.strerror or str(error),
+            hint="name another with --control-socket or --control-port",
+        )
+        return None
+    stack.callback(path.unlink, missing_ok=True)
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return name if isinstance(name, str) else f"http://{name[0]}:{name[1]}"
 
 
 class Ending:

@@ -37,7 +37,20 @@ class ServiceSettings(CommandSettings):
         description="how often the models folder is looked at, seconds; 0 for never",
     )
     control: Literal["local", "anyone", "nobody"] = Field(
-        "local", description="who may load, unload and release models; local: this machine"
+        "local",
+        description="who may load, unload and release models; local: who reaches the control "
+        "listener, which is on this machine; anyone: whoever reaches the public port, too",
+    )
+    control_socket: Path | None = Field(
+        None,
+        description="Unix socket of the control listener; one in the temporary folder, for this "
+        "user alone, if left out",
+    )
+    control_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="TCP port of the control listener on 127.0.0.1, in place of the socket",
     )
     control_folder: Path | None = Field(
         None,
@@ -67,11 +80,30 @@ class ServiceSettings(CommandSettings):
         50_000_000, ge=1, description="most pixels of all encoded images of a request together"
     )
     max_concurrent_requests: int = Field(
-        256, ge=1, description="requests in hand at once, each worker; more are answered 503"
+        256, ge=1, description="requests answered at once, each worker; more are answered 503"
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="connections at once, each worker, as far as file descriptors go; an idle one "
+        "makes room for a new one",
+    )
+    max_buffered_bytes: int = Field(
+        256 * 2**20,
+        ge=1,
+        description="bytes of arriving requests and unread answers at once, each worker",
     )
     max_batch_rows: int = Field(64, ge=1, description="most images of one inference run")
     max_queue_rows: int = Field(
         1024, ge=1, description="most images waiting for inference; more are answered 503"
+    )
+    head_timeout_seconds: float = Field(
+        10,
+        gt=0,
+        description="longest time a client may take to send a request's path and headers, seconds",
+    )
+    write_timeout_seconds: float = Field(
+        30, gt=0, description="longest time a client may leave its answer unread, seconds"
     )
     body_timeout_seconds: float = Field(
         30, gt=0, description="longest time a client may take to send its body, seconds"
@@ -108,6 +140,12 @@ class ServiceSettings(CommandSettings):
                 f"--default-samples: {self.default_samples} is more than --max-samples, "
                 f"{self.max_samples}; lower the one or raise the other."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_control_listener(self) -> Self:
+        if self.control_socket is not None and self.control_port is not None:
+            raise ValueError("--control-socket: --control-port is given too; give one of them.")
         return self
 
     def to_environment(self) -> None:

@@ -1,7 +1,6 @@
 """HTTP in, HTTP out; no numerics."""
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
 from typing import Any
 
 import orjson
@@ -11,6 +10,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from service.errors import ControlDisabledError, InvalidQueryError
+from service.http_protocol import CONTROL
 from service.middleware import REQUEST_ID
 from service.settings import ServiceSettings
 
@@ -49,7 +49,8 @@ async def refuse_repeated_parameters(request: Request) -> None:
         seen.add(name)
 
 
-_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_OF_PAGES = ("origin", "sec-fetch-site")
+"""Headers that browsers alone send, and no page can leave out."""
 
 
 class NamedRoute(Route):
@@ -66,31 +67,21 @@ class NamedRoute(Route):
 def require_control(request: Request, settings: ServiceSettings) -> None:
     """Refuse whoever may not change which models are in service.
 
+    By which listener a request came decides it, never what the request says of itself: a proxy on
+    this machine need not say for whom it asks.
+
     Raises:
         ControlDisabledError: by the settings, or because the request comes from a web page.
     """
     if settings.control == "nobody":
         raise ControlDisabledError("Models cannot be changed over HTTP here (--control nobody).")
-    if "origin" in request.headers:  # a page that a browser on this machine happens to show
+    if any(name in request.headers for name in _OF_PAGES):  # which a browser here happens to show
         raise ControlDisabledError("Models cannot be changed from a web page; use a client.")
-    if settings.control == "local" and not _is_local(request):
+    if settings.control == "local" and not request.scope.get(CONTROL):
         raise ControlDisabledError(
-            "Models can be changed from the server's own machine alone; ask there, or start the "
-            "server with --control anyone."
+            "Models can be changed by the control listener alone; use python -m service.control on "
+            "the server's own machine, or start the server with --control anyone."
         )
-
-
-def _is_local(request: Request) -> bool:
-    if request.client is None:  # a socket of this machine's file system
-        return True
-    if any(name in request.headers for name in _FORWARDED):  # a proxy of this machine passed it on
-        return False
-    try:
-        address = ip_address(request.client.host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def request_id(request: Request) -> str:

@@ -1,0 +1,151 @@
+"""Which clients are connected, and how much of the server each holds. Knows no HTTP.
+
+A client is an address; of IPv6 it is the /64 network, of which one subscriber has all addresses. No
+client may take a whole resource, so that one that floods the server leaves a share to others.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_network
+from itertools import islice
+from typing import Protocol
+
+_CLIENT_SHARE = 0.75
+"""Of each resource, for one client at most; a proxy is one client, so it is no small share."""
+
+_EVICTION_TRIES = 32
+"""Connections that are looked at for an idle one: the oldest, which are the likeliest."""
+
+
+class Connection(Protocol):
+    """What is used of a connection."""
+
+    def evict(self) -> bool:
+        """Close it if it is idle, and tell whether it was."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What all clients together may hold, in one process."""
+
+    connections: int
+    buffered_bytes: int
+    """Of requests that are arriving and answers that are not read yet."""
+    requests: int
+    """Being answered."""
+
+    @property
+    def client(self) -> "Limits":
+        """What one client may hold of it; at least one connection and one request."""
+        return Limits(
+            math.ceil(_CLIENT_SHARE * self.connections),
+            math.ceil(_CLIENT_SHARE * self.buffered_bytes),
+            math.ceil(_CLIENT_SHARE * self.requests),
+        )
+
+
+class Client:
+    """What one client holds now."""
+
+    __slots__ = ("address", "buffered_bytes", "connections", "requests")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.connections: dict[Connection, None] = {}
+        """In the order in which they were made."""
+        self.buffered_bytes = 0
+        self.requests = 0
+
+
+class Clients:
+    """All clients of one process, and what they hold together. Of the event loop's thread alone."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._client_limits = limits.client
+        self._by_address: dict[str, Client] = {}
+        self.connections = 0
+        self.buffered_bytes = 0
+        self.requests = 0
+        self.trusted = Client("")
+        """Who is not counted against a share: the control listener, and tests without a network."""
+
+    def connect(self, host: str | None, connection: Connection) -> Client | None:
+        """Count a new connection from the address `host`; None where there are too many.
+
+        At a limit, an idle connection of the same client makes room for a new one: the client
+        itself decides then which of its connections are worth having.
+        """
+        if host is None:
+            client = self.trusted
+        else:
+            address = _network(host)
+            client = self._by_address.get(address) or Client(address)
+        is_full = self.connections >= self.limits.connections
+        if client is not self.trusted and (
+            is_full or len(client.connections) >= self._client_limits.connections
+        ):
+            heaviest = self._heaviest() if is_full and not client.connections else client
+            if not _evict_one(heaviest):
+                return None
+        self._by_address.setdefault(client.address, client)
+        client.connections[connection] = None
+        self.connections += 1
+        return client
+
+    def disconnect(self, client: Client, connection: Connection) -> None:
+        """Count a connection no more."""
+        if connection in client.connections:
+            del client.connections[connection]
+            self.connections -= 1
+        self._forget(client)
+
+    def buffer(self, client: Client, size: int) -> bool:
+        """Count bytes that are held for a client, and tell whether they are within the limits."""
+        client.buffered_bytes += size
+        self.buffered_bytes += size
+        return size <= 0 or (
+            self.buffered_bytes <= self.limits.buffered_bytes
+            and client.buffered_bytes <= self._client_limits.buffered_bytes
+        )
+
+    def admits(self, client: Client) -> bool:
+        """Tell whether a client may have one more request answered."""
+        return self.requests < self.limits.requests and (
+            client.requests < self._client_limits.requests or client is self.trusted
+        )
+
+    def begin(self, client: Client) -> None:
+        """Count a request that is being answered."""
+        client.requests += 1
+        self.requests += 1
+
+    def end(self, client: Client) -> None:
+        """Count it no more."""
+        client.requests -= 1
+        self.requests -= 1
+        if not client.requests and not client.connections:
+            self._forget(client)
+
+    def _heaviest(self) -> Client:
+        return max(self._by_address.values(), key=lambda client: len(client.connections))
+
+    def _forget(self, client: Client) -> None:
+        if not (client.connections or client.requests):
+            self._by_address.pop(client.address, None)
+
+
+def _evict_one(client: Client) -> bool:
+    oldest: Iterator[Connection] = iter(list(islice(client.connections, _EVICTION_TRIES)))
+    return any(connection.evict() for connection in oldest)
+
+
+def _network(host: str) -> str:
+    if ":" not in host:
+        return host
+    address = IPv6Address(host.partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((address, 64), strict=False))
