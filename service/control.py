@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import sys
+from contextlib import closing
 from http import HTTPStatus
 from http.client import HTTPResponse
 from pathlib import Path
@@ -109,11 +110,12 @@ def main(arguments: list[str]) -> int:
     """Ask for the change and say what came of it; return the exit status."""
     settings = load_or_exit(ControlSettings, arguments)
     try:
-        connection = settings.connect()
         # Neither a proxy nor a redirect: the one service that was named, or nothing.
-        connection.request("POST", urlsplit(settings.url or "").path.rstrip("/") + settings.path)
-        answer = connection.getresponse()
-        body = answer.read()
+        with closing(settings.connect()) as connection:
+            folder = urlsplit(settings.url or "").path.rstrip("/")
+            connection.request("POST", folder + settings.path)
+            answer = connection.getresponse()
+            body = answer.read()
         if answer.status != HTTPStatus.OK:
             sys.stderr.write(f"{_reason(answer, body)}\n")
             return 1

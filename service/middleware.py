@@ -154,7 +154,8 @@ class Observed:
         """Count a request, and write its line, once it is answered."""
         seconds = time.perf_counter() - scope[STARTED]
         route = getattr(scope.get("route"), "path", _UNMATCHED)
-        method = scope["method"] if scope["method"] in _METHODS else "other"  # it may be invented
+        is_known = route != _UNMATCHED and scope["method"] in _METHODS
+        method = scope["method"] if is_known else "any"  # both could be invented
         metrics = self._metrics
         metrics.tally.later(metrics.answered, route, method, status, seconds)
         if _levels.isEnabledFor(logging.INFO):

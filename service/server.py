@@ -70,10 +70,9 @@ def serve(settings: ServiceSettings) -> int:
         try:
             control = _listen_for_control(settings, port, stack)
         except OSError as error:
-            given = settings.control_socket or f"port {settings.control_port}"
             sys.stderr.write(
-                f"Cannot listen for control on {given} ({error.strerror or error}); choose "
-                "another with --control-socket or --control-port.\n"
+                f"Cannot listen for control ({error.strerror or error}); choose another place with "
+                "--control-socket or --control-port.\n"
             )
             return 1
         shown = f"[{host}]" if ":" in host else host  # as RFC 3986 has IPv6 addresses
@@ -81,9 +80,9 @@ def serve(settings: ServiceSettings) -> int:
             "listening",
             url=f"http://{shown}:{port}",
             workers=settings.workers,
-            control=None if control is None else _address(control),
+            control=[_address(each) for each in control],
         )
-        sockets = [listener] if control is None else [listener, control]
+        sockets = [listener, *control]
         if settings.workers == 1:
             serve_here(settings, sockets, ending)
         else:
@@ -270,27 +269,35 @@ def _within_descriptors(settings: ServiceSettings) -> ServiceSettings:
 
 def _listen_for_control(
     settings: ServiceSettings, port: int, stack: ExitStack
-) -> socket.socket | None:
-    """Listen where models may be changed; None: nowhere. Raises OSError about what was asked."""
+) -> list[socket.socket]:
+    """Listen where models may be changed. Raises OSError about a place that was asked for."""
     if settings.control == "nobody":
-        return None
+        return []
+    found = []
     if settings.control_port is not None:
-        return stack.enter_context(listeners.listen("127.0.0.1", settings.control_port))
-    path = settings.control_socket or listeners.default_control_socket(port)
+        found.append(stack.enter_context(listeners.listen("127.0.0.1", settings.control_port)))
+    if settings.control_socket is not None:
+        found.append(_listen_on_socket(settings.control_socket, stack))
+    return found or _listen_by_default(port, stack)
+
+
+def _listen_by_default(port: int, stack: ExitStack) -> list[socket.socket]:
+    path = listeners.default_control_socket(port)
     try:
-        if settings.control_socket is None:
-            listeners.make_private_folder(path.parent)
-        listener = stack.enter_context(listeners.listen_for_control(path))
+        listeners.make_private_folder(path.parent)
+        return [_listen_on_socket(path, stack)]
     except OSError as error:
-        if settings.control_socket is not None:
-            raise
         logger.warning(
             "no control listener",
             socket=str(path),
             reason=error.strerror or str(error),
-            hint="name another with --control-socket or --control-port",
+            hint="name another place with --control-socket or --control-port",
         )
-        return None
+        return []
+
+
+def _listen_on_socket(path: Path, stack: ExitStack) -> socket.socket:
+    listener = stack.enter_context(listeners.listen_for_control(path))
     stack.callback(path.unlink, missing_ok=True)
     return listener
 

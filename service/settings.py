@@ -50,7 +50,8 @@ class ServiceSettings(CommandSettings):
         None,
         ge=0,
         le=65_535,
-        description="TCP port of the control listener on 127.0.0.1, in place of the socket",
+        description="TCP port of the control listener, on 127.0.0.1; 0 takes a free one; no "
+        "socket is made then, unless one is named",
     )
     control_folder: Path | None = Field(
         None,
@@ -140,12 +141,6 @@ class ServiceSettings(CommandSettings):
                 f"--default-samples: {self.default_samples} is more than --max-samples, "
                 f"{self.max_samples}; lower the one or raise the other."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _one_control_listener(self) -> Self:
-        if self.control_socket is not None and self.control_port is not None:
-            raise ValueError("--control-socket: --control-port is given too; give one of them.")
         return self
 
     def to_environment(self) -> None:

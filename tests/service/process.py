@@ -48,6 +48,7 @@ class ServiceProcess:
             reader.start()
         self.url = ""
         self.port = 0
+        self.control_listeners: list[str] = []
 
     def wait_for(self, event: str, count: int = 1) -> dict[str, Any]:
         """Wait until the log has so many lines of an event; return the last of them."""
@@ -63,8 +64,10 @@ class ServiceProcess:
         return [line for line in self._log if line["event"] == event]
 
     def wait_until_listening(self) -> None:
-        self.url = self.wait_for("listening")["url"]
+        listening = self.wait_for("listening")
+        self.url = listening["url"]
         self.port = int(self.url.rpartition(":")[2])
+        self.control_listeners = listening["control"]
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS)
@@ -73,6 +76,13 @@ class ServiceProcess:
         """Every request of it makes a connection of its own."""
         limits = httpx.Limits(max_keepalive_connections=0)
         return httpx.Client(base_url=self.url, limits=limits, timeout=PATIENCE_SECONDS)
+
+    def control(self) -> httpx.Client:
+        """A client of the control listener."""
+        transport = httpx.HTTPTransport(uds=self.control_listeners[0])
+        return httpx.Client(
+            transport=transport, base_url="http://localhost", timeout=PATIENCE_SECONDS
+        )
 
     def post(self, route: str, body: bytes, content_type: str) -> httpx.Response:
         with self.client() as client:

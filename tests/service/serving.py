@@ -18,6 +18,7 @@ import orjson
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from numpy.typing import NDArray
+from starlette.types import Receive, Scope, Send
 
 from model.bundle import open_bundle
 from model.predictor import Prediction, Predictor, calibrated, open_tested
@@ -27,6 +28,7 @@ from model.uncertainty import Summary, Uncertainty
 from service import schemas
 from service.app import create_app
 from service.batching import RowPredictor
+from service.http_protocol import CONTROL
 from service.loading import Loader
 from service.metrics import Metrics
 from service.middleware import REQUEST_ID_HEADER
@@ -46,15 +48,19 @@ Floats = NDArray[np.float32]
 class Application:
     """A running application; use `serving` to get one."""
 
-    def __init__(self, portal: BlockingPortal, app: FastAPI, address: str = "127.0.0.1") -> None:
+    def __init__(self, portal: BlockingPortal, app: FastAPI, *, is_control: bool = True) -> None:
         self.portal = portal
         self.app = app
-        transport = httpx.ASGITransport(app, client=(address, 1))
+
+        async def listener(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, CONTROL: is_control}, receive, send)
+
+        transport = httpx.ASGITransport(listener)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://service")
 
-    def from_address(self, address: str) -> "Application":
-        """The same application, as a client elsewhere meets it."""
-        return Application(self.portal, self.app, address)
+    def public(self) -> "Application":
+        """The same application, as a client of the public port meets it."""
+        return Application(self.portal, self.app, is_control=False)
 
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         return self.portal.call(partial(self._client.request, method, url, **options))

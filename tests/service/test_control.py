@@ -27,7 +27,7 @@ def service(
 
 
 def control(service: ServiceProcess, capsys: pytest.CaptureFixture[str], *given: str) -> str:
-    assert main([*given, "--url", service.url]) == 0
+    assert main([*given, "--port", str(service.port)]) == 0
     told = capsys.readouterr()
     assert told.err == ""
     return told.out
@@ -67,7 +67,7 @@ def test_what_the_service_refuses_is_said_and_ends_in_1(
     status: int,
     sentence: str,
 ) -> None:
-    assert main([*given, "--url", service.url]) == status
+    assert main([*given, "--port", str(service.port)]) == status
     assert capsys.readouterr().err.startswith(sentence)
 
 
@@ -122,11 +122,13 @@ def test_an_address_that_is_none_is_one_sentence(
         (["pin", "digits"], "--version: for canary and pin, and needed there."),
         (["promote", "digits", "--version", "1"], "--version: for canary and pin, and needed"),
         (["pin", "digits", "--version", "1", "--share", "0.5"], "--share: for canary alone; leave"),
-        (["promote", "digits", "--url", "file:///etc"], "--url: 'file:///etc' is no http:// or"),
+        (["promote", "digits", "--url", "file:///etc"], "--url: 'file:///etc' is no http:// addr"),
         (
             ["promote", "digits", "--url", "http://127.0.0.1:1"],
             "1 does not answer (",
         ),
+        (["promote", "digits", "--port", "1"], "control-1.sock does not answer (No such file"),
+        (["promote", "digits", "--socket", "a", "--url", "http://b"], "--socket: --url is given"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(given: list[str], sentence: str) -> None:

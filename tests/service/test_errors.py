@@ -144,7 +144,7 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
     ),
     "overloaded": (
         _too_many_at_once,
-        "The server has 2 requests in hand; try again in a second.",
+        "The server answers as many requests as it can already; try again in a second.",
     ),
     "internal_error": (
         _broken_run,

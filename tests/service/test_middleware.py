@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from service import logs
+from service.clients import Clients, Limits
 from service.express import Timetable
 from service.metrics import Metrics
 from service.middleware import REQUEST_ID_HEADER, Observed
@@ -28,6 +29,7 @@ from tests.service.serving import (
     serving_stub,
 )
 
+LIMITS = Limits(connections=8, buffered_bytes=8, requests=8)
 GIVEN = re.compile(r"[0-9a-f]{32}")
 
 REQUESTS = [("GET", "/health/live"), ("POST", "/predict"), ("GET", "/nowhere"), ("PUT", "/metrics")]
@@ -117,7 +119,7 @@ def test_requests_over_the_limit_are_refused_but_health_and_metrics_answer(
         held.permission.set()
         assert predictions(waiting.result())
         assert service.get("/models").status_code == 200
-    sentence = "The server has 1 requests in hand; try again in a second."
+    sentence = "The server answers as many requests as it can already; try again in a second."
     check_error(refused, 503, "overloaded", sentence)
     assert [response.status_code for response in allowed] == [200, 200, 200]
     assert metric(allowed[-1].text, "dropserve_requests_in_hand") == 2  # the held one and this
@@ -135,7 +137,7 @@ async def _observe(app: Any, sent: list[Message]) -> Metrics:
 
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     scope["query_string"] = b""
-    await Observed(app, Timetable([]), metrics, max_concurrent_requests=8)(scope, receive, send)
+    await Observed(app, Timetable([]), metrics, Clients(LIMITS))(scope, receive, send)
     return metrics
 
 
@@ -168,7 +170,7 @@ def test_what_is_no_http_request_is_passed_on(service: Application) -> None:
         passed.append(scope["type"])
 
     async def send_lifespan() -> None:
-        observed = Observed(app, Timetable([]), Metrics(), max_concurrent_requests=8)
+        observed = Observed(app, Timetable([]), Metrics(), Clients(LIMITS))
         await observed({"type": "lifespan"}, _unused, _unused)
 
     service.portal.call(send_lifespan)

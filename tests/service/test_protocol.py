@@ -391,21 +391,24 @@ def test_a_head_is_limited(port: Listening, head: str) -> None:
 
 def test_what_follows_a_body_is_no_header(port: Listening, digit: Pixels) -> None:
     client, body = port.connect(), infer_body(digit)
-    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{ID_LINE}\r\n\r\n".encode()
+    lines = f"POST {INFER} HTTP/1.1", "Host: a", "Transfer-Encoding: chunked", ID_LINE, "", ""
+    head = "\r\n".join(lines).encode()
     trailers = b"0\r\nContent-Encoding: br\r\nX-Request-ID: other\r\n\r\n"
     client.send(head + b"%x\r\n%b\r\n" % (len(body), body) + trailers)
     answer = client.answer()
     assert (answer.status, answer.headers["X-Request-ID"]) == (200, "mine")
 
 
-def test_many_requests_of_one_read_let_others_in_between(port: Listening) -> None:
+def test_many_requests_of_one_read_let_others_in_between(
+    port: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, count = port.connect(), 30
     other = port.connect()
     port.until(lambda: len(port.state.connections) >= 2)
     whole = request("/predict", b"")
     order: list[int] = []
     for index, connection in enumerate(port.connections[-2:]):
-        connection.answered = partial(order.append, index)
+        monkeypatch.setattr(connection, "answered", partial(order.append, index))
 
     def receive() -> None:
         port.connections[-2].data_received(whole * count)

@@ -85,7 +85,7 @@ def test_a_signal_whose_exception_was_lost_ends_it_too(models_folder: Path) -> N
     with pytest.raises(SystemExit, match="0"):
         ending(signal.SIGTERM, None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        serve_here(ServiceSettings(models_folder=models_folder), listener, ending)
+        serve_here(ServiceSettings(models_folder=models_folder), [listener], ending)
 
 
 @pytest.fixture(scope="module")
