@@ -58,7 +58,7 @@ def test_console_lines_are_plain_text() -> None:
     text = "\n".join(written("info", "console"))
     assert "[info     ] request" in text
     assert "request_id=mine" in text
-    assert "\nRuntimeError: no memory\n" in text
+    assert "\n    RuntimeError: no memory\n" in text
     assert "hello world" in text
     assert "\x1b" not in text
     assert "painted" not in text

@@ -91,7 +91,8 @@ def test_uncertainties_obey_their_definitions(service: Application, digits: Pixe
         assert 0 <= each["mutual_information"] <= entropy <= log(10)
         assert each["variation_ratio"] * 16 == int(each["variation_ratio"] * 16)
         for name, deviation in each["probability_std"].items():
-            assert each["standard_error"][name] >= deviation / 15**0.5 - 1e-12
+            # Equal where the samples say nothing more; both were computed as float32.
+            assert each["standard_error"][name] >= deviation / 15**0.5 * (1 - 1e-6)
         assert each["mutual_information_error"] >= 0
         assert max(each["probability_std"].values()) > 0, "dropout is not alive"
 
