@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from service.errors import ControlDisabledError, InvalidQueryError
 from service.middleware import REQUEST_ID
+from service.queries import check_query
 from service.settings import ServiceSettings
 
 
@@ -42,6 +43,7 @@ def json_response(content: Mapping[str, Any]) -> Answer:
 
 async def refuse_repeated_parameters(request: Request) -> None:
     """Refuse a query parameter that is given twice, rather than pick one of its values."""
+    check_query(request.scope["query_string"])
     seen = set()
     for name, _ in request.query_params.multi_items():
         if name in seen:
