@@ -15,7 +15,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 bench-index := $(if $(PACKAGE_INDEX),--package-index $(PACKAGE_INDEX))
 
 .PHONY: help serve train evaluate experiment test check format compose-test clients-test triton-test \
-	bench bench-quick bench-overload clean
+	contract-test bench bench-quick bench-overload clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
@@ -54,6 +54,9 @@ clients-test: $(VENV)/dev .venv-clients  ## run the stock clients of Triton, KSe
 triton-test: $(VENV)/dev .venv-triton  ## send the same requests to a real Triton and compare
 	DROPSERVE_TRITON_PYTHON=$(CURDIR)/.venv-triton/bin/python $(bin)/python -m pytest -m triton -n 0
 
+contract-test: $(VENV)/dev .venv-contract  ## try for two minutes what /openapi.json promises
+	DROPSERVE_CONTRACT_PYTHON=$(CURDIR)/.venv-contract/bin/python $(bin)/python -m pytest -m contract -n 0
+
 bench: $(VENV)/dev  ## compare with other model servers; the first time installs each of them
 	@$(bin)/python -m benchmarks.serving $(bench-index) $(ARGS)
 
@@ -65,13 +68,14 @@ bench-overload: $(VENV)/dev  ## the service alone: at half and twice saturation,
 
 .venv-clients: tests/clients/requirements.txt
 .venv-triton: tests/differential/requirements.txt
-.venv-clients .venv-triton:
+.venv-contract: tests/contract/requirements.txt
+.venv-clients .venv-triton .venv-contract:
 	@$(PYTHON) -m venv $@
 	@$@/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 clean:  ## remove the environment and caches, keep models and runs
-	rm -rf $(VENV) .venv-clients .venv-triton .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-clients .venv-triton .venv-contract .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 $(VENV)/training: pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

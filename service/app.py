@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,9 @@ from service.repository import Repository
 from service.routes import (
     models,
     open_inference,
+    openapi,
     operations,
+    pages,
     refuse_repeated_parameters,
     releases,
     tensorflow_serving,
@@ -45,6 +47,14 @@ class Application(FastAPI):
         self.settings: ServiceSettings
         self.clients: Clients
         """Both are what the HTTP protocol asks of its application."""
+        self.complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found
+        """Completes the description that FastAPI makes of its own routes."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Describe every route, once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = self.complete(super().openapi())
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -64,6 +74,8 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(repository.run())
         counting = asyncio.create_task(metrics.keep_handing_over())
+        # Apart, since it takes a twentieth of a second; afterwards it is remembered.
+        describing = asyncio.create_task(asyncio.to_thread(app.openapi))
         try:
             if settings.workers > 1:  # until then, others answer what this worker cannot yet
                 await repository.wait_until_loaded(_LOAD_SECONDS)
@@ -72,6 +84,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
             counting.cancel()
             repository.stop()
             try:
+                await describing
                 await running
                 await repository.close()
             finally:
@@ -84,6 +97,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         lifespan=lifespan,
         dependencies=[Depends(refuse_repeated_parameters)],
         redirect_slashes=False,
+        docs_url=None,  # it is one of our pages
         redoc_url=None,
     )
     error_responses.add_handlers(app)
@@ -92,9 +106,11 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     app.include_router(models.router(repository))
     app.include_router(releases.router(settings, repository))
     app.include_router(operations.router(repository, metrics))
+    app.include_router(pages.router(openapi_url="/openapi.json"))
     protocol = open_inference.routes(settings, repository, reader, metrics)
-    app.router.routes += protocol
-    app.router.routes += tensorflow_serving.routes(settings, repository, reader)
+    row_form = tensorflow_serving.routes(settings, repository, reader)
+    app.router.routes += [*protocol, *row_form]
+    app.complete = lambda found: openapi.describe(found, [*protocol, *row_form], settings)
     express = [each for each in protocol if each.path.endswith("/infer")]
     express += predictions.express()
     app.settings = settings

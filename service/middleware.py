@@ -19,10 +19,11 @@ from service import logs
 from service.bodies import header
 from service.clients import Client, Clients
 from service.error_responses import domain_error_response, internal_error
-from service.errors import NotReadyError, OverloadedError
+from service.errors import InvalidQueryError, NotReadyError, OverloadedError
 from service.express import Endpoint, Express, Timetable
 from service.http_protocol import CLIENT, HUNG_UP
 from service.metrics import Metrics
+from service.queries import check_query
 
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = "dropserve.request_id"
@@ -123,6 +124,11 @@ class Observed:
     ) -> None:
         if not admission.is_possible:
             await self._refusal(scope, admission.receive, exchange.send)
+            return
+        try:
+            check_query(scope["query_string"])  # before anything reads it
+        except InvalidQueryError as error:
+            await domain_error_response(error)(scope, admission.receive, exchange.send)
             return
         if express is not None:
             request = Request(scope, admission.receive)

@@ -105,6 +105,21 @@ class Instances(_Shape):
     )
 
 
+class NamedImage(_Shape):
+    """An image under its input's name, as TensorFlow Serving's clients may send it."""
+
+    images: EncodedImage | list[list[Probability | list[Probability]]]
+
+
+class Rows(_Shape):
+    """The body of /v1: `Instances` as TensorFlow Serving's clients send them."""
+
+    instances: list[EncodedImage | NamedImage | list[list[Probability | list[Probability]]]] = (
+        Field(min_length=1)
+    )
+    signature_name: Literal["serving_default"] = "serving_default"
+
+
 class Prediction(_Shape):
     """The deterministic answer for one image."""
 

@@ -4,6 +4,7 @@ SIGTERM and SIGINT: let no new connection begin, answer those that are there wit
 """
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -41,6 +42,7 @@ _TICK_SECONDS = 0.01
 _OVERTIME_SECONDS = 1.0
 """How long after the grace the process is ended whatever hangs; a supervisor waits a bit longer."""
 _HUNG_STATUS = 1
+_STANDARD_ERROR = 2
 _HEALTHCHECK_SECONDS = 30
 """How long a worker's thread may be silent before the supervisor takes it for dead."""
 _HEADERS = [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY")]
@@ -48,6 +50,7 @@ _HEADERS = [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY")]
 
 def serve(settings: ServiceSettings) -> int:
     """Serve until told to stop; return the exit status."""
+    _open_standard_streams()
     logs.configure(settings.log_level, settings.log_format)
     ending = Ending()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -224,9 +227,18 @@ def end_process_in(grace_seconds: float, before: Callable[[], None] | None = Non
         if before is not None:
             time.sleep(_OVERTIME_SECONDS / 2)  # the workers do the same, a moment earlier
             before()
+        logger.error("end forced", reason="something still hung after the grace")
+        logging.shutdown()  # which writes for a second at most
         os._exit(_HUNG_STATUS)
 
     threading.Thread(target=end, name="watchdog", daemon=True).start()
+
+
+def _open_standard_streams() -> None:
+    """Open what is closed of standard input, output and error, lest a socket takes its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        pass
+    os.close(descriptor)
 
 
 def _end_with_parent() -> None:

@@ -1,10 +1,8 @@
-"""GET /health/live, GET /health/ready, GET /metrics and the page at /."""
+"""GET /health/live, GET /health/ready and GET /metrics."""
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import schemas
@@ -13,17 +11,10 @@ from service.metrics import Metrics
 from service.repository import Repository
 from service.routes import json_response
 
-_PAGE = Path(__file__).parent.parent / "playground" / "index.html"
-
 
 def router(repository: Repository, metrics: Metrics) -> APIRouter:
-    """Build the four routes."""
+    """Build the three routes."""
     routes = APIRouter(tags=["operations"])
-    page = _PAGE.read_text(encoding="utf-8")
-
-    @routes.get("/", include_in_schema=False)
-    async def playground() -> HTMLResponse:
-        return HTMLResponse(page)
 
     @routes.get(
         "/health/live",

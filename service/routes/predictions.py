@@ -26,7 +26,7 @@ _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            JSON_TYPE: {"schema": schemas.Instances.model_json_schema()},
+            JSON_TYPE: {"schema": {"$ref": "#/components/schemas/Instances"}},
             FORM_TYPE: {"schema": _FILES},
             **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
         },

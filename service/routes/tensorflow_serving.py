@@ -5,7 +5,6 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 
 from service.bodies import BodyReader
 from service.errors import InvalidRequestError
@@ -22,7 +21,7 @@ _FIELDS = {"instances", "signature_name"}
 
 def routes(
     settings: ServiceSettings, repository: Repository, reader: ImageReader
-) -> list[BaseRoute]:
+) -> list[NamedRoute]:
     """Build the four routes."""
     bodies = BodyReader(settings)
 
@@ -64,7 +63,7 @@ def routes(
             timing.has_answered()
             return json_response({"predictions": _rows(outputs)})
 
-    found: list[BaseRoute] = [NamedRoute("/v1/models", names, methods=["GET"])]
+    found = [NamedRoute("/v1/models", names, methods=["GET"])]
     for model in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
         found += [
             NamedRoute(f"{model}:predict", predict, methods=["POST"]),

@@ -10,7 +10,7 @@ import structlog
 
 from service import logs
 from tests.pictures import Pixels
-from tests.service.serving import Application, serving_models
+from tests.service.serving import MAX_SAMPLES, Application, serving_models
 from training.data import Part
 
 
@@ -45,6 +45,6 @@ def service(models_folder: Path) -> Iterator[Application]:
     """A running application with small limits, shared: tests count on no figure of its metrics."""
     limits = {"max_images": 8, "max_body_bytes": 100_000, "max_request_pixels": 40_000}
     with serving_models(
-        models_folder, max_image_pixels=30_000, max_samples=512, **limits
+        models_folder, max_image_pixels=30_000, max_samples=MAX_SAMPLES, **limits
     ) as application:
         yield application

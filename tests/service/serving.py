@@ -42,6 +42,9 @@ PATIENCE_SECONDS = 60
 PNG = {"Content-Type": "image/png"}
 JSON = {"Content-Type": "application/json"}
 
+MAX_SAMPLES = 512
+"""Of the shared service; where `samples=auto` never settles, it decides the answer."""
+
 Floats = NDArray[np.float32]
 
 

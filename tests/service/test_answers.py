@@ -1,5 +1,6 @@
 """Sets, typicality and abstention, as they go over the wire."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,20 +71,22 @@ def test_sets_cover_what_was_asked_for_and_grow_with_it(
     for coverage in (0.5, 0.9, 0.99):
         found = sets(ask(everything, held_out.images[:, 0], f"coverage={coverage}&sets={kind}"))
         covered = np.mean([label in each for label, each in zip(truth, found, strict=True)])
-        # Validation and test have 180 images each, so a share of 0.9 errs by 0.03.
-        assert covered >= coverage - 0.07
+        # Validation and test have 180 images each: the share that is covered errs by both.
+        deviation = math.sqrt(2 * coverage * (1 - coverage) / len(truth))
+        assert covered >= coverage - 4 * deviation
         larger = float(np.mean([len(each) for each in found]))
         assert larger >= size
         size = larger
 
 
 def test_the_likeliest_class_of_a_set_comes_first(everything: Application, digits: Pixels) -> None:
-    answer = ask(everything, digits[:40], "coverage=0.99")
-    assert any(len(each) > 1 for each in sets(answer))
-    for each in answer.predictions:
-        listed = [each.probabilities[name] for name in each.prediction_set or []]
-        assert listed == sorted(listed, reverse=True)
-        assert not listed or each.prediction_set == [each.label, *(each.prediction_set or [])[1:]]
+    for coverage in (0.99, 0.9999):  # of the latter every class, however sure the model is
+        answer = ask(everything, digits[:40], f"coverage={coverage}")
+        for each in answer.predictions:
+            listed = [each.probabilities[name] for name in each.prediction_set or []]
+            assert listed == sorted(listed, reverse=True)
+            assert not listed or (each.prediction_set or [])[0] == each.label
+    assert all(len(each) > 1 for each in sets(answer))
 
 
 def test_a_coverage_beyond_the_validation_images_takes_every_class(
@@ -110,7 +113,7 @@ def test_noise_is_less_typical_than_digits(everything: Application, digits: Pixe
         for pixels in (digits, noise)
     )
     assert known > 0.3
-    assert strange < 0.1
+    assert strange < known / 2
 
 
 def test_decisions_change_nothing_else(everything: Application, digit: Pixels) -> None:

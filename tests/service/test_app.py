@@ -1,18 +1,23 @@
 """The wiring: routes, their description, start and stop."""
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from service import API_VERSION, schemas
 from service.app import create_app, create_worker_app
 from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE
+from service.routes import NamedRoute
+from service.routes.open_inference import LENGTH_HEADER
 from service.settings import ServiceSettings
 from tests.service.bad_requests import PICTURE
 from tests.service.serving import (
+    MAX_SAMPLES,
     PNG,
     Application,
     HeldPredictor,
@@ -36,23 +41,24 @@ ANSWERS = {
     ("get", "/health/live"): schemas.Live,
     ("get", "/health/ready"): schemas.Ready,
 }
+EVERYWHERE = {400, 431, 500, 503}
 ERRORS = {
-    ("post", "/predict"): {400, 404, 408, 413, 415, 500, 503, 504},
-    ("post", "/uncertainty"): {400, 404, 408, 413, 415, 500, 503, 504},
-    ("get", "/models"): {400, 500},
-    ("get", "/models/{name}"): {400, 404, 500, 503},
+    ("post", "/predict"): {404, 408, 413, 415, 504},
+    ("post", "/uncertainty"): {404, 408, 413, 415, 504},
+    ("get", "/models"): set(),
+    ("get", "/models/{name}"): {404},
     **{
-        ("post", f"/models/{{name}}/{action}"): {400, 403, 404, 409, 500, 503, 504}
+        ("post", f"/models/{{name}}/{action}"): {403, 404, 409, 504}
         for action in ("canary", "promote", "rollback", "pin", "follow")
     },
-    ("get", "/health/live"): {400, 500},
-    ("get", "/health/ready"): {400, 500, 503},
+    ("get", "/health/live"): set(),
+    ("get", "/health/ready"): set(),
 }
 
 
 @pytest.fixture(scope="module")
 def description() -> Any:
-    return create_app(ServiceSettings()).openapi()
+    return create_app(ServiceSettings(max_samples=MAX_SAMPLES)).openapi()
 
 
 def operations(description: Any) -> Iterator[tuple[str, str, Any]]:
@@ -74,8 +80,15 @@ def test_the_description_is_served(service: Application, description: Any) -> No
 
 
 def test_every_route_is_described(description: Any) -> None:
+    app = create_app(ServiceSettings())
+    protocols = {
+        (method.lower(), route.path)
+        for route in app.routes
+        if isinstance(route, NamedRoute)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
     found = {(method, path) for method, path, _ in operations(description)}
-    assert found == set(ANSWERS) | {("get", "/metrics")}
+    assert found == protocols | set(ANSWERS) | {("get", "/metrics"), ("get", "/")}
     assert all(operation["summary"] for _, _, operation in operations(description))
 
 
@@ -84,8 +97,45 @@ def test_every_answer_and_every_error_is_described(description: Any, key: tuple[
     method, path = key
     responses = description["paths"][path][method]["responses"]
     assert schema_of(responses.pop("200")) == ANSWERS[key].__name__
-    assert set(responses) == {str(status) for status in ERRORS[key]} | {"default"}
+    assert set(responses) == {str(status) for status in EVERYWHERE | ERRORS[key]} | {"default"}
     assert {schema_of(response) for response in responses.values()} == {"Error"}
+
+
+def test_every_reference_of_the_description_leads_somewhere(description: Any) -> None:
+    references = set(re.findall(r'"\$ref":"#/([^"]+)"', orjson.dumps(description).decode()))
+    assert "components/schemas/EncodedImage" in references
+    for reference in references:
+        place = description
+        for name in reference.split("/"):
+            place = place[name]
+        assert place
+
+
+def test_every_operation_has_a_name_of_its_own_and_its_parameters(description: Any) -> None:
+    names = [operation["operationId"] for _, _, operation in operations(description)]
+    assert len(set(names)) == len(names)
+    for _, path, operation in operations(description):
+        told = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "path"}
+        assert told == set(re.findall(r"{(\w+)}", path))
+
+
+@pytest.mark.parametrize(
+    "path", ["/predict", "/v1/models/{name}:predict", "/v2/models/{name}/infer"]
+)
+def test_the_example_of_a_body_is_answered(
+    service: Application, description: Any, path: str
+) -> None:
+    body = description["paths"][path]["post"]["requestBody"]["content"][JSON_TYPE]["example"]
+    response = service.post(path.replace("{name}", "digits"), json=body)
+    assert response.status_code == 200, response.text
+
+
+def test_binary_bodies_are_described_both_ways(description: Any) -> None:
+    infer = description["paths"]["/v2/models/{name}/infer"]["post"]
+    for content in (infer["requestBody"]["content"], infer["responses"]["200"]["content"]):
+        assert set(content) == {JSON_TYPE, "application/octet-stream"}
+    assert LENGTH_HEADER in {each["name"] for each in infer["parameters"]}
+    assert LENGTH_HEADER in infer["responses"]["200"]["headers"]
 
 
 def test_the_described_shapes_are_those_that_the_tests_check(description: Any) -> None:
@@ -101,7 +151,8 @@ def test_bodies_and_parameters_are_described(description: Any, path: str) -> Non
     content = operation["requestBody"]["content"]
     assert operation["requestBody"]["required"]
     assert set(content) == {JSON_TYPE, FORM_TYPE, *IMAGE_TYPES}
-    assert content[JSON_TYPE]["schema"]["required"] == ["instances"]
+    assert content[JSON_TYPE]["schema"]["$ref"] == "#/components/schemas/Instances"
+    assert description["components"]["schemas"]["Instances"]["required"] == ["instances"]
     expected = {"model", "version"}
     if path == "/uncertainty":
         expected |= {"samples", "seed", "method", "design", "coverage", "sets", "max_risk"}
@@ -110,8 +161,12 @@ def test_bodies_and_parameters_are_described(description: Any, path: str) -> Non
 
 
 def test_switched_off_uncertainty_is_not_described() -> None:
-    paths = create_app(ServiceSettings(uncertainty=False)).openapi()["paths"]
-    assert set(paths) == {path for _, path in ANSWERS} - {"/uncertainty"} | {"/metrics"}
+    with_it, without = (
+        set(create_app(ServiceSettings(uncertainty=offered)).openapi()["paths"])
+        for offered in (True, False)
+    )
+    assert with_it - without == {"/uncertainty"}
+    assert without < with_it
 
 
 def test_a_worker_takes_its_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.pictures import Pixels, encode, instances
 from tests.service.serving import (
     JSON,
+    MAX_SAMPLES,
     PNG,
     Application,
     HeldPredictor,
@@ -56,7 +57,7 @@ def test_requests_that_share_a_run_get_the_bytes_they_would_get_alone(
     asked = [(route, encode(digit)) for digit in digits[1:13] for route in ROUTES]
     alone = [service.post(route, body, headers=PNG).content for route, body in asked]
     held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held) as together:
+    with serving_stub(models_folder, held, max_samples=MAX_SAMPLES) as together:
         first = together.submit("POST", "/predict", content=encode(digits[0]), headers=PNG)
         held.wait_until_running()
         answers = [

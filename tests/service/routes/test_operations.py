@@ -55,19 +55,6 @@ def test_without_a_bundle_it_lives_but_is_not_ready_and_says_how_to_get_one(
         check_error(response, 503, "not_ready", sentence)
 
 
-def test_the_page_links_to_the_documentation(service: Application) -> None:
-    response = service.get("/")
-    assert response.status_code == 200
-    assert response.headers["Content-Type"].startswith("text/html")
-    assert 'href="/docs"' in response.text
-
-
-def test_docs_show_the_openapi_description(service: Application) -> None:
-    response = service.get("/docs")
-    assert response.status_code == 200
-    assert "/openapi.json" in response.text
-
-
 def test_metrics_are_prometheus_text(service: Application) -> None:
     response = service.get("/metrics")
     assert response.status_code == 200
