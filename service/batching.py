@@ -195,7 +195,7 @@ class Batcher:
 
     def _answer_now(self, job: Job) -> Answer:
         self._had_one = True
-        (run,) = self._answer_each(Run([job]))
+        (run,) = self._answer_each(Run([job], job.rows))
         answer = run.take_answers()[0]
         self._loop.call_soon(self._end_turn, run)
         try:
@@ -224,7 +224,8 @@ class Batcher:
         job.answer = None  # an error's trace leads to the caller: it must not lead back
         if job.waiting:
             self._queue.withdraw(job)
-        self._terminate_if_unawaited()
+        if self._running is not None:
+            self._terminate_if_unawaited()
 
     def _terminate_if_unawaited(self) -> None:
         if self._running and self._run_options and not self._running.is_awaited():
@@ -299,14 +300,16 @@ class Batcher:
         except Exception as error:
             if len(run.jobs) > 1 and run.is_awaited():
                 jobs = [job for job in run.jobs if job.has_caller()]
-                return [again for job in jobs for again in self._answer_each(Run([job]))]
+                return [again for job in jobs for again in self._answer_each(Run([job], job.rows))]
             run.answers = [error] * len(run.jobs)
         return [run]
 
     def _answer_together(self, run: Run) -> Sequence[Answer]:
         jobs = run.jobs
         images = _joined([job.images for job in jobs])
-        prediction = self._predictor.predict(images if run.part is None else images[run.part])
+        if run.part is not None:
+            images = images[run.part]
+        prediction = self._predictor.predict(images)
         run.trunk_ended = time.perf_counter()
         if len(jobs) == 1:
             return [self._answer_of(prediction, jobs[0].sampling)]
@@ -337,26 +340,23 @@ class Batcher:
         if not run.ended:
             return
         times = run.started, run.trunk_ended, run.ended
-        self._latency.note(run.jobs, run.rows, run.ended - run.started)
-        if run.ended - run.started > self._limits.inline_seconds:  # shorter ones say too little
-            trunk_seconds, head_seconds = run.trunk_ended - run.started, run.ended - run.trunk_ended
-            self._latency.note_rates(run.jobs, run.rows, trunk_seconds, head_seconds)
-        if run.part is None:
-            jobs = [(job.rows, job.sampling is None, job.waiting_since) for job in run.jobs]
-        else:
-            (job,) = run.jobs
-            jobs = [(run.rows, job.sampling is None, job.waiting_since)]
-        self._tally.later(self._count_run, times, jobs)
+        seconds = run.ended - run.started
+        self._latency.note(run.jobs, run.rows, seconds)
+        if seconds > self._limits.inline_seconds:  # shorter ones say too little
+            trunk_seconds = run.trunk_ended - run.started
+            self._latency.note_rates(run.jobs, run.rows, trunk_seconds, seconds - trunk_seconds)
+        jobs = [(job.sampling is None, job.waiting_since) for job in run.jobs]
+        self._tally.later(self._count_run, times, run.rows, jobs)
 
     def _count_run(
-        self, times: tuple[float, float, float], jobs: list[tuple[int, bool, float]]
+        self, times: tuple[float, float, float], rows: int, jobs: list[tuple[bool, float]]
     ) -> None:
-        """Count a run; of each job there is how many rows, whether plain, and when submitted."""
+        """Count a run; of each job there is whether it is plain, and since when it waited."""
         started, trunk_ended, ended = times
-        self._batch_rows.observe(sum(rows for rows, _, _ in jobs))
+        self._batch_rows.observe(rows)
         self._trunk_seconds.observe(trunk_ended - started)
-        plain = [started - submitted for _, is_plain, submitted in jobs if is_plain]
-        sampled = [started - submitted for _, is_plain, submitted in jobs if not is_plain]
+        plain = [started - since for is_plain, since in jobs if is_plain]
+        sampled = [started - since for is_plain, since in jobs if not is_plain]
         if plain:
             self.statistics.ran(ended - started, sum(plain), len(plain))
         if sampled:

@@ -27,9 +27,9 @@ class Job:
         "images",
         "kind",
         "parts",
-        "row_seconds",
         "rows",
         "sampling",
+        "seconds",
         "timeout_seconds",
         "waiting",
         "waiting_since",
@@ -51,8 +51,8 @@ class Job:
         """Where its caller waits, unless it was answered at once."""
         self.waiting = 0
         """Rows that wait in the queue."""
-        self.row_seconds: float
-        """What one row is estimated to take; set by the queue."""
+        self.seconds: float
+        """What all its rows are estimated to take; set by the queue."""
         self.parts: list[Answer]
         """Answers of the slices that have run; set by the queue."""
 
@@ -64,7 +64,7 @@ class Job:
         """Tell whether its caller has not given up, nor is to."""
         if now > self.deadline:
             self.give_up()
-        return self.has_caller()
+        return self.answer is not None and not self.answer.done()
 
     def give_up(self) -> None:
         """Tell its caller that time is over."""

@@ -64,6 +64,8 @@ class LatencyEstimator:
     def seen_seconds(self, jobs: Sequence[Job]) -> float:
         """Seconds that one run of all jobs will take; infinite where a kind was never run."""
         known = self._seconds_per_row.get
+        if len(jobs) == 1:
+            return jobs[0].rows * known(jobs[0].kind, math.inf)
         return sum([job.rows * known(job.kind, math.inf) for job in jobs])
 
     def row_seconds(self, sampling: Sampling | None) -> float:
@@ -89,8 +91,8 @@ class LatencyEstimator:
 
     def note(self, jobs: Sequence[Job], rows: int, seconds: float) -> None:
         """Learn from a run of `rows` rows, if all of it was of one kind."""
-        kind, *others = [job.kind for job in jobs]
-        if kind is None or any(other != kind for other in others):
+        kind = jobs[0].kind
+        if kind is None or (len(jobs) > 1 and any(job.kind != kind for job in jobs)):
             return
         if len(self._seconds_per_row) > _MOST_KINDS:
             self._seconds_per_row.clear()

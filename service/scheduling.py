@@ -28,6 +28,8 @@ class Run:
     """One run of the network; its times are seconds of `time.perf_counter`."""
 
     jobs: Sequence[Job]
+    rows: int
+    """Images in it."""
     part: slice | None = None
     """Which rows of the only job; None: all rows of each job."""
     started: float = 0.0
@@ -35,13 +37,6 @@ class Run:
     ended: float = 0.0
     """0 where it has failed."""
     answers: "Sequence[Answer | Exception]" = ()
-
-    @property
-    def rows(self) -> int:
-        """Images in it."""
-        if self.part is not None:
-            return int(self.part.stop - self.part.start)
-        return sum([job.rows for job in self.jobs])
 
     @property
     def seconds(self) -> float:
@@ -93,18 +88,18 @@ class JobQueue:
             TooCostlyError: it takes longer than its caller waits, even alone.
             OverloadedError: it would have to wait for longer than that.
         """
-        job.row_seconds = self._latency.row_seconds(job.sampling)
-        if job.rows * job.row_seconds > self._slice_seconds:
+        job.seconds = seconds = job.rows * self._latency.row_seconds(job.sampling)
+        if seconds > self._slice_seconds:
             self._require_affordable(job)
             self._require_time(job, self._seconds_of_turns(job))
             job.parts = []
             self._long.append(job)
         else:
             self._require_time(job, self._short_seconds)
-            self._short_seconds += job.rows * job.row_seconds
+            self._short_seconds += seconds
             self._short.append(job)
-        self.rows += job.rows
         job.waiting = job.rows
+        self.rows += job.rows
 
     def take(self) -> Run | None:
         """Take what is to be run next; None if nobody waits any more."""
@@ -141,22 +136,21 @@ class JobQueue:
         rows, seconds = 0, 0.0
         while short:
             job = short[0]
-            its_seconds = job.rows * job.row_seconds
             if jobs and (
-                rows + job.rows > self._batch_rows or seconds + its_seconds > self._slice_seconds
+                rows + job.rows > self._batch_rows or seconds + job.seconds > self._slice_seconds
             ):
                 break
             short.popleft()
-            self._short_seconds -= its_seconds
+            self._short_seconds -= job.seconds
             self.rows -= job.waiting
             job.waiting = 0
             if job.is_awaited(now):
                 jobs.append(job)
                 rows += job.rows
-                seconds += its_seconds
+                seconds += job.seconds
         if not short:
             self._short_seconds = 0.0  # what rounding has left
-        return Run(jobs) if jobs else None
+        return Run(jobs, rows) if jobs else None
 
     def _take_slice(self, now: float) -> Run | None:
         while self._long:
@@ -164,13 +158,14 @@ class JobQueue:
             if not job.waiting:
                 continue
             if job.is_awaited(now) and self._can_end_in_time(job, now):
-                return Run([job], self._next_part(job))
+                part = self._next_part(job)
+                return Run([job], part.stop - part.start, part)
             self.withdraw(job)
         return None
 
     def _next_part(self, job: Job) -> slice:
-        job.row_seconds = self._latency.row_seconds(job.sampling)
-        most = int(self._slice_seconds / job.row_seconds) if job.row_seconds else job.rows
+        row_seconds = self._latency.row_seconds(job.sampling)  # as learnt meanwhile
+        most = int(self._slice_seconds / row_seconds) if row_seconds else job.rows
         rows = min(max(1, most), self._batch_rows, job.waiting)
         start = job.rows - job.waiting
         job.waiting -= rows
@@ -191,9 +186,8 @@ class JobQueue:
 
     def _seconds_of_turns(self, job: Job) -> float:
         """Return how long the turns of other long jobs take until all of `job` has had its own."""
-        its_seconds = job.rows * job.row_seconds
-        others = [min(each.waiting * each.row_seconds, its_seconds) for each in self._long]
-        return its_seconds + sum(others) if others else 0.0
+        others = [min(each.seconds * each.waiting / each.rows, job.seconds) for each in self._long]
+        return job.seconds + sum(others) if others else 0.0
 
     def _require_affordable(self, job: Job) -> None:
         row_seconds = self._latency.least_row_seconds(job.sampling)
