@@ -148,7 +148,7 @@ class Batcher:
         self._closing = True
         if not await self._is_idle_within(timeout_seconds):
             self._abort()
-            await self._is_idle_within(_TERMINATION_SECONDS)
+            await self._is_idle_within(_TERMINATION_SECONDS if self._run_options else 0)
         self._stop_showing()
         self._thread.shutdown(wait=self._idle.is_set())
 

@@ -1,9 +1,10 @@
 """Which waiting rows go into the next run. Knows no network, no thread and no event loop.
 
 Short jobs go in the order of their coming, as many as fill a run. A job that is estimated to take
-longer than a run may is long: it is run in slices of its rows, and long jobs take turns. While
-both kinds wait, each has as much time as the other, so nobody waits behind somebody else's long
-job for more than a slice of it.
+longer than a run may is long: it is run in slices of its rows. While both kinds wait, each has as
+much time as the other, so a short job waits for no more than a slice of somebody else's long one.
+Of long jobs that with the least left goes first (shortest remaining processing time; Schrage 1968):
+where not all can be answered in time, most are. In turns they would all be late together.
 """
 
 import time
@@ -20,7 +21,7 @@ SLICE_SECONDS = 0.1
 """Longest run by default, as estimated: about what others may wait for."""
 
 _ADVISED_SHARE = 0.5
-"""Of the time allowed, what a refused request is advised to take: others want their turns."""
+"""Of the time allowed, what a refused request is advised to take: others use the model as well."""
 
 
 @dataclass(slots=True)
@@ -66,7 +67,9 @@ class JobQueue:
         self._slice_seconds = slice_seconds
         self._latency = latency
         self._short: deque[Job] = deque()
-        self._long: deque[Job] = deque()
+        self._long: list[Job] = []
+        self._sliced: Job | None = None
+        """The long job of which a slice runs."""
         self._lead = 0.0
         """Seconds that long jobs ran more than short ones while both waited."""
         self.rows = 0
@@ -89,9 +92,9 @@ class JobQueue:
             OverloadedError: it would have to wait for longer than that.
         """
         job.seconds = seconds = job.rows * self._latency.row_seconds(job.sampling)
-        if seconds > self._slice_seconds:
+        if seconds > self._slice_seconds and (job.rows > 1 or job.sampling is not None):
             self._require_affordable(job)
-            self._require_time(job, self._seconds_of_turns(job))
+            self._require_time(job, self._seconds_behind_others(job))
             job.parts = []
             self._long.append(job)
         else:
@@ -113,10 +116,11 @@ class JobQueue:
         return self._take_slice(now) or self._take_short(now)
 
     def ran(self, run: Run) -> None:
-        """Count a run's time for its side, and let the rest of a long job wait for its turn."""
+        """Count a run's time for its side, and let the rest of a long job wait again."""
         if run.part is not None:
             (job,) = run.jobs
             job.waiting_since = run.ended
+            self._sliced = None
             self._lead += run.seconds
             if job.waiting:
                 self._long.append(job)
@@ -124,7 +128,7 @@ class JobQueue:
             self._lead = max(0.0, self._lead - run.seconds)
 
     def withdraw(self, job: Job) -> None:
-        """Let a job wait no more, and free its images; its place is skipped when its turn comes."""
+        """Let a job wait no more, and free its images; `take` passes over what is left of it."""
         self.rows -= job.waiting
         job.waiting = 0
         job.images = job.images[:0].copy()
@@ -154,11 +158,11 @@ class JobQueue:
 
     def _take_slice(self, now: float) -> Run | None:
         while self._long:
-            job = self._long.popleft()
-            if not job.waiting:
-                continue
+            job = min(self._long, key=_remaining_seconds)
+            self._long.remove(job)
             if job.is_awaited(now) and self._can_end_in_time(job, now):
                 part = self._next_part(job)
+                self._sliced = job
                 return Run([job], part.stop - part.start, part)
             self.withdraw(job)
         return None
@@ -178,37 +182,43 @@ class JobQueue:
             return True
         job.fail(
             OverloadedError(
-                f"Others use the model as well, and this request cannot be answered within its "
-                f"{job.timeout_seconds:g} seconds; try again later, with fewer images or samples."
+                f"The model has too much to do to answer this within {job.timeout_seconds:g} "
+                "seconds; try again later, with fewer images or samples."
             )
         )
         return False
 
-    def _seconds_of_turns(self, job: Job) -> float:
-        """Return how long the turns of other long jobs take until all of `job` has had its own."""
-        others = [min(each.seconds * each.waiting / each.rows, job.seconds) for each in self._long]
-        return job.seconds + sum(others) if others else 0.0
+    def _seconds_behind_others(self, job: Job) -> float:
+        """Return how long `job` takes behind long jobs with less left; 0 where there is none."""
+        others = self._long if self._sliced is None else [*self._long, self._sliced]
+        left = [_remaining_seconds(each) for each in others]
+        before = sum([seconds for seconds in left if seconds <= job.seconds])
+        return before + job.seconds if before else 0.0
 
     def _require_affordable(self, job: Job) -> None:
         row_seconds = self._latency.least_row_seconds(job.sampling)
         seconds = job.rows * row_seconds
-        if seconds <= job.timeout_seconds or (job.rows == 1 and job.sampling is None):
+        if seconds <= job.timeout_seconds:
             return
         advised = job.timeout_seconds * _ADVISED_SHARE
-        images = int(advised / row_seconds)
-        instead = [f"{min(images, job.rows)} images"] if images else []
+        images = min(int(advised / row_seconds), job.rows)
+        instead = [f"send at most {images} images at once"] if images else []
         if isinstance(job.sampling, Fixed):
             samples = self._latency.samples_within(advised / job.rows)
-            instead += [f"{samples} samples"] if samples else []
-        at_most = " or ".join(instead) or "one image, without samples,"
+            instead += [f"draw at most {samples} samples"] if samples else []
         raise TooCostlyError(
             f"This would take about {seconds:.2g} seconds, and {job.timeout_seconds:g} are "
-            f"allowed; send at most {at_most} at once."
+            f"allowed; {', or '.join(instead) or 'send one image, and draw no samples'}."
         )
 
     def _require_time(self, job: Job, seconds: float) -> None:
         if seconds > job.timeout_seconds:
             raise OverloadedError(
-                f"What waits already takes about {seconds:.0f} seconds, and this request waits "
-                f"for {job.timeout_seconds:g}; try again later, with fewer images or samples."
+                f"What waits already takes about {seconds:.0f} seconds, and this request may take "
+                f"{job.timeout_seconds:g}; try again later, with fewer images or samples."
             )
+
+
+def _remaining_seconds(job: Job) -> float:
+    """Return how long its rows that still wait take, as was estimated when it came."""
+    return job.seconds * job.waiting / job.rows
