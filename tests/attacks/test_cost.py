@@ -25,6 +25,7 @@ from service.latency import Costs
 from service.metrics import Metrics
 from tests.model.test_sessions import endless_graph
 from tests.pictures import instances
+from tests.service.bad_requests import PICTURE
 from tests.service.serving import (
     JSON,
     PATIENCE_SECONDS,
@@ -294,11 +295,9 @@ def test_slices_give_the_same_bytes(
     assert [each.tobytes() for each in sliced] == [each.tobytes() for each in whole]
 
 
-def test_a_bundles_costs_are_measured_when_it_is_loaded(
-    models_folder: Path, held_out: Part
-) -> None:
+def test_a_bundles_costs_are_measured_when_it_is_loaded(models_folder: Path) -> None:
     """Of a network that takes microseconds, by a request of as many samples as there may be."""
-    body = instances([held_out.images[0, 0]] * 8)
+    body = instances([PICTURE] * 8)
     limits = {"inference_timeout_seconds": 0.11, "max_samples": 65_536}
     with serving_models(models_folder, **limits) as service:
         refused = service.post("/uncertainty?samples=65536&seed=9", body, headers=JSON)
