@@ -131,8 +131,9 @@ class JobQueue:
         """Let a job wait no more, and free its images; `take` passes over what is left of it."""
         self.rows -= job.waiting
         job.waiting = 0
-        job.images = job.images[:0].copy()
         job.parts = []
+        if job is not self._sliced:  # whose images the run that has begun may still have to read
+            job.images = job.images[:0].copy()
 
     def _take_short(self, now: float) -> Run | None:
         """Take jobs in order, as many as fill one run; leave out who has hung up."""
@@ -193,7 +194,8 @@ class JobQueue:
         others = self._long if self._sliced is None else [*self._long, self._sliced]
         left = [_remaining_seconds(each) for each in others]
         before = sum([seconds for seconds in left if seconds <= job.seconds])
-        return before + job.seconds if before else 0.0
+        own = job.rows * self._latency.least_row_seconds(job.sampling)
+        return before + own if before else 0.0
 
     def _require_affordable(self, job: Job) -> None:
         row_seconds = self._latency.least_row_seconds(job.sampling)
