@@ -94,11 +94,14 @@ class JobQueue:
         job.seconds = seconds = job.rows * self._latency.row_seconds(job.sampling)
         if seconds > self._slice_seconds and (job.rows > 1 or job.sampling is not None):
             self._require_affordable(job)
-            self._require_time(job, self._seconds_behind_others(job))
+            busy_seconds = self._seconds_behind_others(job)
+            if busy_seconds > job.timeout_seconds:
+                raise _overloaded(job, busy_seconds)
             job.parts = []
             self._long.append(job)
         else:
-            self._require_time(job, self._short_seconds)
+            if self._short_seconds > job.timeout_seconds:
+                raise _overloaded(job, self._short_seconds)
             self._short_seconds += seconds
             self._short.append(job)
         job.waiting = job.rows
@@ -213,12 +216,12 @@ class JobQueue:
             f"allowed; {', or '.join(instead) or 'send one image, and draw no samples'}."
         )
 
-    def _require_time(self, job: Job, seconds: float) -> None:
-        if seconds > job.timeout_seconds:
-            raise OverloadedError(
-                f"What waits already takes about {seconds:.0f} seconds, and this request may take "
-                f"{job.timeout_seconds:g}; try again later, with fewer images or samples."
-            )
+
+def _overloaded(job: Job, seconds: float) -> OverloadedError:
+    return OverloadedError(
+        f"What waits already takes about {seconds:.0f} seconds, and this request may take "
+        f"{job.timeout_seconds:g}; try again later, with fewer images or samples."
+    )
 
 
 def _remaining_seconds(job: Job) -> float:

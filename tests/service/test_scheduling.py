@@ -104,7 +104,7 @@ def test_rows_that_wait_are_counted_until_they_are_run_or_withdrawn(
 def test_a_slice_that_is_taken_keeps_its_images_when_its_job_is_withdrawn(
     queue: JobQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
-    """Its thread may not have read them yet, and of no rows it would learn that rows cost nothing."""
+    """Its thread may not have read them yet, and of no rows it would learn a cost of nothing."""
     job = awaited(loop, 30)
     queue.add(job)
     run = queue.take()
