@@ -23,8 +23,8 @@ from model.calibration import CALIBRATION_FILE, Arrays, Calibrated, uniform_draw
 from model.errors import BundleError, MethodError
 from model.figures import BLOCK, DETAILS, MAIN, Feeds, behind, rule, scaling
 from model.masks import Masks
-from model.sampling import Analytic, Auto, Fixed, Sampling
-from model.sessions import Session, start
+from model.sampling import FIRST_BLOCK, Analytic, Auto, Fixed, Sampling
+from model.sessions import RunOptions, Session, run_options, start
 from model.settling import settled
 from model.uncertainty import Summary, Uncertainty, answer, integrate, joined, softmax, summarise
 
@@ -34,9 +34,6 @@ does more. Of int8 too: its integers are exact, and what is rounded comes behind
 
 _HEAD_BYTES = 32 * 2**20
 """Bound on the largest array of one run of the head, [rows, samples, width]."""
-
-_FIRST_BLOCK = 16
-"""Samples of the first block where their number is automatic; each further one doubles them."""
 
 _BOUND = 4
 """Ways of asking whose masks stay bound to the head; each holds as much as one of its runs."""
@@ -89,12 +86,26 @@ class Prediction:
             (self, rows),
         )
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Prediction]") -> "Prediction":
+        """Put the rows of several passes one after another."""
+        probabilities, labels = zip(*[part.classification for part in parts], strict=True)
+        return cls(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.features for part in parts]),
+            (np.concatenate(probabilities), np.concatenate(labels)),
+            parts[0].temperature,
+        )
+
 
 class _Bound:
     """What stays of the head's runs from one to the next: inputs, and the outputs' places."""
 
-    def __init__(self, head: Session, feeds: Feeds, names: Sequence[str]) -> None:
+    def __init__(
+        self, head: Session, feeds: Feeds, names: Sequence[str], options: RunOptions
+    ) -> None:
         self._head = head
+        self._options = options
         self._feeds = feeds  # the binding may point into them
         self._names = names
         self._rows = 0
@@ -109,7 +120,7 @@ class _Bound:
             for name in self._names:
                 self._binding.bind_output(name)
         self._binding.bind_cpu_input("features", features)
-        self._head.run_with_iobinding(self._binding)
+        self._head.run_with_iobinding(self._binding, self._options)
         return self._binding.copy_outputs_to_cpu()
 
 
@@ -122,6 +133,8 @@ class Predictor:
         self._head = head
         self.calibrated: Calibrated | None = None
         """Its temperatures, and what turns answers into decisions; None: answers as they come."""
+        self.run_options = run_options()
+        """Of every run of both graphs: to end one from another thread."""
         self._bound: LRUCache[tuple[Fixed, float], _Bound] = LRUCache(_BOUND)
         self._last_asked: tuple[Fixed, float] | None = None
         self._last_bound: _Bound
@@ -156,21 +169,16 @@ class Predictor:
         temperature = self.calibrated.numbers.temperature if self.calibrated else 1.0
         if len(images) <= _MAX_TRUNK_ROWS:
             return self._predict(images, temperature)
-        parts = [
-            self._predict(images[start:stop], temperature)
-            for start, stop in _chunks(len(images), _MAX_TRUNK_ROWS)
-        ]
-        probabilities, labels = zip(*[part.classification for part in parts], strict=True)
-        return Prediction(
-            np.concatenate([part.logits for part in parts]),
-            np.concatenate([part.features for part in parts]),
-            (np.concatenate(probabilities), np.concatenate(labels)),
-            temperature,
+        return Prediction.joined(
+            [
+                self._predict(images[start:stop], temperature)
+                for start, stop in _chunks(len(images), _MAX_TRUNK_ROWS)
+            ]
         )
 
     def _predict(self, images: Floats, temperature: float) -> Prediction:
         feeds = {"images": images, **classification.scaling(temperature)}
-        logits, features, probabilities, labels = self._model.run(_ANSWER, feeds)
+        logits, features, probabilities, labels = self._model.run(_ANSWER, feeds, self.run_options)
         return Prediction(logits, features, (probabilities, labels), temperature)
 
     def sample(self, features: Floats, how: Fixed) -> Floats:
@@ -183,13 +191,11 @@ class Predictor:
         rows = self._head_rows(how.samples)
         if len(features) <= rows:
             return Summary.of(bound.run(features))
-        parts = [
-            Summary.of(bound.run(features[start:stop]))
-            for start, stop in _chunks(len(features), rows)
-        ]
-        return Summary(
-            np.concatenate([part.values for part in parts]),
-            np.concatenate([part.labels for part in parts]),
+        return Summary.joined(
+            [
+                Summary.of(bound.run(features[start:stop]))
+                for start, stop in _chunks(len(features), rows)
+            ]
         )
 
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
@@ -242,7 +248,7 @@ class Predictor:
         parts, order = [], []
         total = 0
         while len(waiting):
-            start, total = total, min(max(_FIRST_BLOCK, 2 * total), how.most)
+            start, total = total, min(max(FIRST_BLOCK, 2 * total), how.most)
             block = tuple(mask[start:total] for mask in drawn)
             more = self._sampled(prediction.features[waiting], block)
             logits = np.concatenate([logits, more], axis=1)
@@ -285,7 +291,8 @@ class Predictor:
         return _joined(runs)
 
     def _run(self, names: Sequence[str], features: Floats, drawn: Masks) -> Sequence[Any]:
-        return self._head.run(names, {"features": features, **self._feeds(drawn)})
+        feeds = {"features": features, **self._feeds(drawn)}
+        return self._head.run(names, feeds, self.run_options)
 
     def _bind(self, how: Fixed) -> _Bound:
         """Bind to the head what does not change from one request to the next."""
@@ -294,7 +301,7 @@ class Predictor:
             if asked not in self._bound:
                 drawn = masks.draw(how.seed, how.samples, self._layers, how.design)
                 names = MAIN if how.brief or how.samples == 1 else MAIN + DETAILS
-                self._bound[asked] = _Bound(self._head, self._feeds(drawn), names)
+                self._bound[asked] = _Bound(self._head, self._feeds(drawn), names, self.run_options)
             self._last_asked, self._last_bound = asked, self._bound[asked]
         return self._last_bound
 

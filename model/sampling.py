@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from model.masks import Design
 
+FIRST_BLOCK = 16
+"""Samples of the first block where their number is automatic; each further one doubles them."""
+
 
 class Fixed(NamedTuple):  # compared and hashed for every request: five times as fast
     """A number of samples that is named beforehand."""

@@ -25,10 +25,23 @@ class Binding(Protocol):
         ...
 
 
+class RunOptions(Protocol):
+    """What is used of `onnxruntime.RunOptions`."""
+
+    terminate: bool
+    """Set to True, from any thread, it ends the runs under way that have these options at their
+    next node, and each that begins, with an exception; until it is set back."""
+
+
 class Session(Protocol):
     """What is used of `onnxruntime.InferenceSession`."""
 
-    def run(self, output_names: Sequence[str], input_feed: dict[str, Any]) -> Sequence[Any]:
+    def run(
+        self,
+        output_names: Sequence[str],
+        input_feed: dict[str, Any],
+        run_options: RunOptions | None = None,
+    ) -> Sequence[Any]:
         """Run the graph and return the named outputs."""
         ...
 
@@ -40,9 +53,15 @@ class Session(Protocol):
         """Begin a binding."""
         ...
 
-    def run_with_iobinding(self, iobinding: Any) -> None:
+    def run_with_iobinding(self, iobinding: Any, run_options: RunOptions | None = None) -> None:
         """Run the graph on what is bound."""
         ...
+
+
+def run_options() -> RunOptions:
+    """Make options of runs, which another thread may use to end them."""
+    options: RunOptions = onnxruntime.RunOptions()
+    return options
 
 
 def start(model: bytes, threads: int, *, plan: bool = False) -> Session:

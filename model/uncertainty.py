@@ -134,6 +134,14 @@ class Summary:
         values, labels = figures
         return cls(values[:, :, 0], labels[:, 0, 0])
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Summary]") -> "Summary":
+        """Put the rows of several summaries one after another."""
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+        )
+
     def take(self, rows: slice | NDArray[np.int64]) -> "Summary":
         """Return some of the rows."""
         return Summary(self.values[rows], self.labels[rows])

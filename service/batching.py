@@ -1,17 +1,18 @@
 """Rows from many requests -> one run. Knows no HTTP and no file.
 
 Whatever has queued while the last run was under way goes next; nothing waits for a timer. Runs
-happen one at a time: on a thread of their own, so that the event loop stays free, or on the event
-loop itself where they are so brief that waking the thread would count.
+happen one at a time: on a thread of their own, so that the event loop stays free, or inline, on the
+event loop itself, where they are so brief that waking the thread would count. A run that nobody
+waits for any more is ended.
 """
 
 import asyncio
-import math
 import time
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -20,11 +21,18 @@ from numpy.typing import NDArray
 from model.bundle import SAMPLED_SUFFIX
 from model.predictor import Prediction
 from model.sampling import Fixed, Sampling
+from model.sessions import RunOptions
 from model.uncertainty import Summary, Uncertainty
 from service.errors import NotReadyError, OverloadedError
 from service.jobs import Answer, Deadlines, Floats, Job
+from service.latency import Costs, LatencyEstimator
 from service.metrics import Metrics
+from service.scheduling import SLICE_SECONDS, JobQueue, Run
 from service.statistics import Statistics
+
+_STOPPING = "The server is stopping; send the request to another."
+_TERMINATION_SECONDS = 1.0
+"""How long a run that was told to end is waited for."""
 
 
 class RowPredictor(Protocol):
@@ -50,64 +58,10 @@ class Limits:
     batch_rows: int
     queue_rows: int
     timeout_seconds: float
-    brief_seconds: float = 0.002
+    inline_seconds: float = 0.002
     """A run that takes no longer holds up the event loop: to wake a thread takes a tenth of it."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """One run of the network; its times are seconds of `time.perf_counter`."""
-
-    jobs: Sequence[Job]
-    started: float = field(default_factory=time.perf_counter)
-    trunk_ended: float = 0.0
-    ended: float = 0.0
-    """0 where it has failed."""
-    answers: "Sequence[Answer | Exception]" = ()
-
-    @property
-    def rows(self) -> int:
-        """Images in it."""
-        return sum([job.rows for job in self.jobs])
-
-    def let_go(self) -> "Sequence[Answer | Exception]":
-        """Return the answers and keep none: an error's trace leads to this run."""
-        answers, self.answers = self.answers, ()
-        return answers
-
-    def deliver(self) -> None:
-        """Hand each job its answer, unless its caller has given up meanwhile."""
-        for job, answer in zip(self.jobs, self.let_go(), strict=True):
-            if job.answer is None or job.answer.done():
-                continue
-            if isinstance(answer, Exception):
-                job.answer.set_exception(answer)
-            else:
-                job.answer.set_result(answer)
-
-
-_MOST_KINDS = 64  # every seed is one, as its masks are drawn first
-
-
-class _Pace:
-    """How long runs take, as the last ones of each kind did."""
-
-    def __init__(self) -> None:
-        self._seconds_a_row: dict[object, float] = {}
-
-    def expected(self, jobs: Sequence[Job]) -> float:
-        """Seconds that a run will take; infinite where one of its kind was never seen."""
-        known = self._seconds_a_row.get
-        return sum([job.rows * known(job.kind, math.inf) for job in jobs])
-
-    def note(self, run: _Run) -> None:
-        """Learn from a run, if all of it was of one kind."""
-        kind, *others = [job.kind for job in run.jobs]
-        if kind is None or any(other != kind for other in others):
-            return
-        if len(self._seconds_a_row) > _MOST_KINDS:
-            self._seconds_a_row.clear()
-        self._seconds_a_row[kind] = (run.ended - run.started) / run.rows
+    slice_seconds: float = SLICE_SECONDS
+    """A request that is estimated to take longer is run in slices, between which others run."""
 
 
 class Batcher:
@@ -120,12 +74,22 @@ class Batcher:
         limits: Limits,
         metrics: Metrics,
         version: str = "1",
+        costs: Costs | None = None,
+        run_options: RunOptions | None = None,
     ) -> None:
+        """Begin with nobody waiting.
+
+        costs: what the network takes, as measured; None: no request is too costly, and none is run
+            in slices.
+        run_options: those of the predictor's runs, to end one; None: each run ends by itself.
+        """
         self._predictor = predictor
         self._limits = limits
-        self._queue: deque[Job] = deque()
-        self._queued_rows = 0
-        self._pace = _Pace()
+        self._latency = LatencyEstimator(costs)
+        self._queue = JobQueue(limits.batch_rows, limits.slice_seconds, self._latency)
+        self._running: Run | None = None
+        """The run on the thread."""
+        self._run_options = run_options
         self._idle = asyncio.Event()
         self._idle.set()
         self._had_one = False
@@ -135,7 +99,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"inference-{name}")
         self._tally = metrics.tally
         self._stop_showing = metrics.tally.show(
-            metrics.queue_rows.labels(name), lambda: self._queued_rows
+            metrics.queue_rows.labels(name), lambda: self._queue.rows
         )
         self._batch_rows = metrics.batch_rows.labels(name)
         self._trunk_seconds = metrics.stage.labels("trunk")
@@ -146,57 +110,80 @@ class Batcher:
         """Of the answers with dropout alive."""
 
     def predict(
-        self, images: Floats, within: float | None = None
+        self, images: Floats, timeout_seconds: float | None = None
     ) -> Coroutine[Any, Any, Prediction]:
         """Answer float32 [N, C, H, W] deterministically.
 
-        within: seconds that the caller waits; None, or more than the limit: the limit.
+        Who cancels this is forgotten: what of it has not run yet never is.
+
+        timeout_seconds: how long the caller waits; None, or more than the limit: the limit.
 
         Raises:
-            OverloadedError: the queue is full.
+            TooCostlyError: it takes longer than that.
+            OverloadedError: the queue is full, or takes longer than that.
             DeadlineError: no answer in time.
             NotReadyError: the batcher is closing.
         """
-        return cast(Coroutine[Any, Any, Prediction], self._submit(images, None, within))
+        return cast(Coroutine[Any, Any, Prediction], self._submit(images, None, timeout_seconds))
 
     def answer(
-        self, images: Floats, sampling: Sampling | None, within: float | None
+        self, images: Floats, sampling: Sampling | None, timeout_seconds: float | None
     ) -> Coroutine[Any, Any, Answer]:
         """Answer as `predict`, or with dropout alive, in brief where that is enough."""
-        return self._submit(images, sampling, within)
+        return self._submit(images, sampling, timeout_seconds)
 
     def uncertainty(
-        self, images: Floats, sampling: Sampling, within: float | None = None
+        self, images: Floats, sampling: Sampling, timeout_seconds: float | None = None
     ) -> Coroutine[Any, Any, Uncertainty]:
         """Answer float32 [N, C, H, W] with dropout alive; waits and raises as `predict`."""
-        return cast(Coroutine[Any, Any, Uncertainty], self._submit(images, sampling, within))
+        answer = self._submit(images, sampling, timeout_seconds)
+        return cast(Coroutine[Any, Any, Uncertainty], answer)
 
-    async def close(self) -> None:
-        """Answer what is queued, take nothing more, and end the thread."""
+    async def close(self, timeout_seconds: float | None = None) -> None:
+        """Answer what is queued, take nothing more, and end the thread.
+
+        timeout_seconds: then the run under way is ended, and who still waits is told so; None: all
+            are answered, however long that takes.
+        """
         self._closing = True
-        await self._idle.wait()
+        if not await self._is_idle_within(timeout_seconds):
+            self._abort()
+            await self._is_idle_within(_TERMINATION_SECONDS if self._run_options else 0)
         self._stop_showing()
-        self._thread.shutdown()
+        self._thread.shutdown(wait=self._idle.is_set())
+
+    async def _is_idle_within(self, seconds: float | None) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        return self._idle.is_set()
+
+    def _abort(self) -> None:
+        """Tell everybody that no answer comes, and end the run under way."""
+        running = self._running.jobs if self._running else ()
+        for job in (*self._queue, *running):
+            job.fail(NotReadyError(_STOPPING))
+        self._terminate_if_unawaited()
 
     async def _submit(
-        self, images: Floats, sampling: Sampling | None, within: float | None
+        self, images: Floats, sampling: Sampling | None, timeout_seconds: float | None
     ) -> Answer:
         if self._closing:
-            raise NotReadyError("The server is stopping; send the request to another.")
-        if self._queued_rows and self._queued_rows + len(images) > self._limits.queue_rows:
-            raise OverloadedError(
-                f"{self._queued_rows} images are waiting already; try again in a second."
-            )
+            raise NotReadyError(_STOPPING)
+        waiting = self._queue.rows
+        if waiting and waiting + len(images) > self._limits.queue_rows:
+            raise OverloadedError(f"{waiting} images are waiting already; try again in a second.")
         limit = self._limits.timeout_seconds
-        job = Job(images, sampling, limit if within is None else min(within, limit))
-        if within is None and self._is_alone() and self._is_brief([job]):
+        job = Job(
+            images, sampling, limit if timeout_seconds is None else min(timeout_seconds, limit)
+        )
+        if timeout_seconds is None and self._is_alone() and self._is_brief([job]):
             return self._answer_now(job)
         answer = self._queue_up(job)
         try:
             return await answer
         finally:
-            self._deadlines.remove(job)
-            job.answer = None  # an error's trace leads here: it must not lead back to the error
+            self._forget(job)
             del answer
 
     def _is_alone(self) -> bool:
@@ -204,12 +191,12 @@ class Batcher:
         return self._idle.is_set() and not self._had_one
 
     def _is_brief(self, jobs: Sequence[Job]) -> bool:
-        return self._pace.expected(jobs) <= self._limits.brief_seconds
+        return self._latency.seen_seconds(jobs) <= self._limits.inline_seconds
 
     def _answer_now(self, job: Job) -> Answer:
         self._had_one = True
-        (run,) = self._answer_each([job])
-        answer = run.let_go()[0]
+        (run,) = self._answer_each(Run([job], job.rows))
+        answer = run.take_answers()[0]
         self._loop.call_soon(self._end_turn, run)
         try:
             if isinstance(answer, Exception):
@@ -218,67 +205,111 @@ class Batcher:
         finally:
             del answer  # an error's trace leads here: it must not lead back to the error
 
-    def _end_turn(self, run: _Run) -> None:
+    def _end_turn(self, run: Run) -> None:
         self._had_one = False
         self._note_run(run)  # now that the answer is out
 
     def _queue_up(self, job: Job) -> "asyncio.Future[Answer]":
+        self._queue.add(job)
         job.answer = self._loop.create_future()
-        self._queue.append(job)
-        self._queued_rows += job.rows
         self._deadlines.add(job)
         if self._idle.is_set():
             self._idle.clear()
             self._loop.call_soon(self._run)  # once whatever has arrived with this has queued
         return job.answer
 
-    def _run(self) -> None:
-        """Run what is queued, here if that is brief, else on the thread; then what has queued."""
-        jobs = self._take()
-        if self._is_brief(jobs):
-            self._end(self._answer_each(jobs) if jobs else ())
-            return
-        running = self._loop.run_in_executor(self._thread, self._answer_each, jobs)
-        running.add_done_callback(lambda ended: self._end(ended.result()))
+    def _forget(self, job: Job) -> None:
+        """Forget a job that is answered, or whose caller has gone."""
+        self._deadlines.remove(job)
+        job.answer = None  # an error's trace leads to the caller: it must not lead back
+        if job.waiting:
+            self._queue.withdraw(job)
+        if self._running is not None:
+            self._terminate_if_unawaited()
 
-    def _end(self, runs: Sequence[_Run]) -> None:
+    def _terminate_if_unawaited(self) -> None:
+        if self._running and self._run_options and not self._running.is_awaited():
+            self._run_options.terminate = True
+
+    def _run(self) -> None:
+        """Run what is queued, inline if that is brief, else on the thread; then what has queued."""
+        run = self._queue.take()
+        if run is None:
+            self._end(())
+        elif run.part is None and self._is_brief(run.jobs):
+            self._run_inline(run)
+        else:
+            self._run_on_thread(run)
+
+    def _run_inline(self, run: Run) -> None:
+        try:
+            runs = self._answer_each(run)
+        except BaseException as error:  # an interrupt, say, which is not for this to handle
+            self._end([_failed(run, error)])
+            raise
+        self._end(runs)
+
+    def _run_on_thread(self, run: Run) -> None:
+        self._running = run
+        try:
+            running = self._loop.run_in_executor(self._thread, self._answer_each, run)
+        except RuntimeError as error:  # there can be no further thread
+            self._end([_failed(run, error)])
+            return
+        running.add_done_callback(partial(self._end_on_thread, run))
+
+    def _end_on_thread(self, run: Run, ended: "asyncio.Future[Sequence[Run]]") -> None:
+        try:
+            runs = ended.result()
+        except BaseException as error:  # SystemExit, say: the thread hands on whatever it was
+            runs = [_failed(run, error)]
+        if self._run_options:
+            self._run_options.terminate = False  # what it was to end is over
+        self._end(runs)
+
+    def _end(self, runs: Sequence[Run]) -> None:
+        self._running = None
         try:
             for run in runs:
-                run.deliver()
+                self._deliver(run)
+            for run in runs:
                 self._note_run(run)
+                self._queue.ran(run)
         finally:  # whatever happened, those who wait have their turn
             if self._queue:
                 self._loop.call_soon(self._run)
             else:
                 self._idle.set()
 
-    def _take(self) -> list[Job]:
-        """Take waiting jobs in order, as many as fill one run; leave out who has hung up."""
-        jobs: list[Job] = []
-        rows, now = 0, time.perf_counter()
-        while self._queue and (not jobs or rows + self._queue[0].rows <= self._limits.batch_rows):
-            job = self._queue.popleft()
-            self._queued_rows -= job.rows
-            if job.is_awaited(now):
-                jobs.append(job)
-                rows += job.rows
-        return jobs
+    def _deliver(self, run: Run) -> None:
+        """Hand each job its answer, unless its caller has given up meanwhile."""
+        for job, answer in zip(run.jobs, run.take_answers(), strict=True):
+            if isinstance(answer, Exception):
+                job.fail(answer)
+            elif run.part is None:
+                job.deliver(answer)
+            else:
+                job.deliver_part(answer)
 
-    def _answer_each(self, jobs: Sequence[Job]) -> Sequence[_Run]:
+    def _answer_each(self, run: Run) -> Sequence[Run]:
         """One run for all jobs; if it fails, each alone, so that one cannot fail another."""
-        run = _Run(jobs)
+        run.started = time.perf_counter()
         try:
             run.answers = self._answer_together(run)
             run.ended = time.perf_counter()
         except Exception as error:
-            if len(jobs) > 1:
-                return [again for job in jobs for again in self._answer_each([job])]
-            run.answers = [error]
+            if len(run.jobs) > 1 and run.is_awaited():
+                jobs = [job for job in run.jobs if job.has_caller()]
+                return [again for job in jobs for again in self._answer_each(Run([job], job.rows))]
+            run.answers = [error] * len(run.jobs)
         return [run]
 
-    def _answer_together(self, run: _Run) -> Sequence[Answer]:
+    def _answer_together(self, run: Run) -> Sequence[Answer]:
         jobs = run.jobs
-        prediction = self._predictor.predict(_joined([job.images for job in jobs]))
+        images = _joined([job.images for job in jobs])
+        if run.part is not None:
+            images = images[run.part]
+        prediction = self._predictor.predict(images)
         run.trunk_ended = time.perf_counter()
         if len(jobs) == 1:
             return [self._answer_of(prediction, jobs[0].sampling)]
@@ -305,28 +336,39 @@ class Batcher:
             return self._predictor.summary(prediction, sampling)
         return self._predictor.uncertainty(prediction, sampling)
 
-    def _note_run(self, run: _Run) -> None:
+    def _note_run(self, run: Run) -> None:
         if not run.ended:
             return
-        self._pace.note(run)
         times = run.started, run.trunk_ended, run.ended
-        jobs = [(job.rows, job.sampling is None, job.submitted) for job in run.jobs]
-        self._tally.later(self._count_run, times, jobs)
+        seconds = run.ended - run.started
+        self._latency.note(run.jobs, run.rows, seconds)
+        if seconds > self._limits.inline_seconds:  # shorter ones say too little
+            trunk_seconds = run.trunk_ended - run.started
+            self._latency.note_rates(run.jobs, run.rows, trunk_seconds, seconds - trunk_seconds)
+        jobs = [(job.sampling is None, job.waiting_since) for job in run.jobs]
+        self._tally.later(self._count_run, times, run.rows, jobs)
 
     def _count_run(
-        self, times: tuple[float, float, float], jobs: list[tuple[int, bool, float]]
+        self, times: tuple[float, float, float], rows: int, jobs: list[tuple[bool, float]]
     ) -> None:
-        """Count a run; of each job there is how many rows, whether plain, and when submitted."""
+        """Count a run; of each job there is whether it is plain, and since when it waited."""
         started, trunk_ended, ended = times
-        self._batch_rows.observe(sum(rows for rows, _, _ in jobs))
+        self._batch_rows.observe(rows)
         self._trunk_seconds.observe(trunk_ended - started)
-        plain = [started - submitted for _, is_plain, submitted in jobs if is_plain]
-        sampled = [started - submitted for _, is_plain, submitted in jobs if not is_plain]
+        plain = [started - since for is_plain, since in jobs if is_plain]
+        sampled = [started - since for is_plain, since in jobs if not is_plain]
         if plain:
             self.statistics.ran(ended - started, sum(plain), len(plain))
         if sampled:
             self._head_seconds.observe(ended - trunk_ended)
             self.sampled_statistics.ran(ended - started, sum(sampled), len(sampled))
+
+
+def _failed(run: Run, error: BaseException) -> Run:
+    """Let all jobs of a run that has not come to an end fail."""
+    run.ended = 0.0
+    run.answers = [RuntimeError(f"A run of the network broke off ({error!r}).") for _ in run.jobs]
+    return run
 
 
 def _rows_of(members: Sequence[int], lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -35,6 +35,10 @@ class TooManyImagesError(ServiceError):
     """More images than one request may hold."""
 
 
+class TooCostlyError(ServiceError):
+    """The answer would take longer to compute than a request may take."""
+
+
 class BodyTooLargeError(ServiceError):
     """More bytes than one request may hold."""
 
@@ -121,6 +125,7 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     VersionRefusedError: (409, "version_refused"),
     BodyTooLargeError: (413, "body_too_large"),
     TooManyImagesError: (413, "too_many_images"),
+    TooCostlyError: (413, "too_costly"),
     model_errors.ImageTooLargeError: (413, "image_too_large"),
     UnsupportedMediaTypeError: (415, "unsupported_media_type"),
     UnsupportedError: (501, "unsupported"),

@@ -3,13 +3,15 @@
 import asyncio
 import math
 import time
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.predictor import Prediction
 from model.sampling import Auto, Sampling
-from model.uncertainty import Summary, Uncertainty
+from model.uncertainty import Summary, Uncertainty, joined
 from service.errors import DeadlineError
 
 Floats = NDArray[np.float32]
@@ -24,25 +26,39 @@ class Job:
         "deadline",
         "images",
         "kind",
-        "patience",
+        "parts",
         "rows",
         "sampling",
-        "submitted",
+        "seconds",
+        "timeout_seconds",
+        "waiting",
+        "waiting_since",
     )
 
-    def __init__(self, images: Floats, sampling: Sampling | None, patience: float) -> None:
+    def __init__(self, images: Floats, sampling: Sampling | None, timeout_seconds: float) -> None:
         """Take float32 [N, C, H, W], and the seconds that the caller waits."""
         self.images = images
         self.rows = len(images)
         self.sampling = sampling
         self.kind: object = None if isinstance(sampling, Auto) else sampling or "plain"
         """What decides how long one row of it takes; None: nothing does, beforehand."""
-        self.patience = patience
-        self.submitted = time.perf_counter()
-        self.deadline = self.submitted + patience
+        self.timeout_seconds = timeout_seconds
+        self.waiting_since = time.perf_counter()
+        """When it came; the rest of a long job waits anew after each slice."""
+        self.deadline = self.waiting_since + timeout_seconds
         """When its caller gives up."""
         self.answer: asyncio.Future[Answer] | None = None
         """Where its caller waits, unless it was answered at once."""
+        self.waiting = 0
+        """Rows that wait in the queue."""
+        self.seconds: float
+        """What all its rows are estimated to take; set by the queue."""
+        self.parts: list[Answer]
+        """Answers of the slices that have run; set by the queue."""
+
+    def has_caller(self) -> bool:
+        """Tell whether somebody waits for its answer."""
+        return self.answer is not None and not self.answer.done()
 
     def is_awaited(self, now: float) -> bool:
         """Tell whether its caller has not given up, nor is to."""
@@ -52,13 +68,31 @@ class Job:
 
     def give_up(self) -> None:
         """Tell its caller that time is over."""
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_exception(
-                DeadlineError(
-                    f"No answer within {self.patience:g} seconds; try again later, "
-                    "with fewer images or samples."
-                )
+        self.fail(
+            DeadlineError(
+                f"No answer within {self.timeout_seconds:g} seconds; try again later, "
+                "with fewer images or samples."
             )
+        )
+
+    def fail(self, error: Exception) -> None:
+        """Tell its caller, if there still is one, why there is no answer."""
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(error)
+
+    def deliver(self, answer: Answer) -> None:
+        """Hand the answer to its caller, if there still is one."""
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(answer)
+
+    def deliver_part(self, part: Answer) -> None:
+        """Keep the answer of a slice; with the last one, hand all of them to the caller."""
+        if not self.has_caller():
+            return
+        self.parts.append(part)
+        if not self.waiting:
+            self.deliver(_joined(self.parts))
+            self.parts = []
 
 
 class Deadlines:
@@ -96,3 +130,15 @@ class Deadlines:
         left = [job.deadline for job in self._waiting if job.deadline > now]
         if left:
             self._set(min(left))
+
+
+def _joined(parts: Sequence[Answer]) -> Answer:
+    """Put the rows of answers of one kind one after another."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Prediction):
+        return Prediction.joined(cast(Sequence[Prediction], parts))
+    if isinstance(first, Summary):
+        return Summary.joined(cast(Sequence[Summary], parts))
+    return joined(cast(Sequence[Uncertainty], parts))

@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.analytic import POINTS
 from model.bundle import Bundle, open_bundle
 from model.calibration import Calibrated
 from model.errors import BundleError
@@ -22,15 +24,20 @@ from model.predictor import Predictor, open_tested
 from model.preprocessing import InputSpec
 from model.sampling import Fixed
 from service.batching import Batcher, Limits, RowPredictor
+from service.latency import Costs
 from service.metrics import Metrics
+from service.scheduling import SLICE_SECONDS
 from service.settings import ServiceSettings
 
-_BRIEF_SECONDS = {False: 0.002, True: 0.02}
+_INLINE_SECONDS = {False: 0.002, True: 0.02}
 """Longest run on the event loop's thread, by whether each worker has but one core: a thread then
 gains nothing, and health checks wait no longer than they would for the core."""
 
 _NICE = 5
 """Of the thread that opens bundles; a nicer one could hold Python's lock and wait its turn."""
+
+_TIMED_RUNS = 2
+"""The faster one counts: the first may still have to fetch the weights from memory."""
 
 
 @dataclass(eq=False)
@@ -70,12 +77,20 @@ class Served:
         if not self._users:
             self._unused.set()
 
-    async def let_go(self) -> None:
-        """Wait until nobody uses it, and end it; from now on nobody may begin to."""
-        while self._users:
-            self._unused.clear()
-            await self._unused.wait()
-        await self.batcher.close()
+    async def let_go(self, timeout_seconds: float | None = None) -> None:
+        """Wait until nobody uses it, and end it; from now on nobody may begin to.
+
+        timeout_seconds: then it is ended although it is used, see `Batcher.close`; None: never.
+        """
+        started = time.perf_counter()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while self._users:
+                    self._unused.clear()
+                    await self._unused.wait()
+        if timeout_seconds is not None:
+            timeout_seconds = max(0.0, timeout_seconds - (time.perf_counter() - started))
+        await self.batcher.close(timeout_seconds)
 
 
 class Loader:
@@ -96,11 +111,18 @@ class Loader:
             BundleError: it is damaged, fails its self-test, or takes other images than `like`.
         """
         loop = asyncio.get_running_loop()
-        bundle, card, predictor = await loop.run_in_executor(self._thread, self._open, path, like)
-        return self.serve(bundle, card, predictor, predictor.calibrated)
+        bundle, card, predictor, costs = await loop.run_in_executor(
+            self._thread, self._open, path, like
+        )
+        return self.serve(bundle, card, predictor, predictor.calibrated, costs)
 
     def serve(
-        self, bundle: Bundle, card: str, predictor: RowPredictor, calibrated: Calibrated | None
+        self,
+        bundle: Bundle,
+        card: str,
+        predictor: RowPredictor,
+        calibrated: Calibrated | None,
+        costs: Costs | None = None,
     ) -> Served:
         """Put a queue in front of an opened model; call it in a running event loop."""
         settings, manifest = self._settings, bundle.manifest
@@ -108,39 +130,64 @@ class Loader:
             batch_rows=settings.max_batch_rows,
             queue_rows=settings.max_queue_rows,
             timeout_seconds=settings.inference_timeout_seconds,
-            brief_seconds=_BRIEF_SECONDS[settings.workers >= _cores()],
+            inline_seconds=_INLINE_SECONDS[settings.workers >= _cores()],
         )
         version = str(manifest.version)
-        batcher = Batcher(manifest.name, predictor, limits, self._metrics, version)
+        options = predictor.run_options if isinstance(predictor, Predictor) else None
+        batcher = Batcher(manifest.name, predictor, limits, self._metrics, version, costs, options)
         return Served(bundle, card, batcher, calibrated)
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
 
-    def _open(self, path: Path, like: InputSpec | None) -> tuple[Bundle, str, Predictor]:
+    def _open(self, path: Path, like: InputSpec | None) -> tuple[Bundle, str, Predictor, Costs]:
         bundle = open_bundle(path)
         _require_alike(bundle, like)
         predictor = open_tested(bundle, self._settings.threads)
         try:
-            self._warm(bundle, predictor)
+            costs = self._warm(bundle, predictor)
         except Exception as error:  # whatever a graph raises that its manifest does not describe
             reason = str(error).partition("\n")[0]
             raise BundleError(
                 f"{path} does not take the images its manifest declares ({reason}); "
                 "export it again."
             ) from None
-        return bundle, bundle.card, predictor
+        return bundle, bundle.card, predictor, costs
 
-    def _warm(self, bundle: Bundle, predictor: Predictor) -> None:
-        """Run the sizes to come, so that the first request pays for no allocation or mask."""
-        spec = bundle.manifest.input
-        for rows in (1, self._settings.max_batch_rows):
+    def _warm(self, bundle: Bundle, predictor: Predictor) -> Costs:
+        """Run the sizes to come, so that the first request pays for no allocation or mask.
+
+        Returns:
+            What the network takes: later requests are bounded and sliced by it.
+        """
+        settings, spec = self._settings, bundle.manifest.input
+        layers = bundle.manifest.dropout_layers
+        how = Fixed(settings.default_seed, settings.default_samples)
+        # Of processor time others take no share; but more threads' time cannot be told.
+        clock = time.thread_time if settings.threads == 1 else time.perf_counter
+
+        def trunk(rows: int) -> float:
             images = np.zeros((rows, spec.channels, spec.height, spec.width), np.float32)
-            prediction = predictor.predict(images).take(slice(1))
-            predictor.uncertainty(
-                prediction, Fixed(self._settings.default_seed, self._settings.default_samples)
-            )
+            started = clock()
+            predictor.predict(images)
+            return (clock() - started) / rows
+
+        def head() -> float:
+            started = time.thread_time()  # of a single thread always
+            predictor.uncertainty(prediction, how)
+            return (time.thread_time() - started) / how.samples
+
+        one = np.zeros((1, spec.channels, spec.height, spec.width), np.float32)
+        prediction = predictor.predict(one)
+        predictor.uncertainty(prediction, how)
+        trunk_seconds = min(trunk(1) for _ in range(_TIMED_RUNS))
+        batch = int(SLICE_SECONDS / trunk_seconds) if trunk_seconds else settings.max_batch_rows
+        return Costs(
+            min(trunk_seconds, trunk(max(1, min(batch, settings.max_batch_rows)))),
+            min(head() for _ in range(_TIMED_RUNS)),
+            max(POINTS, layers[0].width + 1) if len(layers) == 1 else 0,
+        )
 
 
 def _cores() -> int:

@@ -382,7 +382,7 @@ class Whereabouts(EchoPredictor):
 def test_a_run_known_to_be_brief_is_on_the_event_loop_and_others_are_not() -> None:
     async def scenario() -> None:
         predictor = Whereabouts()
-        limits = Limits(batch_rows=64, queue_rows=64, timeout_seconds=60, brief_seconds=60)
+        limits = Limits(batch_rows=64, queue_rows=64, timeout_seconds=60, inline_seconds=60)
         queue = batcher(predictor, limits)
         here = threading.get_ident()
         await queue.predict(images(1))
@@ -407,7 +407,7 @@ def test_a_run_known_to_be_brief_is_on_the_event_loop_and_others_are_not() -> No
 def test_a_run_that_takes_long_is_never_on_the_event_loop() -> None:
     async def scenario() -> None:
         predictor = Whereabouts()
-        limits = Limits(batch_rows=64, queue_rows=64, timeout_seconds=60, brief_seconds=0)
+        limits = Limits(batch_rows=64, queue_rows=64, timeout_seconds=60, inline_seconds=0)
         queue = batcher(predictor, limits)
         for number in range(3):
             await queue.predict(images(number))

@@ -84,6 +84,12 @@ def _slow_body(models_folder: Path, _tmp_path: Path) -> httpx.Response:
         return service.post("/predict", never_ends(), headers=PNG)
 
 
+def _too_costly(models_folder: Path, _tmp_path: Path) -> httpx.Response:
+    limits = {"inference_timeout_seconds": 0.11, "max_samples": 65_536}
+    with serving_models(models_folder, **limits) as service:
+        return service.post("/uncertainty?samples=65536", instances([PICTURE] * 8), headers=JSON)
+
+
 def _slow_run(models_folder: Path, _tmp_path: Path) -> httpx.Response:
     held = HeldPredictor(real_predictor(models_folder))
     with serving_stub(models_folder, held, inference_timeout_seconds=0.01) as service:
@@ -137,6 +143,10 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
     "body_timeout": (
         _slow_body,
         "The body did not arrive within 0.01 seconds; send it faster or smaller.",
+    ),
+    "too_costly": (
+        _too_costly,
+        "This would take about … seconds, and 0.11 are allowed; …",
     ),
     "deadline_exceeded": (
         _slow_run,

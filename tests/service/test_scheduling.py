@@ -1,0 +1,114 @@
+"""The queue alone: its jobs need no network, and its runs take the time that a test says."""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from model.sampling import Fixed, Sampling
+from service.jobs import Answer, Job
+from service.latency import Costs, LatencyEstimator
+from service.scheduling import JobQueue, Run
+
+COSTS = Costs(trunk_seconds=0.01, head_seconds=0.001)
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def queue() -> JobQueue:
+    return JobQueue(batch_rows=64, slice_seconds=0.1, latency=LatencyEstimator(COSTS))
+
+
+def awaited(loop: asyncio.AbstractEventLoop, rows: int, sampling: Sampling | None = None) -> Job:
+    job = Job(np.zeros((rows, 1, 1, 1), np.float32), sampling, 60)
+    job.answer = asyncio.Future[Answer](loop=loop)
+    return job
+
+
+def taken(queue: JobQueue, seconds: float) -> Run | None:
+    """Take a run that takes a time."""
+    run = queue.take()
+    if run is not None:
+        run.started, run.ended = 1.0, 1.0 + seconds
+        queue.ran(run)
+    return run
+
+
+def test_a_slice_has_as_many_rows_as_fit_its_time(
+    queue: JobQueue, loop: asyncio.AbstractEventLoop
+) -> None:
+    queue.add(awaited(loop, 45))
+    parts = [run.part for run in iter(lambda: taken(queue, 0.1), None)]
+    assert parts == [slice(0, 10), slice(10, 20), slice(20, 30), slice(30, 40), slice(40, 45)]
+    assert queue.rows == 0
+    assert not queue
+
+
+def test_rows_that_take_longer_than_a_slice_are_run_one_by_one(
+    queue: JobQueue, loop: asyncio.AbstractEventLoop
+) -> None:
+    queue.add(awaited(loop, 3, Fixed(0, 1024)))
+    assert [run.rows for run in iter(lambda: taken(queue, 1.0), None)] == [1, 1, 1]
+
+
+def test_short_jobs_have_as_much_time_as_long_ones(
+    queue: JobQueue, loop: asyncio.AbstractEventLoop
+) -> None:
+    queue.add(awaited(loop, 4, Fixed(0, 1024)))
+    for _ in range(60):
+        queue.add(awaited(loop, 5))
+    runs = [taken(queue, 1.0)]  # of a long one
+    runs += [taken(queue, 0.25) for _ in range(10)]
+    order = "".join("long " if run and run.part else "short " for run in runs)
+    assert order == "long short short short short long short long short long short "
+
+
+def test_a_run_of_short_jobs_is_no_longer_than_a_slice(
+    queue: JobQueue, loop: asyncio.AbstractEventLoop
+) -> None:
+    for _ in range(5):
+        queue.add(awaited(loop, 4))
+    assert [run.rows for run in iter(lambda: taken(queue, 0.1), None)] == [8, 8, 4]
+
+
+def test_rows_that_wait_are_counted_until_they_are_run_or_withdrawn(
+    queue: JobQueue, loop: asyncio.AbstractEventLoop
+) -> None:
+    long, short, other = awaited(loop, 30), awaited(loop, 5), awaited(loop, 4)
+    for job in (long, short, other):
+        queue.add(job)
+    assert queue.rows == 39
+    taken(queue, 0.1)
+    assert queue.rows == 29
+    queue.withdraw(long)
+    queue.withdraw(short)
+    assert queue.rows == 4
+    assert (len(long.images), len(short.images)) == (0, 0)
+    for job in (long, short):
+        job.answer = None
+    run = taken(queue, 0.1)
+    assert run is not None
+    assert run.jobs == [other]
+    assert taken(queue, 0.1) is None
+    assert queue.rows == 0
+    assert not queue
+
+
+def test_a_slice_that_is_taken_keeps_its_images_when_its_job_is_withdrawn(
+    queue: JobQueue, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Its thread may not have read them yet, and of no rows it would learn a cost of nothing."""
+    job = awaited(loop, 30)
+    queue.add(job)
+    run = queue.take()
+    queue.withdraw(job)
+    assert run is not None
+    assert len(job.images[run.part]) == run.rows == 10
+    assert queue.rows == 0
