@@ -71,6 +71,7 @@ def test_a_head_that_does_not_end_is_closed_in_time(models_folder: Path) -> None
 def test_a_client_that_never_reads_is_closed_in_time(models_folder: Path) -> None:
     with open_port(models_folder, write_timeout_seconds=0.05) as port:
         greedy = port.connect()
+        greedy._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         assert _bytes_taken(greedy, LIVE * 1_000) < _ENDLESS
 
 
