@@ -13,7 +13,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-_BACKLOG = 2048
+BACKLOG = 2048
+"""Connections that wait to be accepted; the system may allow fewer."""
 _PRIVATE = 0o700
 _SO_ATTACH_FILTER = 26  # of Linux; Python's socket module does not name it
 _BPF_RETURN = 0x06
@@ -23,7 +24,7 @@ _TCP_INFO_UNACKED = struct.Struct("=24xI")  # of a listening socket: connections
 def listen(host: str, port: int) -> socket.socket:
     """Listen for the public; raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def listen_for_control(path: Path) -> socket.socket:
@@ -40,7 +41,7 @@ def listen_for_control(path: Path) -> socket.socket:
             listener.bind(str(path))
         finally:
             os.umask(before)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise

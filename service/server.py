@@ -136,9 +136,11 @@ class Server(uvicorn.Server):
         for index, listener in enumerate(sockets or ()):
             make = partial(self._make_protocol, is_control=index > 0)  # as `serve` lists them
             if listener.family == socket.AF_UNIX:
-                server = await loop.create_unix_server(make, sock=listener)
+                server = await loop.create_unix_server(
+                    make, sock=listener, backlog=listeners.BACKLOG
+                )
             else:
-                server = await loop.create_server(make, sock=listener)
+                server = await loop.create_server(make, sock=listener, backlog=listeners.BACKLOG)
             self.servers.append(server)
         self.started = True
 
