@@ -2,11 +2,25 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 # Importing ONNX Runtime would else write a device id into the home folder and report to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
+
+_MOST_FOLDED_BYTES = 64 * 2**20
+
+_CONFIGURATION = {
+    # Idle threads that spin would take the cores from the event loop and from other workers.
+    "session.intra_op.allow_spinning": "0",
+    # Bytes that begin like ONNX Runtime's own format are not taken for it: `model.wire` reads ONNX.
+    "session.load_model_format": "ONNX",
+    # `model.wire` refuses graphs with values elsewhere; where this names no folder, none is found.
+    "session.model_external_initializers_file_folder_path": os.devnull,
+    # A few bytes may describe a constant of any size.
+    "optimization.constant_folding_max_output_size_in_bytes": str(_MOST_FOLDED_BYTES),
+}
 
 
 class Binding(Protocol):
@@ -45,20 +59,55 @@ class Session(Protocol):
         ...
 
 
-def start(model: bytes, threads: int, *, plan: bool = False) -> Session:
+class Stop:
+    """Ends the starts and runs of sessions that were given it, from another thread.
+
+    A node that computes is waited for: a loop ends before its next step, one huge product after it.
+    """
+
+    def __init__(self) -> None:
+        self.run_options = onnxruntime.RunOptions()
+        self._starting: list[onnxruntime.SessionOptions] = []
+        self.is_set = False
+
+    def set(self) -> None:
+        """Let whatever is under way, or begins later, fail."""
+        self.is_set = True
+        self.run_options.terminate = True
+        for options in self._starting:
+            options.set_load_cancellation_flag(True)
+
+    def watch(self, options: onnxruntime.SessionOptions) -> None:
+        """Take part in the start of a session."""
+        self._starting.append(options)
+        options.set_load_cancellation_flag(self.is_set)
+
+
+class _Stoppable:
+    """A session whose runs a `Stop` ends."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, stop: Stop) -> None:
+        self.run = partial(session.run, run_options=stop.run_options)
+        self.run_with_iobinding = partial(session.run_with_iobinding, run_options=stop.run_options)
+        self.io_binding = session.io_binding
+        self.get_outputs = session.get_outputs
+
+
+def start(model: bytes, threads: int, *, plan: bool = False, stop: Stop | None = None) -> Session:
     """Start ONNX Runtime on an encoded graph, with `threads` threads for one run.
 
     plan: keep a plan of the memory for every size of batch: many small nodes are a tenth faster,
         but where there are large ones it takes much memory.
+    stop: by which the start and every run can be ended; None: by nothing.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only; they also arrive as exceptions
     options.enable_mem_pattern = plan
-    # Idle threads that spin would take the cores from the event loop and from other workers.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session: Session = onnxruntime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"]
-    )
-    return session
+    for key, value in _CONFIGURATION.items():
+        options.add_session_config_entry(key, value)
+    if stop is not None:
+        stop.watch(options)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return session if stop is None else _Stoppable(session, stop)
