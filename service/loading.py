@@ -7,7 +7,6 @@ import asyncio
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,9 +20,11 @@ from model.errors import BundleError
 from model.predictor import Predictor, open_tested
 from model.preprocessing import InputSpec
 from model.sampling import Fixed
+from model.sessions import Stop
 from service.batching import Batcher, Limits, RowPredictor
 from service.metrics import Metrics
 from service.settings import ServiceSettings
+from service.threads import DaemonThreads
 
 _BRIEF_SECONDS = {False: 0.002, True: 0.02}
 """Longest run on the event loop's thread, by whether each worker has but one core: a thread then
@@ -78,6 +79,10 @@ class Served:
         await self.batcher.close()
 
 
+class LoadTimeoutError(BundleError):
+    """A bundle takes too long to open and to test."""
+
+
 class Loader:
     """Opens bundles beside the traffic, one at a time, on a thread of its own."""
 
@@ -85,7 +90,8 @@ class Loader:
         self._settings = settings
         self._metrics = metrics
         behind = _behind_the_traffic if settings.threads == 1 else None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=behind)
+        self._threads = DaemonThreads("loader", behind)
+        self._stop: Stop | None = None
 
     async def open(self, path: Path, like: InputSpec | None) -> Served:
         """Open the bundle in the folder `path` and prove it.
@@ -94,10 +100,25 @@ class Loader:
 
         Raises:
             BundleError: it is damaged, fails its self-test, or takes other images than `like`.
+            LoadTimeoutError: that has taken too long.
+            StoppingError: the service is stopping.
         """
-        loop = asyncio.get_running_loop()
-        bundle, card, predictor = await loop.run_in_executor(self._thread, self._open, path, like)
-        return self.serve(bundle, card, predictor, predictor.calibrated)
+        seconds = self._settings.load_timeout_seconds
+        stop = self._stop = Stop()
+        try:
+            bundle, predictor = await self._threads.call(seconds, self._open, path, like, stop)
+        except TimeoutError:
+            stop.set()
+            raise LoadTimeoutError(
+                f"{path} could not be opened and tested within {seconds:g} seconds; export it "
+                "again, or allow more with --load-timeout-seconds."
+            ) from None
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            self._stop = None  # what is in service goes on when the loader stops
+        return self.serve(bundle, bundle.card, predictor, predictor.calibrated)
 
     def serve(
         self, bundle: Bundle, card: str, predictor: RowPredictor, calibrated: Calibrated | None
@@ -114,14 +135,16 @@ class Loader:
         batcher = Batcher(manifest.name, predictor, limits, self._metrics, version)
         return Served(bundle, card, batcher, calibrated)
 
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
+    def stop(self) -> None:
+        """End what is being opened, and open nothing more."""
+        if self._stop is not None:
+            self._stop.set()
+        self._threads.abandon()
 
-    def _open(self, path: Path, like: InputSpec | None) -> tuple[Bundle, str, Predictor]:
+    def _open(self, path: Path, like: InputSpec | None, stop: Stop) -> tuple[Bundle, Predictor]:
         bundle = open_bundle(path)
         _require_alike(bundle, like)
-        predictor = open_tested(bundle, self._settings.threads)
+        predictor = open_tested(bundle, self._settings.threads, stop)
         try:
             self._warm(bundle, predictor)
         except Exception as error:  # whatever a graph raises that its manifest does not describe
@@ -130,7 +153,7 @@ class Loader:
                 f"{path} does not take the images its manifest declares ({reason}); "
                 "export it again."
             ) from None
-        return bundle, bundle.card, predictor
+        return bundle, predictor
 
     def _warm(self, bundle: Bundle, predictor: Predictor) -> None:
         """Run the sizes to come, so that the first request pays for no allocation or mask."""

@@ -36,6 +36,12 @@ class ServiceSettings(CommandSettings):
         allow_inf_nan=False,
         description="how often the models folder is looked at, seconds; 0 for never",
     )
+    load_timeout_seconds: float = Field(
+        60,
+        gt=0,
+        allow_inf_nan=False,
+        description="longest time to open, test and warm one version, seconds",
+    )
     control: Literal["local", "anyone", "nobody"] = Field(
         "local", description="who may load, unload and release models; local: this machine"
     )
