@@ -243,7 +243,7 @@ def _opened(path: Path) -> Iterator[int]:
         with folder(path) as descriptor:
             yield descriptor
     except OSError as error:
-        raise BundleError(_cannot_read(path, error)) from None
+        raise BundleError(_cannot_read(path / MANIFEST_FILE, error)) from None
 
 
 def _read_manifest(path: Path, descriptor: int) -> Manifest:

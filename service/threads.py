@@ -76,7 +76,8 @@ class _Call:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._first = first
-        self._function = partial(contextvars.copy_context().run, function)
+        self._function = function
+        self._context = contextvars.copy_context()
         self.answer: asyncio.Future[Any] = self._loop.create_future()
         self.when_late: Callable[[], None] | None = None
         """Called if it ends after all."""
@@ -87,7 +88,7 @@ class _Call:
         try:
             if self._first is not None:
                 self._first()
-            result = self._function()
+            result = self._context.run(self._function)
         except BaseException as raised:  # it is raised where it is awaited
             error = raised
         with suppress(RuntimeError):  # the loop has ended meanwhile
