@@ -259,35 +259,34 @@ def test_a_small_archive_takes_little_memory(
 
 
 def make_endless(bundle: Path) -> None:
-    """Put a loop before the network that only ends when it is ended."""
+    """Put a loop beside the network that only ends when it is ended."""
     model = onnx.load(bundle / MODEL_FILE)
-    graph = model.graph
-    truth = helper.make_tensor_value_info("goes_on", TensorProto.BOOL, [])
-    count = helper.make_tensor_value_info("count", TensorProto.INT64, [])
-    still = helper.make_tensor_value_info("still", TensorProto.BOOL, [])
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["goes_on"], ["still"])], "body", [count, truth], [still]
+    count, value, passed = (
+        helper.make_tensor_value_info(name, TensorProto.INT64, [])
+        for name in ("count", "value", "passed")
     )
+    goes_on, still = (
+        helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("goes_on", "still")
+    )
+    same = [
+        helper.make_node("Identity", ["goes_on"], ["still"]),
+        helper.make_node("Identity", ["value"], ["passed"]),
+    ]
+    body = helper.make_graph(same, "body", [count, goes_on, value], [still, passed])
+    graph = model.graph
     graph.initializer.append(numpy_helper.from_array(np.array(True), "true"))
-    loop = helper.make_node("Loop", ["", "true"], ["ended"], body=body)
-    body.output.append(helper.make_tensor_value_info("step", TensorProto.INT64, []))
-    body.node.append(helper.make_node("Identity", ["count"], ["step"]))
-    loop.output[0] = "steps"
-    size = helper.make_node("Size", ["steps"], ["size"])
-    zero = numpy_helper.from_array(np.array(0, np.int64), "zero")
-    graph.initializer.append(zero)
-    none = helper.make_node("Mul", ["size", "zero"], ["none"])
-    cast = helper.make_node("Cast", ["none"], ["nothing"], to=TensorProto.FLOAT)
-    (features,) = [each for each in graph.output if each.name == "features"]
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "zero"))
     for node in graph.node:
-        for index, name in enumerate(node.output):
-            if name == features.name:
-                node.output[index] = "features_before"
-        for index, name in enumerate(node.input):
-            if name == features.name:
-                node.input[index] = "features_before"
-    add = helper.make_node("Add", ["features_before", "nothing"], ["features"])
-    graph.node.extend([loop, size, none, cast, add])
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = "before" if name == "features" else name
+    graph.node.extend(
+        [
+            helper.make_node("Loop", ["", "true", "zero"], ["ended"], body=body),
+            helper.make_node("Cast", ["ended"], ["nothing"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["before", "nothing"], ["features"]),
+        ]
+    )
     onnx.save(model, bundle / MODEL_FILE)
     sign(bundle, MODEL_FILE)
 

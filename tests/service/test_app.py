@@ -31,7 +31,7 @@ ANSWERS = {
     ("get", "/models/{name}"): schemas.ModelCard,
     **{
         ("post", f"/models/{{name}}/{action}"): schemas.ModelSummary
-        for action in ("canary", "promote", "rollback", "pin", "follow")
+        for action in ("canary", "promote", "rollback", "pin", "follow", "default")
     },
     ("get", "/health/live"): schemas.Live,
     ("get", "/health/ready"): schemas.Ready,
@@ -43,7 +43,7 @@ ERRORS = {
     ("get", "/models/{name}"): {400, 404, 500, 503},
     **{
         ("post", f"/models/{{name}}/{action}"): {400, 403, 404, 409, 500, 503, 504}
-        for action in ("canary", "promote", "rollback", "pin", "follow")
+        for action in ("canary", "promote", "rollback", "pin", "follow", "default")
     },
     ("get", "/health/live"): {400, 500},
     ("get", "/health/ready"): {400, 500, 503},
