@@ -50,7 +50,8 @@ class ServiceSettings(CommandSettings):
         description="where loads, unloads and releases are kept; forgotten at the end if left out",
     )
     default_model: str | None = Field(
-        None, description="model of requests that name none; may be left out where there is one"
+        None,
+        description="model of requests that name none; if left out, the first that was alone in service",
     )
     default_samples: int = Field(
         64, ge=1, le=MAX_SAMPLES, description="dropout samples of requests that name no number"

@@ -8,7 +8,6 @@ a series stays in this worker's memory, and out of the sums. Knows no metric.
 import mmap
 import os
 import struct
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ _SAMPLE = struct.Struct("dd")
 class ReservedMmapedDict(MmapedDict):
     """prometheus_client's own, of which every page has its place on the disk."""
 
+    _has_said = False
+
     def __init__(self, filename: str, read_mode: bool = False) -> None:
         """Make the file, or find it; without space for it, keep everything in memory."""
         self._alone: dict[str, tuple[float, float]] = {}
@@ -41,7 +42,7 @@ class ReservedMmapedDict(MmapedDict):
             self._m: Any = None
             self._used = self._capacity = 0
             self._positions: dict[str, int] = {}
-            _say(str(error))
+            self._say(error)
 
     def read_value(self, key: str) -> tuple[float, float]:
         """Return a series' value and time."""
@@ -66,7 +67,7 @@ class ReservedMmapedDict(MmapedDict):
             self._reserve(len(key.encode()) + 32)
         except (OSError, ValueError) as error:
             self._alone[key] = 0.0, 0.0
-            _say(str(error))
+            self._say(error)
             return
         super()._init_value(key)  # type: ignore[no-untyped-call]
 
@@ -81,6 +82,16 @@ class ReservedMmapedDict(MmapedDict):
             os.posix_fallocate(self._f.fileno(), 0, capacity)
             self._m = mmap.mmap(self._f.fileno(), capacity)
             self._capacity = capacity
+
+    @classmethod
+    def _say(cls, error: Exception) -> None:
+        """Log, once a process, that figures stay its own."""
+        if not cls._has_said:
+            cls._has_said = True
+            logger.warning(
+                "figures of this worker are not summed with the others'",
+                reason=f"{error}; free space in the temporary folder, or name another with TMPDIR",
+            )
 
     def close(self) -> None:
         """Close the file, if there is one."""
@@ -108,12 +119,3 @@ def _make(file: Path) -> None:
         raise
     finally:
         os.close(descriptor)
-
-
-@lru_cache(maxsize=1)
-def _say(reason: str) -> None:
-    """Log once that a worker's figures stay its own."""
-    logger.warning(
-        "figures of this worker are not summed with the others'",
-        reason=f"{reason}; free space in the temporary folder, or name another with TMPDIR",
-    )
