@@ -47,7 +47,11 @@ class DefaultModel:
             break
         self.is_there = self.name is not None and bool(versions(self._models_folder, self.name))
         if self.name is not None and not self.is_there:
-            self._say("default model gone", model=self.name, folder=str(self._models_folder))
+            self._say(
+                "default model not in the models folder",
+                model=self.name,
+                folder=str(self._models_folder),
+            )
 
     def settle(self, name: str) -> None:
         """Record the first model in service, unless another process has recorded one meanwhile."""

@@ -148,7 +148,9 @@ class Releases:
         except FileNotFoundError:  # nothing was changed yet, or a damaged one was removed
             pass
         except (OSError, ValidationError) as error:
-            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            reason = (
+                error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+            )
             problem = f"{_FILE} cannot be read ({reason}); mend or remove it."
             if problem != self._problem:
                 logger.error("releases unreadable", folder=str(self._folder), reason=problem)  # noqa: TRY400

@@ -117,6 +117,7 @@ class Repository:
         self._lock = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._loading = True
+        self._was_ready = False
         self._unreadable: str | None = None
 
     @property
@@ -145,7 +146,8 @@ class Repository:
         if self._settings.default_model is not None:
             return self._settings.default_model
         recorded = self._default.name
-        if self._default.is_there and (not self._pins or recorded in self._pins):
+        there = self._default.is_there or recorded in self._offers
+        if there and (not self._pins or recorded in self._pins):
             return recorded
         return next(iter(self._offers)) if len(self._offers) == 1 else None
 
@@ -154,9 +156,8 @@ class Repository:
         await self._look_again(folder=True)
         self._loading = False
         problem = self.problem()
-        if problem is None:
-            logger.info("ready", models=sorted(self._offers))
-        elif not self._stopping.is_set():
+        self._say_ready()
+        if problem is not None and not self._stopping.is_set():
             folder = str(self._settings.models_folder)
             logger.error("not ready", reason=problem, models_folder=folder)
 
@@ -170,6 +171,13 @@ class Repository:
             watched or (_FOLLOW_SECONDS if follow or self._has_to_begin else None)
         ):
             await self._look_again(folder=watched > 0 or self._has_to_begin)
+            self._say_ready()
+
+    def _say_ready(self) -> None:
+        """Log when everything is there for the first time, perhaps after a fault was mended."""
+        if not self._was_ready and self.problem() is None:
+            self._was_ready = True
+            logger.info("ready", models=sorted(self._offers))
 
     @property
     def _has_to_begin(self) -> bool:
@@ -338,9 +346,10 @@ class Repository:
     async def _settle_default(self) -> None:
         """Record the one model in service as the default where none is, or it is gone."""
         if self._settings.default_model is None and len(self._offers) == 1:
-            if self._default.name is not None and (self._default.is_there or self._unreadable):
-                return
-            await self._ask_disk(self._default.settle, next(iter(self._offers)))
+            (only,) = self._offers
+            recorded = self._default.name
+            if recorded is None or not (self._default.is_there or only == recorded):
+                await self._ask_disk(self._default.settle, only)
 
     async def release(self, name: str, step: Step) -> Offer:
         """Change which versions of a model serve; nothing changes unless all of them can.

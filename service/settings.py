@@ -51,7 +51,7 @@ class ServiceSettings(CommandSettings):
     )
     default_model: str | None = Field(
         None,
-        description="model of requests that name none; if left out, the first that was alone in service",
+        description="model of requests that name none; else the first to be alone in service",
     )
     default_samples: int = Field(
         64, ge=1, le=MAX_SAMPLES, description="dropout samples of requests that name no number"

@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +143,15 @@ def graph_of(nodes: list[Any], weights: list[Any]) -> bytes:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
     graph = helper.make_graph(nodes, "g", [x], [y], weights)
     operators = [helper.make_opsetid("", 20)]
-    return helper.make_model(graph, opset_imports=operators, ir_version=10).SerializeToString()
+    model = helper.make_model(graph, opset_imports=operators, ir_version=10)
+    return bytes(model.SerializeToString())
 
 
 def hidden_in_an_attribute() -> bytes:
     model = onnx.load_from_string(external())
     weight = model.graph.initializer.pop()
     model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def hidden_in_a_branch() -> bytes:
@@ -214,7 +216,8 @@ def npy(array: Any, shape: tuple[int, ...] | None = None) -> bytes:
     np.lib.format.write_array_header_1_0(
         header, {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
     )
-    return header.getvalue() + array.tobytes()
+    content: bytes = array.tobytes()
+    return header.getvalue() + content
 
 
 def swollen(golden: dict[str, bytes]) -> dict[str, bytes]:
@@ -470,7 +473,10 @@ def test_a_second_model_changes_nothing_for_who_names_none(
         service.post("/v2/repository/models/another/unload", b"{}")
         out = service.post("/predict", encode(digit), headers=PNG)
         check_error(out, 503, "not_ready", "another, the default model, is not in service; …")
-    shutil.rmtree(models / "another")
+        service.post("/v2/repository/models/another/load", b"{}")
+        shutil.rmtree(models / "another")
+        service.post("/v2/repository/models/digits/load", b"{}")  # which looks at the folder
+        assert asked(service) == "another", "it is in service still"
     with serving_models(models) as service:
         assert asked(service) == "digits", "what is gone is no default; the one that is left is"
         assert service.get("/models").json()["default"] == "digits"
@@ -499,14 +505,15 @@ def test_writers_that_end_together_each_get_a_number(tmp_path: Path, bundle_fold
     both_are_written = threading.Barrier(4, timeout=30)
     numbers, failures = [], []
 
+    def describe(path: Path, version: int) -> None:
+        (path / "report" / "card.md").write_text(f"version {version}")
+
     def publish() -> None:
         try:
             with new_version(tmp_path, "digits") as draft:
                 shutil.copytree(bundle_folder, draft.path, dirs_exist_ok=True)
                 draft.manifest = manifest
-                draft.describe = lambda version: (
-                    (draft.path / "report" / "card.md").write_text(f"version {version}") and None
-                )
+                draft.describe = partial(describe, draft.path)
                 both_are_written.wait()
             numbers.append(draft.version)
         except BaseException as error:

@@ -114,7 +114,12 @@ def test_series_of_versions_and_models_that_are_gone_go() -> None:
 def test_many_scrapes_at_once_share_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics()
     rendered: list[int] = []
-    monkeypatch.setattr(metrics, "_rendered", lambda: rendered.append(1) or b"figures")
+
+    def render() -> bytes:
+        rendered.append(1)
+        return b"figures"
+
+    monkeypatch.setattr(metrics, "_rendered", render)
 
     async def scenario() -> None:
         answers = await asyncio.gather(*(metrics.exposition() for _ in range(500)))
