@@ -530,3 +530,21 @@ def test_writers_that_end_together_each_get_a_number(tmp_path: Path, bundle_fold
         bundle = open_bundle(tmp_path / "digits" / str(number))
         assert (bundle.manifest.version, bundle.card) == (number, f"version {number}")
     assert not list((tmp_path / "digits").glob(".draft-*"))
+
+
+def test_where_nothing_can_be_written_the_default_lasts_as_long_as_the_process(
+    bundle_folder: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.default_model._write", lambda *_: False)
+    settings = ServiceSettings(models_folder=models, watch_seconds=0.01)
+    repository = WatchedRepository(settings)
+    with capture_logs() as log, serving(create_app(settings, repository)) as service:
+        wait(repository.loaded)
+        copy_bundle(bundle_folder, models, "another")
+        while len(service.get("/models").json()["models"]) < 2:
+            pass
+        assert service.get("/models").json()["default"] == "digits"
+    said = [line["event"] for line in log if line["log_level"] == "warning"]
+    assert said == ["default model not kept"]
+    with serving_models(models) as service:
+        assert service.get("/models").json()["default"] is None
