@@ -39,7 +39,7 @@ FROM python:3.11-slim AS base
 # A named volume takes the owner of the folder that it is first mounted over.
 RUN groupadd --gid 10001 dropserve \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp dropserve \
-    && install --directory --owner=10001 --group=10001 /models
+    && install --directory --owner=10001 --group=10001 /models /state
 # The root file system may be read-only, so bytecode is made below and all else goes to /tmp.
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -74,6 +74,7 @@ RUN PYTHONDONTWRITEBYTECODE= python -c "import service.app, service.server"
 ENV DROPSERVE_HOST=0.0.0.0 \
     DROPSERVE_PORT=8000 \
     DROPSERVE_MODELS_FOLDER=/models \
+    DROPSERVE_CONTROL_FOLDER=/state \
     DROPSERVE_LOG_FORMAT=json
 EXPOSE 8000
 USER 10001:10001

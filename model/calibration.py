@@ -10,9 +10,9 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.errors import BundleError
+from model.archives import Expected, read_arrays
 from model.novelty import Density
 from model.uncertainty import Uncertainty
 
@@ -104,18 +104,20 @@ class Arrays(BaseModel):
         return float(self.confidences[max(ends) - 1]) if ends else None
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read the file `path`.
+    def read(cls, data: bytes, images: int, features: int, classes: int) -> Self:
+        """Read the file's bytes, of n images, F features and at most C classes.
 
         Raises:
-            BundleError: it cannot be read, or lacks an array.
+            ArchiveError, ValidationError: it is damaged, lacks an array, or is of another model.
         """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                return cls(**{name: archive[name] for name in archive.files})
-        except Exception as error:  # whatever a damaged archive raises
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise BundleError(f"{path} cannot be used ({reason}); export it again.") from None
+        scores = Expected(np.float64, (images,))
+        expected = {
+            **dict.fromkeys(("thr", "aps", "confidences", "risk_bounds", "nearness"), scores),
+            "axes": Expected(np.float64, (features, 2 * features)),
+            "centres": Expected(np.float64, (classes, features)),
+            "middle": Expected(np.float64, (features,)),
+        }
+        return cls.model_validate(read_arrays(data, expected))
 
     def write(self, path: Path) -> None:
         """Write the file `path`."""

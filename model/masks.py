@@ -44,6 +44,8 @@ MAX_SAMPLES = 1 << 16
 """The largest block whose field is tabulated below."""
 MAX_SEED = 2**63 - 1
 _CACHE_BYTES = 64 * 2**20
+_WORDS_AT_ONCE = 2**18
+"""Of random bits; they take some 6 ms, in which no other thread of Python runs."""
 
 # Primitive polynomials over GF(2), by degree; bit i is the coefficient of x^i.
 _PRIMITIVE = {
@@ -190,6 +192,16 @@ def _field(order: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _words(purpose: str, count: int) -> NDArray[np.uint64]:
-    """Draw random words named by their purpose, uint64 [count]."""
-    key = f"dropserve masks 1/{purpose}".encode()
+    """Draw random words named by their purpose, uint64 [count].
+
+    They are drawn in pieces, since other threads of Python wait while one is made.
+    """
+    starts = range(0, max(count, 1), _WORDS_AT_ONCE)
+    pieces = [_piece(purpose, start, min(_WORDS_AT_ONCE, count - start)) for start in starts]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _piece(purpose: str, start: int, count: int) -> NDArray[np.uint64]:
+    name = f"{purpose}/from {start}" if start else purpose
+    key = f"dropserve masks 1/{name}".encode()
     return np.frombuffer(hashlib.shake_256(key).digest(8 * count), dtype="<u8").astype(np.uint64)

@@ -5,7 +5,7 @@ report says is what the server does. Rows never influence each other: an image's
 same bytes alone and in any batch, with any number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from model import classification, masks
 from model.analytic import POINTS, normal_logits
@@ -22,11 +23,13 @@ from model.bundle import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
 from model.calibration import CALIBRATION_FILE, Arrays, Calibrated, uniform_draws
 from model.errors import BundleError, MethodError
 from model.figures import BLOCK, DETAILS, MAIN, Feeds, behind, rule, scaling
+from model.golden import Golden
 from model.masks import Masks
 from model.sampling import FIRST_BLOCK, Analytic, Auto, Fixed, Sampling
-from model.sessions import RunOptions, Session, run_options, start
+from model.sessions import RunOptions, Session, Stop, run_options, start
 from model.settling import settled
 from model.uncertainty import Summary, Uncertainty, answer, integrate, joined, softmax, summarise
+from model.wire import WireError, require_self_contained
 
 GOLDEN_TOLERANCE = 1e-3
 """Allowed |difference| of a golden logit: other processors round differently (about 1e-5), damage
@@ -127,13 +130,19 @@ class _Bound:
 class Predictor:
     """The two graphs of one bundle, opened. Not for two threads at once."""
 
-    def __init__(self, layers: Sequence[DropoutLayer], model: Session, head: Session) -> None:
+    def __init__(
+        self,
+        layers: Sequence[DropoutLayer],
+        model: Session,
+        head: Session,
+        options: RunOptions | None = None,
+    ) -> None:
         self._layers = tuple(layers)
         self._model = model
         self._head = head
         self.calibrated: Calibrated | None = None
         """Its temperatures, and what turns answers into decisions; None: answers as they come."""
-        self.run_options = run_options()
+        self.run_options = options or run_options()
         """Of every run of both graphs: to end one from another thread."""
         self._bound: LRUCache[tuple[Fixed, float], _Bound] = LRUCache(_BOUND)
         self._last_asked: tuple[Fixed, float] | None = None
@@ -147,22 +156,44 @@ class Predictor:
         """Start ONNX Runtime on the graphs in `folder`, with `threads` threads for the trunk.
 
         Raises:
-            BundleError: ONNX Runtime cannot load a graph.
+            BundleError: a graph cannot be read, or ONNX Runtime cannot load it.
+        """
+        return cls.start(lambda file: (folder / file).read_bytes(), folder, layers, threads)
+
+    @classmethod
+    def start(
+        cls,
+        read: Callable[[str], bytes],
+        folder: Path,
+        layers: Sequence[DropoutLayer],
+        threads: int = 1,
+        stop: Stop | None = None,
+    ) -> Self:
+        """Start ONNX Runtime on graphs that `read` gives by their file's name; as `open`.
+
+        folder: what an error calls them.
+        stop: by which the start and every run can be ended.
         """
         try:
-            model = start(
-                (folder / MODEL_FILE).read_bytes() + classification.behind("logits"), threads
-            )
+            weights = _self_contained(read(MODEL_FILE))
+            model = start(weights + classification.behind("logits"), threads, stop=stop)
             figures = behind("logits", int(model.get_outputs()[0].shape[-1]))
             # Several threads would split sums, and round them, by their number.
-            weights = (folder / HEAD_FILE).read_bytes()
-            head = start(weights + figures, threads=1, plan=len(weights) <= _SMALL_BYTES)
+            weights = _self_contained(read(HEAD_FILE))
+            small = len(weights) <= _SMALL_BYTES
+            head = start(weights + figures, threads=1, plan=small, stop=stop)
+        except BundleError:
+            raise
+        except WireError as error:
+            raise BundleError(
+                f"{folder} has a graph that is refused: {error}; export it again."
+            ) from None
         except Exception as error:  # ONNX Runtime raises its own untyped exceptions
             reason = str(error).partition("\n")[0]
             raise BundleError(
                 f"{folder} cannot be loaded by ONNX Runtime ({reason}); export it again."
             ) from None
-        return cls(layers, model, head)
+        return cls(layers, model, head, None if stop is None else stop.run_options)
 
     def predict(self, images: Floats) -> Prediction:
         """Run the whole network once; images float32 [N, C, H, W] in 0..1."""
@@ -319,49 +350,54 @@ class Predictor:
         cells = max(samples * self._widest, self.classes * self._layers[0].width)
         return max(1, _HEAD_BYTES // (4 * cells))
 
-    def self_test(self, path: Path) -> None:
-        """Check that the golden inputs in the file `path` give the golden outputs.
-
-        Raises:
-            BundleError: they do not, or the file cannot be read.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as golden:
-                prediction = self.predict(golden["images"])
-                how = Fixed(int(golden["seed"]), int(golden["samples"]))
-                sampled = self.sample(prediction.features, how)
-                differences = {
-                    "logits": np.abs(prediction.logits - golden["logits"]).max(),
-                    "sampled logits": np.abs(sampled - golden["sampled_logits"]).max(),
-                }
-        except Exception as error:  # whatever a damaged graph or archive raises
-            raise BundleError(
-                f"{path}: the self-test cannot run ({error}); export the bundle again."
-            ) from None
-        for what, difference in differences.items():
-            if not difference <= GOLDEN_TOLERANCE:  # also true of NaN
-                raise BundleError(
-                    f"{path}: the self-test's {what} differ by {difference:.2g}, more than "
-                    f"{GOLDEN_TOLERANCE:g}; export the bundle again."
-                )
+    def self_test(self, golden: Golden) -> dict[str, float]:
+        """Return by how much the golden outputs differ from those of now, by their kind."""
+        prediction = self.predict(golden.images)
+        sampled = self.sample(prediction.features, Fixed(golden.seed, golden.samples))
+        return {
+            "logits": float(np.abs(prediction.logits - golden.logits).max()),
+            "sampled logits": float(np.abs(sampled - golden.sampled_logits).max()),
+        }
 
 
-def open_tested(bundle: Bundle, threads: int = 1) -> Predictor:
-    """Open a verified bundle and run its self-test.
+def open_tested(bundle: Bundle, threads: int = 1, stop: Stop | None = None) -> Predictor:
+    """Start a verified bundle and run its self-test.
+
+    stop: by which that, and every later run, can be ended.
 
     Raises:
         BundleError: it cannot be loaded, or gives other outputs than it must.
     """
-    predictor = Predictor.open(bundle.path, bundle.manifest.dropout_layers, threads)
+    layers = bundle.manifest.dropout_layers
+    predictor = Predictor.start(bundle.take, bundle.path, layers, threads, stop)
     named = len(bundle.manifest.class_names)
     if predictor.classes != named:
         raise BundleError(
             f"{bundle.path} names {named} classes, but its network tells {predictor.classes} "
             "apart; export the bundle again."
         )
-    predictor.self_test(bundle.path / GOLDEN_FILE)
+    _test(predictor, bundle)
     predictor.calibrated = calibrated(bundle)
     return predictor
+
+
+def _test(predictor: Predictor, bundle: Bundle) -> None:
+    file, manifest = bundle.path / GOLDEN_FILE, bundle.manifest
+    try:
+        golden = Golden.read(bundle.take(GOLDEN_FILE), manifest.input, len(manifest.class_names))
+        differences = predictor.self_test(golden)
+    except BundleError:
+        raise
+    except Exception as error:  # whatever a damaged graph or archive raises
+        raise BundleError(
+            f"{file}: the self-test cannot run ({error}); export the bundle again."
+        ) from None
+    for what, difference in differences.items():
+        if not difference <= GOLDEN_TOLERANCE:  # also true of NaN
+            raise BundleError(
+                f"{file}: the self-test's {what} differ by {difference:.2g}, more than "
+                f"{GOLDEN_TOLERANCE:g}; export the bundle again."
+            )
 
 
 def calibrated(bundle: Bundle) -> Calibrated | None:
@@ -370,14 +406,24 @@ def calibrated(bundle: Bundle) -> Calibrated | None:
     Raises:
         BundleError: the file cannot be used.
     """
-    numbers = bundle.manifest.calibration
+    manifest, numbers = bundle.manifest, bundle.manifest.calibration
     if numbers is None:
         return None
     file = bundle.path / CALIBRATION_FILE
-    arrays = Arrays.read(file)
-    if (len(arrays.thr), len(arrays.axes)) != (numbers.images, bundle.manifest.features):
+    content = bundle.take(CALIBRATION_FILE)
+    try:
+        arrays = Arrays.read(content, numbers.images, manifest.features, len(manifest.class_names))
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise BundleError(f"{file} cannot be used ({reason}); export it again.") from None
+    if (len(arrays.thr), len(arrays.axes)) != (numbers.images, manifest.features):
         raise BundleError(f"{file} is of another model; export the bundle again.")
     return Calibrated(numbers, arrays)
+
+
+def _self_contained(graph: bytes) -> bytes:
+    require_self_contained(graph)
+    return graph
 
 
 def _chunks(count: int, size: int) -> list[tuple[int, int]]:

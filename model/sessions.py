@@ -8,6 +8,19 @@ from typing import Any, Protocol
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
+_MOST_FOLDED_BYTES = 64 * 2**20
+
+_CONFIGURATION = {
+    # Idle threads that spin would take the cores from the event loop and from other workers.
+    "session.intra_op.allow_spinning": "0",
+    # Bytes that begin like ONNX Runtime's own format are not taken for it: `model.wire` reads ONNX.
+    "session.load_model_format": "ONNX",
+    # `model.wire` refuses graphs with values elsewhere; where this names no folder, none is found.
+    "session.model_external_initializers_file_folder_path": os.devnull,
+    # A few bytes may describe a constant of any size.
+    "optimization.constant_folding_max_output_size_in_bytes": str(_MOST_FOLDED_BYTES),
+}
+
 
 class Binding(Protocol):
     """What is used of `onnxruntime.IOBinding`: inputs and outputs that stay from run to run."""
@@ -64,19 +77,49 @@ def run_options() -> RunOptions:
     return options
 
 
-def start(model: bytes, threads: int, *, plan: bool = False) -> Session:
+class Stop:
+    """Ends the starts of sessions that were given it, and the runs with its options.
+
+    It may be set from another thread.
+
+    A node that computes is waited for: a loop ends before its next step, one huge product after it.
+    """
+
+    def __init__(self) -> None:
+        self.run_options = run_options()
+        """For the runs that it is to end."""
+        self._starting: list[onnxruntime.SessionOptions] = []
+        self.is_set = False
+
+    def set(self) -> None:
+        """Let whatever is under way, or begins later, fail."""
+        self.is_set = True
+        self.run_options.terminate = True
+        for options in self._starting:
+            options.set_load_cancellation_flag(True)
+
+    def watch(self, options: onnxruntime.SessionOptions) -> None:
+        """Take part in the start of a session."""
+        self._starting.append(options)
+        options.set_load_cancellation_flag(self.is_set)
+
+
+def start(model: bytes, threads: int, *, plan: bool = False, stop: Stop | None = None) -> Session:
     """Start ONNX Runtime on an encoded graph, with `threads` threads for one run.
 
     plan: keep a plan of the memory for every size of batch: many small nodes are a tenth faster,
         but where there are large ones it takes much memory.
+    stop: by which the start can be ended; None: by nothing.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only; they also arrive as exceptions
     options.enable_mem_pattern = plan
-    # Idle threads that spin would take the cores from the event loop and from other workers.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in _CONFIGURATION.items():
+        options.add_session_config_entry(key, value)
+    if stop is not None:
+        stop.watch(options)
     session: Session = onnxruntime.InferenceSession(
         model, options, providers=["CPUExecutionProvider"]
     )

@@ -34,12 +34,12 @@ class ControlSettings(CommandSettings):
     )
 
     action: CliPositionalArg[
-        Literal["canary", "promote", "rollback", "pin", "follow", "load", "unload"]
+        Literal["canary", "promote", "rollback", "pin", "follow", "load", "unload", "default"]
     ] = Field(
         description="canary: give a version a share of the requests. promote: make the canary the "
         "stable version. rollback: end the canary or, without one, return to the version before. "
         "pin: hold one version. follow: serve the newest again. load, unload: put the model into "
-        "service, take it out"
+        "service, take it out. default: let the model answer requests that name none"
     )
     model: CliPositionalArg[str] = Field(description="the model")
     version: int | None = Field(None, ge=1, description="of canary and pin: the version")
@@ -141,6 +141,8 @@ def _told(settings: ControlSettings, answer: HTTPResponse, body: bytes) -> str:
     if not body:
         return f"{settings.model}: {settings.action}ed\n"
     now: dict[str, Any] = json.loads(body)
+    if settings.action == "default":
+        return f"{now['name']}: answers requests that name no model\n"
     kind = "held" if now["held"] else "the newest"
     told = f"{now['name']}: stable version {now['version']} ({kind})"
     if now["canary"] is not None:

@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,11 +22,13 @@ from model.errors import BundleError
 from model.predictor import Predictor, open_tested
 from model.preprocessing import InputSpec
 from model.sampling import Fixed
+from model.sessions import Stop
 from service.batching import Batcher, Limits, RowPredictor
 from service.latency import Costs
 from service.metrics import Metrics
 from service.scheduling import SLICE_SECONDS
 from service.settings import ServiceSettings
+from service.threads import DaemonThreads
 
 _INLINE_SECONDS = {False: 0.002, True: 0.02}
 """Longest run on the event loop's thread, by whether each worker has but one core: a thread then
@@ -93,6 +94,10 @@ class Served:
         await self.batcher.close(timeout_seconds)
 
 
+class LoadTimeoutError(BundleError):
+    """A bundle takes too long to open and to test."""
+
+
 class Loader:
     """Opens bundles beside the traffic, one at a time, on a thread of its own."""
 
@@ -100,7 +105,8 @@ class Loader:
         self._settings = settings
         self._metrics = metrics
         behind = _behind_the_traffic if settings.threads == 1 else None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=behind)
+        self._threads = DaemonThreads("loader", behind)
+        self._stop: Stop | None = None
 
     async def open(self, path: Path, like: InputSpec | None) -> Served:
         """Open the bundle in the folder `path` and prove it.
@@ -109,12 +115,27 @@ class Loader:
 
         Raises:
             BundleError: it is damaged, fails its self-test, or takes other images than `like`.
+            LoadTimeoutError: that has taken too long.
+            StoppingError: the service is stopping.
         """
-        loop = asyncio.get_running_loop()
-        bundle, card, predictor, costs = await loop.run_in_executor(
-            self._thread, self._open, path, like
-        )
-        return self.serve(bundle, card, predictor, predictor.calibrated, costs)
+        seconds = self._settings.load_timeout_seconds
+        stop = self._stop = Stop()
+        try:
+            bundle, predictor, costs = await self._threads.call(
+                seconds, self._open, path, like, stop
+            )
+        except TimeoutError:
+            stop.set()
+            raise LoadTimeoutError(
+                f"{path} could not be opened and tested within {seconds:g} seconds; export it "
+                "again, or allow more with --load-timeout-seconds."
+            ) from None
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            self._stop = None  # what is in service goes on when the loader stops
+        return self.serve(bundle, bundle.card, predictor, predictor.calibrated, costs)
 
     def serve(
         self,
@@ -137,14 +158,18 @@ class Loader:
         batcher = Batcher(manifest.name, predictor, limits, self._metrics, version, costs, options)
         return Served(bundle, card, batcher, calibrated)
 
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
+    def stop(self) -> None:
+        """End what is being opened, and open nothing more."""
+        if self._stop is not None:
+            self._stop.set()
+        self._threads.abandon()
 
-    def _open(self, path: Path, like: InputSpec | None) -> tuple[Bundle, str, Predictor, Costs]:
+    def _open(
+        self, path: Path, like: InputSpec | None, stop: Stop
+    ) -> tuple[Bundle, Predictor, Costs]:
         bundle = open_bundle(path)
         _require_alike(bundle, like)
-        predictor = open_tested(bundle, self._settings.threads)
+        predictor = open_tested(bundle, self._settings.threads, stop)
         try:
             costs = self._warm(bundle, predictor)
         except Exception as error:  # whatever a graph raises that its manifest does not describe
@@ -153,7 +178,7 @@ class Loader:
                 f"{path} does not take the images its manifest declares ({reason}); "
                 "export it again."
             ) from None
-        return bundle, bundle.card, predictor, costs
+        return bundle, predictor, costs
 
     def _warm(self, bundle: Bundle, predictor: Predictor) -> Costs:
         """Run the sizes to come, so that the first request pays for no allocation or mask.

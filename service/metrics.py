@@ -7,12 +7,19 @@ PROMETHEUS_MULTIPROC_DIR, which `service.server` sets before it starts them.
 import asyncio
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.samples import Sample
+
+from model.bundle import SAMPLED_SUFFIX
+from service import shared_figures
 
 logger = structlog.stdlib.get_logger("service")
 
@@ -94,8 +101,13 @@ class Metrics:
     """The service's counters, gauges and histograms, in a registry of their own."""
 
     def __init__(self) -> None:
+        if MULTIPROCESS_VARIABLE in os.environ:
+            shared_figures.install()
         registry = CollectorRegistry()
         self._registry = registry
+        self._present: _Present | None = None
+        self._exposing: asyncio.Task[bytes] | None = None
+        self._next: asyncio.Task[bytes] | None = None
         self.tally = Tally()
         """By which what every request counts is counted."""
         self.requests = Counter(
@@ -237,12 +249,58 @@ class Metrics:
         self.tally.add(requests)
         latency.observe(seconds)
 
+    def keep(self, models: Set[str], versions: Set[tuple[str, str]]) -> None:
+        """Show from now on only series of models, and of (model, version), that are there."""
+        known = self._present
+        self._present = _Present(frozenset(models), frozenset(versions))
+        if known is not None and MULTIPROCESS_VARIABLE not in os.environ:
+            for model, version in known.versions - self._present.versions:
+                self._remove(model, version)
+
+    def _remove(self, model: str, version: str) -> None:
+        self.tally.hand_over()
+        for name in (model, model + SAMPLED_SUFFIX):
+            for metric in (
+                self.model_info,
+                self.refused_versions,
+                self.inference_requests,
+                self.inference_seconds,
+                self.inference_images,
+                self.inference_runs,
+                self.last_inference,
+            ):
+                metric.remove_by_labels({"model": name, "version": version})
+
     def expose(self) -> bytes:
         """Return all figures in Prometheus' text format."""
+        self.tally.hand_over()
+        return self._rendered()
+
+    async def exposition(self) -> bytes:
+        """Return them too, rendered on a thread: with many workers and models that takes long.
+
+        Whoever asks while they are rendered shares the next rendering with all who do.
+        """
+        if self._next is None:
+            self._next = asyncio.create_task(self._render_after(self._exposing))
+        return await asyncio.shield(self._next)
+
+    async def _render_after(self, other: "asyncio.Task[bytes] | None") -> bytes:
+        if other is not None:
+            await asyncio.wait([other])
+        self._exposing, self._next = self._next, None
+        self.tally.hand_over()
+        return await asyncio.to_thread(self._rendered)
+
+    def _rendered(self) -> bytes:
         return generate_latest(self._everyone())
 
-    def inference_figures(self) -> dict[tuple[str, str], dict[str, float]]:
+    async def inference_figures(self) -> dict[tuple[str, str], dict[str, float]]:
         """Return, of each (model, version), the counts of requests, seconds, images and runs."""
+        self.tally.hand_over()
+        return await asyncio.to_thread(self._inference_figures)
+
+    def _inference_figures(self) -> dict[tuple[str, str], dict[str, float]]:
         names = {
             "dropserve_inference_requests_total": "requests",
             "dropserve_inference_seconds_total": "seconds",
@@ -271,18 +329,57 @@ class Metrics:
                 logger.exception("figures not handed over")
 
     def _everyone(self) -> CollectorRegistry:
-        self.tally.hand_over()
-        if MULTIPROCESS_VARIABLE not in os.environ:
-            return self._registry
-        everyone = CollectorRegistry()
-        MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
-        return everyone
+        registry = self._registry
+        folder = os.environ.get(MULTIPROCESS_VARIABLE)
+        if folder is not None and Path(folder).is_dir():
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+        if self._present is None:
+            return registry
+        shown = CollectorRegistry()
+        shown.register(_Shown(registry, self._present))
+        return shown
 
     def close(self) -> None:
         """Hand over what is left, take this worker's gauges out of the sums; when it stops."""
         self.tally.hand_over()
         if MULTIPROCESS_VARIABLE in os.environ:
             forget_worker(os.getpid())
+
+
+@dataclass(frozen=True)
+class _Present:
+    """Which models and versions there are."""
+
+    models: Set[str]
+    versions: Set[tuple[str, str]]
+
+    def has(self, sample: Sample) -> bool:
+        """Whether a series is of no model, or of one that is there."""
+        model = sample.labels.get("model")
+        if model is None:
+            return True
+        model = model.removesuffix(SAMPLED_SUFFIX)
+        version = sample.labels.get("version")
+        return model in self.models if version is None else (model, version) in self.versions
+
+
+class _Shown:
+    """A registry without the series of models that are gone: the files keep them for good."""
+
+    def __init__(self, registry: CollectorRegistry, present: _Present) -> None:
+        self._registry = registry
+        self._present = present
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric with what is left of its series."""
+        for metric in self._registry.collect():
+            metric.samples = [each for each in metric.samples if self._present.has(each)]
+            yield metric
+
+    def describe(self) -> list[Metric]:
+        """Describe nothing: the registry would else collect to find the names."""
+        return []
 
 
 def forget_worker(pid: int | None) -> None:

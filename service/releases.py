@@ -3,10 +3,14 @@
 Kept in one file that every worker reads, so that a change made by one reaches all. Knows no bundle.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +18,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from model.files import read
 from service.errors import ReleaseError
 
 logger = structlog.stdlib.get_logger("service")
@@ -21,6 +26,9 @@ logger = structlog.stdlib.get_logger("service")
 _FILE = "releases.json"
 _LOCK = "releases.lock"
 _APPLIED = "applied-"
+_MOST_BYTES = 16 * 2**20
+_LOCK_SECONDS = 5.0
+_LOCK_AGAIN_SECONDS = 0.02
 
 
 class Release(BaseModel):
@@ -112,7 +120,9 @@ class Releases:
         self._processes = processes
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._known = _Releases()
+        self._is_known = folder is None
         self._problem: str | None = None
+        self._closing = threading.Event()
         self._applied = -1
 
     @property
@@ -124,20 +134,30 @@ class Releases:
         """Return what is wanted of a model, as last read."""
         return self._known.models.get(name, Release())
 
+    @property
+    def unknown(self) -> str | None:
+        """Say what is wrong where the file could not be read even once: nothing may serve then."""
+        return None if self._is_known else self._problem or f"{_FILE} has not been read yet."
+
     def read(self) -> None:
         """Read the file again; one that cannot be read is logged, and changes nothing."""
         if self._folder is None:
             return
         try:
-            self._known = _Releases.model_validate_json((self._folder / _FILE).read_bytes())
-            self._problem = None
-        except FileNotFoundError:
-            return
+            self._known = _Releases.model_validate_json(read(self._folder / _FILE, _MOST_BYTES))
+        except FileNotFoundError:  # nothing was changed yet, or a damaged one was removed
+            pass
         except (OSError, ValidationError) as error:
-            problem = str(error).partition("\n")[0]
+            reason = (
+                error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+            )
+            problem = f"{_FILE} cannot be read ({reason}); mend or remove it."
             if problem != self._problem:
                 logger.error("releases unreadable", folder=str(self._folder), reason=problem)  # noqa: TRY400
             self._problem = problem
+            return
+        self._problem = None
+        self._is_known = True
 
     def change(self, name: str, step: Callable[[Release], Release]) -> None:
         """Change what is wanted of a model, whoever else does so at the same time.
@@ -149,9 +169,7 @@ class Releases:
             with self._locked() as folder:
                 self.read()
                 if self._problem is not None:
-                    raise ReleaseError(
-                        f"{folder / _FILE} cannot be read ({self._problem}); mend or remove it."
-                    )
+                    raise ReleaseError(self._problem)
                 models = self._known.models | {name: step(self.get(name))}
                 changed = _Releases(generation=self.generation + 1, models=models)
                 _replace(folder / _FILE, changed.model_dump_json(indent=2))
@@ -170,6 +188,10 @@ class Releases:
                 _replace(self._folder / f"{_APPLIED}{os.getpid()}", str(generation))
                 self._applied = generation
 
+    def stop(self) -> None:
+        """Wait for no lock any more."""
+        self._closing.set()
+
     def others_follow(self) -> bool:
         """Whether every other process serves what was last read here."""
         if self._folder is None or self._processes == 1:
@@ -184,6 +206,7 @@ class Releases:
 
     def close(self) -> None:
         """Stop being one of the processes that have to follow."""
+        self._closing.set()
         if self._folder is not None:
             with suppress(OSError):
                 (self._folder / f"{_APPLIED}{os.getpid()}").unlink(missing_ok=True)
@@ -196,9 +219,36 @@ class Releases:
             self._temporary = tempfile.TemporaryDirectory(prefix="dropserve-releases-")
             self._folder = Path(self._temporary.name)
         self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        descriptor = _open_lock(self._folder / _LOCK)
+        try:
+            self._lock(descriptor)
             yield self._folder
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        """Take the lock; whoever holds it for long is not waited for."""
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end or self._closing.wait(_LOCK_AGAIN_SECONDS):
+                    raise ReleaseError(
+                        f"Another process has held {_LOCK} for {_LOCK_SECONDS:g} seconds; try "
+                        "again, or end that process."
+                    ) from None
+            else:
+                return
+
+
+def _open_lock(file: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(file, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{_LOCK} is no regular file")
+    return descriptor
 
 
 def forget_processes(folder: Path, pid: int | None = None) -> None:

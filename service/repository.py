@@ -6,15 +6,20 @@ when nothing else serves, GET /health/ready tell; the one before goes on serving
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
 from model.bundle import names, versions
+from model.errors import BundleError
 from model.preprocessing import InputSpec
+from service.default_model import DefaultModel
 from service.errors import (
     DeadlineError,
     ModelRequiredError,
@@ -24,10 +29,11 @@ from service.errors import (
     UnknownVersionError,
     VersionRefusedError,
 )
-from service.loading import Loader, Served
+from service.loading import Loader, LoadTimeoutError, Served
 from service.metrics import Metrics
 from service.releases import Release, Releases, falls_to_canary
 from service.settings import ServiceSettings
+from service.threads import DaemonThreads, StoppingError
 
 logger = structlog.stdlib.get_logger("service")
 
@@ -36,6 +42,16 @@ STABLE, CANARY = "stable", "canary"
 _CHECK_SECONDS = 0.05
 _FOLLOW_SECONDS = 1.0
 _PATIENCE_SECONDS = 30.0
+_DISK_SECONDS = 10.0
+"""How long a disk may take to tell what a folder holds, or to keep a change."""
+
+_AGAIN = 10
+"""A version that took too long to load is tried again after so many times that."""
+
+_CLOSING_SECONDS = 1.0
+_STOPPING = "The server is stopping; send the request to another."
+
+T = TypeVar("T")
 
 Step = Callable[[Release, int | None, int | None], Release]
 """The release now, the stable version if any, the best lower one on disk -> the new release."""
@@ -50,6 +66,21 @@ class Refusal:
     name: str
     version: int
     reason: str
+    """Names files by NAME/VERSION/file, and nothing else of this machine."""
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A refusal, and when the version is tried again."""
+
+    refusal: Refusal
+    seen: Fingerprint
+    """Of its folder: when that changes."""
+    again: float = math.inf
+    """Or at this time of `time.monotonic`."""
+
+    def stands(self, seen: Fingerprint) -> bool:
+        return self.seen == seen and time.monotonic() < self.again
 
 
 @dataclass(frozen=True)
@@ -74,17 +105,20 @@ class Repository:
         self.metrics = metrics
         self._pins = settings.pins
         self._loader = Loader(settings, metrics)
+        self._disk = DaemonThreads("disk")
         self._releases = Releases(settings.control_folder, settings.workers)
+        self._default = DefaultModel(settings.models_folder, settings.control_folder)
         self._attempts: dict[str, int] = {}
         self._offers: dict[str, Offer] = {}
         self._on_disk: dict[str, list[int]] = {}
         self._opened: dict[tuple[str, int], Served] = {}
-        self._refused: dict[tuple[str, int], tuple[Refusal, Fingerprint]] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._refused: dict[tuple[str, int], _Refused] = {}
+        self._leaving: dict[asyncio.Task[None], Served] = {}
         self._lock = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._loading = True
         self._has_loaded = asyncio.Event()
+        self._was_ready = False
         self._unreadable: str | None = None
 
     @property
@@ -95,7 +129,7 @@ class Repository:
     @property
     def refusals(self) -> Sequence[Refusal]:
         """Every version on disk that was tried and refused, by name, the highest first."""
-        found = [refusal for refusal, _ in self._refused.values()]
+        found = [each.refusal for each in self._refused.values()]
         return sorted(found, key=lambda each: (each.name, -each.version))
 
     @property
@@ -112,22 +146,22 @@ class Repository:
         """The model of requests that name none."""
         if self._settings.default_model is not None:
             return self._settings.default_model
+        recorded = self._default.name
+        there = self._default.is_there or recorded in self._offers
+        if there and (not self._pins or recorded in self._pins):
+            return recorded
         return next(iter(self._offers)) if len(self._offers) == 1 else None
 
     async def load(self) -> None:
         """Put everything into service that can be; the application answers meanwhile."""
-        try:
-            await self.refresh()
-        except Exception:  # whatever a disk comes up with: the next look may fare better
-            logger.exception("the models folder could not be looked at")
-        finally:
-            self._loading = False
-            self._has_loaded.set()
+        await self._look_again(folder=True)
+        self._loading = False
+        self._has_loaded.set()
         problem = self.problem()
-        if problem is None:
-            logger.info("ready", models=sorted(self._offers))
-        elif not self._stopping.is_set():
-            logger.error("not ready", reason=problem)
+        self._say_ready()
+        if problem is not None and not self._stopping.is_set():
+            folder = str(self._settings.models_folder)
+            logger.error("not ready", reason=problem, models_folder=folder)
 
     async def wait_until_loaded(self, seconds: float) -> None:
         """Wait until everything is in service that can be, but no longer than `seconds`."""
@@ -140,16 +174,39 @@ class Repository:
         await self.load()
         watched = self._settings.watch_seconds
         # Even where nobody looks at the folder, one worker's command has to reach the others.
-        period = watched or (_FOLLOW_SECONDS if self._settings.workers > 1 else None)
-        while not await self._stopped_within(period):
-            try:
-                await self.refresh(folder=watched > 0)
-            except Exception:  # whatever a disk comes up with: what serves goes on serving
-                logger.exception("the models folder could not be looked at")
+        follow = self._settings.workers > 1
+        while not await self._stopped_within(
+            watched or (_FOLLOW_SECONDS if follow or self._has_to_begin else None)
+        ):
+            await self._look_again(folder=watched > 0 or self._has_to_begin)
+            self._say_ready()
+
+    def _say_ready(self) -> None:
+        """Log when everything is there for the first time, perhaps after a fault was mended."""
+        if not self._was_ready and self.problem() is None:
+            self._was_ready = True
+            logger.info("ready", models=sorted(self._offers))
+
+    @property
+    def _has_to_begin(self) -> bool:
+        """Whether nothing could be put into service yet, for want of the releases."""
+        return self._releases.unknown is not None
+
+    async def _look_again(self, *, folder: bool) -> None:
+        try:
+            await self.refresh(folder=folder)
+        except (DeadlineError, NotReadyError) as error:
+            if not self._stopping.is_set():
+                logger.error("the models folder could not be looked at", reason=str(error))  # noqa: TRY400
+        except Exception:  # whatever a disk comes up with: what serves goes on serving
+            logger.exception("the models folder could not be looked at")
 
     def stop(self) -> None:
-        """End `run` after its present look."""
+        """End `run`: what a disk or a bundle keeps it waiting for is not waited for."""
         self._stopping.set()
+        self._releases.stop()
+        self._loader.stop()
+        self._disk.abandon()
 
     async def _stopped_within(self, seconds: float | None) -> bool:
         try:
@@ -162,6 +219,8 @@ class Repository:
         """Bring what is in service in line with the releases, and with the folder."""
         async with self._lock:
             await self._read(folder=folder)
+            if self._releases.unknown is not None:
+                return  # what is wanted of any model is not known: nothing may serve by mistake
             generation = self._releases.generation
         for name in sorted({*self._on_disk, *self._offers}):
             if self._stopping.is_set():
@@ -170,20 +229,24 @@ class Repository:
                 await self._settle(name)
         async with self._lock:
             self._tidy()
-            await asyncio.to_thread(self._releases.applied, generation)
+            await self._settle_default()
+            await self._ask_disk(self._releases.applied, generation)
 
     async def close(self) -> None:
         """Answer what is queued, then let every model go."""
         async with self._lock:
             self._let_go(list(self._opened.values()))
             await asyncio.gather(*self._leaving)
-        self._loader.close()
-        self._releases.close()
+        self.stop()
+        with suppress(TimeoutError):
+            await DaemonThreads("closing").call(_CLOSING_SECONDS, self._releases.close)
 
     def problem(self) -> str | None:
         """Say in one sentence why the service is not ready; None when it is."""
         if self._loading:
             return "The models are still being loaded; try again in a second."
+        if self._releases.unknown is not None:
+            return self._releases.unknown
         default = self._settings.default_model
         if self._offers and (default is None or default in self._offers):
             return None
@@ -196,8 +259,7 @@ class Repository:
         if self._unreadable is not None:
             return self._unreadable
         wanted = "bundle" if default is None else f"bundle of the default model {default!r}"
-        folder = self._settings.models_folder
-        return f"{folder} holds no {wanted}; train one with python -m training --output {folder}."
+        return f"The models folder holds no {wanted}; train one with python -m training."
 
     def get(self, name: str | None, version: str | None, request_id: str = "") -> Served:
         """Find a model in service; use it only within `with`, so that it stays.
@@ -222,9 +284,18 @@ class Repository:
                 f"Several models are loaded; name one with ?model=, of {self._loaded()}."
             )
         offer = self._offers.get(wanted)
+        if offer is None and name is None:
+            raise NotReadyError(self._default_is_out(wanted))
         if offer is None:
             raise UnknownModelError(f"No model {wanted!r} is loaded; there is {self._loaded()}.")
         return _chosen(offer, version, request_id)
+
+    def _default_is_out(self, name: str) -> str:
+        """Say why the default model does not answer, while others do."""
+        return (
+            f"{name}, the default model, is not in service; name one that is with ?model=, of "
+            f"{self._loaded()}, or make one the default with python -m service.control default."
+        )
 
     def versions(self, served: Served) -> Sequence[Served]:
         """Return every version in service of the model that `served` is of."""
@@ -243,7 +314,7 @@ class Repository:
             await self._change(name, Release.loaded)
             refused = self._refused.get((name, self._wanted(name) or 0))
             if refused is not None:
-                raise VersionRefusedError(refused[0].reason)
+                raise VersionRefusedError(refused.refusal.reason)
         await self._until_applied()
 
     async def unload(self, name: str) -> None:
@@ -256,6 +327,37 @@ class Repository:
             await self._look(name)
             await self._change(name, Release.taken_out)
         await self._until_applied()
+
+    async def make_default(self, name: str) -> Offer:
+        """Let a model answer the requests that name none, until another is made the default.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+            ReleaseError: the settings name the default, or the model is not in service.
+        """
+        async with self._lock:
+            await self._look(name)
+            if self._settings.default_model is not None:
+                raise ReleaseError(
+                    f"{self._settings.default_model} is the default by --default-model; change it "
+                    "there, or leave it out there."
+                )
+            offer = self._offers.get(name)
+            if offer is None:
+                raise ReleaseError(f"{name} is not in service; load it first.")
+            await self._ask_disk(self._default.change, name)
+            if self._settings.workers > 1:  # a change, so that the others look
+                await self._ask_disk(self._releases.change, name, lambda release: release)
+        await self._until_applied()
+        return offer
+
+    async def _settle_default(self) -> None:
+        """Record the one model in service as the default where none is, or it is gone."""
+        if self._settings.default_model is None and len(self._offers) == 1:
+            (only,) = self._offers
+            recorded = self._default.name
+            if recorded is None or not (self._default.is_there or only == recorded):
+                await self._ask_disk(self._default.settle, only)
 
     async def release(self, name: str, step: Step) -> Offer:
         """Change which versions of a model serve; nothing changes unless all of them can.
@@ -320,15 +422,15 @@ class Repository:
         there = self._on_disk.get(name, [])
         if version not in there:
             raise UnknownVersionError(
-                f"There is no version {version} of {name} in {self._settings.models_folder}; "
+                f"There is no version {version} of {name} in the models folder; "
                 f"there is {', '.join(map(str, there)) or 'none'}."
             )
         self._forget((name, version))
         if await self._open(name, version, self._sent(name)) is None:
-            raise VersionRefusedError(self._refused[name, version][0].reason)
+            raise VersionRefusedError(self._refused[name, version].refusal.reason)
 
     async def _change(self, name: str, step: Callable[[Release], Release]) -> None:
-        await asyncio.to_thread(self._releases.change, name, step)
+        await self._ask_disk(self._releases.change, name, step)
         await self._settle(name)
         self._tidy()
 
@@ -336,7 +438,7 @@ class Repository:
         """Wait until the other workers have followed."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                while not await asyncio.to_thread(self._releases.others_follow):
+                while not await self._ask_disk(self._releases.others_follow):
                     await asyncio.sleep(_CHECK_SECONDS)
         except TimeoutError:
             raise DeadlineError(
@@ -344,17 +446,37 @@ class Repository:
                 f"{_PATIENCE_SECONDS:g} seconds; the log may say why."
             ) from None
 
-    async def _read(self, *, folder: bool = True) -> None:
-        await asyncio.to_thread(self._releases.read)
-        if not folder:
-            return
+    async def _ask_disk(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call what reads or writes files.
+
+        Raises:
+            DeadlineError: the disk does not answer.
+            NotReadyError: the service is stopping.
+        """
         try:
-            self._on_disk = await asyncio.to_thread(self._listing)
-            self._unreadable = None
+            return await self._disk.call(_DISK_SECONDS, function, *arguments)
+        except TimeoutError:
+            raise DeadlineError(
+                f"The disk has not answered within {_DISK_SECONDS:g} seconds; see to it, and try "
+                "again."
+            ) from None
+        except StoppingError:
+            raise NotReadyError(_STOPPING) from None
+
+    async def _read(self, *, folder: bool = True) -> None:
+        try:
+            await self._ask_disk(self._releases.read)
+            await self._ask_disk(self._default.read)
+            if folder:
+                self._on_disk = await self._ask_disk(self._listing)
+                self._unreadable = None
+        except DeadlineError as error:
+            self._unreadable = str(error)
+            raise
         except OSError as error:
             self._unreadable = (
-                f"{self._settings.models_folder} cannot be read ({error.strerror}); "
-                "choose another folder with --models-folder."
+                f"The models folder cannot be read ({error.strerror}); choose another with "
+                "--models-folder."
             )
 
     def _listing(self) -> dict[str, list[int]]:
@@ -371,6 +493,14 @@ class Repository:
         self._let_go(each for each in list(self._opened.values()) if each not in kept)
         for key in [key for key in self._refused if not self._is_there(*key)]:
             self._forget(key)
+        self._show_present()
+
+    def _show_present(self) -> None:
+        """Tell the metrics which models and versions there still are."""
+        served = [*self._opened.values(), *self._leaving.values()]
+        there = {(each.name, each.version) for each in served}
+        there |= {(name, str(version)) for name, version in self._refused}
+        self.metrics.keep({*self._on_disk, *self._offers, *(name for name, _ in there)}, there)
 
     def _is_there(self, name: str, version: int) -> bool:
         release = self._release(name)
@@ -424,14 +554,20 @@ class Repository:
         if key in self._opened:
             return self._opened[key]
         path = self._settings.models_folder / name / str(version)
-        seen = await asyncio.to_thread(_fingerprint, path)
+        seen = await self._ask_disk(_fingerprint, path)
         known = self._refused.get(key)
-        if known is not None and known[1] == seen:
+        if known is not None and known.stands(seen):
             return None
         try:
             served = await self._loader.open(path, like)
+        except StoppingError:
+            raise NotReadyError(_STOPPING) from None
+        except LoadTimeoutError as error:
+            again = time.monotonic() + _AGAIN * self._settings.load_timeout_seconds
+            self._refuse(key, path, error, seen, again)
+            return None
         except Exception as error:  # BundleError, or what nobody foresaw: the rest still loads
-            self._refuse(Refusal(name, version, str(error)), seen)
+            self._refuse(key, path, error, seen)
             return None
         self._forget(key)
         self._opened[key] = served
@@ -439,18 +575,21 @@ class Repository:
         logger.info("model loaded", model=name, version=version)
         return served
 
-    def _refuse(self, refusal: Refusal, seen: Fingerprint) -> None:
-        key = refusal.name, refusal.version
+    def _refuse(
+        self,
+        key: tuple[str, int],
+        path: Path,
+        error: Exception,
+        seen: Fingerprint,
+        again: float = math.inf,
+    ) -> None:
+        name, version = key
+        refusal = Refusal(name, version, _told(error, path, f"{name}/{version}"))
         known = self._refused.get(key)
-        self._refused[key] = refusal, seen
-        self.metrics.refused_versions.labels(refusal.name, str(refusal.version)).set(1)
-        if known is None or known[0] != refusal:
-            logger.error(
-                "bundle refused",
-                model=refusal.name,
-                version=refusal.version,
-                reason=refusal.reason,
-            )
+        self._refused[key] = _Refused(refusal, seen, again)
+        self.metrics.refused_versions.labels(name, str(version)).set(1)
+        if known is None or known.refusal != refusal:
+            logger.error("bundle refused", model=name, version=version, reason=str(error))
 
     def _forget(self, key: tuple[str, int]) -> None:
         if self._refused.pop(key, None) is not None:
@@ -460,13 +599,17 @@ class Repository:
         for served in leaving:
             self._opened.pop((served.name, served.number), None)
             task = asyncio.create_task(self._end(served))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self._leaving[task] = served
+            task.add_done_callback(self._gone)
+
+    def _gone(self, task: "asyncio.Task[None]") -> None:
+        served = self._leaving.pop(task)
+        if (served.name, served.number) not in self._opened:  # opened anew meanwhile
+            self.metrics.model_info.labels(served.name, served.version).set(0)
+        self._show_present()
 
     async def _end(self, served: Served) -> None:
         await served.let_go()
-        if (served.name, served.number) not in self._opened:  # opened anew meanwhile
-            self.metrics.model_info.labels(served.name, served.version).set(0)
         logger.info("model let go", model=served.name, version=served.number)
 
     def _loaded(self) -> str:
@@ -495,8 +638,18 @@ def _fingerprint(folder: Path) -> Fingerprint:
     found = set()
     try:
         for file in folder.rglob("*"):
-            status = file.stat()
+            status = file.lstat()
             found.add((str(file), status.st_size, status.st_mtime_ns))
     except OSError:  # being copied or removed this moment: look again
         return frozenset()
     return frozenset(found)
+
+
+def _told(error: Exception, path: Path, place: str) -> str:
+    """Say why a version is refused without the path of the folder that it lies in.
+
+    place: of the version within the models folder, which `path` is.
+    """
+    if isinstance(error, BundleError):
+        return str(error).replace(str(path), place)
+    return f"{place} cannot be opened, for a reason that the log has."

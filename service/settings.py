@@ -36,6 +36,12 @@ class ServiceSettings(CommandSettings):
         allow_inf_nan=False,
         description="how often the models folder is looked at, seconds; 0 for never",
     )
+    load_timeout_seconds: float = Field(
+        60,
+        gt=0,
+        allow_inf_nan=False,
+        description="longest time to open, test and warm one version, seconds",
+    )
     control: Literal["local", "anyone", "nobody"] = Field(
         "local",
         description="who may load, unload and release models; local: who reaches the control "
@@ -58,7 +64,8 @@ class ServiceSettings(CommandSettings):
         description="where loads, unloads and releases are kept; forgotten at the end if left out",
     )
     default_model: str | None = Field(
-        None, description="model of requests that name none; may be left out where there is one"
+        None,
+        description="model of requests that name none; else the first to be alone in service",
     )
     default_samples: int = Field(
         64, ge=1, le=MAX_SAMPLES, description="dropout samples of requests that name no number"

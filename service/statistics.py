@@ -116,7 +116,7 @@ def described(figures: Mapping[str, float], model: str, version: str) -> dict[st
     }
 
 
-def totals(models: Sequence[tuple[str, str]], metrics: Metrics) -> dict[str, Any]:
+async def totals(models: Sequence[tuple[str, str]], metrics: Metrics) -> dict[str, Any]:
     """Describe several (model, version) together."""
-    figures = metrics.inference_figures()
+    figures = await metrics.inference_figures()
     return {"model_stats": [described(figures.get(each, {}), *each) for each in models]}

@@ -42,10 +42,8 @@ class Subject:
     strangers: Strangers | None = None
 
 
-def write_report(
-    folder: Path, manifest: dict[str, Any], version: int, subject: Subject, fitted: Fitted
-) -> None:
-    """Write `report/` into a bundle's folder: the plots, the card that shows them, and the page."""
+def write_plots(folder: Path, subject: Subject, fitted: Fitted) -> dict[str, str]:
+    """Begin `report/` in a bundle's folder with its plots; return file -> title."""
     report = folder / REPORT_FOLDER
     report.mkdir()
     figures = {
@@ -53,7 +51,15 @@ def write_report(
         "Hidden layers, epoch by epoch": plots.hidden_layers(fitted.before, fitted.epochs),
         **drawn(subject),
     }
-    text = card(manifest, version, save(figures, report))
+    return save(figures, report)
+
+
+def write_card(
+    folder: Path, manifest: dict[str, Any], version: int, pictures: Mapping[str, str]
+) -> None:
+    """Write into `report/` the card that shows its plots, and the page; over what was there."""
+    report = folder / REPORT_FOLDER
+    text = card(manifest, version, pictures)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     title = f"{manifest['name']}, version {version}"
     (report / HTML_FILE).write_text(page(title, text, report), encoding="utf-8")

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version as library_version
 from itertools import chain
@@ -29,7 +30,7 @@ from training.figures import evaluate
 from training.fit import LAST_CHECKPOINT, Fitted, architecture, fit
 from training.precision import Choice, choose
 from training.prune import difference, prune
-from training.report import Subject, write_report
+from training.report import Subject, write_card, write_plots
 from training.trust import measure
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,8 @@ def publish(
             "diagnosis": _diagnosis(fitted, advice, removed),
         }
         subject = Subject(data.test, data.class_names, test, courses(predictor, data.test))
-        write_report(draft.path, draft.manifest, draft.version, subject, fitted)
+        pictures = write_plots(draft.path, subject, fitted)
+        draft.describe = lambda version: write_card(draft.path, draft.manifest, version, pictures)
     path = config.output / config.model_name / str(draft.version)
     open_tested(open_bundle(path))
     metrics = test.metrics
@@ -176,14 +178,12 @@ def run_folder(config: TrainingConfig, data: DataSet) -> Path:
     """
     folder = config.runs / config.model_name
     require_writable(folder)
-    numbers = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
     described = json.dumps(config.describes() | {"data": data.describes()}, indent=2)
     if not config.resume:
-        run = folder / str(max(numbers, default=0) + 1)
-        run.mkdir()
+        run = _next_run(folder)
         (run / _CONFIG_FILE).write_text(described)
         return run
-    run = folder / str(max(numbers, default=0))
+    run = folder / str(_last_run(folder))
     if not (run / LAST_CHECKPOINT).is_file():
         raise SettingsError(f"--resume: {folder} has no checkpoint; start without --resume.")
     if (run / _CONFIG_FILE).read_text() != described:
@@ -192,6 +192,19 @@ def run_folder(config: TrainingConfig, data: DataSet) -> Path:
             f"use those in {run / _CONFIG_FILE}, or start without --resume."
         )
     return run
+
+
+def _last_run(folder: Path) -> int:
+    return max((int(each.name) for each in folder.iterdir() if each.name.isdecimal()), default=0)
+
+
+def _next_run(folder: Path) -> Path:
+    """Make the folder of the next number, whoever else makes one at the same time."""
+    while True:
+        run = folder / str(_last_run(folder) + 1)
+        with suppress(FileExistsError):
+            run.mkdir()
+            return run
 
 
 def _manifest(

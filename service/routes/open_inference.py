@@ -165,12 +165,14 @@ class _Protocol:
         asked = request.path_params.get("version")
         versions = [face.served] if asked else self._repository.versions(face.served)
         return json_response(
-            totals([(face.name, each.version) for each in versions], self._metrics)
+            await totals([(face.name, each.version) for each in versions], self._metrics)
         )
 
     async def all_statistics(self, _request: Request) -> Response:
         return json_response(
-            totals([(face.name, face.served.version) for face in self._faces()], self._metrics)
+            await totals(
+                [(face.name, face.served.version) for face in self._faces()], self._metrics
+            )
         )
 
     async def index(self, request: Request) -> Response:

@@ -44,6 +44,6 @@ def router(repository: Repository, metrics: Metrics) -> APIRouter:
         responses={200: {"content": {"text/plain": {}}}},
     )
     async def figures() -> Response:
-        return Response(metrics.expose(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

@@ -16,7 +16,7 @@ NoQuery = Annotated[schemas.NoQuery, Query()]
 
 
 def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
-    """Build the five routes."""
+    """Build the six routes."""
     errors = schemas.error_responses(400, 403, 404, 409, 500, 503, 504)
     routes = APIRouter(prefix="/models/{name}", tags=["models"], responses=errors)
 
@@ -52,5 +52,10 @@ def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
     @action("/follow", "Serve the newest good version again")
     async def follow(request: Request, name: str, query: NoQuery) -> Response:
         return await changed(request, name, lambda now, *_: now.followed())
+
+    @action("/default", "Let a model answer the requests that name none")
+    async def default(request: Request, name: str, query: NoQuery) -> Response:
+        require_control(request, settings)
+        return json_response(summary(await repository.make_default(name)))
 
     return routes

@@ -193,3 +193,11 @@ def test_the_mean_is_nearer_the_truth_than_that_of_independent_masks(p: float) -
         errors["ours"] += float(np.square(mean(mask.astype(np.float64)) - truth).mean())
         errors["independent"] += float(np.square(mean(independent(64)) - truth).mean())
     assert errors["ours"] < errors["independent"] / 3
+
+
+def test_many_random_words_come_in_pieces_that_begin_alike_and_do_not_repeat() -> None:
+    piece = masks._WORDS_AT_ONCE
+    few, many = masks._words("0/0/paired", piece), masks._words("0/0/paired", 2 * piece + 3)
+    assert len(many) == 2 * piece + 3
+    assert (many[:piece] == few).all()
+    assert len(np.unique(many)) > 2 * piece

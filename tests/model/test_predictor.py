@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -6,10 +6,13 @@ import torch
 
 from model import masks
 from model.architecture import Architecture, DropoutLayer
+from model.archives import ArchiveError
 from model.bundle import GOLDEN_FILE, MODEL_FILE
 from model.errors import BundleError, MethodError
 from model.export import write_golden
-from model.predictor import Predictor
+from model.golden import Golden
+from model.predictor import GOLDEN_TOLERANCE, Predictor
+from model.preprocessing import InputSpec
 from model.sampling import Analytic, Auto, Fixed, Sampling
 from model.uncertainty import softmax, summarise
 from tests.model.conftest import DIGIT, Export, Exported
@@ -165,18 +168,18 @@ def test_no_dropout_makes_every_sample_the_plain_answer(export: Export) -> None:
 
 
 def test_the_self_test_passes_and_sees_damage(cnn: Exported) -> None:
-    golden = cnn.folder / GOLDEN_FILE
     write_golden(cnn.predictor, cnn.images, cnn.folder)
-    cnn.predictor.self_test(golden)
-    with np.load(golden) as archive:
-        content = dict(archive)
-    content["sampled_logits"] = content["sampled_logits"] + 0.01
-    damaged = cnn.folder / "damaged.npz"
-    np.savez(damaged, **content)
-    with pytest.raises(BundleError, match=r"sampled logits differ by 0\.01"):
-        cnn.predictor.self_test(damaged)
-    with pytest.raises(BundleError, match="self-test cannot run"):
-        cnn.predictor.self_test(cnn.folder / MODEL_FILE)
+    content = (cnn.folder / GOLDEN_FILE).read_bytes()
+    _, channels, height, width = cnn.images.shape
+    spec = InputSpec(channels=channels, height=height, width=width, resize="pad")
+    golden = Golden.read(content, spec, cnn.predictor.classes)
+    assert max(cnn.predictor.self_test(golden).values()) <= GOLDEN_TOLERANCE
+    damaged = replace(golden, sampled_logits=golden.sampled_logits + np.float32(0.01))
+    differences = cnn.predictor.self_test(damaged)
+    assert differences["logits"] <= GOLDEN_TOLERANCE
+    assert abs(differences["sampled logits"] - 0.01) < 1e-4
+    with pytest.raises(ArchiveError):
+        Golden.read((cnn.folder / MODEL_FILE).read_bytes(), spec, cnn.predictor.classes)
 
 
 def test_a_folder_without_graphs_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:

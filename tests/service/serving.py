@@ -24,6 +24,7 @@ from model.bundle import open_bundle
 from model.predictor import Prediction, Predictor, calibrated, open_tested
 from model.preprocessing import InputSpec
 from model.sampling import Fixed, Sampling
+from model.sessions import Stop
 from model.uncertainty import Summary, Uncertainty
 from service import schemas
 from service.app import create_app
@@ -116,9 +117,9 @@ class HeldLoader(Loader):
         self.permission = threading.Event()
         self.permission.set()
 
-    def _open(self, path: Path, like: InputSpec | None) -> Any:
+    def _open(self, path: Path, like: InputSpec | None, stop: Stop) -> Any:
         wait(self.permission)
-        return super()._open(path, like)
+        return super()._open(path, like, stop)
 
 
 class StubbedRepository(Repository):

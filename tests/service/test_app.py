@@ -36,7 +36,7 @@ ANSWERS = {
     ("get", "/models/{name}"): schemas.ModelCard,
     **{
         ("post", f"/models/{{name}}/{action}"): schemas.ModelSummary
-        for action in ("canary", "promote", "rollback", "pin", "follow")
+        for action in ("canary", "promote", "rollback", "pin", "follow", "default")
     },
     ("get", "/health/live"): schemas.Live,
     ("get", "/health/ready"): schemas.Ready,
@@ -49,7 +49,7 @@ ERRORS = {
     ("get", "/models/{name}"): {404},
     **{
         ("post", f"/models/{{name}}/{action}"): {403, 404, 409, 504}
-        for action in ("canary", "promote", "rollback", "pin", "follow")
+        for action in ("canary", "promote", "rollback", "pin", "follow", "default")
     },
     ("get", "/health/live"): set(),
     ("get", "/health/ready"): set(),

@@ -47,6 +47,7 @@ def test_a_version_is_tried_promoted_and_taken_back(
     assert said("promote", "digits") == "digits: stable version 2 (held)\n"
     assert said("rollback", "digits") == "digits: stable version 1 (held)\n"
     assert said("follow", "digits") == "digits: stable version 2 (the newest)\n"
+    assert said("default", "digits") == "digits: answers requests that name no model\n"
     assert said("unload", "digits") == "digits: unloaded\n"
     assert said("load", "digits") == "digits: loaded\n"
 

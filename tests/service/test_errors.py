@@ -135,7 +135,7 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
         "Several models are loaded; name one with ?model=, of one, two.",
     ),
     "version_refused": (_damaged_version, "…/2/head.onnx cannot be read (No such file …); …"),
-    "not_ready": (_no_model, "… holds no bundle; train one with python -m training --output …."),
+    "not_ready": (_no_model, "… holds no bundle; train one with python -m training."),
     "uncertainty_disabled": (
         _uncertainty_off,
         "POST /uncertainty is switched off on this server; …",

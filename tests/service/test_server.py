@@ -138,7 +138,7 @@ def test_without_a_bundle_it_stays_alive_and_says_why(tmp_path: Path) -> None:
         assert service.exit_status() == 0
     finally:
         service.end()
-    check_sentence(reason, f"{tmp_path} holds no bundle; train one with python -m training …")
+    check_sentence(reason, "The models folder holds no bundle; train one with python -m training.")
     assert (ready.status_code, ready.json()) == (503, {"error": reason, "code": "not_ready"})
     assert live.status_code == 200
 

@@ -21,6 +21,7 @@ CHANGED: dict[str, Any] = {
     "models_folder": Path("else where"),
     "models": "digits@3, letters",
     "watch_seconds": 0.5,
+    "load_timeout_seconds": 7.5,
     "control": "anyone",
     "control_socket": Path("a socket"),
     "control_port": 22,

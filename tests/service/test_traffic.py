@@ -174,7 +174,7 @@ def test_every_damaged_file_is_refused_and_the_old_version_serves_on(
             service.look()
             state, reason = service.index()["digits", str(number)]
             assert state == "UNAVAILABLE"
-            assert str(models / f"digits/{number}") in reason
+            assert reason.startswith(f"digits/{number}")
             assert (service.version(), service.refused(str(number))) == ("1", 1)
             assert service.application.get("/v2/health/ready").status_code == 200
             shutil.rmtree(models / f"digits/{number}")
@@ -270,7 +270,7 @@ def test_a_pinned_version_that_is_not_there_is_waited_for(
 ) -> None:
     with running(models, image, models="digits@2") as service:
         refused = service.application.get("/health/ready")
-        check_error(refused, 503, "not_ready", "…/digits/2/manifest.json cannot be read (…); …")
+        check_error(refused, 503, "not_ready", "digits/2/manifest.json cannot be read (…); …")
         publish(2)
         service.look()
         assert service.version() == "2"

@@ -15,7 +15,7 @@ from training.corruptions import CORRUPTIONS, Course
 from training.data import DataSet
 from training.diagnosis import turnover
 from training.figures import Evaluation
-from training.report import HTML_FILE, Subject, page, write_report
+from training.report import HTML_FILE, Subject, page, write_card, write_plots
 from training.trust import measure
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -96,7 +96,7 @@ def bundle(
         Course(each, *np.random.default_rng(0).random((4, 5)).tolist()) for each in CORRUPTIONS
     ]
     subject = Subject(pictures.test, pictures.class_names, evaluation, spoilt)
-    write_report(folder, manifest, 3, subject, course(2, 4))
+    write_card(folder, manifest, 3, write_plots(folder, subject, course(2, 4)))
     return folder
 
 

@@ -51,7 +51,7 @@ def test_without_a_bundle_it_lives_but_is_not_ready_and_says_how_to_get_one(
         ]
         assert service.get("/health/live").status_code == 200
     for response in responses:
-        sentence = "…/none holds no bundle; train one with python -m training --output …/none."
+        sentence = "The models folder holds no bundle; train one with python -m training."
         check_error(response, 503, "not_ready", sentence)
 
 
