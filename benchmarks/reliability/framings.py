@@ -85,8 +85,8 @@ def _upgrades(path: str, inner: bytes) -> Iterator[Framing]:
     for name, lines in cases.items():
         yield Framing(name, _head(path, *lines, length), inner)
     asked = (upgrade, "Upgrade: websocket", websocket, length)
-    get = _head(path, *asked, start="GET {path} HTTP/1.1")
-    yield Framing("a WebSocket's handshake with a body", get, inner)
+    head = _head(path, *asked, start="GET {path} HTTP/1.1")
+    yield Framing("a WebSocket's handshake with a body", head, inner)
     old = _head(path, upgrade, "Upgrade: h2c", length, start="POST {path} HTTP/1.0")
     yield Framing("Upgrade in HTTP/1.0", old, inner)
     chunked = _head(path, upgrade, "Upgrade: h2c", "Transfer-Encoding: chunked")
@@ -99,8 +99,8 @@ def _upgrades(path: str, inner: bytes) -> Iterator[Framing]:
         by_get = _head(path, *lines, start="GET {path} HTTP/1.1")
         yield Framing(f"GET, Upgrade: {protocol}, a long body", by_get, long)
     for target in ("x:80", "/predict"):
-        connect = f"CONNECT {target} HTTP/1.1"
-        yield Framing(f"CONNECT {target}", _head(path, length, start=connect), inner)
+        start = f"CONNECT {target} HTTP/1.1"
+        yield Framing(f"CONNECT {target}", _head(path, length, start=start), inner)
     connect = _head(path, "Transfer-Encoding: chunked", start="CONNECT x:80 HTTP/1.1")
     yield Framing("CONNECT, body in chunks", connect, _chunk(inner) + _LAST_CHUNK)
 
