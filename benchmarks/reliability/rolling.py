@@ -28,7 +28,7 @@ from benchmarks.reliability.clients import Client, Seen, load_while
 from benchmarks.reliability.program import Options, end, run
 from benchmarks.reliability.report import Bar, Report
 from benchmarks.reliability.requests import infer
-from benchmarks.reliability.services import Service
+from benchmarks.reliability.services import Service, control_listener
 from benchmarks.reliability.wire import ask, request
 from benchmarks.serving.environments import ROOT
 
@@ -37,7 +37,7 @@ _CLIENTS = 32
 _GRACE_SECONDS = 3
 _MARGIN_SECONDS = 2.0
 _LOAD_SECONDS = 0.7
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 15.0
 
 
 def measure(options: Options) -> Report:
@@ -129,7 +129,7 @@ def _in_time(name: str, seconds: float) -> Bar:
 
 def _hangs(options: Options, rows: list[tuple[str, ...]], bars: list[Bar]) -> None:
     for name, hanging in _HANGING.items():
-        for workers in (1, 2):
+        for workers in (1,) if options.quick else (1, 2):
             title = f"{name}, {workers} worker(s)"
             options.say(title)
             seconds = hanging(options, workers)
@@ -201,14 +201,15 @@ def _held_lock(options: Options, workers: int) -> float:
     folder = options.folder(f"lock-{workers}")
     control = folder / "control"
     control.mkdir()
-    flags = ("--control-folder", str(control), *_flags(workers))
+    its, control_address = control_listener(options.port)
+    flags = ("--control-folder", str(control), *its, *_flags(workers))
     with (
         Service(folder, options.models_folder, options.port, *flags) as service,
         (control / "releases.lock").open("w") as lock,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
         message = request("POST", "/models/digits/pin?version=1", b"")
-        with _in_background(lambda: ask(service.address, message, timeout=_PATIENCE_SECONDS)):
+        with _in_background(lambda: ask(control_address, message, timeout=_PATIENCE_SECONDS)):
             time.sleep(0.5)
             return _end(service)
 

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ import orjson
 from benchmarks.reliability.wire import Address, ask, request
 from benchmarks.serving.environments import ROOT
 from benchmarks.serving.servers import Command, Server, ServerFailedError
+from service.settings import ServiceSettings
 
 MEMORY_LIMIT = 2 * 2**30
 """Of the container that an attacked service stands in, bytes."""
@@ -35,6 +36,7 @@ class Service:
         cores: str = "",
         environment: Mapping[str, str] | None = None,
         cgroup: Path | None = None,
+        wrapper: Sequence[str] = (),
     ) -> None:
         """Start it.
 
@@ -42,12 +44,14 @@ class Service:
         flags: as `python -m service` takes them.
         cores: as `taskset -c` takes them; empty for all.
         cgroup: a folder of cgroups; the service gets a child of MEMORY_LIMIT bytes there.
+        wrapper: what comes before the command, and runs it.
         """
         self.address: Address = ("127.0.0.1", port)
         self._log = folder / "log.txt"
         self._cgroup = None if cgroup is None else _make_cgroup(cgroup)
         program = [sys.executable, "-m", "service", "--port", str(port), "--log-format", "json"]
         program += ["--models-folder", str(models_folder), *flags]
+        program = [*wrapper, *program]
         if self._cgroup is not None:
             enter = f'echo $$ > {self._cgroup / "cgroup.procs"} && exec "$@"'
             program = ["sh", "-c", enter, "sh", *program]
@@ -115,6 +119,16 @@ class Service:
                 if isinstance(entry, dict) and entry.get("event") == event:
                     found.append(entry)
         return found
+
+
+def control_listener(port: int) -> tuple[tuple[str, ...], Address]:
+    """Return the flags of a listener for changes of models, and where it is.
+
+    port: the public one; where the service has no other listener, changes are asked for there.
+    """
+    if "control_port" not in ServiceSettings.model_fields:
+        return (), ("127.0.0.1", port)
+    return ("--control-port", str(port + 1)), ("127.0.0.1", port + 1)
 
 
 class MemoryWatch(threading.Thread):

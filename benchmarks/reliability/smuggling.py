@@ -23,7 +23,7 @@ from benchmarks.reliability.framings import CONTROL_ROUTE, Framing, framings, in
 from benchmarks.reliability.program import Options, end, run
 from benchmarks.reliability.proxies import ProxyMissingError, install, proxy
 from benchmarks.reliability.report import Bar, Report
-from benchmarks.reliability.services import Service
+from benchmarks.reliability.services import Service, control_listener
 from benchmarks.reliability.wire import Address, Answer, answers, ask, request, talk
 
 _PATHS = ("/v2/models/digits/infer", "/predict", "/nope")
@@ -75,6 +75,7 @@ def measure(options: Options) -> Report:
                 options.folder("service"),
                 options.models_folder,
                 options.port,
+                *control_listener(options.port)[0],
                 cores=options.service_cores,
             )
         )
@@ -120,7 +121,7 @@ def _addresses(
         return service.address, service.address
     install(target, options.say)
     folder = options.folder(target)
-    return stack.enter_context(proxy(target, folder, options.port + 2 * index, service.address))
+    return stack.enter_context(proxy(target, folder, options.port + 2 + 2 * index, service.address))
 
 
 def _try_all(address: Address, target: str, *, quick: bool) -> list[Trial]:
@@ -176,7 +177,7 @@ def _mend(service: Service) -> None:
     """Load the model again where something has unloaded it."""
     if not service.is_ready():
         message = request("POST", "/v2/repository/models/digits/load", b"")
-        ask(service.address, message, timeout=60)
+        ask(control_listener(service.address[1])[1], message, timeout=60)
         service.wait_until_ready()
 
 
