@@ -1,6 +1,6 @@
 """One attack at a time, from 127.0.0.2 on: what strangers send who want the service to stop.
 
-    python -m benchmarks.reliability.attackers NAME --port 8000 --seconds 10 --models digits
+    python -m benchmarks.reliability.attackers NAME --port 8000 --seconds 10
 
 Each goes on, and renews itself, until the time is over. Bounded in connections and in bytes; sends
 to loopback alone. Attackers run in a process of their own, apart from the clients that measure.
@@ -18,9 +18,12 @@ from dataclasses import dataclass
 
 import uvloop
 
-from benchmarks.reliability.bombs import image_bombs, packed_bombs
+from benchmarks.reliability.bombs import Bomb, image_bombs, packed_bombs
 from benchmarks.reliability.requests import infer, photo, predict
 from benchmarks.reliability.wire import Address, request
+
+READY = "attacking"
+"""Written to the standard output when it begins."""
 
 _READ_BYTES = 65_536
 _BUFFER_BYTES = 4096
@@ -222,34 +225,39 @@ def _head(*lines: str) -> bytes:
 _BODY_TO_COME = _head("Content-Type: application/json", "Content-Length: 10")
 _TOO_LONG = _head("Content-Type: image/png", "Content-Length: 200000000000")
 _LONG_NAMES = "&".join(f"n{i}=1" for i in range(7000))
+_LONG_QUERY = request("POST", f"/predict?{_LONG_NAMES}", b"{}")
 _GET = request("GET", "/v1/models")
 
 _COSTLY = infer(samples=1024, images=64)
 """64 images of 1,024 samples: as much as one request may ask for."""
 
 
-def attacks() -> dict[str, Attack]:
-    """Write every attack."""
-    found: dict[str, Attack] = {
-        "slow heads": _sending(_BODY_TO_COME, 256, slowly=0.5, each=1),
-        "heads without a body, 256": _sending(_BODY_TO_COME, 256),
-        "heads without a body, 1024": _sending(_BODY_TO_COME, 1024),
-        "slow bodies": _sending(predict(), 256, slowly=0.5, each=8),
-        "pipelining, never reading": _never_reading(_GET, 64, 2**20),
-        "answers never read": _never_reading(request("GET", "/openapi.json"), 256, 2**18),
-        "24 MB of pipelined GETs": _never_reading(_GET, 1, 24 * 2**20),
-        "24 MB of GETs, read": _flood(_GET, 1, 24 * 2**20),
-        "costly, hanging up": _hung_up(_COSTLY, 32, 0.05),
-        "costly": _answered([_COSTLY], 32),
-        "long queries": _answered([request("POST", f"/predict?{_LONG_NAMES}", b"{}")], 16),
-        "1,024 greedy retriers": _answered([infer(samples=64)], 1024),
-        "silent connections": _sending(b"", 8000),
-        "a byte a second behind 408": _sending(_BODY_TO_COME + b"1" * 60, 128, slowly=1.0),
-        "gigabytes behind 413": _swallowing(_TOO_LONG, 4),
-        "photos by many": _answered([photo()], 64),
+def attacks() -> dict[str, Callable[[], Attack]]:
+    """Return every attack; one is made when it is called."""
+    found: dict[str, Callable[[], Attack]] = {
+        "slow heads": lambda: _sending(_BODY_TO_COME, 256, slowly=0.5, each=1),
+        "256 heads without a body": lambda: _sending(_BODY_TO_COME, 256),
+        "1024 heads without a body": lambda: _sending(_BODY_TO_COME, 1024),
+        "slow bodies": lambda: _sending(predict(), 256, slowly=0.5, each=8),
+        "pipelining without reading": lambda: _never_reading(_GET, 64, 2**20),
+        "answers never read": lambda: _never_reading(request("GET", "/openapi.json"), 256, 2**18),
+        "24 MB of pipelined GETs": lambda: _never_reading(_GET, 1, 24 * 2**20),
+        "24 MB of GETs and reading": lambda: _flood(_GET, 1, 24 * 2**20),
+        "costly requests and hanging up": lambda: _hung_up(_COSTLY, 32, 0.05),
+        "costly requests": lambda: _answered([_COSTLY], 32),
+        "long queries": lambda: _answered([_LONG_QUERY], 16),
+        "1024 greedy retriers": lambda: _answered([infer(samples=64)], 1024),
+        "silent connections": lambda: _sending(b"", 8000),
+        "a byte a second behind 408": lambda: _sending(_BODY_TO_COME + b"1" * 60, 128, slowly=1.0),
+        "gigabytes behind 413": lambda: _swallowing(_TOO_LONG, 4),
+        "photos by many": lambda: _answered([photo()], 64),
     }
-    found |= {name: _answered([bomb], 4) for name, bomb in image_bombs().items()}
-    found |= {f"gzip, {name}": _answered([bomb], 20) for name, bomb in packed_bombs().items()}
+
+    def thrown(bomb: Bomb, count: int) -> Callable[[], Attack]:
+        return lambda: _answered([bomb()], count)
+
+    found |= {name: thrown(bomb, 4) for name, bomb in image_bombs().items()}
+    found |= {f"gzip: {name}": thrown(bomb, 20) for name, bomb in packed_bombs().items()}
     return found
 
 
@@ -290,13 +298,16 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    scene = Scene(("127.0.0.1", options.port), time.monotonic() + options.seconds)
+    chosen = attacks()[options.name]()
 
     async def attack() -> None:
+        scene = Scene(("127.0.0.1", options.port), time.monotonic() + options.seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(options.seconds + 2):
-                await attacks()[options.name](scene)
+                await chosen(scene)
 
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
     uvloop.run(attack())
 
 

@@ -7,7 +7,7 @@ import gzip
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import orjson
 from PIL import Image
@@ -99,63 +99,76 @@ def form(files: list[bytes]) -> bytes:
     return b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
 
 
-def image_bombs() -> dict[str, bytes]:
-    """Write a request with each."""
-    exif = chunk(b"eXIf", rationals())
-    bodies = {
-        "a progressive JPEG": ("image/jpeg", progressive_jpeg()),
-        "a WebP of one colour": ("image/webp", webp()),
-        "a PNG one pixel wide": ("image/png", png(1, 25_000_000)),
-        "a PNG one pixel high": ("image/png", png(25_000_000, 1)),
-        "an interlaced PNG": ("image/png", png(5000, 5000, interlaced=True)),
-        "a PNG with text": ("image/png", png(8, 8, *text_chunks())),
-        "a PNG with fractions": ("image/png", png(8, 8, exif)),
-        "a GIF of many frames": ("image/gif", animated_gif()),
-        "a BMP of short runs": ("image/bmp", run_length_bmp()),
-        "a form of PNGs with text": (
-            f"multipart/form-data; boundary={_BOUNDARY}",
-            form([png(8, 8, *text_chunks())] * 64),
-        ),
-        "a form of WebPs": (f"multipart/form-data; boundary={_BOUNDARY}", form([webp()] * 2)),
-    }
-    return {
-        name: request("POST", "/predict", body, f"Content-Type: {kind}")
-        for name, (kind, body) in bodies.items()
-        if len(body) <= _BODY_BYTES
+Bomb = Callable[[], bytes]
+"""Writes a whole request; only when it is called, since some take seconds."""
+
+
+def image_bombs() -> dict[str, Bomb]:
+    """Return one of each kind."""
+    forms = f"multipart/form-data; boundary={_BOUNDARY}"
+    kinds: dict[str, tuple[str, Bomb]] = {
+        "a progressive JPEG": ("image/jpeg", progressive_jpeg),
+        "a WebP of one colour": ("image/webp", webp),
+        "a PNG one pixel wide": ("image/png", lambda: png(1, 25_000_000)),
+        "a PNG one pixel high": ("image/png", lambda: png(25_000_000, 1)),
+        "an interlaced PNG": ("image/png", lambda: png(5000, 5000, interlaced=True)),
+        "a PNG with text": ("image/png", lambda: png(8, 8, *text_chunks())),
+        "a PNG with fractions": ("image/png", lambda: png(8, 8, chunk(b"eXIf", rationals()))),
+        "a GIF of many frames": ("image/gif", animated_gif),
+        "a BMP of short runs": ("image/bmp", run_length_bmp),
+        "a form of PNGs with text": (forms, lambda: form([png(8, 8, *text_chunks())] * 64)),
+        "a form of WebPs": (forms, lambda: form([webp()] * 2)),
     }
 
+    def sent(kind: str, write: Bomb) -> Bomb:
+        return lambda: request("POST", "/predict", write(), f"Content-Type: {kind}")
 
-def packed_bombs() -> dict[str, bytes]:
-    """Write a request with each body that unpacks to ten megabytes of something dear to parse."""
-    json = ("Content-Encoding: gzip", "Content-Type: application/json")
+    return {name: sent(kind, write) for name, (kind, write) in kinds.items()}
 
-    def filled(begin: bytes, unit: bytes, close: bytes) -> bytes:
-        count = (_BODY_BYTES - len(begin) - len(close) - 64) // len(unit)
-        return gzip.compress(begin + unit * count + close, 9)
 
-    bodies = {
-        "lists of 0": filled(b'{"instances":[[', b"[0],", b"[0]]]}"),
-        "empty lists": filled(b'{"instances":[', b"[],", b"[]]}"),
-        "zeros": filled(b'{"instances":[[', b"0,", b"0]]}"),
-        "objects": filled(b'{"instances":[', b"{},", b"{}]}"),
-        "open brackets": filled(b'{"instances":', b"[", b""),
-        "names": filled(b"{", b'"a":0,', b'"a":0}'),
-        "text": filled(b'{"instances":["', b"\\u00e9", b'"]}'),
-    }
-    found = {name: request("POST", "/predict", body, *json) for name, body in bodies.items()}
-    tensor = filled(
-        b'{"inputs":[{"name":"images","shape":[1],"datatype":"FP32","data":[', b"0,", b"0]}]}"
-    )
-    found["a tensor of zeros"] = request("POST", "/v2/models/digits/infer", tensor, *json)
+_PACKED = {
+    "lists of 0": (b'{"instances":[[', b"[0],", b"[0]]]}"),
+    "empty lists": (b'{"instances":[', b"[],", b"[]]}"),
+    "zeros": (b'{"instances":[[', b"0,", b"0]]}"),
+    "objects": (b'{"instances":[', b"{},", b"{}]}"),
+    "open brackets": (b'{"instances":', b"[", b""),
+    "names": (b"{", b'"a":0,', b'"a":0}'),
+    "text": (b'{"instances":["', b"\\u00e9", b'"]}'),
+    "a tensor of zeros": (
+        b'{"inputs":[{"name":"images","shape":[1],"datatype":"FP32","data":[',
+        b"0,",
+        b"0]}]}",
+    ),
+}
+"""What a body begins with, what is repeated, what ends it."""
+
+
+def packed_bombs() -> dict[str, Bomb]:
+    """Return a request with each body that unpacks to ten megabytes of something dear to parse."""
+
+    def sent(name: str) -> Bomb:
+        is_tensor = name == "a tensor of zeros"
+        path = "/v2/models/digits/infer" if is_tensor else "/predict"
+        headers = ("Content-Encoding: gzip", "Content-Type: application/json")
+        return lambda: request("POST", path, _filled(*_PACKED[name]), *headers)
+
+    return {**{name: sent(name) for name in _PACKED}, "empty elements": _empty_elements}
+
+
+def _filled(begin: bytes, unit: bytes, close: bytes) -> bytes:
+    count = (_BODY_BYTES - len(begin) - len(close) - 64) // len(unit)
+    return gzip.compress(begin + unit * count + close, 9)
+
+
+def _empty_elements() -> bytes:
     count = (_BODY_BYTES - 256) // 4
     size = {"binary_data_size": 4 * count}
     empty = {"name": "images", "shape": [1, count], "datatype": "BYTES", "parameters": size}
     header = orjson.dumps({"inputs": [empty]})
-    found["empty elements"] = request(
+    return request(
         "POST",
         "/v2/models/digits/infer",
         gzip.compress(header + bytes(4 * count), 9),
         "Content-Encoding: gzip",
         f"Inference-Header-Content-Length: {len(header)}",
     )
-    return found

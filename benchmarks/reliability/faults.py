@@ -187,6 +187,11 @@ def _stop(options: Options) -> Outcome:
 
 @contextmanager
 def tmpfs(folder: Path, kilobytes: int) -> Iterator[None]:
+    """Mount a small file system in memory.
+
+    Raises:
+        SkippedError: this user may not.
+    """
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
@@ -223,6 +228,7 @@ def _full_disk(options: Options) -> Outcome:
 
 
 def fill(folder: Path) -> None:
+    """Write a file until the file system is full."""
     with (folder / "filler").open("wb", buffering=0) as file:
         try:
             while True:
@@ -253,7 +259,7 @@ def _memory(options: Options) -> Outcome:
         *_WORKERS,
         wrapper=("sh", str(limited)),
     ) as service:
-        bombs = list(image_bombs().values())[:: 4 if options.quick else 1]
+        bombs = [write() for write in list(image_bombs().values())[:: 4 if options.quick else 1]]
 
         def throw() -> None:
             for bomb in bombs:
