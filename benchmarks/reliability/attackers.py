@@ -14,8 +14,9 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import orjson
 import uvloop
 
 from benchmarks.reliability.bombs import Bomb, image_bombs, packed_bombs
@@ -24,6 +25,9 @@ from benchmarks.reliability.wire import Address, request
 
 READY = "attacking"
 """Written to the standard output when it begins."""
+
+SWALLOWED = "MB taken behind a refusal"
+LINGERED = "seconds that a connection lived behind a refusal"
 
 _READ_BYTES = 65_536
 _BUFFER_BYTES = 4096
@@ -40,6 +44,12 @@ class Scene:
     address: Address
     until: float
     """Seconds of `time.monotonic`."""
+    most: dict[str, float] = field(default_factory=dict)
+    """The most of what was noted, by what it is."""
+
+    def note(self, what: str, amount: float) -> None:
+        """Keep the largest amount."""
+        self.most[what] = max(self.most.get(what, 0.0), amount)
 
     @property
     def is_over(self) -> bool:
@@ -192,24 +202,54 @@ def _never_reading(message: bytes, count: int, most_bytes: int) -> Attack:
 
 def _swallowing(message: bytes, count: int) -> Attack:
     """Make an attack that goes on sending a body which was refused, as fast as it is taken."""
-    block = bytes(2**20)
+    block = bytes(2**18)
 
     async def one(scene: Scene, number: int) -> None:
         stream = await scene.connect(number)
         if stream is None:
             return
         writer = stream[1]
+        sent = 0
         try:
             writer.write(message)
-            sent = 0
             while not scene.is_over and sent < _GIGABYTES_BYTES:
                 writer.write(block)
-                sent += len(block)
                 async with asyncio.timeout(max(0.01, scene.until - time.monotonic())):
                     await writer.drain()
+                sent += len(block)
         except TimeoutError:
             return
         finally:
+            scene.note(SWALLOWED, sent / 1e6)
+            writer.transport.abort()
+
+    async def attack(scene: Scene) -> None:
+        await _many(scene, count, one)
+
+    return attack
+
+
+def _lingering(message: bytes, count: int) -> Attack:
+    """Make an attack that goes on, a byte a second, when the time for its body is over."""
+
+    async def one(scene: Scene, number: int) -> None:
+        stream = await scene.connect(number)
+        if stream is None:
+            return
+        reader, writer = stream
+        writer.write(message)
+        answered = asyncio.create_task(reader.read(1))
+        refused: float | None = None
+        try:
+            while not scene.is_over and not writer.is_closing() and not reader.at_eof():
+                writer.write(b"1")
+                await scene.rest(1)
+                if answered.done() and refused is None:
+                    refused = time.monotonic()
+        finally:
+            answered.cancel()
+            if refused is not None:
+                scene.note(LINGERED, time.monotonic() - refused)
             writer.transport.abort()
 
     async def attack(scene: Scene) -> None:
@@ -223,6 +263,7 @@ def _head(*lines: str) -> bytes:
 
 
 _BODY_TO_COME = _head("Content-Type: application/json", "Content-Length: 10")
+_LONG_BODY_TO_COME = _head("Content-Type: application/json", "Content-Length: 1000")
 _TOO_LONG = _head("Content-Type: image/png", "Content-Length: 200000000000")
 _LONG_NAMES = "&".join(f"n{i}=1" for i in range(7000))
 _LONG_QUERY = request("POST", f"/predict?{_LONG_NAMES}", b"{}")
@@ -247,8 +288,8 @@ def attacks() -> dict[str, Callable[[], Attack]]:
         "costly requests": lambda: _answered([_COSTLY], 32),
         "long queries": lambda: _answered([_LONG_QUERY], 16),
         "1024 greedy retriers": lambda: _answered([infer(samples=64)], 1024),
-        "silent connections": lambda: _sending(b"", 8000),
-        "a byte a second behind 408": lambda: _sending(_BODY_TO_COME + b"1" * 60, 128, slowly=1.0),
+        "silent connections": lambda: _sending(b"", 2000),
+        "a byte a second behind 408": lambda: _lingering(_LONG_BODY_TO_COME, 128),
         "gigabytes behind 413": lambda: _swallowing(_TOO_LONG, 4),
         "photos by many": lambda: _answered([photo()], 64),
     }
@@ -300,15 +341,16 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     chosen = attacks()[options.name]()
 
-    async def attack() -> None:
+    async def attack() -> dict[str, float]:
         scene = Scene(("127.0.0.1", options.port), time.monotonic() + options.seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(options.seconds + 2):
                 await chosen(scene)
+        return scene.most
 
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
-    uvloop.run(attack())
+    sys.stdout.write(orjson.dumps(uvloop.run(attack())).decode())
 
 
 if __name__ == "__main__":

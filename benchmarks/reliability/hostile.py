@@ -19,7 +19,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.reliability.attackers import READY, attacks
+import orjson
+
+from benchmarks.reliability.attackers import LINGERED, READY, SWALLOWED, attacks
 from benchmarks.reliability.clients import Client, Seen, load_while
 from benchmarks.reliability.faults import SkippedError, fill, tmpfs
 from benchmarks.reliability.program import Options, end, run
@@ -39,10 +41,15 @@ _BEFORE_SECONDS, _QUICK_BEFORE_SECONDS = 5.0, 2.0
 _SETTLE_SECONDS = 5.0
 _AFTER_SECONDS = 3.0
 _PATIENCE_SECONDS = 5.0
+_AT_LEAST_SECONDS = {"a byte a second behind 408": 45.0}
+"""The time for a body is 30 s by default."""
+_MOST_NOTED = {SWALLOWED: 100.0, LINGERED: 5.0}
 _KEPT = 0.8
 _MOST_MILLISECONDS = 250.0
 _MOST_MB = 2**30 / 1e6
 _FULL_DISK = "a full temporary folder"
+_DESCRIPTORS = "silent connections"
+_MOST_DESCRIPTORS = 1024
 _TMPFS_KILOBYTES = 20_000
 _QUICK = (
     "256 heads without a body",
@@ -100,6 +107,8 @@ class Attacked:
     was_killed: bool
     ended: bool
     """Whether the service has ended by itself."""
+    noted: dict[str, float]
+    """What the attackers noted."""
 
     @property
     def kept(self) -> float:
@@ -121,6 +130,7 @@ class Attacked:
             "memory": self.peak > _MOST_MB or self.was_killed,
             "after": self.recovered < 0.9 or not self.after.live_p99 <= _MOST_MILLISECONDS,
             "ended": self.ended,
+            **{what: self.noted.get(what, 0.0) > most for what, most in _MOST_NOTED.items()},
         }
         return [name for name, is_wrong in wrong.items() if is_wrong]
 
@@ -151,7 +161,7 @@ def measure(options: Options) -> Report:
 def _attacked(options: Options, index: int, name: str) -> Attacked:
     folder = options.folder(f"attack-{index}")
     with (
-        _environment(name, folder) as (flags, environment),
+        _place(name, folder) as (flags, environment, wrapper),
         Service(
             folder,
             options.models_folder,
@@ -162,6 +172,7 @@ def _attacked(options: Options, index: int, name: str) -> Attacked:
             cores=options.service_cores,
             environment=environment,
             cgroup=options.cgroup,
+            wrapper=wrapper,
         ) as service,
     ):
         watch = MemoryWatch(service)
@@ -170,29 +181,40 @@ def _attacked(options: Options, index: int, name: str) -> Attacked:
         _stretch(service, 0.5)  # warm
         before = _stretch(service, _QUICK_BEFORE_SECONDS if quick else _BEFORE_SECONDS)
         seconds = _QUICK_ATTACK_SECONDS if quick else _ATTACK_SECONDS
-        with _attacking(name, folder, service, seconds):
+        seconds = max(seconds, _AT_LEAST_SECONDS.get(name, 0.0))
+        noted: dict[str, float] = {}
+        with _attacking(name, folder, service, seconds, noted):
             during = _stretch(service, seconds)
         time.sleep(_SETTLE_SECONDS)
         after = _stretch(service, _AFTER_SECONDS)
         peak = watch.end()
         ended = service.server.status is not None
-        return Attacked(name, before, during, after, peak, watch.was_killed, ended)
+        return Attacked(name, before, during, after, peak, watch.was_killed, ended, noted)
+
+
+_Place = tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]
+"""The service's flags, its environment, and what runs it."""
 
 
 @contextmanager
-def _environment(name: str, folder: Path) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
-    """The flags and the environment of the service; a small disk where that is what is attacked."""
+def _place(name: str, folder: Path) -> Iterator[_Place]:
+    """Make little of what is attacked: a small disk, as few descriptors as Debian's default."""
+    if name == _DESCRIPTORS:
+        yield (), {}, ("/bin/sh", "-c", f'ulimit -n {_MOST_DESCRIPTORS} && exec "$@"', "sh")
+        return
     if name != _FULL_DISK:
-        yield (), {}
+        yield (), {}, ()
         return
     small = folder / "small"
     small.mkdir()
     with tmpfs(small, _TMPFS_KILOBYTES):
-        yield ("--workers", "2"), {"TMPDIR": str(small)}
+        yield ("--workers", "2"), {"TMPDIR": str(small)}, ()
 
 
 @contextmanager
-def _attacking(name: str, folder: Path, service: Service, seconds: float) -> Iterator[None]:
+def _attacking(
+    name: str, folder: Path, service: Service, seconds: float, noted: dict[str, float]
+) -> Iterator[None]:
     if name == _FULL_DISK:
         fill(folder / "small")
         name = "long queries"  # each is a line of the log, and a series of the metrics
@@ -212,8 +234,9 @@ def _attacking(name: str, folder: Path, service: Service, seconds: float) -> Ite
             raise ServerFailedError("the attackers do not start; see attackers.txt")
         yield
     finally:
-        with suppress(subprocess.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired, orjson.JSONDecodeError):
             attacker.wait(5)
+            noted |= orjson.loads(attacker.stdout.read()) if attacker.stdout else {}
         attacker.kill()
         attacker.wait()
         if attacker.stdout is not None:
@@ -265,6 +288,14 @@ def _report(options: Options, found: list[Attacked], failed: list[Bar], notes: l
             ", ".join(each.misses),
         )
         for each in found
+    ]
+    notes = [
+        *notes,
+        *(
+            f"{each.name}: {what}: {most:,.1f}."
+            for each in found
+            for what, most in each.noted.items()
+        ),
     ]
     limit = "in a cgroup" if options.cgroup else "weighed, and killed above that"
     bars = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-_RECORDS = "\n## Records\n"
+_RECORDS = "\n## Records\n\nNewest first.\n"
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,12 @@ class Report:
         )
 
     def add_to(self, file: Path, command: str) -> None:
-        """Put the entry before the others in a file that has a heading "Records"."""
+        """Put the entry before the others, below the heading "Records" of a file."""
         head, heading, rest = file.read_text(encoding="utf-8").partition(_RECORDS)
         if not heading:
-            raise SystemExit(f"--record: {file} has no heading '## Records'; name another file.")
+            raise SystemExit(
+                f"--record: {file} has no heading 'Records' with 'Newest first.' below it."
+            )
         text = f"{head}{heading}\n{self.entry(command)}\n{rest}"
         file.write_text(text, encoding="utf-8")
 
