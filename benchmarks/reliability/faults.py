@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.reliability.bombs import image_bombs
 from benchmarks.reliability.clients import Client, Seen, load_while
-from benchmarks.reliability.program import Options, end, run
+from benchmarks.reliability.program import Options, run
 from benchmarks.reliability.report import Bar, Report
 from benchmarks.reliability.requests import infer, mixed
 from benchmarks.reliability.services import Service, control_listener
@@ -413,4 +413,4 @@ _FAULTS: dict[str, Callable[[Options], Outcome]] = {
 
 
 if __name__ == "__main__":
-    end(run("faults", __doc__, measure, sys.argv[1:], 8540))
+    sys.exit(run("faults", __doc__, measure, sys.argv[1:], 8540))

@@ -30,7 +30,7 @@ from benchmarks.reliability.fuzz_requests import (
     good_bodies,
     good_request,
 )
-from benchmarks.reliability.program import Options, end, run
+from benchmarks.reliability.program import Options, run
 from benchmarks.reliability.report import Bar, Report
 from benchmarks.reliability.services import Service
 from benchmarks.reliability.wire import Address, answers, ask, complete
@@ -307,4 +307,4 @@ def _slope(weights: list[tuple[float, float]], rate: float) -> tuple[float, str]
 
 
 if __name__ == "__main__":
-    end(run("fuzz", __doc__, measure, sys.argv[1:], 8510))
+    sys.exit(run("fuzz", __doc__, measure, sys.argv[1:], 8510))

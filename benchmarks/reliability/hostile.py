@@ -24,7 +24,7 @@ import orjson
 from benchmarks.reliability.attackers import LINGERED, READY, SWALLOWED, attacks
 from benchmarks.reliability.clients import Client, Seen, load_while
 from benchmarks.reliability.faults import SkippedError, fill, tmpfs
-from benchmarks.reliability.program import Options, end, run
+from benchmarks.reliability.program import Options, run
 from benchmarks.reliability.report import Bar, Report
 from benchmarks.reliability.requests import mixed
 from benchmarks.reliability.services import MemoryWatch, Service
@@ -325,4 +325,4 @@ def _report(options: Options, found: list[Attacked], failed: list[Bar], notes: l
 
 
 if __name__ == "__main__":
-    end(run("hostile", __doc__, measure, sys.argv[1:], 8550))
+    sys.exit(run("hostile", __doc__, measure, sys.argv[1:], 8550))

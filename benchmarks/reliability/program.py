@@ -6,7 +6,6 @@ import platform
 import shlex
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +111,3 @@ def _cores(text: str) -> set[int]:
     except ValueError:
         raise SystemExit(f"--load-cores: {text!r}: write whole numbers with commas.") from None
     return wanted & os.sched_getaffinity(0) or os.sched_getaffinity(0)
-
-
-def end(status: int) -> None:
-    """Leave with a status."""
-    sys.exit(status)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from benchmarks.reliability.bombs import progressive_jpeg
 from benchmarks.reliability.clients import Client, Seen, load_while
-from benchmarks.reliability.program import Options, end, run
+from benchmarks.reliability.program import Options, run
 from benchmarks.reliability.report import Bar, Report
 from benchmarks.reliability.requests import infer
 from benchmarks.reliability.services import Service, control_listener
@@ -242,4 +242,4 @@ _HANGING: dict[str, Callable[[Options, int], float]] = {
 
 
 if __name__ == "__main__":
-    end(run("rolling", __doc__, measure, sys.argv[1:], 8520))
+    sys.exit(run("rolling", __doc__, measure, sys.argv[1:], 8520))

@@ -20,7 +20,7 @@ from itertools import count
 import h11
 
 from benchmarks.reliability.framings import CONTROL_ROUTE, Framing, framings, inner_request
-from benchmarks.reliability.program import Options, end, run
+from benchmarks.reliability.program import Options, run
 from benchmarks.reliability.proxies import ProxyMissingError, install, proxy
 from benchmarks.reliability.report import Bar, Report
 from benchmarks.reliability.services import Service, control_listener
@@ -208,4 +208,4 @@ def h11_accepts(data: bytes) -> bool:
 
 
 if __name__ == "__main__":
-    end(run("smuggling", __doc__, measure, sys.argv[1:], 8500))
+    sys.exit(run("smuggling", __doc__, measure, sys.argv[1:], 8500))
