@@ -56,7 +56,8 @@ class Service:
             enter = f'echo $$ > {self._cgroup / "cgroup.procs"} && exec "$@"'
             program = ["sh", "-c", enter, "sh", *program]
         given = {"PYTHONPATH": str(ROOT), **(environment or {})}
-        self.server = Server(Command(program, given), cores, folder)
+        # This process may be held to one core, which a child would inherit.
+        self.server = Server(Command(program, given), cores or _every_core(), folder)
 
     def __enter__(self) -> Self:
         try:
@@ -119,6 +120,10 @@ class Service:
                 if isinstance(entry, dict) and entry.get("event") == event:
                     found.append(entry)
         return found
+
+
+def _every_core() -> str:
+    return f"0-{(os.cpu_count() or 1) - 1}"
 
 
 def control_listener(port: int) -> tuple[tuple[str, ...], Address]:
