@@ -20,6 +20,8 @@ from service.settings import ServiceSettings
 MEMORY_LIMIT = 2 * 2**30
 """Of the container that an attacked service stands in, bytes."""
 
+_READY_IN_A_ROW = 8
+"""One of several workers may be ready and the next not; each is asked on a new connection."""
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
@@ -96,7 +98,7 @@ class Service:
             ServerFailedError: it ended, or was not in time.
         """
         deadline = time.monotonic() + seconds
-        while not self.is_ready():
+        while not all(self.is_ready() for _ in range(_READY_IN_A_ROW)):
             self.server.require_running()
             if time.monotonic() > deadline:
                 raise ServerFailedError(f"it is not ready: {self.server.last_words()}")
