@@ -51,10 +51,7 @@ defaults
 frontend public
   bind 127.0.0.1:{port}
   http-request deny deny_status 403 if {{ path_reg {control} }}
-  default_frontend open
-  bind 127.0.0.1:{open_port}
   default_backend service
-backend service
 frontend open
   bind 127.0.0.1:{open_port}
   default_backend service
@@ -126,7 +123,8 @@ def _wait(address: Address, process: "subprocess.Popen[bytes]", log: Path) -> No
         with suppress(OSError), socket.create_connection(address, 1):
             return
         time.sleep(0.05)
-    raise ProxyMissingError(f"it does not start: {log.read_text().strip()[-300:]}")
+    said = log.read_text().replace(f"{log.parent}/", "").strip()
+    raise ProxyMissingError(f"it does not start: {said[-300:]}")
 
 
 def _program(name: str) -> str | None:

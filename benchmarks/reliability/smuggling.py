@@ -135,7 +135,7 @@ def _try_all(address: Address, target: str, *, quick: bool) -> list[Trial]:
         data, closed = talk(address, framing.writes[way], silence=_SILENCE_SECONDS, pause=pause)
         return Trial(framing, path, way, request_id, answers(data), closed)
 
-    paths = _PATHS[:1] if quick else _PATHS
+    paths = (_PATHS[0], _PATHS[-1]) if quick else _PATHS
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         work = [
             pool.submit(one, path, index, way)
