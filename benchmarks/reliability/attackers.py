@@ -82,7 +82,7 @@ async def _many(scene: Scene, count: int, one: Callable[[Scene, int], Awaitable[
 
     async def again(number: int) -> None:
         while not scene.is_over:
-            with suppress(OSError, asyncio.IncompleteReadError):
+            with suppress(OSError, RuntimeError):  # uvloop's, where the connection has closed
                 await one(scene, number)
             await asyncio.sleep(0)
 

@@ -161,10 +161,16 @@ class _Share:
             else:
                 message += self._fuzzer.framed(request_id)
         self._sent(len(ids))
+        await self._write(writer, message)
+        return await self._read(reader, ids, good)
+
+    async def _write(self, writer: asyncio.StreamWriter, message: bytes) -> None:
+        """Send a message in pieces, as far as the service takes it."""
         for piece in self._fuzzer.pieces(message):
+            if writer.is_closing():
+                return
             writer.write(piece)
             await asyncio.sleep(0)
-        return await self._read(reader, ids, good)
 
     async def _read(
         self, reader: asyncio.StreamReader, ids: Sequence[str], good: dict[str, int]
@@ -212,9 +218,7 @@ class _Share:
         which = self._random.randrange(len(self._bodies))
         self._sent(2)
         message = good_request(self._bodies[which], good) + self._fuzzer.broken(other)
-        for piece in self._fuzzer.pieces(message):
-            writer.write(piece)
-            await asyncio.sleep(0)
+        await self._write(writer, message)
         data = b""
         while not (size := complete(data)):
             try:
@@ -238,8 +242,7 @@ class _Share:
     async def _hung_up(self, writer: asyncio.StreamWriter) -> None:
         self._sent(1)
         message = self._fuzzer.framed(self._next_id())
-        writer.write(self._fuzzer.cut(message))
-        await asyncio.sleep(0)
+        await self._write(writer, self._fuzzer.cut(message))
 
     def _count(self, status: int) -> None:
         self.counts[f"status {status}"] += 1
