@@ -287,7 +287,7 @@ def _report(
         told = f"{slope:.2f} MB in 100,000 requests"
         bars.append(Bar("memory's slope", told, f"at most {_MOST_MB:g}", slope <= _MOST_MB))
     rows = [(name, f"{count:,}") for name, count in sorted(counts.items()) if name not in none]
-    rows += [("requests a second", f"{sent / seconds:,.0f}"), ("memory, MB", memory)]
+    rows += [("requests a second", f"{sent / seconds:,.0f}"), ("memory at each tenth, MB", memory)]
     return Report(
         title=f"{sent:,} fuzzed requests",
         setting=f"{options}; the service on core {options.service_cores}, "
@@ -302,7 +302,8 @@ def _slope(weights: list[tuple[float, float]], rate: float) -> tuple[float, str]
     """Return MB in 100,000 requests after a third of the time, and the weights in words."""
     times, sizes = np.array(weights).T
     late = times >= times[-1] / 3
-    told = f"{sizes[0]:,.0f} → {sizes[-1]:,.0f}, at most {sizes.max():,.0f}"
+    tenths = sizes[np.linspace(0, len(sizes) - 1, 11).astype(int)]
+    told = f"{', '.join(f'{each:.0f}' for each in tenths)}; at most {sizes.max():.0f}"
     if late.sum() < 3:
         return 0.0, told
     a_second = float(np.polyfit(times[late], sizes[late], 1)[0])
