@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reliability.framings import CONTROL_ROUTE, framings, inner_request
+from benchmarks.reliability.framings import CONTROL_ROUTE, Framing, framings, inner_request
 from benchmarks.reliability.smuggling import h11_accepts
 from benchmarks.reliability.wire import Answer, answers, talk
 from tests.service.process import ServiceProcess, service_process
 
 ROUTES = ("/v2/models/digits/infer", "/predict", "/nope")
-EVERY = framings("/nope", inner_request("one"))
+HIDDEN = "hidden"
+EVERY = framings("/nope", inner_request(HIDDEN))
 MAY_SKIP = {"an empty line before", "LF before"}
 """RFC 9112 lets a server skip empty lines before a request; h11 does not."""
 STRICT = [
@@ -21,9 +22,10 @@ STRICT = [
     for each in EVERY
     if each.name not in MAY_SKIP and not h11_accepts(each.head + each.body)
 ]
-AT_ONCE = 48
+AT_ONCE = 64
 PAUSE_SECONDS = 0.05
 SILENCE_SECONDS = 0.3
+PIECE_BYTES = 61
 
 
 @dataclass(frozen=True)
@@ -51,27 +53,29 @@ def service(models_folder: Path) -> Iterator[ServiceProcess]:
 def attempts(service: ServiceProcess) -> Attempts:
     """Send all of them, many at once: most of the time is waiting for what must not come."""
 
-    def attempt(path: str, index: int, way: str) -> Attempt:
-        request_id = f"hidden-{path.replace('/', '.')}-{index}-{way.replace(' ', '.')}"
-        writes = framings(path, inner_request(request_id))[index].writes
+    def attempt(framing: Framing, path: str, way: str) -> Attempt:
+        message = framing.head + framing.body
+        size = max(PIECE_BYTES, len(message) // 20)
+        pieces = [message[i : i + size] for i in range(0, len(message), size)]
+        writes = {**framing.writes, "pieces": pieces}
         pause = PAUSE_SECONDS if way == "two writes" else 0.0
         address = ("127.0.0.1", service.port)
         data, was_closed = talk(address, writes[way], silence=SILENCE_SECONDS, pause=pause)
         found = answers(data)
-        executed = any(each.request_id == request_id for each in found)
+        executed = any(each.request_id == HIDDEN for each in found)
         return Attempt(path, way, found, executed, was_closed)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        work = {
-            framing.name: [
-                pool.submit(attempt, path, index, way)
-                for path in ROUTES
-                for way in framing.writes
-                if way != "byte by byte" or path == ROUTES[0]  # which is slow to send
-            ]
-            for index, framing in enumerate(EVERY)
-        }
-        return {name: [each.result() for each in theirs] for name, theirs in work.items()}
+        work = [
+            (framing.name, pool.submit(attempt, framing, path, way))
+            for path in ROUTES
+            for framing in framings(path, inner_request(HIDDEN))
+            for way in ("one write", "two writes", "pieces")
+        ]
+        found: Attempts = {each.name: [] for each in EVERY}
+        for name, each in work:
+            found[name].append(each.result())
+        return found
 
 
 @pytest.mark.parametrize("name", [each.name for each in EVERY if not each.is_pipelined])
