@@ -15,7 +15,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 bench-index := $(if $(PACKAGE_INDEX),--package-index $(PACKAGE_INDEX))
 
 .PHONY: help serve train evaluate experiment test check format compose-test clients-test triton-test \
-	contract-test bench bench-quick bench-overload clean
+	contract-test bench bench-quick bench-overload soak faults attacks rolling clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
@@ -65,6 +65,19 @@ bench-quick: $(VENV)/dev  ## the same with three servers, in under two minutes
 
 bench-overload: $(VENV)/dev  ## the service alone: at half and twice saturation, and on two cores
 	@$(bin)/python -m benchmarks.serving.overload $(bench-index) $(ARGS)
+
+soak: $(VENV)/dev  ## a million fuzzed requests; in less than a minute with ARGS=--quick
+	@$(bin)/python -m benchmarks.reliability.fuzz $(ARGS)
+
+faults: $(VENV)/dev  ## kill, stop, starve and damage the service, and see what its clients lose
+	@$(bin)/python -m benchmarks.reliability.faults $(ARGS)
+
+attacks: $(VENV)/dev  ## hide requests in others, also through proxies; then attack what is scarce
+	@$(bin)/python -m benchmarks.reliability.smuggling $(ARGS)
+	@$(bin)/python -m benchmarks.reliability.hostile $(ARGS)
+
+rolling: $(VENV)/dev  ## end the service under load, again and again, and count lost requests
+	@$(bin)/python -m benchmarks.reliability.rolling $(ARGS)
 
 .venv-clients: tests/clients/requirements.txt
 .venv-triton: tests/differential/requirements.txt

@@ -71,6 +71,16 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """What it ended with; None while it runs."""
+        return self._process.poll()
+
     def require_running(self) -> None:
         """Raise ServerFailedError if it has ended by itself."""
         if self._process.poll() is not None:

@@ -1,0 +1,113 @@
+"""The command line that all programs of this package share."""
+
+import argparse
+import os
+import platform
+import shlex
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.reliability.report import Report
+from benchmarks.serving.environments import ROOT
+
+NOTES_FILE = ROOT / "docs" / "reliability.md"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every program is told."""
+
+    quick: bool
+    port: int
+    """The first of those that it may use."""
+    models_folder: Path
+    """Has the bundle digits/1; only read from."""
+    scratch: Path
+    """An empty folder."""
+    service_cores: str
+    load_cores: str
+    cgroup: Path | None
+    """A cgroup whose children this user may make; the service runs in one of 2 GiB there."""
+    only: frozenset[str]
+    """Names of the cases to run; empty for all."""
+    say: Callable[[str], None]
+
+    def wants(self, name: str) -> bool:
+        """Whether a case is to be run."""
+        return not self.only or name in self.only
+
+    def folder(self, name: str) -> Path:
+        """Make a folder in the scratch folder."""
+        folder = self.scratch / name
+        folder.mkdir(parents=True)
+        return folder
+
+    def __str__(self) -> str:
+        """Say what this ran on."""
+        text = Path("/proc/cpuinfo").read_text()
+        model = text.partition("model name")[2].partition("\n")[0].strip("\t :")
+        return f"{model or platform.machine()}, {os.cpu_count()} cores"
+
+
+def run(
+    name: str,
+    doc: str | None,
+    measure: Callable[[Options], Report],
+    arguments: list[str],
+    first_port: int,
+) -> int:
+    """Read the flags, measure, print, record; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.reliability.{name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--quick", action="store_true", help="a short form, under a minute or so")
+    parser.add_argument("--record", action="store_true", help="add an entry to docs/reliability.md")
+    parser.add_argument("--port", type=int, default=first_port, help="the first one to use")
+    parser.add_argument("--models-folder", type=Path, default=ROOT / "models")
+    parser.add_argument("--service-cores", default="0", help="as taskset -c takes them")
+    parser.add_argument("--load-cores", default="1", help="as taskset -c takes them")
+    parser.add_argument("--cgroup", type=Path, help="make the service's cgroup in this one")
+    parser.add_argument("--only", default="", help="names of cases, with commas between")
+    given = parser.parse_args(arguments)
+    if not (given.models_folder / "digits" / "1").is_dir():
+        raise SystemExit(f"{given.models_folder} has no digits/1; make it with `make train`.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
+    scratch = ROOT / "build" / f"reliability-{name}-{given.port}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    console = Console()
+    os.sched_setaffinity(0, _cores(given.load_cores))
+    options = Options(
+        quick=given.quick,
+        port=given.port,
+        models_folder=given.models_folder.resolve(),
+        scratch=scratch,
+        service_cores=given.service_cores,
+        load_cores=given.load_cores,
+        cgroup=given.cgroup,
+        only=frozenset(filter(None, given.only.split(","))),
+        say=console.log,
+    )
+    report = measure(options)
+    report.print(console)
+    if given.record:
+        shown = [each for each in arguments if each != "--record"]
+        command = shlex.join(["python", "-m", f"benchmarks.reliability.{name}", *shown])
+        report.add_to(NOTES_FILE, command)
+    return report.status
+
+
+def _cores(text: str) -> set[int]:
+    try:
+        wanted = {int(each) for each in text.split(",")}
+    except ValueError:
+        raise SystemExit(f"--load-cores: {text!r}: write whole numbers with commas.") from None
+    return wanted & os.sched_getaffinity(0) or os.sched_getaffinity(0)

@@ -1,0 +1,191 @@
+"""`python -m service` as these programs start it, weigh it and read its log."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+
+from benchmarks.reliability.wire import Address, ask, request
+from benchmarks.serving.environments import ROOT
+from benchmarks.serving.servers import Command, Server, ServerFailedError
+from service.settings import ServiceSettings
+
+MEMORY_LIMIT = 2 * 2**30
+"""Of the container that an attacked service stands in, bytes."""
+
+_READY_IN_A_ROW = 8
+"""One of several workers may be ready and the next not; each is asked on a new connection."""
+_START_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+
+
+class Service:
+    """A running service, waited for until it is ready."""
+
+    def __init__(
+        self,
+        folder: Path,
+        models_folder: Path,
+        port: int,
+        *flags: str,
+        cores: str = "",
+        environment: Mapping[str, str] | None = None,
+        cgroup: Path | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        """Start it.
+
+        folder: for its log.
+        flags: as `python -m service` takes them.
+        cores: as `taskset -c` takes them; empty for all.
+        cgroup: a folder of cgroups; the service gets a child of MEMORY_LIMIT bytes there.
+        wrapper: what comes before the command, and runs it.
+        """
+        self.address: Address = ("127.0.0.1", port)
+        self._log = folder / "log.txt"
+        self._cgroup = None if cgroup is None else _make_cgroup(cgroup)
+        program = [sys.executable, "-m", "service", "--port", str(port), "--log-format", "json"]
+        program += ["--models-folder", str(models_folder), *flags]
+        program = [*wrapper, *program]
+        if self._cgroup is not None:
+            enter = f'echo $$ > {self._cgroup / "cgroup.procs"} && exec "$@"'
+            program = ["sh", "-c", enter, "sh", *program]
+        given = {"PYTHONPATH": str(ROOT), **(environment or {})}
+        # This process may be held to one core, which a child would inherit.
+        self.server = Server(Command(program, given), cores or _every_core(), folder)
+
+    def __enter__(self) -> Self:
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.end()
+        if self._cgroup is not None:
+            with suppress(OSError):
+                self._cgroup.rmdir()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        return self.server.pid
+
+    def workers(self) -> list[int]:
+        """The ids of its worker processes; none where it serves by itself."""
+        found = []
+        for process in self.server.processes():
+            with suppress(OSError):
+                line = Path(f"/proc/{process}/cmdline").read_bytes()
+                status = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+                if b"spawn_main" in line and int(status[1]) == self.pid:
+                    found.append(process)
+        return sorted(found)
+
+    def wait_until_ready(self, seconds: float = _START_SECONDS) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            ServerFailedError: it ended, or was not in time.
+        """
+        deadline = time.monotonic() + seconds
+        while not all(self.is_ready() for _ in range(_READY_IN_A_ROW)):
+            self.server.require_running()
+            if time.monotonic() > deadline:
+                raise ServerFailedError(f"it is not ready: {self.server.last_words()}")
+            time.sleep(_POLL_SECONDS)
+
+    def is_ready(self) -> bool:
+        """Ask it."""
+        answer = ask(self.address, request("GET", "/health/ready"), timeout=2)
+        return answer is not None and answer.status == 200
+
+    def log(self) -> str:
+        """Return all that it wrote."""
+        return self._log.read_text(errors="replace")
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return its log's lines of one event."""
+        found = []
+        for line in self.log().splitlines():
+            with suppress(orjson.JSONDecodeError):
+                entry = orjson.loads(line)
+                if isinstance(entry, dict) and entry.get("event") == event:
+                    found.append(entry)
+        return found
+
+
+def _every_core() -> str:
+    return f"0-{(os.cpu_count() or 1) - 1}"
+
+
+def control_listener(port: int) -> tuple[tuple[str, ...], Address]:
+    """Return the flags of a listener for changes of models, and where it is.
+
+    port: the public one; where the service has no other listener, changes are asked for there.
+    """
+    if "control_port" not in ServiceSettings.model_fields:
+        return (), ("127.0.0.1", port)
+    return ("--control-port", str(port + 1)), ("127.0.0.1", port + 1)
+
+
+class MemoryWatch(threading.Thread):
+    """Weighs a service five times a second; ends it above the limit, as a container's would be."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(daemon=True)
+        self._service = service
+        self._is_over = threading.Event()
+        self.peak = 0.0
+        """MB, pages that several share counted once."""
+        self.was_killed = False
+
+    def run(self) -> None:
+        """Watch until told to end."""
+        while not self._is_over.wait(0.2):
+            now = self._service.server.proportional_memory()
+            self.peak = max(self.peak, now)
+            if now * 1000 > MEMORY_LIMIT / 1024 and not self.was_killed:
+                self.was_killed = True
+                with suppress(ProcessLookupError):
+                    os.kill(_heaviest(self._service), signal.SIGKILL)
+
+    def end(self) -> float:
+        """Stop; return the peak."""
+        self._is_over.set()
+        self.join()
+        return self.peak
+
+
+def _heaviest(service: Service) -> int:
+    return max(service.server.processes(), key=_resident, default=service.pid)
+
+
+def _resident(process: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return 0
+
+
+def _make_cgroup(parent: Path) -> Path:
+    """Make a cgroup of one processor and MEMORY_LIMIT bytes, of version 1 or 2."""
+    folder = parent / f"dropserve-{os.getpid()}"
+    folder.mkdir()
+    limits = {
+        "memory.max": str(MEMORY_LIMIT),
+        "memory.limit_in_bytes": str(MEMORY_LIMIT),
+        "cpu.max": "100000 100000",
+    }
+    for name, value in limits.items():
+        if (folder / name).exists():
+            (folder / name).write_text(value)
+    return folder
