@@ -23,6 +23,7 @@ from model.preprocessing import InputSpec
 from model.sampling import Fixed
 from service.batching import Batcher, Limits, RowPredictor
 from service.metrics import Metrics
+from service.resources import processors
 from service.settings import ServiceSettings
 
 _BRIEF_SECONDS = {False: 0.002, True: 0.02}
@@ -108,7 +109,7 @@ class Loader:
             batch_rows=settings.max_batch_rows,
             queue_rows=settings.max_queue_rows,
             timeout_seconds=settings.inference_timeout_seconds,
-            brief_seconds=_BRIEF_SECONDS[settings.workers >= _cores()],
+            brief_seconds=_BRIEF_SECONDS[settings.workers >= processors()],
         )
         version = str(manifest.version)
         batcher = Batcher(manifest.name, predictor, limits, self._metrics, version)
@@ -141,13 +142,6 @@ class Loader:
             predictor.uncertainty(
                 prediction, Fixed(self._settings.default_seed, self._settings.default_samples)
             )
-
-
-def _cores() -> int:
-    """Count the processor cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _behind_the_traffic() -> None:
