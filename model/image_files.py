@@ -81,8 +81,7 @@ def _png(data: bytes) -> Picture:
             break
         place += 12 + length
     if pixels:
-        kept.append(_png_chunk(b"IDAT", b"".join(pixels)))
-    kept.append(_png_chunk(b"IEND", b""))
+        kept += [_png_chunk(b"IDAT", b"".join(pixels)), _png_chunk(b"IEND", b"")]
     return Picture(b"".join(kept), orientation or _xmp_orientation(xmp))
 
 
@@ -92,8 +91,8 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _jpeg(data: bytes) -> Picture:
-    kept = [data[:2]]
-    orientation, xmp = None, b""
+    kept: list[bytes | memoryview] = [data[:2]]
+    metadata: list[bytes] = []
     place, scans, has_end = 2, 0, False
     view = memoryview(data)
     while found := _MARKER.search(data, place):
@@ -113,11 +112,7 @@ def _jpeg(data: bytes) -> Picture:
         if marker in _DATA_OF_A_JPEG:
             kept.append(view[start:place])
         elif marker == 0xE1 and not scans:
-            content = data[start + 4 : place]
-            if content.startswith(b"Exif\0\0") and orientation is None:
-                orientation = _orientation(content)
-            elif content.startswith(b"http://ns.adobe.com/xap/1.0/"):
-                xmp = xmp or content
+            metadata.append(data[start + 4 : place])
         scans += marker == 0xDA
         if scans > _MOST_SCANS:
             break
@@ -125,8 +120,14 @@ def _jpeg(data: bytes) -> Picture:
         if scans:
             kept.append(view[place:])
     return Picture(
-        b"".join(kept), orientation or _xmp_orientation(xmp), None, max(1, scans), 0, has_end
+        b"".join(kept), _jpeg_orientation(metadata), scans=max(1, scans), has_end=has_end
     )
+
+
+def _jpeg_orientation(segments: list[bytes]) -> int:
+    exif = next((each for each in segments if each.startswith(b"Exif\0\0")), b"")
+    xmp = next((each for each in segments if each.startswith(b"http://ns.adobe.com/xap/")), b"")
+    return _orientation(exif) or _xmp_orientation(xmp)
 
 
 def _gif(data: bytes) -> Picture:

@@ -43,9 +43,12 @@ _MOST_RUN_BYTES = 2_000_000
 _ENDS = (b"\xff\xd9", bytes(range(1, 128)) + b"\xff\xd9")
 """Of a JPEG: its end mark, and the same after data that would show in unfinished pixels."""
 _JPEG_MAGIC = b"\xff\xd8"
-_PEAK_BYTES = {b"RIFF": 20, _JPEG_MAGIC: 8, b"\x89PNG": 8, b"GIF8": 8, b"BM": 8}
-"""Of memory while a pixel of a format is decoded, made opaque and turned; measured, rounded up."""
-_PEAK_BYTES_OF_SCANS = 16
+PEAK_BYTES_OF_A_PIXEL = 18
+"""Of memory while an image of any format is decoded, made opaque and turned; measured, rounded up.
+"""
+_PEAK_BYTES = {b"RIFF": PEAK_BYTES_OF_A_PIXEL, _JPEG_MAGIC: 9, b"\x89PNG": 9, b"GIF8": 9, b"BM": 9}
+"""The same by the first bytes of a file."""
+_PEAK_BYTES_OF_SCANS = 13
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -146,7 +149,7 @@ class _Opened:
     def peak_bytes(self) -> int:
         """Memory that it takes to decode it, at most, beside its file."""
         kind = self.file.data[:4]
-        each = next((size for magic, size in _PEAK_BYTES.items() if kind.startswith(magic)), 8)
+        each = next((size for magic, size in _PEAK_BYTES.items() if kind.startswith(magic)), 9)
         if each == _PEAK_BYTES[_JPEG_MAGIC] and self.file.scans > 1:
             each = _PEAK_BYTES_OF_SCANS  # a decoder keeps the coefficients of all its scans
         return each * self.width * self.height
@@ -179,9 +182,13 @@ class OpenImages:
         return images
 
 
-def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale uint8 0..255 to float32 0..1, any shape."""
-    return images.astype(np.float32) / np.float32(255)
+def to_float(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale uint8 0..255 to float32 0..1, any shape; float32 is left as it is."""
+    scaled: NDArray[np.float32] = images.astype(np.float32, copy=False)
+    if scaled is images:
+        return scaled
+    scaled /= np.float32(255)
+    return scaled
 
 
 def from_numbers(nested: Any, spec: InputSpec) -> NDArray[np.float32]:

@@ -58,7 +58,9 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(repository.run())
         counting = asyncio.create_task(metrics.keep_handing_over())
+        reader.start_soon()
         yield
+        await reader.close()
         counting.cancel()
         repository.stop()
         await running

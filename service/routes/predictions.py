@@ -7,8 +7,9 @@ from fastapi import APIRouter, Query, Request, Response
 from model.calibration import Decisions
 from model.uncertainty import Uncertainty
 from service import answers, schemas
+from service.decoding import FORM_TYPE, JSON_TYPE
 from service.errors import UncertaintyDisabledError
-from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE, ImageReader
+from service.images import IMAGE_TYPES, ImageReader
 from service.metrics import Metrics
 from service.repository import Repository
 from service.routes import NamedRoute, json_response, request_id
