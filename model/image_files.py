@@ -15,6 +15,9 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS")
 _END_OF_IMAGE = b"\xff\xd9"
 _MOST_SCANS = 4096
+_MOST_PARTS = 2**15
+"""Of a file: chunks, segments or blocks; what comes after them is passed over."""
+_GIF_BLOCK = re.compile(rb"[!,;]")
 _MOST_METADATA_BYTES = 2**16
 _MOST_ENTRIES = 1000
 """Of an EXIF directory."""
@@ -64,7 +67,9 @@ def _png(data: bytes) -> Picture:
     pixels: list[memoryview] = []
     orientation, xmp = None, b""
     place, in_pixels = len(_PNG), True
-    while place + 8 <= len(data):
+    for _ in range(_MOST_PARTS):
+        if place + 8 > len(data):
+            break
         length, kind = struct.unpack_from(">I4s", data, place)
         content = view[place + 8 : place + 8 + length]
         if kind == b"IDAT" and in_pixels:
@@ -95,7 +100,10 @@ def _jpeg(data: bytes) -> Picture:
     metadata: list[bytes] = []
     place, scans, has_end = 2, 0, False
     view = memoryview(data)
-    while found := _MARKER.search(data, place):
+    for _ in range(_MOST_PARTS):
+        found = _MARKER.search(data, place)
+        if found is None:
+            break
         start = found.start()
         marker = data[start + 1]
         if scans:
@@ -116,9 +124,8 @@ def _jpeg(data: bytes) -> Picture:
         scans += marker == 0xDA
         if scans > _MOST_SCANS:
             break
-    else:
-        if scans:
-            kept.append(view[place:])
+    if scans and not has_end:
+        kept.append(view[place:])
     return Picture(
         b"".join(kept), _jpeg_orientation(metadata), scans=max(1, scans), has_end=has_end
     )
@@ -135,8 +142,11 @@ def _gif(data: bytes) -> Picture:
     colours = 3 * 2 ** ((data[10] & 7) + 1) if len(data) > 10 and data[10] & 0x80 else 0
     place = 13 + colours
     kept, control = [data[:place]], b""
-    while place < len(data):
-        kind = data[place : place + 1]
+    for _ in range(_MOST_PARTS):
+        found = _GIF_BLOCK.search(data, place)
+        if found is None:
+            break
+        place, kind = found.start(), found[0]
         if kind == b";":
             break
         if kind == b"!":
@@ -144,7 +154,7 @@ def _gif(data: bytes) -> Picture:
             if data[place + 1 : place + 2] == b"\xf9":
                 control = data[place:end]
             place = end
-        elif kind == b",":
+        else:
             flags = data[place + 9] if place + 9 < len(data) else 0
             table = 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
             end = _end_of_blocks(data, place + 10 + table + 1)
@@ -152,8 +162,6 @@ def _gif(data: bytes) -> Picture:
             if end <= len(data):
                 kept.append(b";")
             break
-        else:
-            place += 1
     return Picture(b"".join(kept))
 
 
@@ -197,11 +205,11 @@ def _webp(data: bytes) -> Picture:
     return Picture(file, orientation or _xmp_orientation(xmp), _webp_size(file))
 
 
-def _chunks(data: bytes) -> "list[tuple[bytes, int, int]]":
+def _chunks(data: bytes) -> list[tuple[bytes, int, int]]:
     """List a RIFF file's chunks: kind, where it starts, and where it ends with its padding."""
-    chunks = []
+    chunks: list[tuple[bytes, int, int]] = []
     place = 12
-    while place + 8 <= len(data):
+    while place + 8 <= len(data) and len(chunks) < _MOST_PARTS:
         kind, length = struct.unpack_from("<4sI", data, place)
         end = place + 8 + length + length % 2
         chunks.append((kind, place, end))

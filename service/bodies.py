@@ -87,15 +87,17 @@ class BodyReader:
         return body.data
 
     async def _arriving(self, receive: Receive) -> bytes:
-        body = bytearray()
+        pieces: list[bytes] = []
+        length = 0
         try:
             async with asyncio.timeout(self._seconds):
                 message = await receive()
                 while message["type"] == "http.request":
-                    body += message.get("body", b"")
-                    self._check_length(len(body))
+                    pieces.append(message.get("body", b""))
+                    length += len(pieces[-1])
+                    self._check_length(length)
                     if not message.get("more_body"):
-                        return bytes(body)
+                        return b"".join(pieces)
                     message = await receive()
         except TimeoutError:
             raise BodyTimeoutError(

@@ -37,6 +37,7 @@ _MAX_TENSORS = 16
 _MAX_PARAMETERS = 64
 MAX_JSON_BYTES = 2**16
 """Of the JSON beside binary tensors, or beside the one long list of numbers."""
+_PIECE_NUMBERS = 2**14
 _SHORT_BYTES = 1_024
 """Of a text that is remembered."""
 
@@ -295,10 +296,21 @@ def write(
         elif tensor.datatype == "BYTES":
             each["data"] = [element.decode() for element in values.flat]
         else:
-            each["data"] = values.ravel()
+            each["data"] = _in_pieces(values.ravel())
         described.append(each)
     text = orjson.dumps({**header, "outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([text, *blobs]), len(text)) if blobs else (text, None)
+
+
+def _in_pieces(numbers: Array) -> Array | orjson.Fragment:
+    """Serialise many numbers in several steps: one would keep Python's lock all the time."""
+    if numbers.size <= _PIECE_NUMBERS:
+        return numbers
+    pieces = [
+        orjson.dumps(numbers[at : at + _PIECE_NUMBERS], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        for at in range(0, numbers.size, _PIECE_NUMBERS)
+    ]
+    return orjson.Fragment(b"".join((b"[", b",".join(pieces), b"]")))
 
 
 def _chosen(tensors: Sequence[Tensor], request: InferRequest) -> list[tuple[Tensor, bool]]:

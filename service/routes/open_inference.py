@@ -1,7 +1,8 @@
 """/v2/…: the Open Inference Protocol with Triton's extensions. No numerics."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
@@ -27,7 +28,14 @@ from service.images import ImageReader, client_of
 from service.inference import Description, Face, bundle_name, told
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import Answer, NamedRoute, json_response, request_id, require_control
+from service.routes import (
+    MANY_NUMBERS,
+    Answer,
+    NamedRoute,
+    json_response,
+    request_id,
+    require_control,
+)
 from service.settings import ServiceSettings
 from service.statistics import totals
 from service.tensors import (
@@ -241,10 +249,17 @@ class _Protocol:
             timing.has_read(len(images))
             outputs = await face.answer(images, how, _within(given))
             timing.has_answered()
-            answer, json_length = write_response(
-                _header(face, given, how), _with_classes(outputs, given, face), given
+            write = partial(
+                _response,
+                _header(face, given, how),
+                outputs,
+                given,
+                face,
+                header(request.scope, b"accept-encoding"),
             )
-        return _response(answer, json_length, header(request.scope, b"accept-encoding"))
+            if sum(tensor.values.size for tensor in outputs) <= MANY_NUMBERS:
+                return write()
+            return await asyncio.to_thread(write)
 
     async def _condense(
         self, request: Request, body: Body, json_length: int | None
@@ -382,7 +397,14 @@ def _with_classes(outputs: list[Tensor], given: InferRequest, face: Face) -> lis
     ]
 
 
-def _response(payload: bytes, json_length: int | None, accept_encoding: str | None) -> Answer:
+def _response(
+    described: dict[str, Any],
+    outputs: list[Tensor],
+    given: InferRequest,
+    face: Face,
+    accept_encoding: str | None,
+) -> Answer:
+    payload, json_length = write_response(described, _with_classes(outputs, given, face), given)
     headers = []
     if json_length is not None:
         headers.append((_LENGTH_HEADER, b"%d" % json_length))

@@ -12,7 +12,7 @@ from service.errors import UncertaintyDisabledError
 from service.images import IMAGE_TYPES, ImageReader
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import NamedRoute, json_response, request_id
+from service.routes import NamedRoute, request_id, rows_response
 from service.sampling import sampling
 from service.settings import ServiceSettings
 
@@ -33,6 +33,8 @@ _BODY: dict[str, Any] = {
         },
     }
 }
+_COLUMNS = 3
+"""Figures of each class in an answer with dropout alive."""
 _ERRORS = schemas.error_responses(400, 404, 408, 413, 415, 500, 503, 504)
 
 
@@ -98,12 +100,10 @@ class Predictions:
             timing.has_read(len(images))
             prediction = await served.batcher.predict(images)
             timing.has_answered()
-            return json_response(
-                {
-                    "model": manifest.name,
-                    "version": served.version,
-                    "predictions": answers.plain(prediction, manifest.class_names),
-                }
+            return await rows_response(
+                {"model": manifest.name, "version": served.version},
+                lambda: answers.plain(prediction, manifest.class_names),
+                len(images) * len(manifest.class_names),
             )
 
     async def uncertainty(
@@ -124,14 +124,15 @@ class Predictions:
                     answer, query.coverage, query.sets, query.max_risk
                 )
             _observe(answer, decisions, self._metrics, manifest.name)
-            return json_response(
+            return await rows_response(
                 {
                     "model": manifest.name,
                     "version": served.version,
                     "method": query.method,
                     **answers.asked(how, decisions),
-                    "predictions": answers.uncertain(answer, manifest.class_names, decisions, how),
-                }
+                },
+                lambda: answers.uncertain(answer, manifest.class_names, decisions, how),
+                _COLUMNS * len(images) * len(manifest.class_names),
             )
 
     async def disabled(self, request: Request) -> Response:

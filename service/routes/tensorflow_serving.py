@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute
 from service.images import ImageReader
 from service.inference import Face, bundle_name
 from service.repository import Repository
-from service.routes import NamedRoute, json_response, request_id
+from service.routes import NamedRoute, json_response, request_id, rows_response
 from service.settings import ServiceSettings
 from service.tensors import Tensor
 
@@ -54,7 +54,9 @@ def routes(
             timing.has_read(len(images))
             outputs = await asked.answer(images, asked.how({}, settings), None)
             timing.has_answered()
-            return json_response({"predictions": _rows(outputs)})
+            return await rows_response(
+                {}, lambda: _rows(outputs), sum(tensor.values.size for tensor in outputs)
+            )
 
     found: list[BaseRoute] = [NamedRoute("/v1/models", names, methods=["GET"])]
     for model in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):

@@ -33,7 +33,9 @@ def filled(before: str, item: str, after: str) -> bytes:
 
 
 def keys(before: str, after: str) -> bytes:
-    return before.encode() + b",".join(b'"k%07d":0' % n for n in range(BYTES // 12)) + after.encode()
+    return (
+        before.encode() + b",".join(b'"k%07d":0' % n for n in range(BYTES // 12)) + after.encode()
+    )
 
 
 ITEMS = ["[],", "[0],", "0,", "0.5,", "{},", '"",', "null,", "[[[0]]],", '{"b64":""},', "1e400,"]
@@ -75,7 +77,12 @@ def texts() -> Iterator[tuple[str, Attack]]:
             deep = filled(before, nest, "")
             yield f"{place}: deep {name}", Attack(path, deep, JSON_HEADERS)
     picture = base64.b64encode(np.random.default_rng(0).bytes(BYTES * 3 // 4)).decode()
-    yield "one base64", Attack("/predict", filled(f'{{"instances":[{{"b64":"{picture[:64]}', "A", '"}]}'), JSON_HEADERS)
+    yield (
+        "one base64",
+        Attack(
+            "/predict", filled(f'{{"instances":[{{"b64":"{picture[:64]}', "A", '"}]}'), JSON_HEADERS
+        ),
+    )
     yield "blanks", Attack("/predict", b" " * BYTES, JSON_HEADERS)
     yield "parameters", Attack(INFER, keys('{"inputs":[],"parameters":{', "}}"), JSON_HEADERS)
     yield "an escape", Attack("/predict", filled('{"instances":["', "\\u0041", '"]}'), JSON_HEADERS)
@@ -95,7 +102,9 @@ def forms() -> Iterator[tuple[str, Attack]]:
         "many headers": head + b"A: b\r\n" * (BYTES // 6),
         "one long header": head + b"A: " + b"b" * BYTES,
         "one long name": head + b"A" * BYTES,
-        "many semicolons": b'--x\r\nContent-Disposition: form-data' + b";a=b" * (BYTES // 4) + b"\r\n\r\n",
+        "many semicolons": b"--x\r\nContent-Disposition: form-data"
+        + b";a=b" * (BYTES // 4)
+        + b"\r\n\r\n",
         "a large file": head + b"\r\n" + bytes(BYTES) + b"\r\n--x--\r\n",
     }.items():
         yield f"form: {name}", Attack("/predict", body, headers)

@@ -9,7 +9,8 @@ import pytest
 
 from service import API_VERSION, schemas
 from service.app import create_app, create_worker_app
-from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE
+from service.decoding import FORM_TYPE, JSON_TYPE
+from service.images import IMAGE_TYPES
 from service.settings import ServiceSettings
 from tests.service.bad_requests import PICTURE
 from tests.service.serving import (

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from service import schemas
 from service.errors import STATUS_AND_CODE
-from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE
+from service.decoding import FORM_TYPE, JSON_TYPE
+from service.images import IMAGE_TYPES
 from tests.pictures import encode
 from tests.service.serving import Application
 

@@ -15,13 +15,13 @@ from starlette.types import Message
 
 from model.errors import ImageShapeError
 from model.preprocessing import InputSpec, decode, to_float
+from service.decoding import FORM_TYPE, JSON_TYPE
 from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     InvalidRequestError,
     TooManyImagesError,
 )
-from service.decoding import FORM_TYPE, JSON_TYPE
 from service.images import ImageReader
 from service.metrics import Metrics
 from service.settings import ServiceSettings
