@@ -303,7 +303,7 @@ def _guarded(step: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # _open's check replaces Pillow's bomb warning
             return step(*arguments, **options)
-    except ImageTooLargeError:
+    except (ImageTooLargeError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise ImageTooLargeError(

@@ -8,21 +8,13 @@ and never more than half of the line. Knows no format.
 """
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import orjson
 import structlog
-from numpy.typing import NDArray
 
 from model.errors import DropserveError
 from model.preprocessing import PEAK_BYTES_OF_A_PIXEL, InputSpec
@@ -36,23 +28,10 @@ from service.errors import (
 )
 from service.limits import Limits
 from service.resources import memory_bytes, processors
-from service.sandbox_messages import GO, HEADER, MAX_JSON_BYTES, Task, message
+from service.sandbox_child import Bytes, SandboxProcess
+from service.sandbox_messages import GO, Task, message
 from service.settings import ServiceSettings
 
-Bytes = NDArray[np.uint8]
-
-_MODULE = "service.sandbox_process"
-_ENVIRONMENT = {
-    # One thread, and memory that goes back to the system when it is let go.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**18),
-    "MALLOC_TRIM_THRESHOLD_": str(2**20),
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
-_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "TZ")
-_ROOT = Path(__file__).parent.parent
 _OWN_BYTES = 2**26
 """Of memory that a process takes beside what a body comes to."""
 _COPIES = 6
@@ -65,8 +44,8 @@ _FIRST_START_SECONDS = 1.5
 _MANY_ACCOUNTS, _MOST_ACCOUNTS = 256, 4096
 _START_SECONDS = 0.5
 """Of processor time that it takes to start a process in the place of one that was killed."""
-_GRACE_SECONDS = 2
-"""After the deadline, until a process that nobody kills ends itself."""
+_BY_THE_CLOCK = 3
+"""How many times its processor time a task may take where the processor is shared with others."""
 
 _STOPPING = "The server is stopping; send the request to another."
 
@@ -101,68 +80,6 @@ class _Account:
     """On the clock of the line, which goes on with what is used (start-time fair queueing)."""
 
 
-class _Process:
-    """A sandbox process, and the socket to it."""
-
-    def __init__(self, popen: "subprocess.Popen[bytes]", connection: socket.socket) -> None:
-        self._popen = popen
-        self._connection = connection
-        self.is_alive = True
-
-    @classmethod
-    def start(cls, most_bytes: int) -> "_Process":
-        """Start one; raises OSError."""
-        ours, theirs = socket.socketpair()
-        kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-        try:
-            with theirs:
-                popen = subprocess.Popen(  # noqa: S603
-                    [sys.executable, "-m", _MODULE, str(most_bytes)],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    cwd=_ROOT,
-                    env=kept | _ENVIRONMENT,
-                    process_group=0,  # Ctrl-C is for the service, which ends its processes
-                )
-        except BaseException:
-            ours.close()
-            raise
-        ours.setblocking(False)
-        return cls(popen, ours)
-
-    async def send(self, data: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self._connection, data)
-
-    async def receive(self, most_bytes: int) -> tuple[dict[str, Any], Bytes]:
-        """Receive a message; raises ConnectionError: the process has ended, or says too much."""
-        text_length, data_length = HEADER.unpack((await self._receive(HEADER.size)).tobytes())
-        if text_length > MAX_JSON_BYTES or data_length > most_bytes:
-            raise ConnectionError("The sandbox process says more than it was asked for.")
-        content = orjson.loads((await self._receive(text_length)).tobytes())
-        return content, await self._receive(data_length)
-
-    async def _receive(self, length: int) -> Bytes:
-        loop = asyncio.get_running_loop()
-        data = np.empty(length, np.uint8)
-        view = data.data
-        while view:
-            received = await loop.sock_recv_into(self._connection, view)
-            if not received:
-                raise ConnectionResetError("The sandbox process has ended.")
-            view = view[received:]
-        return data
-
-    def kill(self) -> None:
-        """End it, at once."""
-        self.is_alive = False
-        self._connection.close()
-        self._popen.kill()
-
-    def reap(self) -> None:
-        """Wait until it is gone; it has been killed."""
-        self._popen.wait()
-
-
 class Sandbox:
     """The processes, and the line before them. Made anywhere, used in one event loop."""
 
@@ -180,12 +97,13 @@ class Sandbox:
         self._clock_seconds = 0.0
         self._jobs = 0
         self._line_bytes = 0
-        self._idle: list[_Process] = []
+        self._idle: list[SandboxProcess] = []
         self._started = 0
         """Processes that are there or being started."""
         self._starting = 0
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reaping: set[asyncio.Future[None]] = set()
 
     def start_soon(self) -> None:
         """Have a first process started before somebody needs it, but after the service itself."""
@@ -203,6 +121,7 @@ class Sandbox:
         for process in self._idle:
             process.kill()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._reaping)
         for process in self._idle:
             await asyncio.to_thread(process.reap)
         self._idle.clear()
@@ -234,8 +153,7 @@ class Sandbox:
 
     def task(self, kind: Any, spec: InputSpec, limits: Limits, **more: Any) -> Task:
         """Describe a task."""
-        seconds = self._seconds + _GRACE_SECONDS
-        return Task(kind, spec.model_dump(), limits, seconds, **more)
+        return Task(kind, spec.model_dump(), limits, self._seconds, **more)
 
     def _enter(self, job: _Job) -> _Account:
         """Take a job into the line, or refuse it."""
@@ -317,7 +235,7 @@ class Sandbox:
         self._clock_seconds = account.used_seconds
         return account.waiting.popleft()
 
-    def _run(self, job: _Job, process: _Process) -> None:
+    def _run(self, job: _Job, process: SandboxProcess) -> None:
         account = self._accounts[job.client]
         account.running += 1
         began = time.perf_counter()
@@ -342,24 +260,27 @@ class Sandbox:
         self._tasks.add(task)
         return task
 
-    async def _work(self, job: _Job, process: _Process) -> None:
+    async def _work(self, job: _Job, process: SandboxProcess) -> None:
         """Let a process do a job, and end it if it does not in time."""
         is_fit = False
         try:
-            async with asyncio.timeout(self._seconds) as deadline:
+            async with asyncio.timeout(_BY_THE_CLOCK * self._seconds) as deadline:
                 content, data = await self._exchange(job, process, deadline)
             is_fit = True
             if not job.answer.done():
                 job.answer.set_result((content, data))
         except TimeoutError:
-            self._too_costly(job, f"takes longer than {self._seconds:g} seconds")
-        except (OSError, ValueError):  # the process has ended, or it speaks nonsense
+            self._too_costly(job, "takes too much time")
+        except MemoryError:
             self._too_costly(job, "takes too much memory")
+        except (OSError, ValueError):  # the process has ended, or it speaks nonsense
+            took_long = await asyncio.to_thread(process.took_long)
+            self._too_costly(job, f"takes too much {'time' if took_long else 'memory'}")
         finally:
             await self._put_back(process, is_fit=is_fit)
 
     async def _exchange(
-        self, job: _Job, process: _Process, deadline: asyncio.Timeout
+        self, job: _Job, process: SandboxProcess, deadline: asyncio.Timeout
     ) -> tuple[dict[str, Any], Bytes]:
         await process.send(message(job.task, len(job.body)))
         await process.send(job.body)
@@ -385,7 +306,7 @@ class Sandbox:
     async def _room(self, job: _Job, needed: int) -> None:
         """Wait until so much memory is free, in turn; it is the job's until that ends."""
         if needed > self._working_bytes:
-            raise ConnectionError("It needs more memory than there is for all together.")
+            raise MemoryError
         if self._asking or needed > self._free_bytes:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             entry = needed, turn
@@ -415,13 +336,15 @@ class Sandbox:
                 self._free_bytes -= needed
                 turn.set_result(None)
 
-    async def _put_back(self, process: _Process, *, is_fit: bool) -> None:
+    async def _put_back(self, process: SandboxProcess, *, is_fit: bool) -> None:
         if is_fit and not self._is_closed:
             self._idle.append(process)
             return
         self._started -= 1
         process.kill()
-        await asyncio.shield(asyncio.to_thread(process.reap))
+        self._reaping.add(reaping := asyncio.ensure_future(asyncio.to_thread(process.reap)))
+        reaping.add_done_callback(self._reaping.discard)
+        await asyncio.shield(reaping)
 
     def _start_first(self) -> None:
         if not self._started and not self._is_closed:
@@ -436,7 +359,9 @@ class Sandbox:
 
     async def _start(self) -> None:
         """Start a process, and give it a job once it is ready."""
-        starting = asyncio.ensure_future(asyncio.to_thread(_Process.start, self._process_bytes))
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(SandboxProcess.start, self._process_bytes)
+        )
         is_ready = False
         try:
             process = await asyncio.shield(starting)

@@ -35,7 +35,7 @@ class Task:
     """The InputSpec."""
     limits: Limits
     seconds: float
-    """A process that takes longer ends itself, if nobody has ended it before."""
+    """Of processor time: who takes longer is ended."""
     encoding: str = IDENTITY
     content_type: str = JSON_TYPE
     layout: Layout = "native"

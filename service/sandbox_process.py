@@ -21,7 +21,7 @@ def main() -> int:
     """Do what the socket asks for, until its other end is closed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # who has started it ends it, too
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with suppress(OSError):  # it may not be allowed, and is a courtesy
         os.nice(_NICE)
     from service.sandbox_serving import Link, serve  # takes a moment, and is not to be in the way

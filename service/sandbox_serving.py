@@ -12,7 +12,6 @@ class Link:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._seconds = 0.0
 
     def receive_task(self) -> tuple[Task, bytes] | None:
         """Wait for a task and the body it is about; None: there will be no more."""
@@ -24,28 +23,22 @@ class Link:
         if text is None or data is None:
             return None
         task = read_task(text)
-        self._seconds = task.seconds
-        self._set_alarm()
+        # The kernel ends this process in time, whatever it does then and whoever is gone.
+        signal.setitimer(signal.ITIMER_PROF, task.seconds)
         return task, data
 
     def ask(self, needed: int, _pixels: int) -> None:
         """Wait until the service has room for so many bytes of memory; a few need no asking."""
         if needed <= FREE_BYTES:
             return
-        signal.setitimer(signal.ITIMER_REAL, 0)
         self.send({"needs": needed})
         if self._receive(1) is None:
             raise ConnectionError("nobody waits for the answer")
-        self._set_alarm()
 
     def send(self, content: object, data: bytes | memoryview = b"") -> None:
         """Send a message."""
         self._connection.sendall(message(content, len(data)))
         self._connection.sendall(data)
-
-    def _set_alarm(self) -> None:
-        """Be ended by the kernel if the service, which may itself be dead, does not do it."""
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
     def _receive(self, length: int) -> bytes | None:
         data = bytearray(length)
@@ -65,4 +58,4 @@ def serve(link: Link) -> None:
         content, data = perform(*given, link.ask)
         del given  # the body may be large
         link.send(content, data)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)

@@ -77,7 +77,7 @@ class ServiceSettings(CommandSettings):
         30, gt=0, description="longest time a client may take to send its body, seconds"
     )
     decode_timeout_seconds: float = Field(
-        5, gt=0, description="longest time to read one large body or its images, seconds"
+        5.0, gt=0, description="most processor time to read one large body or its images, seconds"
     )
     decode_processes: int | None = Field(
         None,

@@ -179,7 +179,6 @@ def test_no_body_stops_the_event_loop(service: Application, kind: str, encoding:
         body = PACKING[encoding](attack.body)
         asked = partial(longest_stall, service.app, attack.path, body, headers)
         stall, status, content = service.portal.call(asked)
-        print(f"{encoding} {name}: {1000 * stall:.1f} ms, {status} {content[:110]!r}")
         assert status in (200, 400, 413), content
         if stall > STALL_SECONDS:
             stalls[name] = stall
