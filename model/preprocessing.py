@@ -184,9 +184,9 @@ class OpenImages:
 
 def to_float(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale uint8 0..255 to float32 0..1, any shape; float32 is left as it is."""
-    scaled: NDArray[np.float32] = images.astype(np.float32, copy=False)
-    if scaled is images:
-        return scaled
+    if images.itemsize > 1:
+        return images  # type: ignore[return-value]
+    scaled = images.astype(np.float32)
     scaled /= np.float32(255)
     return scaled
 

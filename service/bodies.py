@@ -5,7 +5,7 @@ the time.
 """
 
 import asyncio
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope
@@ -30,8 +30,7 @@ SMALL_BYTES = 2**16
 """Of a body that is read on the event loop, whatever is in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """A whole body."""
 
     data: bytes

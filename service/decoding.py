@@ -85,13 +85,15 @@ def read_items(body: bytes, content_type: str, layout: Layout, limits: Limits) -
 
 def to_images(items: Sequence[Item], spec: InputSpec, limits: Limits, ask: Ask) -> Images:
     """Decode files and check numbers, in their order; raises InputError."""
-    files = [item for item in items if isinstance(item, bytes)]
-    pixels = decode_files(files, spec, limits, ask) if files else np.empty(0, np.uint8)
+    files = [item for item in items if type(item) is bytes]
+    if not files:
+        return np.stack([from_numbers(item, spec) for item in items])
+    pixels = decode_files(files, spec, limits, ask)
     if len(files) == len(items):
         return pixels
     decoded = iter(to_float(pixels))
     return np.stack(
-        [next(decoded) if isinstance(item, bytes) else from_numbers(item, spec) for item in items]
+        [next(decoded) if type(item) is bytes else from_numbers(item, spec) for item in items]
     )
 
 
@@ -177,6 +179,8 @@ def not_a_list_of_files(shape: Sequence[int]) -> InvalidTensorError:
 
 def media_type(content_type: str) -> str:
     """Return a Content-Type without its parameters, in small letters."""
+    if content_type == JSON_TYPE:
+        return content_type
     return content_type.partition(";")[0].strip().lower()
 
 

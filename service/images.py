@@ -151,7 +151,7 @@ class ImageReader:
 
     def _at_once(self, items: Sequence[Any], spec: InputSpec) -> Floats | None:
         """Decode what is small, and says so in its headers; None: it may take long."""
-        files = [item for item in items if isinstance(item, bytes)]
+        files = [item for item in items if type(item) is bytes]
         if files and not (
             len(files) * spec.height * spec.width <= _BRIEF_PIXELS and _is_brief(files)
         ):
@@ -169,7 +169,7 @@ class ImageReader:
 
 async def as_floats(images: Images) -> Floats:
     """Turn images as they were decoded into float32 0..1; those that are, are left as they are."""
-    if images.dtype == np.float32 or images.size <= _MANY_VALUES:
+    if images.itemsize > 1 or images.size <= _MANY_VALUES:
         return to_float(images)
     return await asyncio.to_thread(to_float, images)
 

@@ -6,11 +6,12 @@ A bundle NAME is offered as two models: NAME, deterministic, and NAME-mc with dr
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from starlette.requests import Request
 
 from model.bundle import SAMPLED_SUFFIX
 from model.figures import BY_CLASS, BY_IMAGE
@@ -19,7 +20,7 @@ from model.preprocessing import InputSpec
 from model.sampling import Analytic, Auto, Fixed, Sampling
 from service.decoding import INPUT, of_tensors
 from service.errors import InvalidQueryError, UncertaintyDisabledError
-from service.images import ImageReader, as_floats
+from service.images import ImageReader, as_floats, client_of
 from service.loading import Served
 from service.sampling import sampling
 from service.schemas import SamplingQuery
@@ -81,9 +82,9 @@ class Face:
         return [*by_class, *(Description(name, "FP32", ()) for name in BY_IMAGE), label]
 
     async def images(
-        self, tensors: list[Tensor], reader: ImageReader, client: str
+        self, tensors: list[Tensor], reader: ImageReader, request: Request
     ) -> NDArray[np.float32]:
-        """Turn the inputs of a request from an address into float32 [N, C, H, W] in 0..1.
+        """Turn the inputs of a request into float32 [N, C, H, W] in 0..1.
 
         Raises:
             InvalidTensorError: another input than `images`, or another rank.
@@ -92,7 +93,9 @@ class Face:
         spec = self.spec
         images = of_tensors(tensors, spec)
         if isinstance(images, list):
-            return await reader.decode(images, spec, client)
+            return await reader.decode(images, spec, client_of(request))
+        if images.itemsize > 1:
+            return cast("NDArray[np.float32]", images)
         return await as_floats(images)
 
     def how(self, parameters: Mapping[str, Any], settings: ServiceSettings) -> Sampling | None:

@@ -41,18 +41,19 @@ class Answer(Response):
 
 def json_response(content: Mapping[str, Any]) -> Answer:
     """Serialise once, floats in full; NumPy's numbers with the digits of their own precision."""
-    return Answer(_dumped(content))
+    return Answer(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 async def rows_response(
-    content: Mapping[str, Any], rows: Callable[[], Sequence[Any]], count: int
+    content: dict[str, Any], rows: Callable[[], Sequence[Any]], count: int
 ) -> Answer:
     """Serialise an answer and its predictions; many of them beside the event loop.
 
     rows: makes the predictions. count: of the numbers in all of them.
     """
     if count <= MANY_NUMBERS:
-        return json_response({**content, "predictions": rows()})
+        content["predictions"] = rows()
+        return json_response(content)
     return await asyncio.to_thread(_in_pieces, content, rows)
 
 

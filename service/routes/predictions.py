@@ -1,5 +1,6 @@
 """POST /predict and POST /uncertainty."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -100,11 +101,9 @@ class Predictions:
             timing.has_read(len(images))
             prediction = await served.batcher.predict(images)
             timing.has_answered()
-            return await rows_response(
-                {"model": manifest.name, "version": served.version},
-                lambda: answers.plain(prediction, manifest.class_names),
-                len(images) * len(manifest.class_names),
-            )
+            content = {"model": manifest.name, "version": served.version}
+            rows = partial(answers.plain, prediction, manifest.class_names)
+            return await rows_response(content, rows, len(images) * len(manifest.class_names))
 
     async def uncertainty(
         self, request: Request, query: Annotated[schemas.UncertaintyQuery, Query()]
@@ -124,16 +123,15 @@ class Predictions:
                     answer, query.coverage, query.sets, query.max_risk
                 )
             _observe(answer, decisions, self._metrics, manifest.name)
-            return await rows_response(
-                {
-                    "model": manifest.name,
-                    "version": served.version,
-                    "method": query.method,
-                    **answers.asked(how, decisions),
-                },
-                lambda: answers.uncertain(answer, manifest.class_names, decisions, how),
-                _COLUMNS * len(images) * len(manifest.class_names),
-            )
+            content = {
+                "model": manifest.name,
+                "version": served.version,
+                "method": query.method,
+                **answers.asked(how, decisions),
+            }
+            rows = partial(answers.uncertain, answer, manifest.class_names, decisions, how)
+            count = _COLUMNS * len(images) * len(manifest.class_names)
+            return await rows_response(content, rows, count)
 
     async def disabled(self, request: Request) -> Response:
         """Say that it is."""
