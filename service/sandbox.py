@@ -36,6 +36,8 @@ _OWN_BYTES = 2**26
 """Of memory that a process takes beside what a body comes to."""
 _COPIES = 6
 """Of a body that a process may hold at once: packed, unpacked, reduced to its picture, …"""
+_MANY_PROCESSES = 8
+"""Of 48 megabytes each, and no more by default, however many processors there are."""
 _BODIES_IN_LINE = 8
 """How many of the largest bodies may wait at once."""
 _PATIENCE_AT_START_SECONDS = 30
@@ -304,7 +306,12 @@ class Sandbox:
         )
 
     async def _room(self, job: _Job, needed: int) -> None:
-        """Wait until so much memory is free, in turn; it is the job's until that ends."""
+        """Wait until so much memory is free, in turn; it is the job's until it asks again or ends.
+
+        What it had before it gives back first: two that keep what the other waits for would wait
+        for ever.
+        """
+        self._let_go(job)
         if needed > self._working_bytes:
             raise MemoryError
         if self._asking or needed > self._free_bytes:
@@ -413,7 +420,7 @@ def _most_processes(settings: ServiceSettings) -> int:
     """By the processors of this worker; two at least, so that one address never has them all."""
     if settings.decode_processes is not None:
         return settings.decode_processes
-    return max(2, processors() // settings.workers)
+    return min(_MANY_PROCESSES, max(2, processors() // settings.workers))
 
 
 def _working_bytes(settings: ServiceSettings) -> int:

@@ -1,4 +1,4 @@
-"""Image files that are small and dear: what is no picture is never unpacked, what is, is bounded."""
+"""Image files that are small and dear: what is no picture stays packed, pictures are bounded."""
 
 import io
 import struct
@@ -49,10 +49,10 @@ def png(width: int, height: int) -> bytes:
 def exif(entries: int, orientation: int = 1) -> bytes:
     """EXIF with an orientation, and one more tag of so many fractions."""
     place = 8 + 2 + 2 * 12 + 4
-    directory = struct.pack(
-        ">HHHIHHHHII", 2, 0x0112, 3, 1, orientation, 0, 0xFDE8, 5, entries, place
-    )
-    return b"MM\0*\0\0\0\x08" + directory + bytes(4) + struct.pack(">II", 355, 113) * entries
+    upright = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
+    fractions = struct.pack(">HHII", 0xFDE8, 5, entries, place)
+    directory = b"\0\2" + upright + fractions + bytes(4)
+    return b"MM\0*\0\0\0\x08" + directory + struct.pack(">II", 355, 113) * entries
 
 
 def jpeg_of_scans(scans: int, side: int) -> bytes:

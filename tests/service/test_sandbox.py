@@ -24,7 +24,7 @@ from service.images import ImageReader
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from tests.conftest import ROOT
-from tests.pictures import encode
+from tests.pictures import encode, instances
 from tests.service.bad_requests import CASES, Case
 from tests.service.serving import PATIENCE_SECONDS, Application, check_error, serving_models
 from tests.service.test_errors import STATUSES
@@ -126,6 +126,21 @@ def test_together_they_take_no_more_memory_than_one_may() -> None:
         assert [each.exception() for each in answers] == [None] * 3
         assert 0 <= lowest < sandbox._working_bytes // 2
         await until(lambda: sandbox._free_bytes == sandbox._working_bytes)
+
+    using(use, decode_processes=3)
+
+
+def test_those_that_wait_for_memory_do_not_wait_for_each_other() -> None:
+    """A JSON text takes memory to be read, and then the images in it do."""
+    picture = encode(np.zeros((1500, 1500), np.uint8))
+    text = instances([picture]) + b" " * 2**20
+
+    async def use(reader: ImageReader) -> None:
+        reader._sandbox._working_bytes = reader._sandbox._free_bytes = 40 * 2**20
+        task = reader._sandbox.task("images", SPEC, reader.limits)
+        answers = [reader._sandbox.run(task, text, client, 2**20) for client in "abc"]
+        for content, _ in await asyncio.gather(*answers):
+            assert content["shape"] == [1, 1, 8, 8]
 
     using(use, decode_processes=3)
 
