@@ -30,6 +30,8 @@ _ENVIRONMENT = {
 }
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "TZ")
 _ROOT = Path(__file__).parent.parent
+_STEP_BYTES = 2**18
+"""Sent or received before the event loop turns to others."""
 _END_SECONDS = 1
 """In which a process is gone that has closed its socket."""
 
@@ -70,7 +72,11 @@ class SandboxProcess:
 
     async def send(self, data: bytes) -> None:
         """Send bytes; raises OSError: the process has ended."""
-        await asyncio.get_running_loop().sock_sendall(self._connection, data)
+        loop = asyncio.get_running_loop()
+        view = memoryview(data)
+        for start in range(0, len(view), _STEP_BYTES):
+            await loop.sock_sendall(self._connection, view[start : start + _STEP_BYTES])
+            await asyncio.sleep(0)  # what goes at once does not wait by itself
 
     async def receive(self, most_bytes: int) -> tuple[dict[str, Any], Bytes]:
         """Receive a message; raises ConnectionError: the process has ended, or says too much."""
@@ -85,7 +91,8 @@ class SandboxProcess:
         data = np.empty(length, np.uint8)
         view = data.data
         while view:
-            received = await loop.sock_recv_into(self._connection, view)
+            received = await loop.sock_recv_into(self._connection, view[:_STEP_BYTES])
+            await asyncio.sleep(0)
             if not received:
                 raise ConnectionResetError("The sandbox process has ended.")
             view = view[received:]

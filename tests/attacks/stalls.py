@@ -22,6 +22,7 @@ class Heartbeat:
 
     def __init__(self) -> None:
         self.longest_seconds = 0.0
+        self._beats = 0
         self._task = asyncio.create_task(self._beat())
 
     async def _beat(self) -> None:
@@ -29,11 +30,15 @@ class Heartbeat:
         while True:
             await asyncio.sleep(0)
             now = time.process_time()
+            self._beats += 1
             self.longest_seconds = max(self.longest_seconds, now - last)
             last = now
 
     async def end(self) -> float:
         """Return the longest time between two beats, seconds."""
+        last = self._beats + 2
+        while self._beats < last:  # one after whatever came before this call, at least
+            await asyncio.sleep(0)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         return self.longest_seconds

@@ -1,6 +1,7 @@
 """No request of up to 10 MB, packed or not, may keep the event loop from the others."""
 
 import asyncio
+import gc
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from model.predictor import Prediction
 from service import answers
+from service.app import spare_the_collector
 from service.images import as_floats
 from service.routes import json_response, rows_response
 from service.tensors import InferRequest, Input, Tensor
@@ -168,8 +170,12 @@ PACKING: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture(scope="module")
 def service(models_folder: Path) -> Iterator[Application]:
+    threshold = gc.get_threshold()
     with serving_models(models_folder) as application:
+        spare_the_collector()  # as the service does: here it has the training's libraries, too
         yield application
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("encoding", PACKING)
