@@ -76,6 +76,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         counting = asyncio.create_task(metrics.keep_handing_over())
         # Apart, since it takes a twentieth of a second; afterwards it is remembered.
         describing = asyncio.create_task(asyncio.to_thread(app.openapi))
+        reader.start_soon()
         try:
             if settings.workers > 1:  # until then, others answer what this worker cannot yet
                 await repository.wait_until_loaded(_LOAD_SECONDS)
@@ -84,6 +85,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
             counting.cancel()
             repository.stop()
             try:
+                await reader.close()
                 await describing
                 await running
                 await repository.close()

@@ -1,16 +1,19 @@
-"""A request's body -> bytes, whole, decompressed and within the limits. Knows no format of it."""
+"""A request's body -> bytes, whole and within the limits. Knows no format of it.
+
+A body that is short once it is unpacked is unpacked here; any other stays packed, for whoever has
+the time.
+"""
 
 import asyncio
-import zlib
-from collections.abc import Callable
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope
 
+from service.compression import IDENTITY, WINDOW_BITS, too_large, unpack_if_small
 from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
-    CompressionError,
     InvalidRequestError,
     UnsupportedMediaTypeError,
 )
@@ -20,9 +23,24 @@ WHOLE_BODY = "dropserve.body"
 """Where a request's scope has its body, if that was read with its head."""
 
 _HEADERS = "dropserve.headers"
-_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # RFC 1952, RFC 1950
-_FASTEST = 1
 _DIGITS = 19  # of a number of bytes; Python refuses to read thousands
+
+
+SMALL_BYTES = 2**16
+"""Of a body that is read on the event loop, whatever is in it."""
+
+
+class Body(NamedTuple):
+    """A whole body."""
+
+    data: bytes
+    encoding: str = IDENTITY
+    """A Content-Encoding: if it is another than `identity`, the data is still packed."""
+
+    @property
+    def is_small(self) -> bool:
+        """Tell whether nothing in it can hold up the event loop."""
+        return len(self.data) <= SMALL_BYTES and self.encoding == IDENTITY
 
 
 class BodyReader:
@@ -32,8 +50,8 @@ class BodyReader:
         self._limit = settings.max_body_bytes
         self._seconds = settings.body_timeout_seconds
 
-    async def read(self, request: Request) -> bytes:
-        """Return the body, which may be empty; both it and what it unpacks to are limited.
+    async def read(self, request: Request) -> Body:
+        """Return the body, which may be empty; a short one unpacked.
 
         Raises:
             UnsupportedMediaTypeError: a Content-Encoding other than gzip, deflate and identity.
@@ -41,27 +59,44 @@ class BodyReader:
         """
         scope = request.scope
         encoding = _content_encoding(scope)
-        body: bytes | None = scope.get(WHOLE_BODY)
-        if body is None:
+        data: bytes | None = scope.get(WHOLE_BODY)
+        if data is None:
             declared = header(scope, b"content-length") or "0"
             if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > self._limit):
-                raise BodyTooLargeError(self._too_large())
-            body = await self._arriving(request.receive)
-        self._check_length(len(body))
-        if encoding == "identity":
-            return body
-        return await asyncio.to_thread(self._unpacked, body, encoding)
+                raise too_large(self._limit)
+            data = await self._arriving(request.receive)
+        self._check_length(len(data))
+        if encoding == IDENTITY:
+            return Body(data)
+        if len(data) <= SMALL_BYTES:
+            unpacked = unpack_if_small(data, encoding, SMALL_BYTES)
+            if unpacked is not None:
+                self._check_length(len(unpacked))
+                return Body(unpacked)
+        return Body(data, encoding)
+
+    async def read_small(self, request: Request) -> bytes:
+        """Return a body of a request that has little to say; raises as `read`."""
+        body = await self.read(request)
+        if not body.is_small:
+            raise BodyTooLargeError(
+                f"The body is larger than {SMALL_BYTES:,} bytes, the most that is taken here; "
+                "send less."
+            )
+        return body.data
 
     async def _arriving(self, receive: Receive) -> bytes:
-        body = bytearray()
+        pieces: list[bytes] = []
+        length = 0
         try:
             async with asyncio.timeout(self._seconds):
                 message = await receive()
                 while message["type"] == "http.request":
-                    body += message.get("body", b"")
-                    self._check_length(len(body))
+                    pieces.append(message.get("body", b""))
+                    length += len(pieces[-1])
+                    self._check_length(length)
                     if not message.get("more_body"):
-                        return bytes(body)
+                        return b"".join(pieces)
                     message = await receive()
         except TimeoutError:
             raise BodyTimeoutError(
@@ -72,25 +107,7 @@ class BodyReader:
 
     def _check_length(self, length: int) -> None:
         if length > self._limit:
-            raise BodyTooLargeError(self._too_large())
-
-    def _unpacked(self, body: bytes, encoding: str) -> bytes:
-        unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
-        try:
-            unpacked = unpacker.decompress(body, self._limit + 1)
-        except zlib.error:
-            unpacked = None
-        if unpacked is not None and len(unpacked) > self._limit:
-            raise BodyTooLargeError(self._too_large())
-        if unpacked is None or not unpacker.eof or unpacker.unused_data:
-            raise CompressionError(
-                f"The body is not one whole {encoding} stream; compress it again, or send it as "
-                "it is without Content-Encoding."
-            )
-        return unpacked
-
-    def _too_large(self) -> str:
-        return f"The body is larger than {self._limit:,} bytes; send fewer or smaller images."
+            raise too_large(self._limit)
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -114,39 +131,11 @@ def index_headers(scope: Scope) -> dict[bytes, str]:
 def _content_encoding(scope: Scope) -> str:
     given = header(scope, b"content-encoding")
     if given is None:
-        return "identity"
+        return IDENTITY
     encoding = given.strip().lower()
-    if encoding not in ("identity", *_WINDOW_BITS):
+    if encoding not in (IDENTITY, *WINDOW_BITS):
         raise UnsupportedMediaTypeError(
             f"Content-Encoding {encoding!r} is not taken here; send the body uncompressed, or "
             "as gzip or deflate."
         )
     return encoding
-
-
-def packer(accept_encoding: str) -> tuple[str, Callable[[bytes], bytes]] | None:
-    """Choose how to compress an answer, by the request's Accept-Encoding (RFC 9110, 12.5.3).
-
-    Returns:
-        the Content-Encoding and what packs so; None to leave the answer as it is.
-    """
-    weights = dict(map(_weighed, accept_encoding.split(",")))
-    others = weights.get("*", 0.0)
-    offered = {encoding: weights.get(encoding, others) for encoding in _WINDOW_BITS}
-    best = max(offered, key=lambda encoding: offered[encoding])
-    if not offered[best] > 0:  # also true of NaN
-        return None
-
-    def pack(body: bytes) -> bytes:
-        return zlib.compress(body, _FASTEST, _WINDOW_BITS[best])
-
-    return best, pack
-
-
-def _weighed(item: str) -> tuple[str, float]:
-    encoding, _, parameter = item.partition(";")
-    weight = parameter.strip().removeprefix("q=")
-    try:
-        return encoding.strip().lower(), float(weight or 1)
-    except ValueError:
-        return encoding.strip().lower(), 0.0

@@ -43,6 +43,10 @@ class BodyTooLargeError(ServiceError):
     """More bytes than one request may hold."""
 
 
+class BodyTooCostlyError(ServiceError):
+    """To read the body takes more time or memory than one request may have."""
+
+
 class BodyTimeoutError(ServiceError):
     """The client took too long to send its body."""
 
@@ -124,6 +128,7 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     ReleaseError: (409, "release_impossible"),
     VersionRefusedError: (409, "version_refused"),
     BodyTooLargeError: (413, "body_too_large"),
+    BodyTooCostlyError: (413, "body_too_costly"),
     TooManyImagesError: (413, "too_many_images"),
     TooCostlyError: (413, "too_costly"),
     model_errors.ImageTooLargeError: (413, "image_too_large"),

@@ -1,51 +1,57 @@
 """A request's body -> the images in it. Knows no model beyond the input it declares.
 
-By content type: JSON `{"instances": [...]}`, a form with `file` fields, or one image as it is.
+What is small is read at once, on the event loop; everything else, with the same code, in a sandbox
+process. By content type: JSON `{"instances": [...]}`, a form with `file` fields, or one image.
 """
 
 import asyncio
-import base64
-import binascii
-import os
-from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
-from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from model.preprocessing import InputSpec, OpenImages, from_numbers, open_all, to_float
-from service.bodies import BodyReader
-from service.errors import (
-    EmptyBodyError,
-    InvalidBase64Error,
-    InvalidJsonError,
-    InvalidRequestError,
-    TooManyImagesError,
-    UnsupportedMediaTypeError,
+from model.image_files import picture
+from model.preprocessing import InputSpec, to_float
+from service.bodies import Body, BodyReader, header
+from service.compression import IDENTITY
+from service.decoding import (
+    FORM_TYPE,
+    JSON_TYPE,
+    Images,
+    Layout,
+    media_type,
+    read_items,
+    to_images,
 )
+from service.errors import UnsupportedMediaTypeError
+from service.limits import Limits
 from service.metrics import Metrics
+from service.sandbox import Sandbox
+from service.sandbox_messages import Task
 from service.settings import ServiceSettings
+from service.tensors import (
+    MAX_JSON_BYTES,
+    InferRequest,
+    Payload,
+    parse,
+    parse_numbers,
+)
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
-JSON_TYPE = "application/json"
-FORM_TYPE = "multipart/form-data"
 
 _OTHER_IMAGE_TYPES = ("image/jpg", "image/x-ms-bmp", "image/x-bmp")
-_FORM_FIELD = "file"
 _BRIEF_BYTES, _BRIEF_PIXELS = 2**14, 2**14
 """Of the images of a request that are decoded on the event loop."""
-_PACKED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
-"""Parts of a PNG that are no picture and may unpack to a thousand times their size."""
+_RIFF = b"RIFF"
 _SCAN, _MOST_SCANS = b"\xff\xda", 12
 """A progressive JPEG goes over all its pixels in each scan, and has some ten."""
-
-_INSTANCES = '{"instances": [IMAGE, ...]}'
+_BRIEF_NUMBERS_BYTES = 2**19
+"""Of a JSON body that is one long list of numbers, and read in one go: a few milliseconds."""
+_MANY_VALUES = 2**18
+"""More are converted beside the event loop."""
 
 Floats = NDArray[np.float32]
 
@@ -54,11 +60,23 @@ class ImageReader:
     """Reads images out of requests, within the configured limits."""
 
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
-        self._settings = settings
+        self.limits = Limits(
+            images=settings.max_images,
+            image_pixels=settings.max_image_pixels,
+            request_pixels=settings.max_request_pixels,
+            body_bytes=settings.max_body_bytes,
+        )
         self._bodies = BodyReader(settings)
+        self._sandbox = Sandbox(settings)
         self._decode_seconds = metrics.stage.labels("decode")
-        # More threads would only take more memory.
-        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+
+    def start_soon(self) -> None:
+        """Get ready for large bodies; call it in the event loop that will read them."""
+        self._sandbox.start_soon()
+
+    async def close(self) -> None:
+        """End whatever is being read."""
+        await self._sandbox.close()
 
     async def read(self, request: Request, spec: InputSpec) -> Floats:
         """Return the request's images, float32 [N, C, H, W] in 0..1, N at least 1.
@@ -66,159 +84,137 @@ class ImageReader:
         Raises:
             ServiceError: about the body. InputError: about an image in it.
         """
-        media_type = _media_type(request.headers)
-        body = await self._bodies.read(request)
-        if not body:
-            raise EmptyBodyError("The request has no body; send an image.")
-        if media_type == JSON_TYPE:
-            return await self.from_instances(_instances(read_json(body)), spec)
-        is_form = media_type == FORM_TYPE
-        files = await self._form_files(request.headers, body) if is_form else [body]
-        with self._decode_seconds.time():
-            return await self.decode(files, spec)
+        return await self._read(request, spec, _content_type(request), "native")
 
-    async def from_instances(self, instances: Sequence[Any], spec: InputSpec) -> Floats:
-        """Read images given as `{"b64": ...}` or as nested numbers; raises as `read`."""
-        if not instances:
-            raise EmptyBodyError("'instances' is empty; send at least one image.")
-        self.check_count(len(instances))
-        files = [_from_base64(item) for item in instances if isinstance(item, dict)]
-        with self._decode_seconds.time():
-            decoded = iter(await self.decode(files, spec)) if files else iter(())
-            return np.stack(
-                [
-                    next(decoded) if isinstance(item, dict) else from_numbers(item, spec)
-                    for item in instances
-                ]
-            )
+    async def read_rows(self, request: Request, spec: InputSpec) -> Floats:
+        """Do the same with JSON in TensorFlow Serving's row form, whatever its content type."""
+        return await self._read(request, spec, JSON_TYPE, "rows")
 
-    async def _form_files(self, headers: Headers, body: bytes) -> Sequence[bytes]:
-        async def chunks() -> AsyncGenerator[bytes, None]:
-            yield body
-
-        with closing(
-            _InMemoryParser(headers, chunks(), max_files=self._settings.max_images)
-        ) as parser:
-            try:
-                form = await parser.parse()
-            except (MultiPartException, KeyError, ValueError) as error:
-                reason = getattr(error, "message", "") or "no valid boundary"
-                if "Too many files" in reason:
-                    raise TooManyImagesError(self._too_many()) from None
-                raise InvalidRequestError(
-                    f"The form cannot be read ({reason.rstrip('.')}); "
-                    "send it with curl -F file=@IMAGE."
-                ) from None
-            files = [await _form_file(name, value) for name, value in form.multi_items()]
-        if not files:
-            raise EmptyBodyError("The form has no 'file' field; send an image in one.")
-        self.check_count(len(files))
-        return files
-
-    async def decode(self, files: Sequence[bytes], spec: InputSpec) -> Floats:
+    async def decode(self, files: Sequence[bytes], spec: InputSpec, client: str) -> Floats:
         """Decode image files to float32 [N, C, H, W]; raises InputError."""
-        if _is_brief(files) and len(files) * spec.height * spec.width <= _BRIEF_PIXELS:
-            opened = self._open(files)
-            if opened.pixels <= _BRIEF_PIXELS:
-                return to_float(opened.load(spec))
-        loop = asyncio.get_running_loop()
-        pixels = await loop.run_in_executor(self._decoders, lambda: self._open(files).load(spec))
-        return to_float(pixels)
+        images = self._at_once(files, spec)
+        if images is not None:
+            return images
+        task = self._sandbox.task("files", spec, self.limits, lengths=tuple(map(len, files)))
+        return await self._in_sandbox(task, b"".join(files), spec, client)
 
-    def _open(self, files: Sequence[bytes]) -> OpenImages:
-        settings = self._settings
-        return open_all(files, settings.max_image_pixels, settings.max_request_pixels)
+    def parse_at_once(
+        self, body: Body, json_length: int | None
+    ) -> tuple[InferRequest, Payload] | None:
+        """Parse a request of the Open Inference Protocol; None: that may take long.
 
-    def check_count(self, count: int) -> None:
-        """Raise TooManyImagesError if a request has more images than it may."""
-        if count > self._settings.max_images:
-            raise TooManyImagesError(self._too_many())
+        json_length: bytes of its JSON; None: all of it.
+        """
+        if body.is_small:
+            return parse(body.data, json_length)
+        if body.encoding != IDENTITY:
+            return None
+        if json_length is not None and json_length != len(body.data):
+            return parse(body.data, json_length) if json_length <= MAX_JSON_BYTES else None
+        return parse_numbers(body.data) if len(body.data) <= _BRIEF_NUMBERS_BYTES else None
 
-    def _too_many(self) -> str:
-        return f"One request takes at most {self._settings.max_images} images; send several."
+    async def condense(
+        self, body: Body, json_length: int | None, spec: InputSpec, client: str
+    ) -> tuple[bytes, int]:
+        """Turn such a request into one that asks the same, its images as one binary tensor.
+
+        Returns:
+            the body, and the length of its JSON.
+        """
+        task = self._sandbox.task(
+            "infer", spec, self.limits, encoding=body.encoding, json_length=json_length
+        )
+        largest = _largest(self.limits, spec) + self.limits.body_bytes + MAX_JSON_BYTES
+        content, data = await self._sandbox.run(task, body.data, client, largest)
+        return data.tobytes(), content["json_length"]
+
+    async def _read(
+        self, request: Request, spec: InputSpec, content_type: str, layout: Layout
+    ) -> Floats:
+        body = await self._bodies.read(request)
+        items = None
+        if body.is_small:
+            items = read_items(body.data, content_type, layout, self.limits)
+        with self._decode_seconds.time():
+            images = None if items is None else self._at_once(items, spec)
+            if images is not None:
+                return images
+            task = self._sandbox.task(
+                "images",
+                spec,
+                self.limits,
+                encoding=body.encoding,
+                content_type=content_type,
+                layout=layout,
+            )
+            return await self._in_sandbox(task, body.data, spec, client_of(request))
+
+    def _at_once(self, items: Sequence[Any], spec: InputSpec) -> Floats | None:
+        """Decode what is small, and says so in its headers; None: it may take long."""
+        files = [item for item in items if type(item) is bytes]
+        if files and not (
+            len(files) * spec.height * spec.width <= _BRIEF_PIXELS and _is_brief(files)
+        ):
+            return None
+        try:
+            images = to_images(items, spec, self.limits, _refuse_work)
+        except _TakesLongError:
+            return None
+        return to_float(images)
+
+    async def _in_sandbox(self, task: Task, body: bytes, spec: InputSpec, client: str) -> Floats:
+        content, data = await self._sandbox.run(task, body, client, _largest(self.limits, spec))
+        return await as_floats(data.view(content["dtype"]).reshape(content["shape"]))
 
 
-class _InMemoryParser(MultiPartParser):
-    """Never spools to disk: the whole body is in memory already, within its limit."""
-
-    spool_max_size = 0  # 0 means no roll-over to a file
-    _whole = False
-
-    def on_end(self) -> None:
-        """Note that the closing boundary came: without it the last files are silently lost."""
-        self._whole = True
-
-    async def parse(self) -> FormData:
-        """Parse, and hold the form to its closing boundary."""
-        form = await super().parse()
-        if not self._whole:
-            raise MultiPartException("its closing boundary is missing")
-        return form
-
-    def close(self) -> None:
-        """Let every file go, also those of a form that was refused."""
-        for file in self._files_to_close_on_error:
-            file.close()
+async def as_floats(images: Images) -> Floats:
+    """Turn images as they were decoded into float32 0..1; those that are, are left as they are."""
+    if images.itemsize > 1 or images.size <= _MANY_VALUES:
+        return to_float(images)
+    return await asyncio.to_thread(to_float, images)
 
 
-async def _form_file(name: str, value: UploadFile | str) -> bytes:
-    if name == _FORM_FIELD and isinstance(value, UploadFile):
-        return await value.read()
-    what = "no file name" if name == _FORM_FIELD else f"the name {name!r}"
-    raise InvalidRequestError(
-        f"A field of the form has {what}; send image files in fields named 'file' alone."
-    )
+def client_of(request: Request) -> str:
+    """Return the address that a request comes from."""
+    client = request.scope.get("client")
+    return client[0] if client else ""
+
+
+class _TakesLongError(Exception):
+    """The images are larger than their files look."""
+
+
+def _refuse_work(_bytes: int, pixels: int) -> None:
+    if pixels > _BRIEF_PIXELS:
+        raise _TakesLongError
 
 
 def _is_brief(files: Sequence[bytes]) -> bool:
     """Tell whether files are as small as they look, so that decoding holds up nobody."""
     return sum(map(len, files)) <= _BRIEF_BYTES and not any(
-        file.count(_SCAN) > _MOST_SCANS or any(chunk in file for chunk in _PACKED_CHUNKS)
-        for file in files
+        file.count(_SCAN) > _MOST_SCANS or _makes_room(file) for file in files
     )
 
 
-def _media_type(headers: Headers) -> str:
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type in (JSON_TYPE, FORM_TYPE, *IMAGE_TYPES, *_OTHER_IMAGE_TYPES):
-        return media_type
-    given = f"Content-Type {media_type!r} is not taken" if media_type else "Content-Type is missing"
+def _makes_room(file: bytes) -> bool:
+    """Tell whether a decoder would take much memory as soon as it is given a file."""
+    size = picture(file).size if file.startswith(_RIFF) else None
+    return size is not None and math.prod(size) > _BRIEF_PIXELS
+
+
+def _largest(limits: Limits, spec: InputSpec) -> int:
+    """Bytes of as many images as a request may have, as float32."""
+    return 4 * limits.images * spec.channels * spec.height * spec.width
+
+
+def _content_type(request: Request) -> str:
+    content_type = header(request.scope, b"content-type") or ""
+    if "," in content_type:  # of several lines the first counts
+        content_type = request.headers["content-type"]
+    kind = media_type(content_type)
+    if kind in (JSON_TYPE, FORM_TYPE, *IMAGE_TYPES, *_OTHER_IMAGE_TYPES):
+        return content_type
+    given = f"Content-Type {kind!r} is not taken" if kind else "Content-Type is missing"
     raise UnsupportedMediaTypeError(
         f"{given}; send {JSON_TYPE}, {FORM_TYPE}, or an image as {', '.join(IMAGE_TYPES)}."
     )
-
-
-def read_json(body: bytes) -> Any:
-    """Parse a JSON body; raises InvalidJsonError."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidJsonError(
-            f"The body is not JSON that can be read ({error}); "
-            "NaN and Infinity are not JSON, and nesting is limited."
-        ) from None
-
-
-def _instances(content: Any) -> Sequence[Any]:
-    if not isinstance(content, dict) or set(content) != {"instances"}:
-        raise InvalidRequestError(f"The body is not of the form {_INSTANCES} and nothing else.")
-    instances = content["instances"]
-    if not isinstance(instances, list):
-        raise InvalidRequestError(f"'instances' is not a list; send {_INSTANCES}.")
-    return instances
-
-
-def _from_base64(item: dict[str, Any]) -> bytes:
-    text = item.get("b64")
-    if set(item) != {"b64"} or not isinstance(text, str):
-        raise InvalidRequestError('An image given as an object must be {"b64": "..."} alone.')
-    return unpack_base64(text, "A 'b64' field")
-
-
-def unpack_base64(text: str, what: str) -> bytes:
-    """Decode base64; raises InvalidBase64Error, naming `what` it was."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        hint = "leave out the 'data:...;base64,' in front" if text[:5] == "data:" else "encode it"
-        raise InvalidBase64Error(f"{what} is not base64; {hint} (RFC 4648).") from None

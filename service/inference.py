@@ -6,27 +6,27 @@ A bundle NAME is offered as two models: NAME, deterministic, and NAME-mc with dr
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from starlette.requests import Request
 
 from model.bundle import SAMPLED_SUFFIX
 from model.figures import BY_CLASS, BY_IMAGE
 from model.predictor import Prediction
-from model.preprocessing import from_tensor, require_planes, to_float
+from model.preprocessing import InputSpec
 from model.sampling import Analytic, Auto, Fixed, Sampling
-from service.errors import InvalidQueryError, InvalidTensorError, UncertaintyDisabledError
-from service.images import ImageReader, unpack_base64
+from service.decoding import INPUT, of_tensors
+from service.errors import InvalidQueryError, UncertaintyDisabledError
+from service.images import ImageReader, as_floats, client_of
 from service.loading import Served
 from service.sampling import sampling
 from service.schemas import SamplingQuery
 from service.settings import ServiceSettings
 from service.statistics import Statistics
 from service.tensors import Datatype, Tensor
-
-INPUT = "images"
 
 _SHOWN = 100  # characters of a wrong value
 _PARAMETERS = frozenset(SamplingQuery.model_fields)
@@ -61,9 +61,14 @@ class Face:
         return batcher.sampled_statistics if self.sampled else batcher.statistics
 
     @property
+    def spec(self) -> InputSpec:
+        """The images it takes."""
+        return self.served.bundle.manifest.input
+
+    @property
     def input(self) -> Description:
         """The one input, as its numbers are taken; UINT8 and BYTES are taken too."""
-        spec = self.served.bundle.manifest.input
+        spec = self.spec
         return Description(INPUT, "FP32", (spec.channels, spec.height, spec.width))
 
     @property
@@ -76,32 +81,22 @@ class Face:
         by_class = [Description(name, "FP32", classes) for name in BY_CLASS]
         return [*by_class, *(Description(name, "FP32", ()) for name in BY_IMAGE), label]
 
-    async def images(self, tensors: list[Tensor], reader: ImageReader) -> NDArray[np.float32]:
+    async def images(
+        self, tensors: list[Tensor], reader: ImageReader, request: Request
+    ) -> NDArray[np.float32]:
         """Turn the inputs of a request into float32 [N, C, H, W] in 0..1.
 
         Raises:
             InvalidTensorError: another input than `images`, or another rank.
             InputError, TooManyImagesError, InvalidBase64Error: about the images.
         """
-        if [tensor.name for tensor in tensors] != [INPUT]:
-            names = ", ".join(repr(tensor.name) for tensor in tensors)
-            raise InvalidTensorError(f"The one input is {INPUT!r}, but the request has {names}.")
-        (tensor,) = tensors
-        values, spec = tensor.values, self.served.bundle.manifest.input
-        if tensor.datatype == "FP32":
-            return from_tensor(values, spec)
-        if tensor.datatype == "UINT8":
-            require_planes(values.shape, spec)
-            return to_float(values)
-        if values.ndim != 1 or not len(values):
-            raise InvalidTensorError(
-                f"Encoded images are of shape [N], but {INPUT!r} has {list(values.shape)}."
-            )
-        files = [
-            unpack_base64(each, f"An element of {INPUT!r}") if isinstance(each, str) else each
-            for each in values
-        ]
-        return await reader.decode(files, spec)
+        spec = self.spec
+        images = of_tensors(tensors, spec)
+        if isinstance(images, list):
+            return await reader.decode(images, spec, client_of(request))
+        if images.itemsize > 1:
+            return cast("NDArray[np.float32]", images)
+        return await as_floats(images)
 
     def how(self, parameters: Mapping[str, Any], settings: ServiceSettings) -> Sampling | None:
         """Read how to sample from a request's parameters, passing over those of other servers.

@@ -26,6 +26,7 @@ from model.sessions import Stop
 from service.batching import Batcher, Limits, RowPredictor
 from service.latency import Costs
 from service.metrics import Metrics
+from service.resources import processors
 from service.scheduling import SLICE_SECONDS
 from service.settings import ServiceSettings
 from service.threads import DaemonThreads
@@ -151,7 +152,7 @@ class Loader:
             batch_rows=settings.max_batch_rows,
             queue_rows=settings.max_queue_rows,
             timeout_seconds=settings.inference_timeout_seconds,
-            inline_seconds=_INLINE_SECONDS[settings.workers >= _cores()],
+            inline_seconds=_INLINE_SECONDS[settings.workers >= processors()],
         )
         version = str(manifest.version)
         options = predictor.run_options if isinstance(predictor, Predictor) else None
@@ -213,13 +214,6 @@ class Loader:
             min(head() for _ in range(_TIMED_RUNS)),
             max(POINTS, layers[0].width + 1) if len(layers) == 1 else 0,
         )
-
-
-def _cores() -> int:
-    """Count the processor cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _behind_the_traffic() -> None:

@@ -116,6 +116,16 @@ class ServiceSettings(CommandSettings):
     body_timeout_seconds: float = Field(
         30, gt=0, description="longest time a client may take to send its body, seconds"
     )
+    decode_timeout_seconds: float = Field(
+        5.0, gt=0, description="most processor time to read one large body or its images, seconds"
+    )
+    decode_processes: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="most processes that read large bodies and images, each worker; by the "
+        "processors if left out",
+    )
     inference_timeout_seconds: float = Field(
         30, gt=0, description="longest wait for an answer, queue included, seconds"
     )

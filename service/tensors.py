@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service import numbers
-from service.errors import InvalidJsonError, InvalidRequestError, InvalidTensorError, ServiceError
+from service.errors import (
+    BodyTooLargeError,
+    InvalidJsonError,
+    InvalidRequestError,
+    InvalidTensorError,
+    ServiceError,
+)
 
 Datatype = Literal["FP32", "UINT8", "BYTES"]
 Array = NDArray[Any]
@@ -29,6 +35,9 @@ _LENGTH = struct.Struct("<I")
 _MAX_DIMENSIONS = 16
 _MAX_TENSORS = 16
 _MAX_PARAMETERS = 64
+MAX_JSON_BYTES = 2**16
+"""Of the JSON beside binary tensors, or beside the one long list of numbers."""
+_PIECE_NUMBERS = 2**14
 _SHORT_BYTES = 1_024
 """Of a text that is remembered."""
 
@@ -134,14 +143,13 @@ def parse(body: bytes, json_length: int | None) -> tuple[InferRequest, Payload]:
     if end < len(body):
         # A copy, so that the numbers lie at addresses that suit their size.
         return _described(body[:end]), Payload(None, memoryview(body[end:]))
-    request, values = _with_numbers(body) or (_described(body), None)
-    return request, Payload(values, memoryview(b""))
+    return parse_numbers(body) or (_described(body), Payload(None, memoryview(b"")))
 
 
-def _with_numbers(text: bytes) -> tuple[InferRequest, NDArray[np.float64]] | None:
-    """Read a request of one FP32 tensor, its data apart; None: it is not one, or it is wrong."""
+def parse_numbers(text: bytes) -> tuple[InferRequest, Payload] | None:
+    """Parse a request of one FP32 tensor, its data apart; None: it is not one, or it is wrong."""
     parts = numbers.cut(text)
-    if parts is None:
+    if parts is None or len(parts[0]) > MAX_JSON_BYTES:
         return None
     try:
         request = _described(parts[0])
@@ -150,7 +158,7 @@ def _with_numbers(text: bytes) -> tuple[InferRequest, NDArray[np.float64]] | Non
     match request.inputs:  # the only `data` of the text is the one that was cut out
         case [Input(datatype="FP32", data=None) as tensor] if "data" in tensor.model_fields_set:
             values = numbers.flat(parts[1])
-            return None if values is None else (request, values)
+            return None if values is None else (request, Payload(values, memoryview(b"")))
     return None
 
 
@@ -218,6 +226,50 @@ def read_inputs(request: InferRequest, payload: Payload) -> list[Tensor]:
     return tensors
 
 
+def as_binary(request: InferRequest, images: Array | Sequence[bytes]) -> tuple[bytes, int]:
+    """Write a request anew that asks the same of the same images, these as one binary tensor.
+
+    images: float32 or uint8 [N, C, H, W], or N encoded files.
+
+    Returns:
+        the body, and the length of its JSON.
+
+    Raises:
+        BodyTooLargeError: there is much in it beside the images.
+    """
+    datatype, shape, data = _in_one(images)
+    (given,) = request.inputs
+    size = {"binary_data_size": len(data)}
+    described = {
+        "name": given.name,
+        "datatype": datatype,
+        "shape": shape,
+        "parameters": given.parameters | size,
+    }
+    rest = request.model_dump(exclude={"inputs"}, exclude_none=True)
+    text = orjson.dumps({**rest, "inputs": [described]})
+    check_json_length(len(text))
+    return text + data, len(text)
+
+
+def _in_one(images: Array | Sequence[bytes]) -> tuple[Datatype, list[int], bytes]:
+    if not isinstance(images, np.ndarray):
+        elements = np.empty(len(images), object)
+        elements[:] = images
+        return "BYTES", [len(images)], _to_binary(Tensor("", "BYTES", elements))
+    datatype: Datatype = "UINT8" if images.dtype == np.uint8 else "FP32"
+    return datatype, list(images.shape), _to_binary(Tensor("", datatype, images))
+
+
+def check_json_length(length: int) -> None:
+    """Bound the JSON beside binary tensors; raises BodyTooLargeError."""
+    if length > MAX_JSON_BYTES:
+        raise BodyTooLargeError(
+            f"The JSON beside the images has {length:,} bytes, more than the {MAX_JSON_BYTES:,} "
+            "allowed; send less in it."
+        )
+
+
 def write(
     header: Mapping[str, Any], tensors: Sequence[Tensor], request: InferRequest
 ) -> tuple[bytes, int | None]:
@@ -244,10 +296,21 @@ def write(
         elif tensor.datatype == "BYTES":
             each["data"] = [element.decode() for element in values.flat]
         else:
-            each["data"] = values.ravel()
+            each["data"] = _in_pieces(values.ravel())
         described.append(each)
     text = orjson.dumps({**header, "outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([text, *blobs]), len(text)) if blobs else (text, None)
+
+
+def _in_pieces(numbers: Array) -> Array | orjson.Fragment:
+    """Serialise many numbers in several steps: one would keep Python's lock all the time."""
+    if numbers.size <= _PIECE_NUMBERS:
+        return numbers
+    pieces = [
+        orjson.dumps(numbers[at : at + _PIECE_NUMBERS], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        for at in range(0, numbers.size, _PIECE_NUMBERS)
+    ]
+    return orjson.Fragment(b"".join((b"[", b",".join(pieces), b"]")))
 
 
 def _chosen(tensors: Sequence[Tensor], request: InferRequest) -> list[tuple[Tensor, bool]]:

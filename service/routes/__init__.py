@@ -1,6 +1,7 @@
 """HTTP in, HTTP out; no numerics."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -13,6 +14,9 @@ from service.errors import ControlDisabledError, InvalidQueryError
 from service.http_protocol import CONTROL
 from service.middleware import REQUEST_ID
 from service.settings import ServiceSettings
+
+MANY_NUMBERS = 2**14
+"""In an answer: more are written beside the event loop, which they would hold up."""
 
 
 class Answer(Response):
@@ -38,6 +42,29 @@ class Answer(Response):
 def json_response(content: Mapping[str, Any]) -> Answer:
     """Serialise once, floats in full; NumPy's numbers with the digits of their own precision."""
     return Answer(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+async def rows_response(
+    content: dict[str, Any], rows: Callable[[], Sequence[Any]], count: int
+) -> Answer:
+    """Serialise an answer and its predictions; many of them beside the event loop.
+
+    rows: makes the predictions. count: of the numbers in all of them.
+    """
+    if count <= MANY_NUMBERS:
+        content["predictions"] = rows()
+        return json_response(content)
+    return await asyncio.to_thread(_in_pieces, content, rows)
+
+
+def _in_pieces(content: Mapping[str, Any], rows: Callable[[], Sequence[Any]]) -> Answer:
+    """Serialise row by row: to do it in one go would keep Python's lock all the time."""
+    written = b",".join([_dumped(row) for row in rows()])
+    return json_response({**content, "predictions": orjson.Fragment(b"[" + written + b"]")})
+
+
+def _dumped(content: Any) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 async def refuse_repeated_parameters(request: Request) -> None:

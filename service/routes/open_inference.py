@@ -1,6 +1,6 @@
 """/v2/…: the Open Inference Protocol with Triton's extensions. No numerics."""
 
-import math
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -12,7 +12,9 @@ from starlette.responses import Response
 from model.bundle import SAMPLED_SUFFIX
 from model.sampling import Sampling
 from service import API_VERSION
-from service.bodies import BodyReader, header, packer
+from service.bodies import Body, BodyReader, header
+from service.compression import IDENTITY, packer
+from service.decoding import check_inputs, check_raw
 from service.error_responses import domain_error_response
 from service.errors import (
     InvalidJsonError,
@@ -22,11 +24,18 @@ from service.errors import (
     NotReadyError,
     UnsupportedError,
 )
-from service.images import ImageReader
+from service.images import ImageReader, client_of
 from service.inference import Description, Face, bundle_name, told
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import Answer, NamedRoute, json_response, request_id, require_control
+from service.routes import (
+    MANY_NUMBERS,
+    Answer,
+    NamedRoute,
+    json_response,
+    request_id,
+    require_control,
+)
 from service.settings import ServiceSettings
 from service.statistics import totals
 from service.tensors import (
@@ -55,6 +64,8 @@ _EXTENSIONS = (
     "model_repository",
 )
 _LONG_NUMBER = 20
+_COLUMNS = 4
+"""Most outputs with a number for each class, and the rest of them."""
 _OVERRIDES = ("config", "file:")
 _SHARED = "shared_memory_"
 
@@ -223,23 +234,36 @@ class _Protocol:
         length = _json_length(request)
         if length == 0:
             face = self._face(request, request_id(request))
-            given, payload = _raw(face, body), Payload(None, memoryview(body))
+            data = body.data
+            if body.encoding != IDENTITY:
+                data, _ = await self._condense(request, body, length)
+            given, payload = _raw(face, data), Payload(None, memoryview(data))
         else:
-            given, payload = parse(body, length)
+            parsed = self._reader.parse_at_once(body, length)
+            if parsed is None:
+                parsed = parse(*await self._condense(request, body, length))
+            given, payload = parsed
             face = self._face(request, request_id(request) if given.id is None else str(given.id))
         with face.served, face.statistics.request() as timing:
             how = face.how(given.parameters, self._settings)
             _check_outputs(given, face)
-            for each in given.inputs:
-                self._reader.check_count(each.shape[0] if each.shape else 1)
-            images = await face.images(read_inputs(given, payload), self._reader)
+            check_inputs(given, self._reader.limits)
+            tensors = read_inputs(given, payload)
+            images = await face.images(tensors, self._reader, request)
             timing.has_read(len(images))
             outputs = await face.answer(images, how, _within(given))
             timing.has_answered()
-            answer, json_length = write_response(
-                _header(face, given, how), _with_classes(outputs, given, face), given
-            )
-        return _response(answer, json_length, header(request.scope, b"accept-encoding"))
+            described = _header(face, given, how)
+            accepted = header(request.scope, b"accept-encoding")
+            if outputs[0].values.size * _COLUMNS <= MANY_NUMBERS:
+                return _response(described, outputs, given, face, accepted)
+            return await asyncio.to_thread(_response, described, outputs, given, face, accepted)
+
+    async def _condense(
+        self, request: Request, body: Body, json_length: int | None
+    ) -> tuple[bytes, int]:
+        spec = self._face(request).spec  # the same height and width in every version
+        return await self._reader.condense(body, json_length, spec, client_of(request))
 
     def _face(self, request: Request, id_: str = "") -> Face:
         asked = request.path_params
@@ -261,7 +285,7 @@ class _Protocol:
 
     async def _object(self, request: Request) -> Mapping[str, Any]:
         """Read a body that is a JSON object, or nothing."""
-        body = await self._bodies.read(request)
+        body = await self._bodies.read_small(request)
         if not body:
             return {}
         try:
@@ -303,14 +327,9 @@ def _length(text: str) -> int:
 
 def _raw(face: Face, body: bytes) -> InferRequest:
     """Describe a raw request: the body is one image, and every output is wanted in binary."""
+    check_raw(len(body), face.spec)
+    size: Parameters = {"binary_data_size": len(body)}
     shape = [1, *face.input.shape]
-    expected = 4 * math.prod(shape)
-    if len(body) != expected:
-        raise InvalidTensorError(
-            f"A raw request is one FP32 image of {expected} bytes, but this body has {len(body)}; "
-            "describe any other input in JSON."
-        )
-    size: Parameters = {"binary_data_size": expected}
     given = Input(name=face.input.name, datatype="FP32", shape=shape, parameters=size)
     return InferRequest(inputs=[given], parameters={"binary_data_output": True})
 
@@ -376,7 +395,14 @@ def _with_classes(outputs: list[Tensor], given: InferRequest, face: Face) -> lis
     ]
 
 
-def _response(payload: bytes, json_length: int | None, accept_encoding: str | None) -> Answer:
+def _response(
+    described: dict[str, Any],
+    outputs: list[Tensor],
+    given: InferRequest,
+    face: Face,
+    accept_encoding: str | None,
+) -> Answer:
+    payload, json_length = write_response(described, _with_classes(outputs, given, face), given)
     headers = []
     if json_length is not None:
         headers.append((_LENGTH_HEADER, b"%d" % json_length))

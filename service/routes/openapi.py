@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from service import protocol_schemas as protocol
 from service import schemas, tensors
-from service.images import JSON_TYPE
+from service.decoding import JSON_TYPE
 from service.routes import NamedRoute
 from service.routes.open_inference import LENGTH_HEADER
 from service.settings import ServiceSettings

@@ -1,5 +1,6 @@
 """POST /predict and POST /uncertainty."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -7,11 +8,12 @@ from fastapi import APIRouter, Query, Request, Response
 from model.calibration import Decisions
 from model.uncertainty import Uncertainty
 from service import answers, schemas
+from service.decoding import FORM_TYPE, JSON_TYPE
 from service.errors import UncertaintyDisabledError
-from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE, ImageReader
+from service.images import IMAGE_TYPES, ImageReader
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import NamedRoute, json_response, request_id
+from service.routes import NamedRoute, request_id, rows_response
 from service.sampling import sampling
 from service.settings import ServiceSettings
 
@@ -32,6 +34,8 @@ _BODY: dict[str, Any] = {
         },
     }
 }
+_COLUMNS = 3
+"""Figures of each class in an answer with dropout alive."""
 _ERRORS = schemas.error_responses(400, 404, 408, 413, 415, 500, 503, 504)
 
 
@@ -97,13 +101,9 @@ class Predictions:
             timing.has_read(len(images))
             prediction = await served.batcher.predict(images)
             timing.has_answered()
-            return json_response(
-                {
-                    "model": manifest.name,
-                    "version": served.version,
-                    "predictions": answers.plain(prediction, manifest.class_names),
-                }
-            )
+            content = {"model": manifest.name, "version": served.version}
+            rows = partial(answers.plain, prediction, manifest.class_names)
+            return await rows_response(content, rows, len(images) * len(manifest.class_names))
 
     async def uncertainty(
         self, request: Request, query: Annotated[schemas.UncertaintyQuery, Query()]
@@ -123,15 +123,15 @@ class Predictions:
                     answer, query.coverage, query.sets, query.max_risk
                 )
             _observe(answer, decisions, self._metrics, manifest.name)
-            return json_response(
-                {
-                    "model": manifest.name,
-                    "version": served.version,
-                    "method": query.method,
-                    **answers.asked(how, decisions),
-                    "predictions": answers.uncertain(answer, manifest.class_names, decisions, how),
-                }
-            )
+            content = {
+                "model": manifest.name,
+                "version": served.version,
+                "method": query.method,
+                **answers.asked(how, decisions),
+            }
+            rows = partial(answers.uncertain, answer, manifest.class_names, decisions, how)
+            count = _COLUMNS * len(images) * len(manifest.class_names)
+            return await rows_response(content, rows, count)
 
     async def disabled(self, request: Request) -> Response:
         """Say that it is."""

@@ -11,7 +11,8 @@ import pytest
 
 from service import API_VERSION, schemas
 from service.app import create_app, create_worker_app
-from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE
+from service.decoding import FORM_TYPE, JSON_TYPE
+from service.images import IMAGE_TYPES
 from service.routes import NamedRoute
 from service.routes.open_inference import LENGTH_HEADER
 from service.settings import ServiceSettings

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bodies import packer
+from service.compression import packer
 from tests.pictures import Pixels, encode
 from tests.service.serving import PNG, Application, check_error
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from model.bundle import open_bundle
@@ -12,7 +13,7 @@ from model.errors import BundleError, ImageDecodeError
 from model.predictor import Predictor
 from service import error_responses, errors
 from tests.bundles import copy_bundle
-from tests.pictures import instances
+from tests.pictures import encode, instances
 from tests.service.bad_requests import CASES, PICTURE, Case
 from tests.service.serving import (
     JSON,
@@ -90,6 +91,12 @@ def _too_costly(models_folder: Path, _tmp_path: Path) -> httpx.Response:
         return service.post("/uncertainty?samples=65536", instances([PICTURE] * 8), headers=JSON)
 
 
+def _costly_body(models_folder: Path, _tmp_path: Path) -> httpx.Response:
+    large = encode(np.zeros((4000, 5000), np.uint8))
+    with serving_models(models_folder, decode_timeout_seconds=0.02) as service:
+        return service.post("/predict", large, headers=PNG)
+
+
 def _slow_run(models_folder: Path, _tmp_path: Path) -> httpx.Response:
     held = HeldPredictor(real_predictor(models_folder))
     with serving_stub(models_folder, held, inference_timeout_seconds=0.01) as service:
@@ -147,6 +154,10 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
     "too_costly": (
         _too_costly,
         "This would take about … seconds, and 0.11 are allowed; …",
+    ),
+    "body_too_costly": (
+        _costly_body,
+        "To read this body takes too much time; send fewer, smaller or more simply encoded images.",
     ),
     "deadline_exceeded": (
         _slow_run,

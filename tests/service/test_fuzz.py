@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import schemas
+from service.decoding import FORM_TYPE, JSON_TYPE
 from service.errors import STATUS_AND_CODE
-from service.images import FORM_TYPE, IMAGE_TYPES, JSON_TYPE
+from service.images import IMAGE_TYPES
 from tests.pictures import encode
 from tests.service.serving import Application
 

@@ -15,13 +15,14 @@ from starlette.types import Message
 
 from model.errors import ImageShapeError
 from model.preprocessing import InputSpec, decode, to_float
+from service.decoding import FORM_TYPE, JSON_TYPE
 from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     InvalidRequestError,
     TooManyImagesError,
 )
-from service.images import FORM_TYPE, JSON_TYPE, ImageReader
+from service.images import ImageReader
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from tests.pictures import Pixels, encode, form, instances, numbers
@@ -57,8 +58,14 @@ def chunk(body: bytes, more: bool = False) -> Message:
 
 
 def read(asked: Request, spec: InputSpec, metrics: Metrics | None = None, **limits: Any) -> Floats:
-    reader = ImageReader(ServiceSettings(**limits), metrics or Metrics())
-    return asyncio.run(reader.read(asked, spec))
+    async def reading() -> Floats:
+        reader = ImageReader(ServiceSettings(**limits), metrics or Metrics())
+        try:
+            return await reader.read(asked, spec)
+        finally:
+            await reader.close()
+
+    return asyncio.run(reading())
 
 
 def read_body(body: bytes, content_type: str, spec: InputSpec, **limits: Any) -> Floats:
