@@ -88,6 +88,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Of these, what was waiting to be sent when the client stopped reading."""
         self._last_of_head = b""
         """Up to three bytes, in which its end may have begun."""
+        self._has_first_line = False
+        self._first_line_end = b""
+        """The last byte of the first line that has come."""
         self._fields: list[tuple[bytes, bytes]] = []
         """The headers of the request."""
         self._head_bytes = 0
@@ -319,12 +322,27 @@ class HttpProtocol(HttpToolsProtocol):
                 chunked_bytes += end - start
                 chunked_pieces += 1
             self._unread += end - start
+            if not (self._is_in_body or self._has_first_line) and not self._is_first_line_plain(
+                data[start:end]
+            ):
+                self._refuse_request(400)
+                return start
             # bytes() of bytes copies nothing; a bytearray may change while the parser reads it.
             self._feed(bytes(data if end - start == len(data) else data[start:end]))
             start = end
         if start == len(data) and not self._is_closed():
             self._limit_head()
         return start
+
+    def _is_first_line_plain(self, piece: bytes | bytearray) -> bool:
+        """Tell whether a request's first line has single spaces alone; the parser takes more."""
+        if not self._first_line_end:
+            piece = piece.lstrip(b"\r\n")  # empty lines before a request (RFC 9112, 2.2)
+        line, end, _ = piece.partition(b"\r\n")
+        is_plain = b"  " not in self._first_line_end + line
+        self._has_first_line = bool(end)
+        self._first_line_end = bytes(line[-1:]) or self._first_line_end
+        return is_plain
 
     def _limit_head(self) -> None:
         """Bound a head of which the end has not come."""
@@ -489,8 +507,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_upgrade:
             return
         self._is_between = True
-        self._is_in_body = False
-        self._last_of_head = b""
+        self._is_in_body = self._has_first_line = False
+        self._last_of_head = self._first_line_end = b""
         self._is_answering = self._end_request()
 
     def _end_request(self) -> bool:

@@ -45,7 +45,7 @@ CHECKS = {
 
 @pytest.fixture(scope="module")
 def service(models_folder: Path) -> Iterator[ServiceProcess]:
-    with service_process(models_folder) as process:
+    with service_process(models_folder, "--control", "anyone") as process:
         yield process
 
 

@@ -52,7 +52,7 @@ def pairs(
     folder = tmp_path_factory.mktemp("triton")
     with (
         triton_server(Path(str(TRITON_PYTHON)), bundle_folder, folder) as triton,
-        service_process(models_folder) as service,
+        service_process(models_folder, "--control", "anyone") as service,
         _client(triton.url) as their_client,
         _client(service.url) as our_client,
     ):

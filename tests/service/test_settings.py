@@ -43,6 +43,8 @@ CHANGED: dict[str, Any] = {
     "head_timeout_seconds": 0.25,
     "write_timeout_seconds": 0.26,
     "body_timeout_seconds": 0.17,
+    "decode_timeout_seconds": 0.27,
+    "decode_processes": 28,
     "inference_timeout_seconds": 0.18,
     "keep_alive_seconds": 19,
     "grace_seconds": 21,
