@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model.bundle import SAMPLED_SUFFIX
 from model.predictor import Prediction
 from model.sampling import Fixed, Sampling
-from model.sessions import RunOptions
+from model.sessions import RunOptions, run_options
 from model.uncertainty import Summary, Uncertainty
 from service.errors import NotReadyError, OverloadedError
 from service.jobs import Answer, Deadlines, Floats, Job
@@ -51,6 +51,14 @@ class RowPredictor(Protocol):
         ...
 
 
+@runtime_checkable
+class Interruptible(Protocol):
+    """A predictor whose runs can be ended."""
+
+    run_options: RunOptions | None
+    """Of the runs that begin now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of one queue."""
@@ -75,13 +83,11 @@ class Batcher:
         metrics: Metrics,
         version: str = "1",
         costs: Costs | None = None,
-        run_options: RunOptions | None = None,
     ) -> None:
         """Begin with nobody waiting.
 
         costs: what the network takes, as measured; None: no request is too costly, and none is run
             in slices.
-        run_options: those of the predictor's runs, to end one; None: each run ends by itself.
         """
         self._predictor = predictor
         self._limits = limits
@@ -89,7 +95,9 @@ class Batcher:
         self._queue = JobQueue(limits.batch_rows, limits.slice_seconds, self._latency)
         self._running: Run | None = None
         """The run on the thread."""
-        self._run_options = run_options
+        self._interruptible = predictor if isinstance(predictor, Interruptible) else None
+        self._run_options = run_options() if self._interruptible else None
+        """Of the runs on the thread; None: each run ends by itself."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._had_one = False
@@ -252,7 +260,7 @@ class Batcher:
     def _run_on_thread(self, run: Run) -> None:
         self._running = run
         try:
-            running = self._loop.run_in_executor(self._thread, self._answer_each, run)
+            running = self._loop.run_in_executor(self._thread, self._answer_on_thread, run)
         except RuntimeError as error:  # there can be no further thread
             self._end([_failed(run, error)])
             return
@@ -290,6 +298,16 @@ class Batcher:
                 job.deliver(answer)
             else:
                 job.deliver_part(answer)
+
+    def _answer_on_thread(self, run: Run) -> Sequence[Run]:
+        """Answer so that the event loop, which goes on meanwhile, can end it."""
+        if self._interruptible is None:
+            return self._answer_each(run)
+        self._interruptible.run_options = self._run_options
+        try:
+            return self._answer_each(run)
+        finally:
+            self._interruptible.run_options = None  # which is faster
 
     def _answer_each(self, run: Run) -> Sequence[Run]:
         """One run for all jobs; if it fails, each alone, so that one cannot fail another."""

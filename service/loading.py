@@ -155,8 +155,7 @@ class Loader:
             inline_seconds=_INLINE_SECONDS[settings.workers >= processors()],
         )
         version = str(manifest.version)
-        options = predictor.run_options if isinstance(predictor, Predictor) else None
-        batcher = Batcher(manifest.name, predictor, limits, self._metrics, version, costs, options)
+        batcher = Batcher(manifest.name, predictor, limits, self._metrics, version, costs)
         return Served(bundle, card, batcher, calibrated)
 
     def stop(self) -> None:
@@ -179,6 +178,7 @@ class Loader:
                 f"{path} does not take the images its manifest declares ({reason}); "
                 "export it again."
             ) from None
+        predictor.run_options = None  # those of `stop`, which is over
         return bundle, predictor, costs
 
     def _warm(self, bundle: Bundle, predictor: Predictor) -> Costs:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.predictor import Prediction, Predictor
 from model.preprocessing import to_float
 from model.sampling import Analytic, Auto, Fixed, Sampling
-from model.sessions import run_options, start
+from model.sessions import RunOptions, start
 from model.uncertainty import Uncertainty
 from service.batching import Batcher, Limits
 from service.errors import DeadlineError, NotReadyError, OverloadedError, TooCostlyError
@@ -344,7 +344,7 @@ class Endless(EchoPredictor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.run_options = run_options()
+        self.run_options: RunOptions | None = None
         self.session = start(endless_graph(), threads=1)
         self.started = threading.Event()
 
@@ -358,8 +358,7 @@ class Endless(EchoPredictor):
 def test_a_run_that_nobody_waits_for_any_more_is_ended() -> None:
     async def scenario() -> None:
         predictor = Endless()
-        options = predictor.run_options
-        queue = Batcher("echo", predictor, TWO_ROWS, Metrics(), run_options=options)
+        queue = Batcher("echo", predictor, TWO_ROWS, Metrics())
         requests = await all_submitted(queue.predict(images(-2)), queue.predict(images(-3)))
         await asyncio.to_thread(predictor.started.wait, PATIENCE_SECONDS)
         (other,) = await all_submitted(queue.predict(images(1)))
@@ -374,8 +373,7 @@ def test_a_run_that_nobody_waits_for_any_more_is_ended() -> None:
 def test_closing_ends_a_run_that_never_would() -> None:
     async def scenario() -> None:
         predictor = Endless()
-        options = predictor.run_options
-        queue = Batcher("echo", predictor, TWO_ROWS, Metrics(), run_options=options)
+        queue = Batcher("echo", predictor, TWO_ROWS, Metrics())
         (waiting,) = await all_submitted(queue.predict(images(-2)))
         await asyncio.to_thread(predictor.started.wait, PATIENCE_SECONDS)
         await queue.close(timeout_seconds=0)
