@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -50,11 +51,19 @@ class Application(FastAPI):
         self.complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found
         """Completes the description that FastAPI makes of its own routes."""
 
+        self._openapi_json: bytes | None = None
+
     def openapi(self) -> dict[str, Any]:
         """Describe every route, once."""
         if self.openapi_schema is None:
             self.openapi_schema = self.complete(super().openapi())
         return self.openapi_schema
+
+    def openapi_json(self) -> bytes:
+        """Return the same as JSON, made once: it is long, and anybody may ask for it."""
+        if self._openapi_json is None:
+            self._openapi_json = orjson.dumps(self.openapi())
+        return self._openapi_json
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -75,7 +84,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         running = asyncio.create_task(repository.run())
         counting = asyncio.create_task(metrics.keep_handing_over())
         # Apart, since it takes a twentieth of a second; afterwards it is remembered.
-        describing = asyncio.create_task(asyncio.to_thread(app.openapi))
+        describing = asyncio.create_task(asyncio.to_thread(app.openapi_json))
         reader.start_soon()
         try:
             if settings.workers > 1:  # until then, others answer what this worker cannot yet
@@ -101,6 +110,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         redirect_slashes=False,
         docs_url=None,  # it is one of our pages
         redoc_url=None,
+        openapi_url=None,
     )
     error_responses.add_handlers(app)
     predictions = Predictions(settings, repository, reader, metrics)
@@ -108,7 +118,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
     app.include_router(models.router(repository))
     app.include_router(releases.router(settings, repository))
     app.include_router(operations.router(repository, metrics))
-    app.include_router(pages.router(openapi_url="/openapi.json"))
+    app.include_router(pages.router(app.openapi_json))
     protocol = open_inference.routes(settings, repository, reader, metrics)
     row_form = tensorflow_serving.routes(settings, repository, reader)
     app.router.routes += [*protocol, *row_form]

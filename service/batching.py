@@ -179,7 +179,7 @@ class Batcher:
         if self._closing:
             raise NotReadyError(_STOPPING)
         waiting = self._queue.rows
-        if waiting and waiting + len(images) > self._limits.queue_rows:
+        if waiting and not self._queue.has_room(len(images), self._limits.queue_rows):
             raise OverloadedError(f"{waiting} images are waiting already; try again in a second.")
         limit = self._limits.timeout_seconds
         job = Job(

@@ -1,11 +1,15 @@
 """Which clients are connected, and how much of the server each holds. Knows no HTTP.
 
 A client is an address; of IPv6 it is the /64 network, of which one subscriber has all addresses. No
-client may take a whole resource, so that one that floods the server leaves a share to others.
+client may take a whole resource, so that one that floods the server leaves a share to others, and
+where several have taken all of it, who has less than an equal part still gets something: so there
+is at most twice what the limits say (max-min fairness; Bertsekas & Gallager 1992, 6.5).
 """
 
+import asyncio
 import math
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
 from itertools import islice
@@ -13,6 +17,9 @@ from typing import Protocol
 
 _CLIENT_SHARE = 0.75
 """Of each resource, for one client at most; a proxy is one client, so it is no small share."""
+
+_TURN_REQUESTS = 64
+"""Of one client in one turn of the event loop, before others have theirs."""
 
 _EVICTION_TRIES = 32
 """Connections that are looked at for an idle one: the oldest, which are the likeliest."""
@@ -49,7 +56,7 @@ class Limits:
 class Client:
     """What one client holds now."""
 
-    __slots__ = ("address", "buffered_bytes", "connections", "requests")
+    __slots__ = ("address", "buffered_bytes", "connections", "requests", "turn_requests")
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -57,6 +64,21 @@ class Client:
         """In the order in which they were made."""
         self.buffered_bytes = 0
         self.requests = 0
+        self.turn_requests = 0
+
+    def takes_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether a request of this client may begin in this turn of the event loop."""
+        if not self.turn_requests:
+            loop.call_soon(self._end_turn)
+        self.turn_requests += 1
+        return self.turn_requests <= _TURN_REQUESTS
+
+    def _end_turn(self) -> None:
+        self.turn_requests = 0
+
+
+CURRENT: ContextVar[Client | None] = ContextVar("client", default=None)
+"""Whose request is being answered."""
 
 
 class Clients:
@@ -69,6 +91,8 @@ class Clients:
         self.connections = 0
         self.buffered_bytes = 0
         self.requests = 0
+        self._buffering = self._requesting = 0
+        """How many clients hold bytes, and have requests."""
         self.trusted = Client("")
         """Who is not counted against a share: the control listener, and tests without a network."""
 
@@ -104,21 +128,27 @@ class Clients:
 
     def buffer(self, client: Client, size: int) -> bool:
         """Count bytes that are held for a client, and tell whether they are within the limits."""
+        self._buffering -= client.buffered_bytes > 0
         client.buffered_bytes += size
         self.buffered_bytes += size
+        self._buffering += client.buffered_bytes > 0
         return size <= 0 or (
-            self.buffered_bytes <= self.limits.buffered_bytes
-            and client.buffered_bytes <= self._client_limits.buffered_bytes
+            client.buffered_bytes <= self._client_limits.buffered_bytes
+            and (
+                self.buffered_bytes <= self.limits.buffered_bytes
+                or client.buffered_bytes * self._buffering <= self.limits.buffered_bytes
+            )
         )
 
     def admits(self, client: Client) -> bool:
         """Tell whether a client may have one more request answered."""
-        return self.requests < self.limits.requests and (
-            client.requests < self._client_limits.requests or client is self.trusted
-        )
+        if self.requests < self.limits.requests:
+            return client.requests < self._client_limits.requests or client is self.trusted
+        return client.requests * self._requesting < self.limits.requests and self._requesting > 1
 
     def begin(self, client: Client) -> None:
         """Count a request that is being answered."""
+        self._requesting += not client.requests
         client.requests += 1
         self.requests += 1
 
@@ -126,7 +156,8 @@ class Clients:
         """Count it no more."""
         client.requests -= 1
         self.requests -= 1
-        if not client.requests and not client.connections:
+        if not client.requests:
+            self._requesting -= 1
             self._forget(client)
 
     def _heaviest(self) -> Client:

@@ -268,6 +268,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._throw_away(len(data))
         elif self._is_answering or self._received or self._is_resting or self.flow.write_paused:
             self._keep(data)
+        elif self._is_between and not self._client.takes_turn(self.loop):
+            self._keep(data)
+            self._parse_soon()
         else:
             end = self._parse(data)
             if end < len(data) and not self._is_closed():
@@ -297,6 +300,9 @@ class HttpProtocol(HttpToolsProtocol):
     def _parse_received(self) -> None:
         self._is_parse_due = False
         if self._is_answering or self._is_resting or self._is_closed() or self.flow.write_paused:
+            return
+        if self._is_between and not self._client.takes_turn(self.loop):
+            self._parse_soon()
             return
         end = self._parse(self._received)
         del self._received[:end]  # which copies nothing

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from model.predictor import Prediction
 from model.sampling import Auto, Sampling
 from model.uncertainty import Summary, Uncertainty, joined
+from service.clients import Client
 from service.errors import DeadlineError
 
 Floats = NDArray[np.float32]
@@ -23,6 +24,7 @@ class Job:
 
     __slots__ = (
         "answer",
+        "client",
         "deadline",
         "images",
         "kind",
@@ -49,6 +51,8 @@ class Job:
         """When its caller gives up."""
         self.answer: asyncio.Future[Answer] | None = None
         """Where its caller waits, unless it was answered at once."""
+        self.client: Client | None = None
+        """Whose it is; set by the queue."""
         self.waiting = 0
         """Rows that wait in the queue."""
         self.seconds: float

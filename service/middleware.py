@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.errors import DropserveError
 from service import logs
 from service.bodies import header
-from service.clients import Client, Clients
+from service.clients import CURRENT, Client, Clients
 from service.error_responses import domain_error_response, internal_error
 from service.errors import InvalidQueryError, NotReadyError, OverloadedError
 from service.express import Endpoint, Express, Timetable
@@ -186,6 +186,7 @@ def _begin(scope: Scope) -> str:
     scope.setdefault(STARTED, time.perf_counter())
     scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
     logs.REQUEST_ID.set(request_id)  # of this request's context
+    CURRENT.set(scope.get(CLIENT))
     return request_id
 
 

@@ -110,7 +110,12 @@ class ExpressProtocol(HttpProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what has come, and wait a little for what has not."""
         pattern = self._pattern
-        if pattern is not None and pattern.fits(data) and self._is_free():
+        if (
+            pattern is not None
+            and pattern.fits(data)
+            and self._is_free()
+            and self._client.takes_turn(self.loop)
+        ):
             self._began = time.perf_counter()
             self._is_answering = True
             self._deadline = None

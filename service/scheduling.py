@@ -1,8 +1,9 @@
 """Which waiting rows go into the next run. Knows no network, no thread and no event loop.
 
-Short jobs go in the order of their coming, as many as fill a run. A job that is estimated to take
-longer than a run may is long: it is run in slices of its rows. While both kinds wait, each has as
-much time as the other, so a short job waits for no more than a slice of somebody else's long one.
+Short jobs go in the order of their coming, those of several clients in turns, as many as fill a
+run. A job that is estimated to take longer than a run may is long: it is run in slices of its rows.
+While both kinds wait, each has as much time as the other, so a short job waits for no more than a
+slice of somebody else's long one.
 Of long jobs that with the least left goes first (shortest remaining processing time; Schrage 1968):
 where not all can be answered in time, most are. In turns they would all be late together.
 """
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from model.sampling import Fixed
+from service.clients import CURRENT, Client
 from service.errors import OverloadedError, TooCostlyError
 from service.jobs import Answer, Job
 from service.latency import LatencyEstimator
@@ -54,6 +56,37 @@ class Run:
         return any(job.has_caller() for job in self.jobs)
 
 
+class _Turns:
+    """Jobs of several clients in turns: in the order of their coming where there is one client."""
+
+    def __init__(self) -> None:
+        self._by_client: dict[Client | None, deque[Job]] = {}
+        """The client whose turn it is comes first."""
+
+    def __bool__(self) -> bool:
+        return bool(self._by_client)
+
+    def __iter__(self) -> Iterator[Job]:
+        for jobs in self._by_client.values():
+            yield from jobs
+
+    def add(self, job: Job) -> None:
+        """Let a job wait behind others of its client."""
+        self._by_client.setdefault(job.client, deque()).append(job)
+
+    def first(self) -> Job:
+        """Return the next job; there has to be one."""
+        return next(iter(self._by_client.values()))[0]
+
+    def remove_first(self) -> None:
+        """Remove the next job, and let the next client have its turn."""
+        client = next(iter(self._by_client))
+        jobs = self._by_client.pop(client)
+        jobs.popleft()
+        if jobs:
+            self._by_client[client] = jobs
+
+
 class JobQueue:
     """The jobs that wait, and how many rows of them."""
 
@@ -66,7 +99,7 @@ class JobQueue:
         self._batch_rows = batch_rows
         self._slice_seconds = slice_seconds
         self._latency = latency
-        self._short: deque[Job] = deque()
+        self._short = _Turns()
         self._long: list[Job] = []
         self._sliced: Job | None = None
         """The long job of which a slice runs."""
@@ -74,6 +107,8 @@ class JobQueue:
         """Seconds that long jobs ran more than short ones while both waited."""
         self.rows = 0
         """Rows that wait."""
+        self._rows_of: dict[Client | None, int] = {}
+        """The same by client."""
         self._short_seconds = 0.0
         """What all short jobs take, as estimated."""
 
@@ -91,6 +126,7 @@ class JobQueue:
             TooCostlyError: it takes longer than its caller waits, even alone.
             OverloadedError: it would have to wait for longer than that.
         """
+        job.client = CURRENT.get()
         job.seconds = seconds = job.rows * self._latency.row_seconds(job.sampling)
         if seconds > self._slice_seconds and (job.rows > 1 or job.sampling is not None):
             self._require_affordable(job)
@@ -103,9 +139,28 @@ class JobQueue:
             if self._short_seconds > job.timeout_seconds:
                 raise _overloaded(job, self._short_seconds)
             self._short_seconds += seconds
-            self._short.append(job)
+            self._short.add(job)
         job.waiting = job.rows
-        self.rows += job.rows
+        self._count(job, job.rows)
+
+    def has_room(self, rows: int, most: int) -> bool:
+        """Tell whether the present client may let more rows wait.
+
+        There are `most` for all; who has less than an equal part of them may have that part still.
+        """
+        if self.rows + rows <= most:
+            return True
+        own = self._rows_of.get(CURRENT.get(), 0)
+        clients = len(self._rows_of) + (not own)
+        return clients > 1 and (own + rows) * clients <= most
+
+    def _count(self, job: Job, rows: int) -> None:
+        self.rows += rows
+        left = self._rows_of.get(job.client, 0) + rows
+        if left:
+            self._rows_of[job.client] = left
+        else:
+            self._rows_of.pop(job.client, None)
 
     def take(self) -> Run | None:
         """Take what is to be run next; None if nobody waits any more."""
@@ -132,7 +187,7 @@ class JobQueue:
 
     def withdraw(self, job: Job) -> None:
         """Let a job wait no more, and free its images; `take` passes over what is left of it."""
-        self.rows -= job.waiting
+        self._count(job, -job.waiting)
         job.waiting = 0
         job.parts = []
         if job is not self._sliced:  # whose images the run that has begun may still have to read
@@ -143,14 +198,14 @@ class JobQueue:
         short, jobs = self._short, list[Job]()
         rows, seconds = 0, 0.0
         while short:
-            job = short[0]
+            job = short.first()
             if jobs and (
                 rows + job.rows > self._batch_rows or seconds + job.seconds > self._slice_seconds
             ):
                 break
-            short.popleft()
+            short.remove_first()
             self._short_seconds -= job.seconds
-            self.rows -= job.waiting
+            self._count(job, -job.waiting)
             job.waiting = 0
             if job.is_awaited(now):
                 jobs.append(job)
@@ -177,7 +232,7 @@ class JobQueue:
         rows = min(max(1, most), self._batch_rows, job.waiting)
         start = job.rows - job.waiting
         job.waiting -= rows
-        self.rows -= rows
+        self._count(job, -rows)
         return slice(start, start + rows)
 
     def _can_end_in_time(self, job: Job, now: float) -> bool:

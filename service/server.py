@@ -45,7 +45,7 @@ _HUNG_STATUS = 1
 _STANDARD_ERROR = 2
 _HEALTHCHECK_SECONDS = 30
 """How long a worker's thread may be silent before the supervisor takes it for dead."""
-_HEADERS = [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY")]
+_HEADERS = [("X-Content-Type-Options", "nosniff")]
 
 
 def serve(settings: ServiceSettings) -> int:

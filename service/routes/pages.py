@@ -1,15 +1,18 @@
-"""The pages for browsers: / and /docs, each with a policy of what it may load and run."""
+"""The pages for browsers, / and /docs, each with what it may load and run; and /openapi.json."""
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 
+from service.routes import Answer
+
+_DESCRIPTION = "/openapi.json"
 _PAGE = Path(__file__).parent.parent / "playground" / "index.html"
 _SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/"
 _SWAGGER_ICON = "https://fastapi.tiangolo.com/img/"
@@ -21,16 +24,16 @@ _NOTHING = {
 }
 
 
-def router(openapi_url: str) -> APIRouter:
-    """Build both routes.
+def router(describe: Callable[[], bytes]) -> APIRouter:
+    """Build all three routes.
 
-    openapi_url: where /docs finds the description that it shows.
+    describe: gives the OpenAPI description, JSON.
     """
     routes = APIRouter(tags=["operations"])
     html = _PAGE.read_text(encoding="utf-8")
     headers = _headers({"style-src": _inline(html, "style")})
 
-    shown = get_swagger_ui_html(openapi_url=openapi_url, title="Dropserve")
+    shown = get_swagger_ui_html(openapi_url=_DESCRIPTION, title="Dropserve")
     swagger = bytes(shown.body).decode()
     swagger_headers = _headers(
         {
@@ -49,6 +52,10 @@ def router(openapi_url: str) -> APIRouter:
     @routes.get("/docs", include_in_schema=False)
     async def documentation() -> HTMLResponse:
         return HTMLResponse(swagger, headers=swagger_headers)
+
+    @routes.get(_DESCRIPTION, include_in_schema=False)
+    async def description() -> Response:
+        return Answer(describe())
 
     return routes
 

@@ -298,3 +298,40 @@ def test_head_is_answered_as_get_without_the_body(port: Listening) -> None:
         head = client._received.read()
         assert head.startswith(b"HTTP/1.1 200 ")
         assert head.endswith(b"\r\n\r\n")
+
+
+def test_where_all_is_taken_who_has_less_than_an_equal_part_gets_something() -> None:
+    clients = Clients(Limits(connections=8, buffered_bytes=800, requests=8))
+    one, other, late = (clients.connect(f"10.0.0.{each}", _Idle()) for each in range(3))
+    assert one
+    assert other
+    assert late
+    for client in (one, other):
+        for _ in range(4):
+            assert clients.admits(client)
+            clients.begin(client)
+        assert clients.buffer(client, 400)
+    assert not clients.admits(one)
+    assert clients.admits(late)
+    assert clients.buffer(late, 200)
+    assert not clients.buffer(one, 1)
+
+
+class _Idle:
+    def evict(self) -> bool:
+        return True
+
+
+def test_a_client_begins_few_requests_in_one_turn_of_the_event_loop(port: Listening) -> None:
+    many = [port.connect() for _ in range(100)]
+    port.until(lambda: len(port.state.connections) >= 100)
+    order: list[bool] = []
+
+    def receive() -> None:
+        for connection in port.connections[-100:]:
+            connection.data_received(LIVE)
+        order.extend(connection._is_answering for connection in port.connections[-100:])
+
+    port.call(receive)
+    assert 0 < sum(order) < 100
+    assert [client.answer().status for client in many] == [200] * 100
