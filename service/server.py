@@ -39,6 +39,8 @@ _OWN_DESCRIPTORS = 128
 _BACKLOG_SECONDS = 1.0
 """How long connections that wait to be accepted hold up the end."""
 _TICK_SECONDS = 0.01
+_ACCEPTED_IN_A_TURN = 16
+"""Connections: where each turn is long, others wait in the backlog behind a burst of them."""
 _OVERTIME_SECONDS = 1.0
 """How long after the grace the process is ended whatever hangs; a supervisor waits a bit longer."""
 _HUNG_STATUS = 1
@@ -139,9 +141,14 @@ class Server(uvicorn.Server):
                 server = await loop.create_unix_server(
                     make, sock=listener, backlog=listeners.BACKLOG
                 )
-            else:
-                server = await loop.create_server(make, sock=listener, backlog=listeners.BACKLOG)
-            self.servers.append(server)
+                self.servers.append(server)
+                continue
+            # The event loop accepts one connection of each descriptor in a turn.
+            for _ in range(_ACCEPTED_IN_A_TURN):
+                server = await loop.create_server(
+                    make, sock=listener.dup(), backlog=listeners.BACKLOG
+                )
+                self.servers.append(server)
         self.started = True
 
     def _make_protocol(self, *, is_control: bool) -> asyncio.Protocol:
