@@ -18,8 +18,10 @@ from typing import Protocol
 _CLIENT_SHARE = 0.75
 """Of each resource, for one client at most; a proxy is one client, so it is no small share."""
 
-_TURN_REQUESTS = 64
-"""Of one client in one turn of the event loop, before others have theirs."""
+_TURN_REQUESTS, _LEAST_TURN_REQUESTS = 64, 2
+"""Of all clients in one turn of the event loop, and of each where they are many."""
+_TURN_MEMORY = 0.9
+"""How slowly it is forgotten, turn by turn, that many clients have sent requests."""
 
 _EVICTION_TRIES = 32
 """Connections that are looked at for an idle one: the oldest, which are the likeliest."""
@@ -56,25 +58,55 @@ class Limits:
 class Client:
     """What one client holds now."""
 
-    __slots__ = ("address", "buffered_bytes", "connections", "requests", "turn_requests")
+    __slots__ = ("_turns", "address", "buffered_bytes", "connections", "requests", "turn_requests")
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, turns: "Turns") -> None:
         self.address = address
         self.connections: dict[Connection, None] = {}
         """In the order in which they were made."""
         self.buffered_bytes = 0
         self.requests = 0
+        self._turns = turns
         self.turn_requests = 0
 
     def takes_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Tell whether a request of this client may begin in this turn of the event loop."""
         if not self.turn_requests:
+            self._turns.begin()
             loop.call_soon(self._end_turn)
         self.turn_requests += 1
-        return self.turn_requests <= _TURN_REQUESTS
+        return self.turn_requests <= self._turns.most
 
     def _end_turn(self) -> None:
         self.turn_requests = 0
+        self._turns.end()
+
+
+class Turns:
+    """How many requests each client may begin in one turn of the event loop."""
+
+    def __init__(self) -> None:
+        self.most = _TURN_REQUESTS
+        self._clients = 0
+        """In the present turn."""
+        self._recently = 1.0
+
+    def begin(self) -> None:
+        """Count a client that sends its first request of this turn."""
+        self._clients += 1
+        if self._clients > self._recently:
+            self._recently = self._clients
+            self._share()
+
+    def end(self) -> None:
+        """Count it no more."""
+        self._clients -= 1
+        if self._recently > 1:
+            self._recently = max(1.0, self._clients, _TURN_MEMORY * self._recently)
+            self._share()
+
+    def _share(self) -> None:
+        self.most = max(_LEAST_TURN_REQUESTS, int(_TURN_REQUESTS / self._recently))
 
 
 CURRENT: ContextVar[Client | None] = ContextVar("client", default=None)
@@ -93,7 +125,8 @@ class Clients:
         self.requests = 0
         self._buffering = self._requesting = 0
         """How many clients hold bytes, and have requests."""
-        self.trusted = Client("")
+        self._turns = Turns()
+        self.trusted = Client("", self._turns)
         """Who is not counted against a share: the control listener, and tests without a network."""
 
     def connect(self, host: str | None, connection: Connection) -> Client | None:
@@ -106,7 +139,7 @@ class Clients:
             client = self.trusted
         else:
             address = _network(host)
-            client = self._by_address.get(address) or Client(address)
+            client = self._by_address.get(address) or Client(address, self._turns)
         is_full = self.connections >= self.limits.connections
         if client is not self.trusted and (
             is_full or len(client.connections) >= self._client_limits.connections

@@ -41,6 +41,8 @@ _END_OF_HEAD = b"\r\n\r\n"
 _CHUNKED_PIECE_BYTES = 2**14
 _CHUNKED_TURN_BYTES, _CHUNKED_TURN_PIECES = 2**16, 2_000
 """Of a chunked body, for which the parser calls back once a chunk, before others have a turn."""
+_UNREAD_BODY_BYTES = 2**20
+"""Of a body that the application has not asked for yet; more is left with the client."""
 _LINGER_SECONDS = 5.0
 _LINGER_BYTES = 2**24
 """What is still read of a client that was refused, and thrown away, so that it sees the refusal."""
@@ -506,7 +508,10 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._buffer(len(body)):
             self._refuse_request(503)
             return
-        super().on_body(body)
+        self.cycle.body += body
+        if len(self.cycle.body) > _UNREAD_BODY_BYTES:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """End the request; what comes now is another."""

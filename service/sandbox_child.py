@@ -30,6 +30,7 @@ _ENVIRONMENT = {
 }
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "TZ")
 _ROOT = Path(__file__).parent.parent
+_SOCKET_BYTES = 2**20
 _STEP_BYTES = 2**18
 """Sent or received before the event loop turns to others."""
 _END_SECONDS = 1
@@ -67,6 +68,8 @@ class SandboxProcess:
         except BaseException:
             ours.close()
             raise
+        for end in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # most bodies go at once
+            ours.setsockopt(socket.SOL_SOCKET, end, _SOCKET_BYTES)
         ours.setblocking(False)
         return cls(popen, ours)
 
@@ -75,8 +78,9 @@ class SandboxProcess:
         loop = asyncio.get_running_loop()
         view = memoryview(data)
         for start in range(0, len(view), _STEP_BYTES):
+            if start:
+                await asyncio.sleep(0)  # what goes at once does not wait by itself
             await loop.sock_sendall(self._connection, view[start : start + _STEP_BYTES])
-            await asyncio.sleep(0)  # what goes at once does not wait by itself
 
     async def receive(self, most_bytes: int) -> tuple[dict[str, Any], Bytes]:
         """Receive a message; raises ConnectionError: the process has ended, or says too much."""
@@ -92,10 +96,11 @@ class SandboxProcess:
         view = data.data
         while view:
             received = await loop.sock_recv_into(self._connection, view[:_STEP_BYTES])
-            await asyncio.sleep(0)
             if not received:
                 raise ConnectionResetError("The sandbox process has ended.")
             view = view[received:]
+            if view:
+                await asyncio.sleep(0)
         return data
 
     def took_long(self) -> bool:
