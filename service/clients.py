@@ -147,7 +147,8 @@ class Clients:
             heaviest = self._heaviest() if is_full and not client.connections else client
             if not _evict_one(heaviest):
                 return None
-        self._by_address.setdefault(client.address, client)
+        if client is not self.trusted:
+            self._by_address[client.address] = client
         client.connections[connection] = None
         self.connections += 1
         return client

@@ -143,8 +143,9 @@ class Server(uvicorn.Server):
                 )
                 self.servers.append(server)
                 continue
-            # The event loop accepts one connection of each descriptor in a turn.
-            for _ in range(_ACCEPTED_IN_A_TURN):
+            # The event loop accepts one connection of each descriptor in a turn, and every
+            # connection wakes all descriptors of all workers.
+            for _ in range(max(1, _ACCEPTED_IN_A_TURN // self.config.workers)):
                 server = await loop.create_server(
                     make, sock=listener.dup(), backlog=listeners.BACKLOG
                 )

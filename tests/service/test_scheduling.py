@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model.sampling import Fixed, Sampling
+from service.clients import CURRENT, Client, Turns
 from service.jobs import Answer, Job
 from service.latency import Costs, LatencyEstimator
 from service.scheduling import JobQueue, Run
@@ -112,3 +113,43 @@ def test_a_slice_that_is_taken_keeps_its_images_when_its_job_is_withdrawn(
     assert run is not None
     assert len(job.images[run.part]) == run.rows == 10
     assert queue.rows == 0
+
+
+def of_client(
+    loop: asyncio.AbstractEventLoop, queue: JobQueue, client: Client, rows: int = 1
+) -> Job:
+    """Let a job of a client wait."""
+    job = awaited(loop, rows)
+    before = CURRENT.set(client)
+    queue.add(job)
+    CURRENT.reset(before)
+    return job
+
+
+def test_short_jobs_of_several_clients_are_taken_in_turns(
+    queue: JobQueue, loop: asyncio.AbstractEventLoop
+) -> None:
+    greedy, other = Client("10.0.0.1", Turns()), Client("10.0.0.2", Turns())
+    first = [of_client(loop, queue, greedy, rows=5) for _ in range(4)]
+    late = of_client(loop, queue, other, rows=5)
+    run = queue.take()
+    assert run is not None
+    assert list(run.jobs) == [first[0], late]  # 10 rows take the 0.1 seconds of a run
+    rest = [job for run in iter(queue.take, None) for job in run.jobs]
+    assert rest == first[1:]
+
+
+def test_a_client_with_less_than_an_equal_part_has_room_in_a_full_queue(
+    queue: JobQueue, loop: asyncio.AbstractEventLoop
+) -> None:
+    greedy, other = Client("10.0.0.1", Turns()), Client("10.0.0.2", Turns())
+    for _ in range(10):
+        of_client(loop, queue, greedy)
+    for client, has_room in ((greedy, False), (other, True)):
+        before = CURRENT.set(client)
+        assert queue.has_room(1, most=10) is has_room
+        CURRENT.reset(before)
+    of_client(loop, queue, other, rows=5)
+    before = CURRENT.set(other)
+    assert not queue.has_room(1, most=10)
+    CURRENT.reset(before)
