@@ -195,7 +195,8 @@ class Clients:
             self._forget(client)
 
     def _heaviest(self) -> Client:
-        return max(self._by_address.values(), key=lambda client: len(client.connections))
+        clients = self._by_address.values()
+        return max(clients, key=lambda client: len(client.connections), default=self.trusted)
 
     def _forget(self, client: Client) -> None:
         if not (client.connections or client.requests):
