@@ -132,20 +132,18 @@ class Clients:
     def connect(self, host: str | None, connection: Connection) -> Client | None:
         """Count a new connection from the address `host`; None where there are too many.
 
-        At a limit, an idle connection of the same client makes room for a new one: the client
-        itself decides then which of its connections are worth having.
+        An idle connection makes room for a new one: where the client has its share already, one of
+        its own, else one of the client that has most.
         """
         if host is None:
             client = self.trusted
         else:
             address = _network(host)
             client = self._by_address.get(address) or Client(address, self._turns)
-        is_full = self.connections >= self.limits.connections
-        if client is not self.trusted and (
-            is_full or len(client.connections) >= self._client_limits.connections
-        ):
-            heaviest = self._heaviest() if is_full and not client.connections else client
-            if not _evict_one(heaviest):
+        if client is not self.trusted:
+            has_share = len(client.connections) >= self._client_limits.connections
+            is_full = self.connections >= self.limits.connections
+            if (has_share or is_full) and not _evict_one(client if has_share else self._heaviest()):
                 return None
         if client is not self.trusted:
             self._by_address[client.address] = client

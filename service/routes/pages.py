@@ -9,8 +9,9 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, Response
+from starlette.requests import Request
 
-from service.routes import Answer
+from service.routes import Answer, NamedRoute
 
 _DESCRIPTION = "/openapi.json"
 _PAGE = Path(__file__).parent.parent / "playground" / "index.html"
@@ -24,11 +25,17 @@ _NOTHING = {
 }
 
 
-def router(describe: Callable[[], bytes]) -> APIRouter:
-    """Build all three routes.
+def description_route(describe: Callable[[], bytes]) -> NamedRoute:
+    """Build the route of the OpenAPI description; `describe` gives it, JSON."""
 
-    describe: gives the OpenAPI description, JSON.
-    """
+    async def description(_request: Request) -> Response:
+        return Answer(describe())
+
+    return NamedRoute(_DESCRIPTION, description, methods=["GET"], include_in_schema=False)
+
+
+def router() -> APIRouter:
+    """Build the routes of both pages."""
     routes = APIRouter(tags=["operations"])
     html = _PAGE.read_text(encoding="utf-8")
     headers = _headers({"style-src": _inline(html, "style")})
@@ -52,10 +59,6 @@ def router(describe: Callable[[], bytes]) -> APIRouter:
     @routes.get("/docs", include_in_schema=False)
     async def documentation() -> HTMLResponse:
         return HTMLResponse(swagger, headers=swagger_headers)
-
-    @routes.get(_DESCRIPTION, include_in_schema=False)
-    async def description() -> Response:
-        return Answer(describe())
 
     return routes
 

@@ -335,3 +335,22 @@ def test_a_client_begins_few_requests_in_one_turn_of_the_event_loop(port: Listen
     port.call(receive)
     assert 0 < sum(order) < 100
     assert [client.answer().status for client in many] == [200] * 100
+
+
+def test_where_all_connections_are_taken_the_client_with_most_makes_room() -> None:
+    evicted: list[str] = []
+
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def evict(self) -> bool:
+            evicted.append(self.name)
+            return True
+
+    clients = Clients(Limits(connections=6, buffered_bytes=8, requests=8))
+    for number in range(4):
+        assert clients.connect("10.0.0.1", Named(f"greedy {number}"))
+    for number in range(3):
+        assert clients.connect("10.0.0.2", Named(f"good {number}"))
+    assert evicted == ["greedy 0"]
