@@ -46,8 +46,8 @@ _NO_REQUEST = {
     400: "This is no request of HTTP/1.1 that can be read; send one with a client for HTTP.",
     408: "The request's path and headers did not arrive in time; send them faster.",
     431: "The request's path and headers are longer than 64 KiB; send less in them.",
-    501: "This method or transfer coding is not taken; send one of HTTP's own methods, and a body "
-    "in chunks or with its length.",
+    501: "CONNECT and other transfer codings than chunked are not taken; ask for a path of this "
+    "server, and send a body in chunks or with its length.",
     503: "The server has too many connections or bytes of this client; close some, or try again "
     "in a second.",
     505: "This is not HTTP/1.1; send the request with a client for HTTP/1.1.",
