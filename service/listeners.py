@@ -17,7 +17,13 @@ BACKLOG = 2048
 """Connections that wait to be accepted; the system may allow fewer."""
 _PRIVATE = 0o700
 _SO_ATTACH_FILTER = 26  # of Linux; Python's socket module does not name it
-_BPF_RETURN = 0x06
+_NO_SYN = (  # classic BPF, which sees a segment from its TCP header on: (code, true, false, k)
+    (0x30, 0, 0, 13),  # load the byte of flags
+    (0x54, 0, 0, 0x12),  # of which SYN and ACK count
+    (0x15, 0, 1, 0x02),  # SYN alone?
+    (0x06, 0, 0, 0),  # then keep 0 bytes: drop it
+    (0x06, 0, 0, 0xFFFFFFFF),  # else keep all
+)
 _TCP_INFO_UNACKED = struct.Struct("=24xI")  # of a listening socket: connections in its backlog
 
 
@@ -67,14 +73,15 @@ def refuse_new_connections(listener: socket.socket) -> None:
     """Let no new connection begin, while those in the backlog can still be accepted.
 
     A listening socket that is closed resets what is in its backlog. So the kernel first drops what
-    would begin a connection, by a filter of one instruction ("keep 0 bytes"); a client then tries
-    again a second later, when another process may listen. Without the filter (elsewhere than on
-    Linux) nothing is done.
+    would begin a connection, the segments with SYN alone; a client then tries again a second later,
+    when another process may listen. A handshake that is half done still ends. Without the filter
+    (elsewhere than on Linux) nothing is done.
     """
     if sys.platform != "linux" or listener.family == socket.AF_UNIX:
         return
-    program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
-    described = struct.pack("HL", 1, ctypes.addressof(program))
+    instructions = b"".join([struct.pack("HBBI", *each) for each in _NO_SYN])
+    program = ctypes.create_string_buffer(instructions)
+    described = struct.pack("HL", len(_NO_SYN), ctypes.addressof(program))
     with suppress(OSError):  # a sandbox may forbid it
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 

@@ -11,6 +11,7 @@ second, and its slope taken over the last two thirds.
 """
 
 import asyncio
+import hashlib
 import os
 import random
 import sys
@@ -254,8 +255,10 @@ class _Share:
         self.counts["requests"] += count
 
     def _next_id(self) -> str:
+        """Make an id that no change of a few bits makes another's: heads are fuzzed, too."""
         self._number += 1
-        return f"fuzz-{self._seed}-{self._number}-"
+        digest = hashlib.blake2b(f"{self._seed} {self._number}".encode(), digest_size=8)
+        return f"fuzz-{digest.hexdigest()}-"
 
 
 def _report(
