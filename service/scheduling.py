@@ -72,7 +72,10 @@ class _Turns:
 
     def add(self, job: Job) -> None:
         """Let a job wait behind others of its client."""
-        self._by_client.setdefault(job.client, deque()).append(job)
+        jobs = self._by_client.get(job.client)
+        if jobs is None:
+            jobs = self._by_client[job.client] = deque()
+        jobs.append(job)
 
     def first(self) -> Job:
         """Return the next job; there has to be one."""
@@ -80,11 +83,12 @@ class _Turns:
 
     def remove_first(self) -> None:
         """Remove the next job, and let the next client have its turn."""
-        client = next(iter(self._by_client))
-        jobs = self._by_client.pop(client)
+        client, jobs = next(iter(self._by_client.items()))
         jobs.popleft()
-        if jobs:
-            self._by_client[client] = jobs
+        if not jobs:
+            del self._by_client[client]
+        elif len(self._by_client) > 1:
+            self._by_client[client] = self._by_client.pop(client)
 
 
 class JobQueue:
