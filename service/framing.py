@@ -34,7 +34,7 @@ def body_length(method: bytes, version: str, headers: Headers) -> int | None:
     """
     if version not in ("1.1", "1.0"):
         raise RefusedHeadError(505)
-    if method == b"CONNECT":  # what follows would be no HTTP, and no route has others answered
+    if method == b"CONNECT":  # what follows it would not be HTTP
         raise RefusedHeadError(501)
     hosts = 0
     length: int | None = 0
