@@ -119,6 +119,7 @@ class Clients:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._client_limits = limits.client
+        self._most_requests = limits.requests, limits.client.requests
         self._by_address: dict[str, Client] = {}
         self.connections = 0
         self.buffered_bytes = 0
@@ -174,13 +175,15 @@ class Clients:
 
     def admits(self, client: Client) -> bool:
         """Tell whether a client may have one more request answered."""
-        if self.requests < self.limits.requests:
-            return client.requests < self._client_limits.requests or client is self.trusted
-        return client.requests * self._requesting < self.limits.requests and self._requesting > 1
+        most, most_of_client = self._most_requests
+        if self.requests < most:
+            return client.requests < most_of_client or client is self.trusted
+        return client.requests * self._requesting < most and self._requesting > 1
 
     def begin(self, client: Client) -> None:
         """Count a request that is being answered."""
-        self._requesting += not client.requests
+        if not client.requests:
+            self._requesting += 1
         client.requests += 1
         self.requests += 1
 

@@ -535,18 +535,18 @@ class HttpProtocol(HttpToolsProtocol):
         self._task = None
         self._is_answering = False
         self._has_answered = True
-        self._release()
+        if self._buffered:
+            self._release()
         if self._is_closed():
             return
         if isinstance(self.cycle, Cycle):
             self._last_status = self.cycle.status
         if self._last_status == 503:
             self._rest()
-        self._turn_to_next()
+        if not self._is_resting:
+            self._turn_to_next()
 
     def _turn_to_next(self) -> None:
-        if self._is_resting:
-            return
         if self._received:
             self._parse_soon()
         else:

@@ -42,7 +42,7 @@ class Description:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take long to make
 class Face:
     """One of the two models of a bundle."""
 

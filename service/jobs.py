@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import cast
 
@@ -24,11 +25,11 @@ class Job:
 
     __slots__ = (
         "answer",
-        "client",
         "deadline",
         "images",
         "kind",
         "parts",
+        "queue",
         "rows",
         "sampling",
         "seconds",
@@ -51,8 +52,8 @@ class Job:
         """When its caller gives up."""
         self.answer: asyncio.Future[Answer] | None = None
         """Where its caller waits, unless it was answered at once."""
-        self.client: Client | None = None
-        """Whose it is; set by the queue."""
+        self.queue: ClientQueue
+        """What waits of its client; set by the queue."""
         self.waiting = 0
         """Rows that wait in the queue."""
         self.seconds: float
@@ -97,6 +98,19 @@ class Job:
         if not self.waiting:
             self.deliver(_joined(self.parts))
             self.parts = []
+
+
+class ClientQueue:
+    """What waits of one client."""
+
+    __slots__ = ("client", "rows", "short")
+
+    def __init__(self, client: Client | None) -> None:
+        self.client = client
+        self.rows = 0
+        """Rows of all its jobs that wait, short and long."""
+        self.short: deque[Job] = deque()
+        """Its short jobs, in the order of their coming."""
 
 
 class Deadlines:

@@ -84,24 +84,21 @@ class Observed:
             self.record(scope, HUNG_UP_STATUS if is_gone else exchange.status or HUNG_UP_STATUS)
 
     async def respond(self, endpoint: Endpoint, request: Request) -> Response:
-        """Answer a request whose body is whole; `record` that afterwards. Ask `refusal` first."""
-        scope = request.scope
-        request_id = _begin(scope)
-        client: Client = scope.get(CLIENT, self._clients.trusted)
-        self._clients.begin(client)
-        try:
-            response = await self._response(endpoint, request)
-        finally:
-            self._clients.end(client)
-        return _named(response, request_id)
-
-    def refusal(self, scope: Scope) -> Response | None:
-        """Refuse a request where too many are being answered; `record` that afterwards."""
-        if self._clients.admits(scope.get(CLIENT, self._clients.trusted)):
-            return None
-        response = Response.__new__(Response)
-        vars(response).update(vars(self._refusal))  # copy() takes several times as long
-        return _named(response, _begin(scope))
+        """Answer a request whose body is whole; `record` that afterwards."""
+        request_id = _begin(request.scope)
+        clients = self._clients
+        client: Client = request.scope[CLIENT]
+        if not clients.admits(client):
+            response = Response.__new__(Response)
+            vars(response).update(vars(self._refusal))  # copy() takes several times as long
+        else:
+            clients.begin(client)
+            try:
+                response = await self._response(endpoint, request)
+            finally:
+                clients.end(client)
+        response.raw_headers = [*response.raw_headers, (_HEADER, request_id.encode())]
+        return response
 
     async def _response(self, endpoint: Endpoint, request: Request) -> Response:
         try:
@@ -188,11 +185,6 @@ def _begin(scope: Scope) -> str:
     logs.REQUEST_ID.set(request_id)  # of this request's context
     CURRENT.set(scope.get(CLIENT))
     return request_id
-
-
-def _named(response: Response, request_id: str) -> Response:
-    response.raw_headers = [*response.raw_headers, (_HEADER, request_id.encode())]
-    return response
 
 
 class _Admission:

@@ -63,12 +63,8 @@ class Entrance(Protocol):
 
     express: Timetable
 
-    def refusal(self, scope: Scope) -> Response | None:
-        """Answer where there is too much to do already."""
-        ...
-
     def respond(self, endpoint: Endpoint, request: Request) -> Responding:
-        """Answer, whatever becomes of the request."""
+        """Answer, whatever becomes of the request; there may be too much to do already."""
         ...
 
     def record(self, scope: Scope, status: int) -> None:
@@ -245,23 +241,15 @@ class ExpressProtocol(HttpProtocol):
         scope[WHOLE_BODY] = body
         cycle: Any = _Cycle(head.keep_alive)
         self.cycle = cycle
-        refusal = self._entrance.refusal(scope)
-        if refusal is not None:
-            self._finish(cycle, scope, refusal)
-            return
         responding = self._entrance.respond(head.express.endpoint, Request(scope))
         answering = Answering(responding, partial(self._finish, cycle, scope), self.transport)
         if not answering.go_on():
             self._answering = answering
             self.tasks.add(answering)  # type: ignore[arg-type]
-            answering.when_done = self._forget_answering
-
-    def _forget_answering(self, answering: Answering) -> None:
-        self.tasks.discard(answering)
-        if self._answering is answering:
-            self._answering = None
+            answering.when_done = self.tasks.discard
 
     def _finish(self, cycle: _Cycle, scope: Scope, response: Response) -> None:
+        self._answering = None
         if cycle.disconnected or self._is_closed():
             self._entrance.record(scope, HUNG_UP_STATUS)
             return

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from model.sampling import Fixed
 from service.clients import CURRENT, Client
 from service.errors import OverloadedError, TooCostlyError
-from service.jobs import Answer, Job
+from service.jobs import Answer, ClientQueue, Job
 from service.latency import LatencyEstimator
 
 SLICE_SECONDS = 0.1
@@ -56,41 +56,6 @@ class Run:
         return any(job.has_caller() for job in self.jobs)
 
 
-class _Turns:
-    """Jobs of several clients in turns: in the order of their coming where there is one client."""
-
-    def __init__(self) -> None:
-        self._by_client: dict[Client | None, deque[Job]] = {}
-        """The client whose turn it is comes first."""
-
-    def __bool__(self) -> bool:
-        return bool(self._by_client)
-
-    def __iter__(self) -> Iterator[Job]:
-        for jobs in self._by_client.values():
-            yield from jobs
-
-    def add(self, job: Job) -> None:
-        """Let a job wait behind others of its client."""
-        jobs = self._by_client.get(job.client)
-        if jobs is None:
-            jobs = self._by_client[job.client] = deque()
-        jobs.append(job)
-
-    def first(self) -> Job:
-        """Return the next job; there has to be one."""
-        return next(iter(self._by_client.values()))[0]
-
-    def remove_first(self) -> None:
-        """Remove the next job, and let the next client have its turn."""
-        client, jobs = next(iter(self._by_client.items()))
-        jobs.popleft()
-        if not jobs:
-            del self._by_client[client]
-        elif len(self._by_client) > 1:
-            self._by_client[client] = self._by_client.pop(client)
-
-
 class JobQueue:
     """The jobs that wait, and how many rows of them."""
 
@@ -103,7 +68,8 @@ class JobQueue:
         self._batch_rows = batch_rows
         self._slice_seconds = slice_seconds
         self._latency = latency
-        self._short = _Turns()
+        self._short: deque[ClientQueue] = deque()
+        """The clients that have short jobs; the one whose turn it is comes first."""
         self._long: list[Job] = []
         self._sliced: Job | None = None
         """The long job of which a slice runs."""
@@ -111,8 +77,8 @@ class JobQueue:
         """Seconds that long jobs ran more than short ones while both waited."""
         self.rows = 0
         """Rows that wait."""
-        self._rows_of: dict[Client | None, int] = {}
-        """The same by client."""
+        self._clients: dict[Client | None, ClientQueue] = {}
+        """Those of which anything waits."""
         self._short_seconds = 0.0
         """What all short jobs take, as estimated."""
 
@@ -120,7 +86,8 @@ class JobQueue:
         return bool(self._short or self._long)
 
     def __iter__(self) -> Iterator[Job]:
-        yield from self._short
+        for queue in self._short:
+            yield from queue.short
         yield from self._long
 
     def add(self, job: Job) -> None:
@@ -130,22 +97,28 @@ class JobQueue:
             TooCostlyError: it takes longer than its caller waits, even alone.
             OverloadedError: it would have to wait for longer than that.
         """
-        job.client = CURRENT.get()
-        job.seconds = seconds = job.rows * self._latency.row_seconds(job.sampling)
-        if seconds > self._slice_seconds and (job.rows > 1 or job.sampling is not None):
+        rows = job.rows
+        job.seconds = seconds = rows * self._latency.row_seconds(job.sampling)
+        if seconds > self._slice_seconds and (rows > 1 or job.sampling is not None):
             self._require_affordable(job)
             busy_seconds = self._seconds_behind_others(job)
             if busy_seconds > job.timeout_seconds:
                 raise _overloaded(job, busy_seconds)
             job.parts = []
             self._long.append(job)
+            queue = self._queue_of(CURRENT.get())
         else:
             if self._short_seconds > job.timeout_seconds:
                 raise _overloaded(job, self._short_seconds)
             self._short_seconds += seconds
-            self._short.add(job)
-        job.waiting = job.rows
-        self._count(job, job.rows)
+            queue = self._queue_of(CURRENT.get())
+            if not queue.short:
+                self._short.append(queue)
+            queue.short.append(job)
+        job.queue = queue
+        job.waiting = rows
+        queue.rows += rows
+        self.rows += rows
 
     def has_room(self, rows: int, most: int) -> bool:
         """Tell whether the present client may let more rows wait.
@@ -154,17 +127,25 @@ class JobQueue:
         """
         if self.rows + rows <= most:
             return True
-        own = self._rows_of.get(CURRENT.get(), 0)
-        clients = len(self._rows_of) + (not own)
+        queue = self._clients.get(CURRENT.get())
+        own = queue.rows if queue else 0
+        clients = len(self._clients) + (not own)
         return clients > 1 and (own + rows) * clients <= most
 
-    def _count(self, job: Job, rows: int) -> None:
-        self.rows += rows
-        left = self._rows_of.get(job.client, 0) + rows
-        if left:
-            self._rows_of[job.client] = left
-        else:
-            self._rows_of.pop(job.client, None)
+    def _queue_of(self, client: Client | None) -> ClientQueue:
+        queue = self._clients.get(client)
+        if queue is None:
+            queue = self._clients[client] = ClientQueue(client)
+        return queue
+
+    def _remove_rows(self, job: Job, rows: int) -> None:
+        """Count rows of a job that wait no more."""
+        job.waiting -= rows
+        self.rows -= rows
+        queue = job.queue
+        queue.rows -= rows
+        if not (queue.rows or queue.short) and self._clients.get(queue.client) is queue:
+            del self._clients[queue.client]
 
     def take(self) -> Run | None:
         """Take what is to be run next; None if nobody waits any more."""
@@ -191,8 +172,7 @@ class JobQueue:
 
     def withdraw(self, job: Job) -> None:
         """Let a job wait no more, and free its images; `take` passes over what is left of it."""
-        self._count(job, -job.waiting)
-        job.waiting = 0
+        self._remove_rows(job, job.waiting)
         job.parts = []
         if job is not self._sliced:  # whose images the run that has begun may still have to read
             job.images = job.images[:0].copy()
@@ -202,15 +182,19 @@ class JobQueue:
         short, jobs = self._short, list[Job]()
         rows, seconds = 0, 0.0
         while short:
-            job = short.first()
+            queue = short[0]
+            job = queue.short[0]
             if jobs and (
                 rows + job.rows > self._batch_rows or seconds + job.seconds > self._slice_seconds
             ):
                 break
-            short.remove_first()
+            queue.short.popleft()
+            if not queue.short:
+                short.popleft()
+            elif len(short) > 1:
+                short.rotate(-1)
             self._short_seconds -= job.seconds
-            self._count(job, -job.waiting)
-            job.waiting = 0
+            self._remove_rows(job, job.waiting)
             if job.is_awaited(now):
                 jobs.append(job)
                 rows += job.rows
@@ -235,8 +219,7 @@ class JobQueue:
         most = int(self._slice_seconds / row_seconds) if row_seconds else job.rows
         rows = min(max(1, most), self._batch_rows, job.waiting)
         start = job.rows - job.waiting
-        job.waiting -= rows
-        self._count(job, -rows)
+        self._remove_rows(job, rows)
         return slice(start, start + rows)
 
     def _can_end_in_time(self, job: Job, now: float) -> bool:

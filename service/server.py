@@ -186,12 +186,34 @@ class Server(uvicorn.Server):
 class _Worker(supervisor.Process):
     """One of several processes; it ends with the one that supervises it."""
 
+    _pinged: float | None = None
+    """When it was sent a ping that it has not answered yet, seconds of `time.monotonic`."""
+
     @property
     def server(self) -> Server:
         """The server, made in the worker's own process."""
         if self._server is None:
             self._server = Server(self.config)
         return self._server  # type: ignore[return-value]
+
+    def is_alive(self, timeout: float = _HEALTHCHECK_SECONDS) -> bool:
+        """Tell whether it runs, and was not silent for `timeout` seconds.
+
+        Nothing is waited for, as uvicorn does: beside a worker that hangs, another that has died is
+        replaced at once, and a signal is heard.
+        """
+        if not self.process.is_alive():
+            return False
+        try:
+            while self.parent_conn.poll():
+                self.parent_conn.recv()
+                self._pinged = None
+            if self._pinged is None:
+                self._pinged = time.monotonic()
+                self.parent_conn.send(b"ping")
+        except (OSError, EOFError):  # it is ending
+            return False
+        return time.monotonic() - self._pinged <= timeout
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop, or until nobody is left to tell."""

@@ -5,6 +5,7 @@ Knows no route. With several workers the counts are of all of them.
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from service.metrics import Metrics
@@ -29,6 +30,8 @@ class Statistics:
         self._images = metrics.inference_images.labels(model, version)
         self._runs = metrics.inference_runs.labels(model, version)
         self._last = metrics.last_inference.labels(model, version)
+        self._pending: _Counts | None = None
+        """Of the requests that are not in the metrics yet: to add up is quicker than to count."""
 
     def request(self) -> "Timing":
         """Count and time the request that the block answers, whether or not it raises."""
@@ -45,17 +48,51 @@ class Statistics:
 
     def ended(self, outcome: str, timing: "Timing") -> None:
         """Count a request that has ended now."""
-        self._tally.later(self._count, outcome, timing, time.perf_counter(), time.time())
-
-    def _count(self, outcome: str, timing: "Timing", ended: float, now: float) -> None:
-        add = self._tally.add
-        add(self._requests[outcome])
-        add(self._seconds[outcome], ended - timing.started)
-        self._tally.put(self._last, now)
+        ended = time.perf_counter()
+        counts = self._pending
+        if counts is None:
+            counts = self._pending = _Counts()
+            self._tally.later(self._count)
+        counts.last = time.time()
+        if outcome == "success":
+            counts.successes += 1
+            counts.success_seconds += ended - timing.started
+        else:
+            counts.failures += 1
+            counts.failure_seconds += ended - timing.started
         if timing.answered is not None:
-            add(self._seconds["compute_input"], timing.read - timing.started)
-            add(self._seconds["compute_output"], ended - timing.answered)
-            add(self._images, timing.images)
+            counts.input_seconds += timing.read - timing.started
+            counts.output_seconds += ended - timing.answered
+            counts.images += timing.images
+
+    def _count(self) -> None:
+        counts, self._pending = self._pending, None
+        if counts is None:
+            return
+        add = self._tally.add
+        add(self._requests["success"], counts.successes)
+        add(self._requests["fail"], counts.failures)
+        add(self._seconds["success"], counts.success_seconds)
+        add(self._seconds["fail"], counts.failure_seconds)
+        add(self._seconds["compute_input"], counts.input_seconds)
+        add(self._seconds["compute_output"], counts.output_seconds)
+        add(self._images, counts.images)
+        self._tally.put(self._last, counts.last)
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Several requests that have ended."""
+
+    successes: int = 0
+    failures: int = 0
+    success_seconds: float = 0.0
+    failure_seconds: float = 0.0
+    input_seconds: float = 0.0
+    output_seconds: float = 0.0
+    images: int = 0
+    last: float = 0.0
+    """When the last of them ended, seconds since 1970."""
 
 
 class Timing:

@@ -40,6 +40,7 @@ MAX_JSON_BYTES = 2**16
 _PIECE_NUMBERS = 2**14
 _SHORT_BYTES = 1_024
 """Of a text that is remembered."""
+_NOTHING = memoryview(b"")
 
 
 def _few(given: Any) -> Any:
@@ -80,6 +81,16 @@ class InferRequest(_Header):
     outputs: Annotated[list[Output], Field(max_length=_MAX_TENSORS)] | None = None
 
     @cached_property
+    def is_of_numbers(self) -> bool:
+        """Tell whether it has one FP32 input, whose `data` is there and null.
+
+        So it is where the list was cut out, the only one of that name in the text.
+        """
+        given, *others = self.inputs
+        has_data = "data" in given.model_fields_set and given.data is None
+        return not others and given.datatype == "FP32" and has_data
+
+    @cached_property
     def in_binary(self) -> "_InBinary | None":
         """The one input, if nothing is left to be checked but whether its bytes are there."""
         given, *others = self.inputs
@@ -108,7 +119,7 @@ class _InBinary:
         return Tensor(self.name, self.datatype, np.ndarray(self.shape, self.dtype, data))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take long to make
 class Payload:
     """What the tensors of a request are made of, where it is not in its JSON as it was read."""
 
@@ -143,7 +154,7 @@ def parse(body: bytes, json_length: int | None) -> tuple[InferRequest, Payload]:
     if end < len(body):
         # A copy, so that the numbers lie at addresses that suit their size.
         return _described(body[:end]), Payload(None, memoryview(body[end:]))
-    return parse_numbers(body) or (_described(body), Payload(None, memoryview(b"")))
+    return parse_numbers(body) or (_described(body), Payload(None, _NOTHING))
 
 
 def parse_numbers(text: bytes) -> tuple[InferRequest, Payload] | None:
@@ -155,11 +166,10 @@ def parse_numbers(text: bytes) -> tuple[InferRequest, Payload] | None:
         request = _described(parts[0])
     except ServiceError:  # of the whole text the sentence will be right
         return None
-    match request.inputs:  # the only `data` of the text is the one that was cut out
-        case [Input(datatype="FP32", data=None) as tensor] if "data" in tensor.model_fields_set:
-            values = numbers.flat(parts[1])
-            return None if values is None else (request, Payload(values, memoryview(b"")))
-    return None
+    if not request.is_of_numbers:
+        return None
+    values = numbers.flat(parts[1])
+    return None if values is None else (request, Payload(values, _NOTHING))
 
 
 def _described(text: bytes) -> InferRequest:
@@ -198,7 +208,8 @@ def read_inputs(request: InferRequest, payload: Payload) -> list[Tensor]:
     whole = request.in_binary
     if whole is not None and len(binary) == whole.size:
         return [whole.read(binary)]
-    _refuse_twice("input", [each.name for each in request.inputs])
+    if len(request.inputs) > 1:
+        _refuse_twice("input", [each.name for each in request.inputs])
     tensors = []
     for given in request.inputs:
         datatype = given.datatype
@@ -315,6 +326,8 @@ def _in_pieces(numbers: Array) -> Array | orjson.Fragment:
 
 def _chosen(tensors: Sequence[Tensor], request: InferRequest) -> list[tuple[Tensor, bool]]:
     """Return the outputs that are asked for, in their order, and whether each is to be binary."""
+    if not (request.parameters or request.outputs):
+        return [(tensor, False) for tensor in tensors]
     by_default = _wish("The request", request.parameters, "binary_data_output", default=False)
     if not request.outputs:
         return [(tensor, by_default) for tensor in tensors]
