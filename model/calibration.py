@@ -5,6 +5,7 @@ Knows no HTTP and fits nothing: `training.calibrate` does that, on the exported 
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
@@ -139,6 +140,10 @@ def aps_scores(probabilities: Floats, draws: Floats) -> Floats:
     return scores
 
 
+_MOST_KNOWN = 64
+"""Thresholds that are remembered; a client may ask for any risk."""
+
+
 def conformal_threshold(known: Floats, coverage: float) -> float:
     """Return the score up to which classes belong to a set; infinite where images are too few.
 
@@ -180,6 +185,9 @@ class Calibrated:
         self.numbers = numbers
         self._arrays = arrays
         self._density = arrays.density
+        # What every request asks for again takes long to find.
+        self.threshold = lru_cache(_MOST_KNOWN)(arrays.threshold)
+        """As `Arrays.threshold`."""
 
     def write(self, path: Path) -> None:
         """Write the arrays to the file `path`."""
@@ -236,7 +244,3 @@ class Calibrated:
         nearness = self._density.nearness(features)
         farthest = np.where(np.isfinite(nearness), nearness, -np.inf)
         return np.searchsorted(known, farthest) / len(known)
-
-    def threshold(self, max_risk: float) -> float | None:
-        """Return the least confidence to answer with, or None where no threshold is known to do."""
-        return self._arrays.threshold(max_risk)

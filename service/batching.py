@@ -185,7 +185,12 @@ class Batcher:
         job = Job(
             images, sampling, limit if timeout_seconds is None else min(timeout_seconds, limit)
         )
-        if timeout_seconds is None and self._is_alone() and self._is_brief([job]):
+        if (
+            timeout_seconds is None
+            and not self._had_one  # nobody else is here, nor was answered in this turn of the loop
+            and self._idle.is_set()
+            and self._is_brief((job,))
+        ):
             return self._answer_now(job)
         answer = self._queue_up(job)
         try:
@@ -193,10 +198,6 @@ class Batcher:
         finally:
             self._forget(job)
             del answer
-
-    def _is_alone(self) -> bool:
-        """Tell whether no other job is here, nor was answered in this turn of the event loop."""
-        return self._idle.is_set() and not self._had_one
 
     def _is_brief(self, jobs: Sequence[Job]) -> bool:
         return self._latency.seen_seconds(jobs) <= self._limits.inline_seconds

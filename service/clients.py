@@ -71,11 +71,12 @@ class Client:
 
     def takes_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Tell whether a request of this client may begin in this turn of the event loop."""
-        if not self.turn_requests:
-            self._turns.begin()
-            loop.call_soon(self._end_turn)
-        self.turn_requests += 1
-        return self.turn_requests <= self._turns.most
+        self.turn_requests = requests = self.turn_requests + 1
+        if requests > 1:
+            return requests <= self._turns.most
+        self._turns.begin()
+        loop.call_soon(self._end_turn)
+        return True  # each may begin one at least
 
     def _end_turn(self) -> None:
         self.turn_requests = 0

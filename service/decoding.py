@@ -87,7 +87,8 @@ def to_images(items: Sequence[Item], spec: InputSpec, limits: Limits, ask: Ask) 
     """Decode files and check numbers, in their order; raises InputError."""
     files = [item for item in items if type(item) is bytes]
     if not files:
-        return np.stack([from_numbers(item, spec) for item in items])
+        images = [from_numbers(item, spec) for item in items]
+        return np.stack(images) if len(images) > 1 else images[0][np.newaxis]
     pixels = decode_files(files, spec, limits, ask)
     if len(files) == len(items):
         return pixels
@@ -132,10 +133,10 @@ def of_tensors(tensors: Sequence[Tensor], spec: InputSpec) -> Images | list[byte
         InvalidTensorError: another input than `images`, or another rank.
         InputError, InvalidBase64Error: about the images.
     """
-    if [tensor.name for tensor in tensors] != [INPUT]:
+    if len(tensors) != 1 or tensors[0].name != INPUT:
         names = ", ".join(repr(tensor.name) for tensor in tensors)
         raise InvalidTensorError(f"The one input is {INPUT!r}, but the request has {names}.")
-    (tensor,) = tensors
+    tensor = tensors[0]
     values = tensor.values
     if tensor.datatype == "FP32":
         return from_tensor(values, spec)

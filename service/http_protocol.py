@@ -7,6 +7,7 @@ that a body is always a body (RFC 9112, 6.3, and RFC 9110, 7.8).
 """
 
 import asyncio
+import math
 import random
 from asyncio import TimerHandle
 from typing import Any
@@ -120,6 +121,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._task: asyncio.Task[None] | None = None
         self._deadline: float | None = None
         self._timer: TimerHandle | None = None
+        self._rings_at = math.inf
         self._write_timer: TimerHandle | None = None
         self._default_lines: tuple[object, bytes] = (None, b"")
         """Of uvicorn's list, which it makes anew every second, and what it comes to."""
@@ -201,20 +203,24 @@ class HttpProtocol(HttpToolsProtocol):
         if seconds is None:
             self._deadline = None
             return
-        self._deadline = self.loop.time() + seconds
-        if self._timer is None:
-            self._timer = self.loop.call_later(seconds, self._on_timer)
-        elif self._deadline < self._timer.when():
+        self._deadline = deadline = self.loop.time() + seconds
+        if deadline >= self._rings_at:
+            return
+        if self._timer is not None:
             self._timer.cancel()
-            self._timer = self.loop.call_later(seconds, self._on_timer)
+        self._set_timer(seconds)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._on_timer)
+        self._rings_at = self._timer.when()
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer, self._rings_at = None, math.inf
         if self._deadline is None:
             return
         left = self._deadline - self.loop.time()
         if left > 0:
-            self._timer = self.loop.call_later(left, self._on_timer)
+            self._set_timer(left)
         else:
             self._deadline = None
             self._expire()
@@ -537,7 +543,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._has_answered = True
         if self._buffered:
             self._release()
-        if self._is_closed():
+        if self._lingers_for is not None or self.transport.is_closing():
             return
         if isinstance(self.cycle, Cycle):
             self._last_status = self.cycle.status

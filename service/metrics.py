@@ -7,12 +7,13 @@ PROMETHEUS_MULTIPROC_DIR, which `service.server` sets before it starts them.
 import asyncio
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import structlog
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -33,6 +34,9 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SHARES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 _CLASSES = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 1000)
 _NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+
+
+_Metric = TypeVar("_Metric", Counter, Histogram)
 
 
 class Tally:
@@ -123,6 +127,7 @@ class Metrics:
             buckets=_LATENCIES,
             registry=registry,
         )
+        self._by_model: dict[tuple[Counter | Histogram, str], Counter | Histogram] = {}
         self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.in_hand = Gauge(
             "dropserve_requests_in_hand",
@@ -248,6 +253,25 @@ class Metrics:
         requests, latency = self._answered[labels]
         self.tally.add(requests)
         latency.observe(seconds)
+
+    def uncertain(
+        self,
+        model: str,
+        observed: Sequence[tuple[Histogram, NDArray[Any]]],
+        abstentions: int,
+    ) -> None:
+        """Count answers for images: of each histogram there are the values, [N]."""
+        for histogram, values in observed:
+            series = self._of_model(histogram, model)
+            for value in values.tolist():
+                series.observe(value)
+        self.tally.add(self._of_model(self.abstentions, model), abstentions)
+
+    def _of_model(self, metric: _Metric, model: str) -> _Metric:
+        known = metric, model
+        if known not in self._by_model:  # to look for it again takes the client long
+            self._by_model[known] = metric.labels(model)
+        return cast(_Metric, self._by_model[known])
 
     def keep(self, models: Set[str], versions: Set[tuple[str, str]]) -> None:
         """Show from now on only series of models, and of (model, version), that are there."""

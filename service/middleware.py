@@ -180,7 +180,8 @@ def _begin(scope: Scope) -> str:
         given = next(str(value, "latin-1") for name, value in scope["headers"] if name == _HEADER)
     is_good = given and _GOOD_ID.fullmatch(given)
     request_id = given if given and is_good else f"{getrandbits(_ID_BITS):032x}"
-    scope.setdefault(STARTED, time.perf_counter())
+    if STARTED not in scope:
+        scope[STARTED] = time.perf_counter()
     scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
     logs.REQUEST_ID.set(request_id)  # of this request's context
     CURRENT.set(scope.get(CLIENT))

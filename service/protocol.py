@@ -250,7 +250,7 @@ class ExpressProtocol(HttpProtocol):
 
     def _finish(self, cycle: _Cycle, scope: Scope, response: Response) -> None:
         self._answering = None
-        if cycle.disconnected or self._is_closed():
+        if cycle.disconnected or self._lingers_for is not None or self.transport.is_closing():
             self._entrance.record(scope, HUNG_UP_STATUS)
             return
         cycle.response_complete = True

@@ -305,12 +305,12 @@ def write(
             each["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
         elif tensor.datatype == "BYTES":
-            each["data"] = [element.decode() for element in values.flat]
+            each["data"] = [element.decode() for element in values.ravel().tolist()]
         else:
             each["data"] = _in_pieces(values.ravel())
         described.append(each)
     text = orjson.dumps({**header, "outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (b"".join([text, *blobs]), len(text)) if blobs else (text, None)
+    return (b"".join((text, *blobs)), len(text)) if blobs else (text, None)
 
 
 def _in_pieces(numbers: Array) -> Array | orjson.Fragment:
@@ -438,7 +438,8 @@ def _require_count(given: Input, count: int) -> None:
 
 def _to_binary(tensor: Tensor) -> bytes:
     if tensor.datatype == "BYTES":
-        return b"".join([_LENGTH.pack(len(each)) + each for each in tensor.values.flat])
+        elements: list[bytes] = tensor.values.ravel().tolist()
+        return b"".join([_LENGTH.pack(len(each)) + each for each in elements])
     data: bytes = tensor.values.astype(_DTYPES[tensor.datatype], copy=False).tobytes()
     return data
 

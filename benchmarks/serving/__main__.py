@@ -18,7 +18,7 @@ from typing import get_args
 from rich.console import Console
 
 from benchmarks.serving.comparison import Plan, compare
-from benchmarks.serving.peers import INT8, PEERS, Kind, Peer
+from benchmarks.serving.peers import INT8, PEERS, Kind, Peer, other_checkout
 from benchmarks.serving.report import records
 from benchmarks.serving.setup import add_flags, read_flags, shown
 from model.bundle import open_bundle
@@ -45,6 +45,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="three servers, a few short rounds")
     parser.add_argument("--peers", help="names with commas between; all if left out")
     parser.add_argument("--int8", type=Path, help="folder of a quantised bundle, for one line more")
+    parser.add_argument(
+        "--before", type=Path, help="another checkout of this project, to compare this one with"
+    )
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=int, help="of each stretch of load")
     parser.add_argument("--connections", help="of the closed loop, with commas between, rising")
@@ -56,6 +59,10 @@ def main(arguments: list[str]) -> None:
     peers = [(peer, setup.bundle) for peer in _peers(options)]
     if options.int8:
         peers.insert(1, (INT8, open_bundle(options.int8)))
+    if options.before:
+        if not (options.before / "service").is_dir():
+            parser.error(f"--before: {options.before} is no checkout of this project")
+        peers.insert(1, (other_checkout(options.before), setup.bundle))
     console = Console()
     comparison = compare(peers, plan, setup, setup.scratch(), console.log)
     if not comparison.subjects:

@@ -101,15 +101,15 @@ def _script(file: str) -> Callable[[Stage], Command]:
     return command
 
 
-def service(stage: Stage, *options: str) -> Command:
-    """Start ours; `options` as `python -m service` takes them."""
+def service(stage: Stage, *options: str, root: Path = ROOT) -> Command:
+    """Start ours; `options` as `python -m service` takes them, `root` the checkout it is in."""
     manifest = stage.bundle.manifest
     models = ["--models-folder", str(stage.bundle.path.resolve().parent.parent)]
     which = ["--models", f"{manifest.name}@{manifest.version}"]
     program = [str(stage.python), "-m", "service", "--port", str(stage.port)]
     # No server here writes a line for each request, but for the one that is run as people run it.
     quiet = ["--log-level", "warning"]
-    return Command([*program, *models, *which, *quiet, *options], {"PYTHONPATH": str(ROOT)})
+    return Command([*program, *models, *which, *quiet, *options], {"PYTHONPATH": str(root)})
 
 
 _TRITON_CONFIGURATION = """
@@ -229,6 +229,19 @@ _SERVICE_PACKAGES = ("fastapi", "uvicorn", "onnxruntime")
 
 INT8 = Peer("ours-int8", "ours, int8", _SERVICE_PACKAGES, service, _OURS)
 """Ours with another bundle; not one of `PEERS`."""
+
+
+def other_checkout(root: Path) -> Peer:
+    """Return ours as another checkout has it; with the packages of this one, and their versions."""
+    return Peer(
+        "ours-before",
+        "ours, before",
+        _SERVICE_PACKAGES,
+        partial(service, root=root.resolve()),
+        _OURS + _OURS_WITH_DROPOUT,
+        note="another checkout of this project",
+    )
+
 
 PEERS = (
     Peer(OURS, "ours", _SERVICE_PACKAGES, service, _OURS + _OURS_WITH_DROPOUT, quick=True),

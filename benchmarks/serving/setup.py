@@ -105,7 +105,16 @@ def read_flags(options: argparse.Namespace) -> Setup:
 
 def shown(arguments: list[str]) -> list[str]:
     """The flags that say what was measured, without those that say where things lie."""
-    places = ("--bundle", "--int8", "--python", "--lock", "--record", "--package-index", "--port")
+    places = (
+        "--bundle",
+        "--int8",
+        "--before",
+        "--python",
+        "--lock",
+        "--record",
+        "--package-index",
+        "--port",
+    )
     shown, skip = [], False
     for each in arguments:
         if not skip and not each.startswith(places):

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
 from model.calibration import Decisions
@@ -17,6 +18,7 @@ from service.routes import NamedRoute, request_id, rows_response
 from service.sampling import sampling
 from service.settings import ServiceSettings
 
+_FEW_IMAGES = 8
 _FILES = {
     "type": "object",
     "properties": {
@@ -148,12 +150,14 @@ def _observe(
         (metrics.predictive_entropy, answer.predictive_entropy),
         (metrics.mutual_information, answer.mutual_information),
     ]
+    abstentions = 0
     if decisions is not None:
         observed += [
             (metrics.typicality, answer.typicality),
             (metrics.set_size, decisions.sets.sum(axis=1)),
         ]
-        metrics.abstentions.labels(model).inc(int(decisions.abstain.sum()))
-    for histogram, values in observed:
-        for value in values.tolist():
-            histogram.labels(model).observe(value)
+        abstentions = int(np.count_nonzero(decisions.abstain))
+    if len(answer.labels) > _FEW_IMAGES:  # of many such requests the sum would hold up others
+        metrics.uncertain(model, observed, abstentions)
+    else:
+        metrics.tally.later(metrics.uncertain, model, observed, abstentions)
