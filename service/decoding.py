@@ -158,7 +158,8 @@ def check_inputs(request: InferRequest, limits: Limits) -> None:
         TooManyImagesError, InvalidTensorError.
     """
     for each in request.inputs:
-        limits.check_count(each.shape[0] if each.shape else 1)
+        if each.shape and each.shape[0] > limits.images:
+            limits.check_count(each.shape[0])
         if each.datatype == "BYTES" and math.prod(each.shape) > limits.images:
             raise not_a_list_of_files(each.shape)
 

@@ -555,7 +555,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _turn_to_next(self) -> None:
         if self._received:
             self._parse_soon()
-        else:
+        elif self.flow.read_paused:
             self.flow.resume_reading()
         self._expire_in(self.timeout_keep_alive)
 

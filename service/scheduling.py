@@ -97,24 +97,27 @@ class JobQueue:
             TooCostlyError: it takes longer than its caller waits, even alone.
             OverloadedError: it would have to wait for longer than that.
         """
-        rows = job.rows
-        job.seconds = seconds = rows * self._latency.row_seconds(job.sampling)
-        if seconds > self._slice_seconds and (rows > 1 or job.sampling is not None):
+        rows, sampling, latency = job.rows, job.sampling, self._latency
+        row_seconds = latency.trunk.recent if sampling is None else latency.row_seconds(sampling)
+        job.seconds = seconds = rows * row_seconds
+        client = CURRENT.get()
+        queue = self._clients.get(client) or ClientQueue(client)
+        if seconds > self._slice_seconds and (rows > 1 or sampling is not None):
             self._require_affordable(job)
             busy_seconds = self._seconds_behind_others(job)
             if busy_seconds > job.timeout_seconds:
                 raise _overloaded(job, busy_seconds)
             job.parts = []
             self._long.append(job)
-            queue = self._queue_of(CURRENT.get())
         else:
             if self._short_seconds > job.timeout_seconds:
                 raise _overloaded(job, self._short_seconds)
             self._short_seconds += seconds
-            queue = self._queue_of(CURRENT.get())
             if not queue.short:
                 self._short.append(queue)
             queue.short.append(job)
+        if not queue.rows:
+            self._clients[client] = queue
         job.queue = queue
         job.waiting = rows
         queue.rows += rows
@@ -131,12 +134,6 @@ class JobQueue:
         own = queue.rows if queue else 0
         clients = len(self._clients) + (not own)
         return clients > 1 and (own + rows) * clients <= most
-
-    def _queue_of(self, client: Client | None) -> ClientQueue:
-        queue = self._clients.get(client)
-        if queue is None:
-            queue = self._clients[client] = ClientQueue(client)
-        return queue
 
     def _remove_rows(self, job: Job, rows: int) -> None:
         """Count rows of a job that wait no more."""
