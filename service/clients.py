@@ -8,6 +8,7 @@ is at most twice what the limits say (max-min fairness; Bertsekas & Gallager 199
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ class Connection(Protocol):
         """Close it if it is idle, and tell whether it was."""
         ...
 
+    def take_turn(self) -> None:
+        """Begin the request that has waited, if it still can begin."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -58,7 +63,15 @@ class Limits:
 class Client:
     """What one client holds now."""
 
-    __slots__ = ("_turns", "address", "buffered_bytes", "connections", "requests", "turn_requests")
+    __slots__ = (
+        "_turns",
+        "address",
+        "buffered_bytes",
+        "connections",
+        "requests",
+        "turn_requests",
+        "waiting",
+    )
 
     def __init__(self, address: str, turns: "Turns") -> None:
         self.address = address
@@ -68,19 +81,37 @@ class Client:
         self.requests = 0
         self._turns = turns
         self.turn_requests = 0
+        self.waiting: deque[Connection] = deque()
+        """Connections with a request for which there was no place in the turn that it came in."""
 
     def takes_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Tell whether a request of this client may begin in this turn of the event loop."""
-        self.turn_requests = requests = self.turn_requests + 1
-        if requests > 1:
-            return requests <= self._turns.most
-        self._turns.begin()
-        loop.call_soon(self._end_turn)
-        return True  # each may begin one at least
+        """Tell whether a request of this client may begin in this turn of the event loop.
 
-    def _end_turn(self) -> None:
+        If not, let its connection wait in `waiting`: it is told when it may.
+        """
+        requests = self.turn_requests
+        if requests:
+            if self.waiting or requests >= self._turns.most:
+                return False
+        else:
+            self._begin_turn(loop)
+        self.turn_requests = requests + 1
+        return True
+
+    def _begin_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._turns.begin()
+        loop.call_soon(self._end_turn, loop)
+
+    def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self.turn_requests = 0
         self._turns.end()
+        waiting = self.waiting
+        if not waiting:
+            return
+        self._begin_turn(loop)
+        self.turn_requests = min(len(waiting), self._turns.most)
+        for _ in range(self.turn_requests):
+            waiting.popleft().take_turn()
 
 
 class Turns:

@@ -170,7 +170,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Go on for a while where the client awaits an answer and says that it asks no more."""
-        if self._lingers_for is not None or not self._is_answering:
+        if self._lingers_for is not None or not (self._is_answering or self._received):
             return False
         self._is_half_closed = True
         if not self._received:  # of several requests each would start the time anew
@@ -278,7 +278,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._keep(data)
         elif self._is_between and not self._client.takes_turn(self.loop):
             self._keep(data)
-            self._parse_soon()
+            self._wait_for_turn()
         else:
             end = self._parse(data)
             if end < len(data) and not self._is_closed():
@@ -305,13 +305,37 @@ class HttpProtocol(HttpToolsProtocol):
             self._is_parse_due = True
             self.loop.call_soon(self._parse_received)
 
+    def _wait_for_turn(self) -> None:
+        """Parse what has waited when it is this connection's turn."""
+        if not self._is_parse_due:
+            self._is_parse_due = True
+            self._client.waiting.append(self)
+
     def _parse_received(self) -> None:
         self._is_parse_due = False
-        if self._is_answering or self._is_resting or self._is_closed() or self.flow.write_paused:
+        if not self._can_parse():
             return
         if self._is_between and not self._client.takes_turn(self.loop):
-            self._parse_soon()
-            return
+            self._wait_for_turn()
+        else:
+            self._parse_kept()
+
+    def take_turn(self) -> None:
+        """Begin the request that has waited."""
+        self._is_parse_due = False
+        if self._can_parse():
+            self._parse_kept()
+
+    def _can_parse(self) -> bool:
+        return not (
+            self._is_answering
+            or self._is_resting
+            or self._is_closed()
+            or self.flow.write_paused
+            or not self._received
+        )
+
+    def _parse_kept(self) -> None:
         end = self._parse(self._received)
         del self._received[:end]  # which copies nothing
         if self._is_closed():

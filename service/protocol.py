@@ -106,16 +106,12 @@ class ExpressProtocol(HttpProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what has come, and wait a little for what has not."""
         pattern = self._pattern
-        if (
-            pattern is not None
-            and pattern.fits(data)
-            and self._is_free()
-            and self._client.takes_turn(self.loop)
-        ):
-            self._began = time.perf_counter()
-            self._is_answering = True
-            self._deadline = None
-            self._answer(pattern.head, data[len(pattern.begins) :])
+        if pattern is not None and pattern.fits(data) and self._is_free():
+            if self._client.takes_turn(self.loop):
+                self._answer_like(pattern, data[len(pattern.begins) :])
+            else:
+                self._keep(data)
+                self._wait_for_turn()
             return
         began_between = self._is_between and self._is_free()
         self._last = None
@@ -126,6 +122,29 @@ class ExpressProtocol(HttpProtocol):
             self._fields = []  # they may be long, and the connection rest for long
         if self._arriving is not None and self._impatience is None:
             self._impatience = self.loop.call_later(_PATIENCE_SECONDS, self._take_usual_road)
+
+    def _parse_kept(self) -> None:
+        """Answer a request that has waited, at once if it is like the one before."""
+        pattern = self._pattern
+        if not self._is_between or len(self._received) > _MOST_BYTES:
+            super()._parse_kept()
+            return
+        data = bytes(self._received)
+        if pattern is not None and pattern.fits(data):
+            self._received.clear()
+            self._buffer(-len(data))
+            self._answer_like(pattern, data[len(pattern.begins) :])
+            return
+        self._last = None
+        super()._parse_kept()
+        self._pattern = self._pattern_of(data)
+        self._last = None
+
+    def _answer_like(self, pattern: _Pattern, body: bytes) -> None:
+        self._began = time.perf_counter()
+        self._is_answering = True
+        self._deadline = None
+        self._answer(pattern.head, body)
 
     def _is_free(self) -> bool:
         """Tell whether what comes now begins a request that can be answered at once."""

@@ -4,6 +4,7 @@ Needs wrk (https://github.com/wg/wrk). Knows no server, only a port and a reques
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,18 @@ class Stretch:
     p99: float
 
 
+@dataclass(frozen=True)
+class Paced:
+    """What h2load saw of requests at a given rate."""
+
+    offered: float
+    """Requests a second."""
+    rate: float
+    """Good answers a second."""
+    answers: dict[str, int]
+    """How many of each class of status, `2xx` say, and without an answer."""
+
+
 class Load:
     """The load generators, on their cores."""
 
@@ -85,6 +98,8 @@ class Load:
         """
         if not shutil.which("wrk"):
             raise SystemExit("Install wrk, which sends the load: apt-get install wrk")
+        if not shutil.which("h2load"):
+            raise SystemExit("Install h2load, which paces it: apt-get install nghttp2-client")
         self._pin = ["taskset", "-c", cores] if cores else []
         self._folder = folder
         (folder / "load.lua").write_text(_SCRIPT)
@@ -114,6 +129,21 @@ class Load:
         text = self._said([*self._pin, *program, *flags, str(file)], {}, seconds)
         return Arrivals(**orjson.loads(text))
 
+    def paced(self, target: Target, rate: float, connections: int, seconds: int) -> Paced:
+        """Send at a rate that `open`, in Python, could not keep up with.
+
+        Each connection sends its part of it at equal gaps, or later where it awaits an answer.
+        """
+        body = self._folder / "body"
+        body.write_bytes(target.content.body)
+        headers = [f"--header={name}: {value}" for name, value in target.content.headers.items()]
+        command = ["h2load", "--h1", "--threads=1", f"--clients={connections}"]
+        command += [f"--duration={seconds}", "--warm-up-time=1", f"--rps={rate / connections}"]
+        text = self._said(
+            [*self._pin, *command, f"--data={body}", *headers, target.url], {}, seconds
+        )
+        return paced(text, rate, seconds)
+
     def _said(self, command: list[str], environment: dict[str, str], seconds: int) -> str:
         try:
             done = subprocess.run(  # noqa: S603
@@ -130,6 +160,16 @@ class Load:
         if done.returncode:
             raise LoadFailedError((done.stderr or done.stdout).strip()[-500:])
         return done.stdout
+
+
+def paced(text: str, rate: float, seconds: int) -> Paced:
+    """Read what h2load printed."""
+    answers = {name: int(count) for count, name in re.findall(r"(\d+) ([2345]xx)", text)}
+    lost = re.search(r"(\d+) errored, (\d+) timeout", text)
+    if not answers or lost is None:
+        raise LoadFailedError(text.strip()[-500:])
+    answers["lost"] = sum(map(int, lost.groups()))
+    return Paced(rate, answers["2xx"] / seconds, {each: n for each, n in answers.items() if n})
 
 
 def stretch(text: str, connections: int) -> Stretch:

@@ -1,5 +1,6 @@
 """Connections that say nothing, too much or too slowly, and requests that hide others."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -168,6 +169,9 @@ def test_one_address_leaves_a_quarter_to_the_others() -> None:
         def evict(self) -> bool:
             return False
 
+        def take_turn(self) -> None:
+            raise AssertionError
+
     clients = Clients(Limits(connections=8, buffered_bytes=800, requests=8))
     taken = [clients.connect("10.0.0.1", Busy()) for _ in range(10)]
     assert [each is not None for each in taken] == [True] * 6 + [False] * 4
@@ -188,6 +192,9 @@ def test_the_addresses_of_one_ipv6_network_are_one_client() -> None:
     class Idle:
         def evict(self) -> bool:
             return True
+
+        def take_turn(self) -> None:
+            raise AssertionError
 
     clients = Clients(Limits(8, 8, 8))
     hosts = ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1", "::ffff:10.0.0.1", "10.0.0.1")
@@ -321,6 +328,9 @@ class _Idle:
     def evict(self) -> bool:
         return True
 
+    def take_turn(self) -> None:
+        raise AssertionError
+
 
 def test_a_client_begins_few_requests_in_one_turn_of_the_event_loop(port: Listening) -> None:
     many = [port.connect() for _ in range(100)]
@@ -348,9 +358,46 @@ def test_where_all_connections_are_taken_the_client_with_most_makes_room() -> No
             evicted.append(self.name)
             return True
 
+        def take_turn(self) -> None:
+            raise AssertionError
+
     clients = Clients(Limits(connections=6, buffered_bytes=8, requests=8))
     for number in range(4):
         assert clients.connect("10.0.0.1", Named(f"greedy {number}"))
     for number in range(3):
         assert clients.connect("10.0.0.2", Named(f"good {number}"))
     assert evicted == ["greedy 0"]
+
+
+def test_connections_that_wait_for_their_turn_have_it_in_the_order_of_their_coming() -> None:
+    """Newer requests do not overtake those that wait, and no turn has more than its number."""
+    begun: list[tuple[int, int]] = []
+    turn = 0
+
+    class Waiting(_Idle):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def take_turn(self) -> None:
+            begun.append((turn, self.number))
+
+    async def come() -> None:
+        nonlocal turn
+        loop = asyncio.get_running_loop()
+        client = clients.connect("10.0.0.1", _Idle())
+        assert client
+        for number in range(150):
+            if client.takes_turn(loop):
+                begun.append((turn, number))
+            else:
+                client.waiting.append(Waiting(number))
+        while client.waiting:
+            turn += 1
+            await asyncio.sleep(0)
+            assert not client.waiting or not client.takes_turn(loop)
+
+    clients = Clients(Limits(connections=8, buffered_bytes=800, requests=8))
+    asyncio.run(come())
+    assert [number for _, number in begun] == list(range(150))
+    turns = [each for each, _ in begun]
+    assert max(turns.count(each) for each in turns) == 64
