@@ -170,7 +170,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Go on for a while where the client awaits an answer and says that it asks no more."""
-        if self._lingers_for is not None or not (self._is_answering or self._received):
+        if self._lingers_for is not None or not (self._is_answering or self._is_parse_due):
             return False
         self._is_half_closed = True
         if not self._received:  # of several requests each would start the time anew

@@ -73,7 +73,10 @@ def test_a_client_that_never_reads_is_closed_in_time(models_folder: Path) -> Non
     with open_port(models_folder, write_timeout_seconds=0.05) as port:
         greedy = port.connect()
         greedy._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        assert _bytes_taken(greedy, LIVE * 1_000) < _ENDLESS
+        port.until(lambda: bool(port.connections))
+        # Answers so long that they do not fit into the kernel's buffers, where nobody counts them.
+        greedy.send(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 200)
+        port.until(lambda: not port.state.connections)
 
 
 def test_a_pipelining_client_is_read_no_further_than_it_is_answered(
