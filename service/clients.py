@@ -21,6 +21,8 @@ _CLIENT_SHARE = 0.75
 
 _TURN_REQUESTS, _LEAST_TURN_REQUESTS = 64, 2
 """Of all clients in one turn of the event loop, and of each where they are many."""
+_URGENT_REQUESTS = 4
+"""Of each client, beyond its part of a turn."""
 _TURN_MEMORY = 0.9
 """How slowly it is forgotten, turn by turn, that many clients have sent requests."""
 
@@ -70,6 +72,7 @@ class Client:
         "connections",
         "requests",
         "turn_requests",
+        "urgent_requests",
         "waiting",
     )
 
@@ -81,18 +84,22 @@ class Client:
         self.requests = 0
         self._turns = turns
         self.turn_requests = 0
+        self.urgent_requests = 0
+        """Of this turn, beyond its number."""
         self.waiting: deque[Connection] = deque()
         """Connections with a request for which there was no place in the turn that it came in."""
 
-    def takes_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
+    def takes_turn(self, loop: asyncio.AbstractEventLoop, *, is_urgent: bool = False) -> bool:
         """Tell whether a request of this client may begin in this turn of the event loop.
 
-        If not, let its connection wait in `waiting`: it is told when it may.
+        If not, let its connection wait in `waiting`: it is told when it may. A few that are urgent
+        need not wait.
         """
         requests = self.turn_requests
         if requests:
             if self.waiting or requests >= self._turns.most:
-                return False
+                self.urgent_requests += is_urgent
+                return is_urgent and self.urgent_requests <= _URGENT_REQUESTS
         else:
             self._begin_turn(loop)
         self.turn_requests = requests + 1
@@ -103,7 +110,7 @@ class Client:
         loop.call_soon(self._end_turn, loop)
 
     def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.turn_requests = 0
+        self.turn_requests = self.urgent_requests = 0
         self._turns.end()
         waiting = self.waiting
         if not waiting:

@@ -38,6 +38,8 @@ HUNG_UP = "dropserve.hung_up"
 MAX_HEAD_BYTES = 2**16
 """Of the target, headers and trailers together."""
 
+_URGENT = (b"GET /health/", b"GET /v2/health/")
+"""What a request begins with by which somebody decides whether the server lives."""
 _END_OF_HEAD = b"\r\n\r\n"
 _CHUNKED_PIECE_BYTES = 2**14
 _CHUNKED_TURN_BYTES, _CHUNKED_TURN_PIECES = 2**16, 2_000
@@ -276,7 +278,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._throw_away(len(data))
         elif self._is_answering or self._received or self._is_resting or self.flow.write_paused:
             self._keep(data)
-        elif self._is_between and not self._client.takes_turn(self.loop):
+        elif self._is_between and not self._client.takes_turn(
+            self.loop, is_urgent=data.startswith(_URGENT)
+        ):
             self._keep(data)
             self._wait_for_turn()
         else:

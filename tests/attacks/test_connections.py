@@ -404,3 +404,18 @@ def test_connections_that_wait_for_their_turn_have_it_in_the_order_of_their_comi
     assert [number for _, number in begun] == list(range(150))
     turns = [each for each, _ in begun]
     assert max(turns.count(each) for each in turns) == 64
+
+
+def test_a_health_check_waits_behind_no_other_request_of_its_client() -> None:
+    async def come() -> list[bool]:
+        loop = asyncio.get_running_loop()
+        client = clients.connect("10.0.0.1", _Idle())
+        assert client
+        while client.takes_turn(loop):
+            pass
+        return [client.takes_turn(loop, is_urgent=True) for _ in range(100)]
+
+    clients = Clients(Limits(connections=8, buffered_bytes=800, requests=8))
+    taken = asyncio.run(come())
+    assert taken[0]
+    assert 0 < sum(taken) < 10
