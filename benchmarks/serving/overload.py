@@ -3,11 +3,12 @@
     python -m benchmarks.serving.overload [--record docs]
 
 Saturation is what wrk gets from 32 connections just before, so each round has its own. Half of it
-arrives in an open loop, from a core of its own: at random, and with equal gaps too. Twice of it is
-sent by h2load, over 1,024 connections at equal gaps. (A server that takes the same time for each request, one after another, has under random
-arrivals, at half of what it can do, a p99 of 4.3 times its p50: M/D/1.) On two cores services take
-turns: one worker, two workers, and one worker with two threads for a run, each with both cores, and
-one worker with one of them. wrk has the same cores as the service, and so takes from all alike.
+arrives in an open loop, from a core of its own: at random, and with equal gaps too. (A server that
+takes the same time for each request, one after another, has under random arrivals, at half of what
+it can do, a p99 of 4.3 times its p50: M/D/1.) Twice of it is sent by h2load, over 1,024 connections
+at equal gaps. On two cores services take turns: one worker, two workers, and one worker with two
+threads for a run, each with both cores, and one worker with one of them. wrk has the same cores as
+the service, and so takes from all alike.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.serving.load import Target, stretch
+from benchmarks.serving.load import LoadFailedError, Target, paced, stretch
 from benchmarks.serving.payloads import Content
 
 
@@ -18,6 +18,22 @@ def test_what_wrk_printed_is_read_and_refusals_are_no_answers() -> None:
         1.5,
         9.25,
     )
+
+
+def test_what_h2load_printed_is_read_and_only_good_answers_make_the_rate() -> None:
+    said = (
+        "requests: 15296 total, 15296 started, 15296 done, 15200 succeeded, 96 failed, "
+        "3 errored, 1 timeout\nstatus codes: 15200 2xx, 0 3xx, 0 4xx, 96 5xx\n"
+    )
+    seen = paced(said, rate=8_000, seconds=4)
+    assert seen.offered == 8_000
+    assert seen.rate == pytest.approx(3_800)
+    assert seen.answers == {"2xx": 15200, "5xx": 96, "lost": 4}
+
+
+def test_what_h2load_did_not_count_is_no_measurement() -> None:
+    with pytest.raises(LoadFailedError, match="connect failed"):
+        paced("connect failed", rate=1, seconds=1)
 
 
 def test_a_request_as_it_goes_over_the_wire() -> None:

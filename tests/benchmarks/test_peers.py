@@ -1,9 +1,12 @@
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.serving.environments import REQUIREMENTS
-from benchmarks.serving.peers import INT8, OURS, PEERS, Peer
+from benchmarks.serving.peers import INT8, OURS, PEERS, Peer, Stage, other_checkout
+from model.bundle import open_bundle
 
 
 @pytest.mark.parametrize("peer", [*PEERS, INT8], ids=lambda each: each.name)
@@ -25,3 +28,15 @@ def test_names_differ_and_no_server_is_asked_the_same_twice() -> None:
 def test_no_file_of_requirements_is_nobody_s() -> None:
     files = {file.name.partition(".")[0] for file in REQUIREMENTS.glob("*.requirements.txt")}
     assert files == {peer.environment for peer in PEERS}
+
+
+def test_another_checkout_is_started_from_its_own_folder_and_asked_the_same(
+    tmp_path: Path, models_folder: Path
+) -> None:
+    bundle = open_bundle(models_folder / "digits" / "1")
+    stage = Stage(Path(sys.executable), bundle, tmp_path, 8300)
+    before = other_checkout(tmp_path)
+    ours = next(each for each in PEERS if each.name == OURS)
+    assert before.command(stage).environment["PYTHONPATH"] == str(tmp_path)
+    assert before.command(stage).arguments == ours.command(stage).arguments
+    assert (before.asks, before.environment) == (ours.asks, ours.environment)
