@@ -164,7 +164,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def evict(self) -> bool:
         """Close the connection if no request is under way on it, and tell whether that was so."""
-        if self._is_answering or self._is_in_body:
+        if self._is_answering or self._is_in_body or self._received:
             return False
         self._clients.disconnect(self._client, self)
         self.transport.abort()

@@ -344,9 +344,12 @@ def test_a_client_begins_few_requests_in_one_turn_of_the_event_loop(port: Listen
         for connection in port.connections[-100:]:
             connection.data_received(LIVE)
         order.extend(connection._is_answering for connection in port.connections[-100:])
+        evicted.extend(connection.evict() for connection in port.connections[-100:])
 
+    evicted: list[bool] = []
     port.call(receive)
     assert 0 < sum(order) < 100
+    assert not any(evicted)  # those that wait for their turn are not idle
     assert [client.answer().status for client in many] == [200] * 100
 
 
