@@ -1,8 +1,8 @@
 """Which waiting rows go into the next run. Knows no network, no thread and no event loop.
 
 Short jobs go in the order of their coming, those of several clients in turns, as many as fill a
-run. A job that is estimated to take longer than a run may is long: it is run in slices of its rows.
-While both kinds wait, each has as much time as the other, so a short job waits for no more than a
+run. A job that is estimated to take more than a tenth of the longest run is long: it is run alone,
+in slices of its rows. While both kinds wait, each has as much time as the other, so a short job waits for no more than a
 slice of somebody else's long one.
 Of long jobs that with the least left goes first (shortest remaining processing time; Schrage 1968):
 where not all can be answered in time, most are. In turns they would all be late together.
@@ -21,6 +21,9 @@ from service.latency import LatencyEstimator
 
 SLICE_SECONDS = 0.1
 """Longest run by default, as estimated: about what others may wait for."""
+
+_SHORT_SHARE = 0.1
+"""Of the longest run, what a short job takes at most: of several clients each has one in turn."""
 
 _ADVISED_SHARE = 0.5
 """Of the time allowed, what a refused request is advised to take: others use the model as well."""
@@ -67,6 +70,7 @@ class JobQueue:
         """
         self._batch_rows = batch_rows
         self._slice_seconds = slice_seconds
+        self._short_job_seconds = _SHORT_SHARE * slice_seconds
         self._latency = latency
         self._short: deque[ClientQueue] = deque()
         """The clients that have short jobs; the one whose turn it is comes first."""
@@ -102,7 +106,7 @@ class JobQueue:
         job.seconds = seconds = rows * row_seconds
         client = CURRENT.get()
         queue = self._clients.get(client) or ClientQueue(client)
-        if seconds > self._slice_seconds and (rows > 1 or sampling is not None):
+        if seconds > self._short_job_seconds and (rows > 1 or sampling is not None):
             self._require_affordable(job)
             busy_seconds = self._seconds_behind_others(job)
             if busy_seconds > job.timeout_seconds:

@@ -63,8 +63,8 @@ def test_short_jobs_have_as_much_time_as_long_ones(
     queue: JobQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
     queue.add(awaited(loop, 4, Fixed(0, 1024)))
-    for _ in range(60):
-        queue.add(awaited(loop, 5))
+    for _ in range(300):
+        queue.add(awaited(loop, 1))
     runs = [taken(queue, 1.0)]  # of a long one
     runs += [taken(queue, 0.25) for _ in range(10)]
     order = "".join("long " if run and run.part else "short " for run in runs)
@@ -74,23 +74,35 @@ def test_short_jobs_have_as_much_time_as_long_ones(
 def test_a_run_of_short_jobs_is_no_longer_than_a_slice(
     queue: JobQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
-    for _ in range(5):
-        queue.add(awaited(loop, 4))
-    assert [run.rows for run in iter(lambda: taken(queue, 0.1), None)] == [8, 8, 4]
+    for _ in range(25):
+        queue.add(awaited(loop, 1))
+    assert [run.rows for run in iter(lambda: taken(queue, 0.1), None)] == [10, 10, 5]
+
+
+def test_a_job_that_takes_much_of_a_run_is_run_alone(
+    queue: JobQueue, loop: asyncio.AbstractEventLoop
+) -> None:
+    """As a short one it would delay others by as much for each client that sends one."""
+    costly, cheap = awaited(loop, 9), awaited(loop, 1)
+    queue.add(costly)
+    queue.add(cheap)
+    runs = [run for run in iter(lambda: taken(queue, 0.1), None)]
+    assert [run.jobs for run in runs] == [[costly], [cheap]]
+    assert runs[0].part == slice(0, 9)
 
 
 def test_rows_that_wait_are_counted_until_they_are_run_or_withdrawn(
     queue: JobQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
-    long, short, other = awaited(loop, 30), awaited(loop, 5), awaited(loop, 4)
+    long, short, other = awaited(loop, 30), awaited(loop, 1), awaited(loop, 1)
     for job in (long, short, other):
         queue.add(job)
-    assert queue.rows == 39
+    assert queue.rows == 32
     taken(queue, 0.1)
-    assert queue.rows == 29
+    assert queue.rows == 22
     queue.withdraw(long)
     queue.withdraw(short)
-    assert queue.rows == 4
+    assert queue.rows == 1
     assert (len(long.images), len(short.images)) == (0, 0)
     for job in (long, short):
         job.answer = None
@@ -130,13 +142,14 @@ def test_short_jobs_of_several_clients_are_taken_in_turns(
     queue: JobQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
     greedy, other = Client("10.0.0.1", Turns()), Client("10.0.0.2", Turns())
-    first = [of_client(loop, queue, greedy, rows=5) for _ in range(4)]
-    late = of_client(loop, queue, other, rows=5)
+    first = [of_client(loop, queue, greedy) for _ in range(12)]
+    late = of_client(loop, queue, other)
     run = queue.take()
     assert run is not None
-    assert list(run.jobs) == [first[0], late]  # 10 rows take the 0.1 seconds of a run
+    # 10 rows take the 0.1 seconds of a run.
+    assert list(run.jobs) == [first[0], late, *first[1:9]]
     rest = [job for run in iter(queue.take, None) for job in run.jobs]
-    assert rest == first[1:]
+    assert rest == first[9:]
 
 
 def test_a_client_with_less_than_an_equal_part_has_room_in_a_full_queue(
