@@ -2,8 +2,9 @@
 
 Short jobs go in the order of their coming, those of several clients in turns, as many as fill a
 run. A job that is estimated to take more than a tenth of the longest run is long: it is run alone,
-in slices of its rows. While both kinds wait, each has as much time as the other, so a short job waits for no more than a
-slice of somebody else's long one.
+in slices of its rows. While both kinds wait, each has as much time as the other, so a short job
+waits for no more than a slice of somebody else's long one.
+
 Of long jobs that with the least left goes first (shortest remaining processing time; Schrage 1968):
 where not all can be answered in time, most are. In turns they would all be late together.
 """

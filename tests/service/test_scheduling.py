@@ -86,7 +86,7 @@ def test_a_job_that_takes_much_of_a_run_is_run_alone(
     costly, cheap = awaited(loop, 9), awaited(loop, 1)
     queue.add(costly)
     queue.add(cheap)
-    runs = [run for run in iter(lambda: taken(queue, 0.1), None)]
+    runs = list(iter(lambda: taken(queue, 0.1), None))
     assert [run.jobs for run in runs] == [[costly], [cheap]]
     assert runs[0].part == slice(0, 9)
 
