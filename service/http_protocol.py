@@ -46,7 +46,7 @@ _CHUNKED_TURN_BYTES, _CHUNKED_TURN_PIECES = 2**16, 2_000
 """Of a chunked body, for which the parser calls back once a chunk, before others have a turn."""
 _UNREAD_BODY_BYTES = 2**20
 """Of a body that the application has not asked for yet; more is left with the client."""
-_LINGER_SECONDS = 3.0
+_LINGER_SECONDS = 2.0
 _LINGER_BYTES = 2**24
 """What is still read of a client that was refused, and thrown away, so that it sees the refusal."""
 _DRAIN_SECONDS = 1.0
