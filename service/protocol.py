@@ -120,6 +120,10 @@ class ExpressProtocol(HttpProtocol):
         self._last = None
         if self._is_between and not self._is_answering:
             self._fields = []  # they may be long, and the connection rest for long
+        self._limit_arrival()
+
+    def _limit_arrival(self) -> None:
+        """Leave a request whose body arrives slowly to the application, which limits its time."""
         if self._arriving is not None and self._impatience is None:
             self._impatience = self.loop.call_later(_PATIENCE_SECONDS, self._take_usual_road)
 
@@ -128,6 +132,7 @@ class ExpressProtocol(HttpProtocol):
         pattern = self._pattern
         if not self._is_between or len(self._received) > _MOST_BYTES:
             super()._parse_kept()
+            self._limit_arrival()
             return
         data = bytes(self._received)
         if pattern is not None and pattern.fits(data):
@@ -139,6 +144,7 @@ class ExpressProtocol(HttpProtocol):
         super()._parse_kept()
         self._pattern = self._pattern_of(data)
         self._last = None
+        self._limit_arrival()
 
     def _answer_like(self, pattern: _Pattern, body: bytes) -> None:
         self._began = time.perf_counter()

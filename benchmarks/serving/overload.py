@@ -13,6 +13,7 @@ the service, and so takes from all alike.
 
 import argparse
 import asyncio
+import re
 import shlex
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from urllib.request import urlopen
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -42,7 +44,10 @@ _PROBE_SECONDS = 0.05
 _PATIENCE_SECONDS = 10.0
 _KEPT_AT_TWICE, _KEPT_IN_A_STORM, _LIVE_MILLISECONDS = 0.85, 0.7, 250.0
 _GOOD = {"200", "503", "2xx", "5xx"}
-"""Answers as they have to be; h2load counts classes, of which ours has these two statuses."""
+"""As answers have to be; h2load counts classes, so the service's own counts are looked at too."""
+_SERVER_ERROR = re.compile(
+    r'^dropserve_requests_total\{.*status="(5\d\d)".*\} ([\d.e+]+)$', re.MULTILINE
+)
 _VARIANTS = {
     "1 worker": (),
     "2 workers": ("--workers", "2"),
@@ -136,6 +141,7 @@ class Bench:
                     at_half = load.open(target, half, self._seconds, seed=number)
                     evenly = load.open(target, half, self._seconds, seed=number, even=True)
                     at_twice = load.paced(target, twice, _STORM_CONNECTIONS, self._seconds)
+                    at_twice.answers.update(server_errors(metrics_of(target)))
                 found.append(Round(most, at_half, evenly, at_twice, storm))
         return found
 
@@ -199,6 +205,22 @@ class Bench:
         folder = self._folder / name
         folder.mkdir(parents=True)
         return folder
+
+
+def metrics_of(target: Target) -> str:
+    """Return what the service counts, all of its time."""
+    with urlopen(f"http://127.0.0.1:{target.port}/metrics", timeout=_PATIENCE_SECONDS) as answer:
+        text: bytes = answer.read()
+    return text.decode()
+
+
+def server_errors(exposition: str) -> dict[str, int]:
+    """Count the answers of each status from 500 that is not 503: there must be none."""
+    found: Counter[str] = Counter()
+    for status, count in _SERVER_ERROR.findall(exposition):
+        if status != "503":
+            found[status] += int(float(count))
+    return dict(found)
 
 
 def keeps_its_bars(rounds: Sequence[Round]) -> bool:

@@ -60,6 +60,17 @@ def test_requests_without_their_body_take_no_place(models_folder: Path, digit: P
         assert good.answer().status == 200
 
 
+def test_a_body_that_never_comes_is_given_up_in_time_behind_another_request_too(
+    models_folder: Path,
+) -> None:
+    """What waited behind an answer is parsed later than what is read, and has the same limits."""
+    with open_port(models_folder, body_timeout_seconds=0.2) as port:
+        client = port.connect()
+        client.send(LIVE + HELD)
+        assert client.answer().status == 200
+        assert code(client) == (408, "body_timeout")
+
+
 def test_a_head_that_does_not_end_is_closed_in_time(models_folder: Path) -> None:
     with open_port(models_folder, head_timeout_seconds=0.05) as port:
         slow, silent = port.connect(), port.connect()

@@ -1,6 +1,7 @@
 import pytest
 
 from benchmarks.serving.load import LoadFailedError, Target, paced, stretch
+from benchmarks.serving.overload import server_errors
 from benchmarks.serving.payloads import Content
 
 
@@ -29,6 +30,12 @@ def test_what_h2load_printed_is_read_and_only_good_answers_make_the_rate() -> No
     assert seen.offered == 8_000
     assert seen.rate == pytest.approx(3_800)
     assert seen.answers == {"2xx": 15200, "5xx": 96, "lost": 4}
+
+
+def test_a_server_error_among_refusals_is_seen_in_the_counts_of_the_service() -> None:
+    line = 'dropserve_requests_total{{method="POST",route="/predict",status="{}"}} {}\n'
+    counts = "".join(line.format(*each) for each in ((200, 9.0), (503, 7.0), (500, 2.0)))
+    assert server_errors(counts) == {"500": 2}
 
 
 def test_what_h2load_did_not_count_is_no_measurement() -> None:
