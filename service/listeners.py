@@ -33,6 +33,18 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
+def duplicates(listener: socket.socket, count: int) -> list[socket.socket]:
+    """Return `count` more descriptors of a listening socket, which never blocks meanwhile.
+
+    Whether a socket blocks is a property of the socket, not of the descriptor. `socket.dup` sets it
+    to what Python believes of the original, and that is "it blocks" where the original came from
+    another process. Another worker that just then lost a race for a connection would hang in
+    `accept` until the next one came.
+    """
+    listener.setblocking(False)
+    return [listener.dup() for _ in range(count)]
+
+
 def listen_for_control(path: Path) -> socket.socket:
     """Listen on a Unix socket that this user alone can connect to.
 

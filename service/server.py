@@ -138,6 +138,7 @@ class Server(uvicorn.Server):
         for index, listener in enumerate(sockets or ()):
             make = partial(self._make_protocol, is_control=index > 0)  # as `serve` lists them
             if listener.family == socket.AF_UNIX:
+                listener.setblocking(False)
                 server = await loop.create_unix_server(
                     make, sock=listener, backlog=listeners.BACKLOG
                 )
@@ -145,10 +146,9 @@ class Server(uvicorn.Server):
                 continue
             # The event loop accepts one connection of each descriptor in a turn, and every
             # connection wakes all descriptors of all workers.
-            for _ in range(max(1, _ACCEPTED_IN_A_TURN // self.config.workers)):
-                server = await loop.create_server(
-                    make, sock=listener.dup(), backlog=listeners.BACKLOG
-                )
+            count = max(1, _ACCEPTED_IN_A_TURN // self.config.workers)
+            for duplicate in listeners.duplicates(listener, count):
+                server = await loop.create_server(make, sock=duplicate, backlog=listeners.BACKLOG)
                 self.servers.append(server)
         self.started = True
 

@@ -1,5 +1,6 @@
 """The sockets that a service listens on, as the kernel knows them."""
 
+import os
 import socket
 import stat
 import sys
@@ -24,6 +25,24 @@ def test_a_listener_that_refuses_new_connections_still_gives_those_that_wait() -
                 waiting.sendall(b"a request")
                 assert accepted.recv(100) == b"a request"
         assert listeners.backlog(listener) == 0
+
+
+def test_a_starting_worker_never_makes_the_listener_of_the_others_block() -> None:
+    with listeners.listen("127.0.0.1", 0) as listener:
+        listener.setblocking(False)  # as the workers that already serve have it
+        as_a_worker_gets_it = socket.socket(fileno=os.dup(listener.fileno()))
+        turned_on: list[bool] = []
+
+        class Watched(socket.socket):
+            def dup(self) -> socket.socket:
+                duplicate = super().dup()
+                turned_on.append(os.get_blocking(listener.fileno()))
+                return duplicate
+
+        with Watched(fileno=as_a_worker_gets_it.detach()) as watched:
+            for duplicate in listeners.duplicates(watched, 3):
+                duplicate.close()
+        assert turned_on == [False] * 3
 
 
 def test_the_control_socket_is_for_its_own_user_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,10 @@ def children() -> list[int]:
     """The sandbox processes of the reader in use."""
     found: set[int] = set()
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            if b"sandbox_process" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.add(int(child))
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread or process has just ended
+            for child in (task / "children").read_text().split():
+                if b"sandbox_process" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.add(int(child))
     return list(found - OTHERS)
 
 
