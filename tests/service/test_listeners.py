@@ -5,6 +5,7 @@ import socket
 import stat
 import sys
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_a_starting_worker_never_makes_the_listener_of_the_others_block() -> Non
         turned_on: list[bool] = []
 
         class Watched(socket.socket):
-            def dup(self) -> socket.socket:
+            def dup(self) -> Self:
                 duplicate = super().dup()
                 turned_on.append(os.get_blocking(listener.fileno()))
                 return duplicate
