@@ -23,14 +23,14 @@ from rich.console import Console
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
-from model.uncertainty import softmax
-from training import data as data_sets
-from training.batches import pixels
-from training.calibrate import whitening
+from model.uncertainty.summary import softmax
 from training.config import TrainingConfig
-from training.data import DataSet, Part
+from training.data import dataset as data_sets
+from training.data.batches import pixels
+from training.data.dataset import DataSet, Part
 from training.experiments.record import Record, spread
-from training.fit import fit
+from training.export.calibrate import whitening
+from training.fitting.loop import fit
 
 Floats = NDArray[np.float64]
 Scores = Callable[["World", float], Floats]

@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from model.bundle import names
-from model.preprocessing import InputSpec
+from model.bundle.store import names
+from model.images.preprocessing import InputSpec
 from tests.pictures import Pixels, encode, form, instances, numbers
 from training.experiments.record import Record
 

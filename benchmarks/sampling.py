@@ -19,14 +19,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from model.bundle import open_bundle
-from model.masks import Design
-from model.predictor import Prediction, Predictor, open_tested
-from model.preprocessing import to_float
-from model.sampling import Analytic, Auto, Fixed
-from model.uncertainty import Floats, Uncertainty, entropy, softmax
-from training import data as data_sets
+from model.bundle.store import open_bundle
+from model.dropout.masks import Design
+from model.dropout.sampling import Analytic, Auto, Fixed
+from model.images.preprocessing import to_float
+from model.inference.predictor import Prediction, Predictor, open_tested
+from model.uncertainty.summary import Floats, Uncertainty, entropy, softmax
 from training.config import TrainingConfig
+from training.data import dataset as data_sets
 from training.experiments.record import Record
 
 _CHUNK = 2_000

@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from model.bundle import GOLDEN_FILE, open_bundle
-from model.predictor import Floats, Predictor, open_tested
-from model.sampling import Fixed
+from model.bundle.store import GOLDEN_FILE, open_bundle
+from model.dropout.sampling import Fixed
+from model.inference.predictor import Floats, Predictor, open_tested
 from training.experiments.record import Record
 
 _BATCHES = (1, 16, 32)

@@ -25,7 +25,7 @@ import orjson
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from model.bundle import Manifest
+from model.bundle.store import Manifest
 from tests.bundles import copy_bundle
 from training.experiments.record import Record
 

@@ -24,13 +24,13 @@ import torch
 from lightning.pytorch import Callback
 from torch.nn import functional
 
-from model.network import build
-from model.preprocessing import InputSpec
-from training import augment
-from training.batches import Batch, laid_out
+from model.images.preprocessing import InputSpec
 from training.config import TrainingConfig
-from training.data import DataSet, Part, Recipe
-from training.fit import architecture, fit
+from training.data import augmentation as augment
+from training.data.batches import Batch, laid_out
+from training.data.dataset import DataSet, Part, Recipe
+from training.fitting.loop import architecture, fit
+from training.network.classifier import build
 
 _BATCH = 128
 _SHIFT = 2

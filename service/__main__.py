@@ -2,7 +2,7 @@
 
 import sys
 
-from model.commandline import load_or_exit
+from model.settings import load_or_exit
 from service.server import serve
 from service.settings import ServiceSettings
 

@@ -10,25 +10,21 @@ import orjson
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import API_VERSION, error_responses, logs
-from service.clients import Clients, Limits
-from service.express import Timetable
-from service.images import ImageReader
-from service.metrics import Metrics
-from service.middleware import Observed
-from service.repository import Repository
-from service.routes import (
-    models,
-    open_inference,
-    openapi,
-    operations,
-    pages,
-    refuse_repeated_parameters,
-    releases,
-    tensorflow_serving,
-)
-from service.routes.predictions import Predictions
+from service import API_VERSION
+from service.api import models, open_inference, openapi, operations, tensorflow_serving
+from service.api import rollouts as releases
+from service.api.native import Predictions
+from service.api.routes import refuse_repeated_parameters
+from service.http import responses as error_responses
+from service.http.clients import Clients, Limits
+from service.http.fast_path.route_cache import Timetable
+from service.http.middleware import Observed
+from service.observability import logs
+from service.observability.metrics import Metrics
+from service.registry.repository import Repository
+from service.sandbox.image_reader import ImageReader
 from service.settings import ServiceSettings
+from service.web import pages
 
 _LOAD_SECONDS = 10.0
 """How long one of several workers takes no connections while it loads its models."""

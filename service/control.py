@@ -17,10 +17,10 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.commandline import USAGE_STATUS, CommandSettings, load_or_exit
-from service.listeners import default_control_socket
+from model.settings import USAGE_STATUS, CommandSettings, load_or_exit
+from service.http.listeners import default_control_socket
 
-_REQUEST_ID_HEADER = "X-Request-ID"  # as service.middleware has it, without its imports
+_REQUEST_ID_HEADER = "X-Request-ID"  # as service.http.middleware has it, without its imports
 _LOADING = ("load", "unload")
 _TAKES_VERSION = ("canary", "pin")
 _PATIENCE_SECONDS = 120

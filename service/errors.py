@@ -1,6 +1,6 @@
 """The service's errors, and the one table from error to status and code.
 
-Imports no web framework: `service.error_responses` makes the answers.
+Imports no web framework: `service.http.responses` makes the answers.
 """
 
 from model import errors as model_errors

@@ -25,10 +25,11 @@ import uvicorn
 import uvicorn.supervisors.multiprocess as supervisor
 from uvicorn.config import STARTUP_FAILURE
 
-from service import listeners, logs
-from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
-from service.protocol import ExpressProtocol
-from service.releases import forget_processes
+from service.http import listeners
+from service.http.fast_path.protocol import ExpressProtocol
+from service.observability import logs
+from service.observability.metrics import MULTIPROCESS_VARIABLE, forget_worker
+from service.registry.rollout import forget_processes
 from service.settings import CONTROL_FOLDER_VARIABLE, ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")
@@ -99,10 +100,7 @@ def serve_here(
     settings: ServiceSettings, sockets: Sequence[socket.socket], ending: "Ending"
 ) -> None:
     """Serve in this process, unless it was asked to end meanwhile."""
-    from service.app import (  # the parent of several workers does without it
-        create_app,
-        spare_the_collector,
-    )
+    from service.app import create_app, spare_the_collector
 
     server = Server(_config(settings, create_app(settings)))
     spare_the_collector()

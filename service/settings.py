@@ -7,9 +7,9 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from model.bundle import check_name
-from model.commandline import CommandSettings
-from model.masks import MAX_SAMPLES, MAX_SEED
+from model.bundle.store import check_name
+from model.dropout.masks import MAX_SAMPLES, MAX_SEED
+from model.settings import CommandSettings
 
 _PREFIX = "DROPSERVE_"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from model.bundle import MANIFEST_FILE
+from model.bundle.store import MANIFEST_FILE
 
 
 def copy_bundle(source: Path, models: Path, name: str = "digits", version: int = 1) -> Path:

@@ -4,13 +4,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 from hypothesis import settings
 
 from training.config import TrainingConfig
-from training.data import Part, load
+from training.data.dataset import Part, load
+
+if TYPE_CHECKING:
+    from tests.exported import Export, Exported
 
 # Training and serving processes of several tests share two cores: threads that spin would wait for
 # each other. Set before torch is imported; child processes inherit it.
@@ -58,3 +62,20 @@ def bundle_folder(models_folder: Path) -> Path:
 def held_out() -> Part:
     """The test part of the digits: uint8 [N, 1, 8, 8] and their labels."""
     return load(TrainingConfig(data="digits")).test
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory: pytest.TempPathFactory) -> "Export":
+    """Export an architecture's fresh network, once a session."""
+    from tests.exported import exporter  # which imports torch
+
+    return exporter(tmp_path_factory.mktemp)
+
+
+@pytest.fixture(scope="session")
+def cnn(export: "Export") -> "Exported":
+    """The default preset on 8 x 8 grey images, with fresh weights."""
+    from model.bundle.architecture import Architecture
+    from tests.exported import DIGIT
+
+    return export(Architecture(classes=10, input=DIGIT))

@@ -8,12 +8,12 @@ import pytest
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from model.commandline import CommandSettings
+from model.settings import CommandSettings
+from service.api.routes import NamedRoute
 from service.app import create_app
 from service.control import ControlSettings
 from service.errors import HTTP_CODES, INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
-from service.metrics import Metrics
-from service.routes import NamedRoute
+from service.observability.metrics import Metrics
 from service.settings import ServiceSettings
 from tests.differential.cases import CASES
 from tests.differential.differences import EXPLAINED

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.service.process import ServiceProcess, service_process
-from training.data import Part
+from training.data.dataset import Part
 
 DOCUMENTS = ("README.md", "docs/http-api.md", "docs/open-inference.md")
 Example = tuple[str, str]

@@ -2,8 +2,8 @@
 
 import re
 
-from service.log_writer import FLUSH_SECONDS, MAX_WAITING_BYTES
-from service.queries import MAX_QUERY_BYTES, MAX_QUERY_PARAMETERS
+from service.http.queries import MAX_QUERY_BYTES, MAX_QUERY_PARAMETERS
+from service.observability.log_writer import FLUSH_SECONDS, MAX_WAITING_BYTES
 from service.settings import ServiceSettings
 from tests.conftest import ROOT
 

@@ -10,7 +10,7 @@ import orjson
 from tests.pictures import encode, instances
 from tests.service.process import service_process
 from tests.service.serving import predictions
-from training.data import Part
+from training.data.dataset import Part
 
 IMAGES_A_REQUEST = 60
 

@@ -6,9 +6,9 @@ import signal
 import sys
 from types import FrameType
 
-from model.bundle import names
-from model.commandline import USAGE_STATUS, load_or_exit
+from model.bundle.store import names
 from model.errors import DataError, DropserveError, SettingsError
+from model.settings import USAGE_STATUS, load_or_exit
 from training.config import TrainingConfig
 
 _INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     # machine, that makes training several times slower. Read when torch is imported, below.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from training.run import train  # torch and Lightning take seconds to import
+        from training.pipeline import train
 
         train(config)
     except (SettingsError, DataError) as error:

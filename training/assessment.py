@@ -11,17 +11,18 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from model.bundle import Bundle, open_bundle, require_writable
-from model.commandline import sentence
+from model.bundle.store import Bundle, open_bundle, require_writable
 from model.errors import DataError, SettingsError
-from model.predictor import Predictor, open_tested
-from training import data as data_sets
-from training import figures, trust
+from model.inference.predictor import Predictor, open_tested
+from model.settings import sentence
 from training.config import EvaluationConfig, TrainingConfig
-from training.corruptions import courses
-from training.data import DataSet
-from training.report import HTML_FILE, Subject, write_evaluation
-from training.trust_plots import Strangers
+from training.data import dataset as data_sets
+from training.data.dataset import DataSet
+from training.evaluation import metrics as figures
+from training.evaluation import selective as trust
+from training.evaluation.corruptions import courses
+from training.report.html import HTML_FILE, Subject, write_evaluation
+from training.report.selective_plots import Strangers
 
 logger = logging.getLogger(__name__)
 

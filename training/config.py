@@ -11,9 +11,9 @@ import pooch
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.architecture import ActivationName, PresetName
-from model.bundle import check_name
-from model.commandline import CommandSettings
+from model.bundle.architecture import ActivationName, PresetName
+from model.bundle.store import check_name
+from model.settings import CommandSettings
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist", "cifar-10")
 FOLDER_PREFIX = "folder:"

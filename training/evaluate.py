@@ -3,8 +3,8 @@
 import logging
 import sys
 
-from model.commandline import USAGE_STATUS, load_or_exit
 from model.errors import DropserveError
+from model.settings import USAGE_STATUS, load_or_exit
 from training.config import EvaluationConfig
 
 _INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("training").setLevel(logging.INFO)
     try:
-        from training.assessment import assess  # scikit-learn, SciPy and torch take seconds
+        from training.assessment import assess
 
         assess(config)
     except DropserveError as error:

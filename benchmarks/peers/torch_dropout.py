@@ -1,6 +1,6 @@
 """Dropout alive as people write it: FastAPI, a torch module, 100 passes through all of it.
 
-The network is the bundle's, built by our own `model.network`; its weights are random, since a
+The network is the bundle's, built by our own `training.network.classifier`; its weights are random, since a
 bundle holds none that torch reads. They cost the same.
 """
 
@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from torch import nn
 
-from model.architecture import Architecture
-from model.network import build
+from model.bundle.architecture import Architecture
+from training.network.classifier import build
 
 PASSES = 100
 

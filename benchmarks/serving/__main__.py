@@ -21,7 +21,7 @@ from benchmarks.serving.comparison import Plan, compare
 from benchmarks.serving.peers import INT8, PEERS, Kind, Peer, other_checkout
 from benchmarks.serving.report import records
 from benchmarks.serving.setup import add_flags, read_flags, shown
-from model.bundle import open_bundle
+from model.bundle.store import open_bundle
 
 _FULL = Plan(
     rounds=5,

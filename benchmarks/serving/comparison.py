@@ -22,9 +22,9 @@ from benchmarks.serving.payloads import Answer, Floats
 from benchmarks.serving.peers import Ask, Kind, Peer, Stage
 from benchmarks.serving.servers import Server, ServerFailedError
 from benchmarks.serving.setup import Setup
-from model.bundle import GOLDEN_FILE, Bundle
-from model.predictor import Predictor, open_tested
-from model.sampling import Fixed
+from model.bundle.store import GOLDEN_FILE, Bundle
+from model.dropout.sampling import Fixed
+from model.inference.predictor import Predictor, open_tested
 
 _TOLERANCE = 1e-3
 """Of a probability. ONNX Runtime of another version rounds otherwise (about 1e-6)."""

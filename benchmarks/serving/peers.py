@@ -16,8 +16,8 @@ from benchmarks.serving import payloads
 from benchmarks.serving.environments import REQUIREMENTS, ROOT
 from benchmarks.serving.payloads import Answer, Content, Floats
 from benchmarks.serving.servers import Command
-from model.bundle import MODEL_FILE, Bundle
-from model.predictor import calibrated
+from model.bundle.store import MODEL_FILE, Bundle
+from model.inference.predictor import calibrated
 from tests.differential.installation import Installation
 
 Kind = Literal["JSON", "OIP JSON", "OIP binary", "PNG", "dropout JSON", "dropout OIP JSON"]

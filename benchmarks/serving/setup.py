@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.serving.environments import ROOT, environment
-from model.bundle import Bundle, open_bundle
+from model.bundle.store import Bundle, open_bundle
 
 _BUNDLES = (ROOT / "models" / "fashion-mnist" / "1", ROOT / "models" / "digits" / "1")
 

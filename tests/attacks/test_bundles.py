@@ -22,18 +22,18 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 from structlog.testing import capture_logs
 
-from model.bundle import GOLDEN_FILE, MODEL_FILE, new_version, open_bundle
+from model.bundle.store import GOLDEN_FILE, MODEL_FILE, new_version, open_bundle
 from model.errors import BundleError
-from model.predictor import open_tested
-from model.sessions import start
-from model.wire import WireError, require_self_contained
+from model.graphs.embedded_weights import WireError, require_self_contained
+from model.graphs.sessions import start
+from model.inference.predictor import open_tested
 from service.app import create_app
+from service.engine.threads import DaemonThreads
 from service.errors import ReleaseError
-from service.metrics import Metrics
-from service.releases import Releases
-from service.repository import Repository
+from service.observability.metrics import Metrics
+from service.registry.repository import Repository
+from service.registry.rollout import Releases
 from service.settings import ServiceSettings
-from service.threads import DaemonThreads
 from tests.bundles import copy_bundle, edit_manifest, sign
 from tests.pictures import Pixels, encode
 from tests.service.serving import (
@@ -45,7 +45,7 @@ from tests.service.serving import (
     serving_models,
     wait,
 )
-from training.data import Part
+from training.data.dataset import Part
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +357,7 @@ def held_lock(folder: Path) -> Iterator[None]:
 def test_a_lock_that_another_holds_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.releases._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("service.registry.rollout._LOCK_SECONDS", 0.1)
     releases = Releases(tmp_path)
     with held_lock(tmp_path), pytest.raises(ReleaseError, match=r"has held releases\.lock for"):
         releases.change("digits", lambda now: now.pinned(1))
@@ -535,7 +535,7 @@ def test_writers_that_end_together_each_get_a_number(tmp_path: Path, bundle_fold
 def test_where_nothing_can_be_written_the_default_lasts_as_long_as_the_process(
     bundle_folder: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.default_model._write", lambda *_: False)
+    monkeypatch.setattr("service.registry.default_model._write", lambda *_: False)
     settings = ServiceSettings(models_folder=models, watch_seconds=0.01)
     repository = WatchedRepository(settings)
     with capture_logs() as log, serving(create_app(settings, repository)) as service:

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from service import http_protocol
-from service.clients import Clients, Limits
+from service.http import protocol as http_protocol
+from service.http.clients import Clients, Limits
 from tests.pictures import Pixels, encode
 from tests.service.listening import Client, Listening, listening
 from tests.service.serving import (

@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.predictor import Prediction, Predictor
-from model.preprocessing import to_float
-from model.sampling import Analytic, Auto, Fixed, Sampling
-from model.sessions import RunOptions, start
-from model.uncertainty import Uncertainty
-from service.batching import Batcher, Limits
+from model.dropout.sampling import Analytic, Auto, Fixed, Sampling
+from model.graphs.sessions import RunOptions, start
+from model.images.preprocessing import to_float
+from model.inference.predictor import Prediction, Predictor
+from model.uncertainty.summary import Uncertainty
+from service.engine.batcher import Batcher, Limits
+from service.engine.latency import Costs
+from service.engine.pending_requests import Answer, Floats
 from service.errors import DeadlineError, NotReadyError, OverloadedError, TooCostlyError
-from service.jobs import Answer, Floats
-from service.latency import Costs
-from service.metrics import Metrics
-from tests.model.test_sessions import endless_graph
+from service.observability.metrics import Metrics
+from tests.model.graphs.test_sessions import endless_graph
 from tests.pictures import instances
 from tests.service.bad_requests import PICTURE
+from tests.service.engine.test_batcher import EchoPredictor, all_submitted, images, queued_rows
 from tests.service.serving import (
     JSON,
     PATIENCE_SECONDS,
@@ -34,8 +35,7 @@ from tests.service.serving import (
     real_predictor,
     serving_models,
 )
-from tests.service.test_batching import EchoPredictor, all_submitted, images, queued_rows
-from training.data import Part
+from training.data.dataset import Part
 
 ROW, SAMPLE = 1e-6, 1e-7
 CHEAP = Costs(trunk_seconds=ROW, head_seconds=SAMPLE)

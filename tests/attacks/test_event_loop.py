@@ -15,13 +15,13 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
-from model.predictor import Prediction
-from service import answers
+from model.inference.predictor import Prediction
+from service.api import answers
+from service.api.routes import json_response, rows_response
 from service.app import spare_the_collector
-from service.images import as_floats
-from service.routes import json_response, rows_response
-from service.tensors import InferRequest, Input, Tensor
-from service.tensors import write as write_tensors
+from service.codecs.tensors import InferRequest, Input, Tensor
+from service.codecs.tensors import write as write_tensors
+from service.sandbox.image_reader import as_floats
 from tests.attacks.stalls import Heartbeat, longest_stall
 from tests.service.serving import Application, serving_models
 

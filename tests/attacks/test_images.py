@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from model.errors import ImageDecodeError, ImageTooLargeError
-from model.image_files import picture
-from model.preprocessing import InputSpec, decode, open_all
+from model.images.image_files import picture
+from model.images.preprocessing import InputSpec, decode, open_all
 
 GREY = InputSpec(channels=1, height=8, width=8, resize="pad")
 STRETCHED = InputSpec(channels=1, height=8, width=8, resize="stretch")

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.serving.environments import REQUIREMENTS
 from benchmarks.serving.peers import INT8, OURS, PEERS, Peer, Stage, other_checkout
-from model.bundle import open_bundle
+from model.bundle.store import open_bundle
 
 
 @pytest.mark.parametrize("peer", [*PEERS, INT8], ids=lambda each: each.name)

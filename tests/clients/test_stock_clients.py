@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.service.process import ServiceProcess, service_process
-from training.data import Part
+from training.data.dataset import Part
 
 FOLDER = Path(__file__).parent
 VARIABLE = "DROPSERVE_CLIENTS_PYTHON"

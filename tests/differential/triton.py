@@ -17,8 +17,8 @@ from pathlib import Path
 
 import httpx
 
-from model.bundle import MODEL_FILE, Bundle, open_bundle
-from model.predictor import calibrated
+from model.bundle.store import MODEL_FILE, Bundle, open_bundle
+from model.inference.predictor import calibrated
 from tests.differential.installation import Installation
 from tests.service.serving import PATIENCE_SECONDS
 

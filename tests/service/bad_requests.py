@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from service.routes.open_inference import LENGTH_HEADER
+from service.api.open_inference import LENGTH_HEADER
 from tests.pictures import bomb, encode, form, instances, numbers
 from tests.service.serving import JSON, PNG
 

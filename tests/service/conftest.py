@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import structlog
 
-from service import logs
+from service.observability import logs
 from tests.pictures import Pixels
 from tests.service.serving import MAX_SAMPLES, Application, serving_models
-from training.data import Part
+from training.data.dataset import Part
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.protocol import ExpressProtocol
+from service.http.fast_path.protocol import ExpressProtocol
 from tests.service.serving import PATIENCE_SECONDS, Application
 
 CLOSED = b""

@@ -20,21 +20,21 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
-from model.bundle import open_bundle
-from model.predictor import Prediction, Predictor, calibrated, open_tested
-from model.preprocessing import InputSpec
-from model.sampling import Fixed, Sampling
-from model.sessions import Stop
-from model.uncertainty import Summary, Uncertainty
-from service import schemas
+from model.bundle.store import open_bundle
+from model.dropout.sampling import Fixed, Sampling
+from model.graphs.sessions import Stop
+from model.images.preprocessing import InputSpec
+from model.inference.predictor import Prediction, Predictor, calibrated, open_tested
+from model.uncertainty.summary import Summary, Uncertainty
+from service.api import schemas
 from service.app import create_app
-from service.batching import RowPredictor
-from service.http_protocol import CONTROL
-from service.loading import Loader
-from service.metrics import Metrics
-from service.middleware import REQUEST_ID_HEADER
-from service.releases import Release
-from service.repository import Offer, Repository
+from service.engine.batcher import RowPredictor
+from service.engine.loader import Loader
+from service.http.middleware import REQUEST_ID_HEADER
+from service.http.protocol import CONTROL
+from service.observability.metrics import Metrics
+from service.registry.repository import Offer, Repository
+from service.registry.rollout import Release
 from service.settings import ServiceSettings
 
 PATIENCE_SECONDS = 60

@@ -9,12 +9,13 @@ from typing import Any
 import orjson
 import pytest
 
-from service import API_VERSION, schemas
+from service import API_VERSION
+from service.api import schemas
+from service.api.open_inference import LENGTH_HEADER
+from service.api.routes import NamedRoute
 from service.app import create_app, create_worker_app
-from service.decoding import FORM_TYPE, JSON_TYPE
-from service.images import IMAGE_TYPES
-from service.routes import NamedRoute
-from service.routes.open_inference import LENGTH_HEADER
+from service.codecs.image_bodies import FORM_TYPE, JSON_TYPE
+from service.sandbox.image_reader import IMAGE_TYPES
 from service.settings import ServiceSettings
 from tests.service.bad_requests import PICTURE
 from tests.service.serving import (
@@ -172,7 +173,9 @@ def test_switched_off_uncertainty_is_not_described() -> None:
 
 def test_a_worker_takes_its_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     configured: list[tuple[str, str]] = []
-    monkeypatch.setattr("service.logs.configure", lambda *given: configured.append(given))
+    monkeypatch.setattr(
+        "service.observability.logs.configure", lambda *given: configured.append(given)
+    )
     monkeypatch.setenv("DROPSERVE_UNCERTAINTY", "false")
     monkeypatch.setenv("DROPSERVE_LOG_FORMAT", "json")
     app = create_worker_app()

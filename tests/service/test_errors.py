@@ -8,10 +8,11 @@ import httpx
 import numpy as np
 import pytest
 
-from model.bundle import open_bundle
+from model.bundle.store import open_bundle
 from model.errors import BundleError, ImageDecodeError
-from model.predictor import Predictor
-from service import error_responses, errors
+from model.inference.predictor import Predictor
+from service import errors
+from service.http import responses as error_responses
 from tests.bundles import copy_bundle
 from tests.pictures import encode, instances
 from tests.service.bad_requests import CASES, PICTURE, Case

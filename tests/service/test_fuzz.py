@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import schemas
-from service.decoding import FORM_TYPE, JSON_TYPE
+from service.api import schemas
+from service.codecs.image_bodies import FORM_TYPE, JSON_TYPE
 from service.errors import STATUS_AND_CODE
-from service.images import IMAGE_TYPES
+from service.sandbox.image_reader import IMAGE_TYPES
 from tests.pictures import encode
 from tests.service.serving import Application
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service import schemas
+from service.api import schemas
 from service.server import Ending, serve_here
 from service.settings import ServiceSettings
 from tests.pictures import Pixels, encode

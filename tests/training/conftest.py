@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from model.architecture import Architecture
-from model.network import Classifier, Head
-from model.preprocessing import InputSpec
-from model.uncertainty import summarise
-from training.data import DataSet, Part, Recipe
-from training.diagnosis import Epoch, LayerHealth
-from training.figures import Answers, Evaluation, confusion, figures, per_class
-from training.fit import Fitted
+from model.bundle.architecture import Architecture
+from model.images.preprocessing import InputSpec
+from model.uncertainty.summary import summarise
+from training.data.dataset import DataSet, Part, Recipe
+from training.evaluation.metrics import Answers, Evaluation, confusion, figures, per_class
+from training.fitting.diagnostics import Epoch, LayerHealth
+from training.fitting.loop import Fitted
+from training.network.classifier import Classifier, Head
 
 PIXEL = InputSpec(channels=1, height=4, width=4, resize="pad")
 

@@ -5,8 +5,8 @@ import os
 import sys
 from importlib import import_module
 
-from model.commandline import USAGE_STATUS, load_or_exit
 from model.errors import DropserveError
+from model.settings import USAGE_STATUS, load_or_exit
 from training.experiments.settings import ExperimentSettings
 
 _INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it

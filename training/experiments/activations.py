@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 from matplotlib.figure import Figure
 
-from model.architecture import ActivationName
+from model.bundle.architecture import ActivationName
 from training.experiments.lab import Lab
 from training.experiments.record import Record, spread
 from training.experiments.trial import HOPELESS_ERROR, HOPELESS_SHARE, Outcome, Trial

@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from model import masks
-from model.network import Classifier
-from model.uncertainty import softmax
-from training.batches import pixels
-from training.data import DataSet
+from model.dropout import masks
+from model.uncertainty.summary import softmax
+from training.data.batches import pixels
+from training.data.dataset import DataSet
+from training.evaluation.metrics import figures
 from training.experiments import trial as trials
 from training.experiments.lab import Lab
 from training.experiments.record import Record, spread
 from training.experiments.trial import Trial
-from training.figures import figures
+from training.network.classifier import Classifier
 
 _KINDS = {"independent": "independent masks", "served": "orthogonal masks"}
 

@@ -14,10 +14,10 @@ from typing import TypeVar
 import torch
 from pydantic import BaseModel
 
-from model.bundle import require_writable
-from training import data as data_sets
+from model.bundle.store import require_writable
 from training.config import TrainingConfig
-from training.data import DataSet
+from training.data import dataset as data_sets
+from training.data.dataset import DataSet
 from training.experiments import trial as trials
 from training.experiments.settings import ExperimentSettings
 from training.experiments.trial import Outcome, Trial

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from torch import nn
 
-from model.activations import build_activation
-from model.architecture import Architecture
-from model.network import Classifier, Head, Normalise, initialised
+from model.bundle.architecture import Architecture
+from training.network.activations import build_activation
+from training.network.classifier import Classifier, Head, Normalise, initialised
 
 
 def dense(

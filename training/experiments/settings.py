@@ -7,7 +7,7 @@ import pooch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.commandline import CommandSettings
+from model.settings import CommandSettings
 from training.config import data_dir_from_environment
 
 ExperimentName = Literal["activations", "table", "dropout", "dying", "averaging", "shapes"]

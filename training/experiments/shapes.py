@@ -5,10 +5,10 @@ from typing import get_args
 import torch
 from matplotlib.figure import Figure
 
-from model.activations import build_activation
-from model.architecture import ActivationName
+from model.bundle.architecture import ActivationName
 from training.experiments.lab import Lab
 from training.experiments.record import Record
+from training.network.activations import build_activation
 
 _REACH = 4.0
 _POINTS = 801

@@ -4,7 +4,7 @@ from typing import get_args
 
 from matplotlib.figure import Figure
 
-from model.architecture import ActivationName
+from model.bundle.architecture import ActivationName
 from training.experiments.lab import Lab, Plan
 from training.experiments.record import Record, percent
 from training.experiments.trial import Outcome, Trial

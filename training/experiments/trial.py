@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from model.architecture import ActivationName, Architecture
-from model.network import Classifier
-from training import augment
-from training.batches import EVALUATION_BATCH, Batches, laid_out, pixel_statistics, pixels
-from training.data import DataSet, Part
-from training.diagnosis import GradientNorms, LayerHealth, Watch, diagnose, network_of
+from model.bundle.architecture import ActivationName, Architecture
+from training.data import augmentation as augment
+from training.data.batches import EVALUATION_BATCH, Batches, laid_out, pixel_statistics, pixels
+from training.data.dataset import DataSet, Part
 from training.experiments.networks import convolutions, dense
-from training.fit import quieten
-from training.fitting import Fitting, epoch_seed
+from training.fitting.diagnostics import GradientNorms, LayerHealth, Watch, diagnose, network_of
+from training.fitting.loop import quieten
+from training.fitting.module import Fitting, epoch_seed
+from training.network.classifier import Classifier
 
 HOPELESS_SHARE = 3 / 8
 HOPELESS_ERROR = 0.8

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from training.data import DataSet
+from training.data.dataset import DataSet
 from training.experiments.lab import Lab
 from training.experiments.trial import Outcome, Trial, measure, run
 

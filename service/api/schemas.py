@@ -1,0 +1,271 @@
+"""What goes over the wire: the shapes that the OpenAPI description shows. Knows no numerics."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from model.bundle.architecture import DropoutLayer
+from model.bundle.store import Manifest, Precision
+from model.dropout.masks import MAX_SEED
+from model.images.preprocessing import InputSpec
+from model.uncertainty.calibration import SetKind
+
+Method = Literal["mc_dropout", "analytic"]
+OfferedDesign = Literal["orthogonal", "independent"]
+AutoSamples = Literal["auto"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Nats = Annotated[float, Field(ge=0)]
+ByClass = dict[str, Probability]
+
+
+_VERSION = (
+    "a version in service, by its number or as stable or canary; if left out stable, or canary for "
+    "its share of the requests"
+)
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelQuery(_Shape):
+    """Query parameters of every route that answers for a model."""
+
+    model: str | None = Field(None, description="model name; the default model if left out")
+    version: str | None = Field(None, description=_VERSION)
+
+
+class NoQuery(_Shape):
+    """The query of routes that take none."""
+
+
+class VersionQuery(_Shape):
+    """The query of a model's card."""
+
+    version: str | None = Field(None, description=_VERSION)
+
+
+class SamplingQuery(_Shape):
+    """How dropout is to be sampled."""
+
+    samples: (
+        Annotated[
+            Annotated[AutoSamples, Tag("auto")] | Annotated[int, Field(ge=1), Tag("number")],
+            Discriminator(lambda value: "auto" if value == "auto" else "number"),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="dropout samples T, or 'auto': as many as settle each label, at most the "
+        "configured maximum; the configured number if left out",
+    )
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="of the dropout masks; the configured one if left out"
+    )
+    method: Method = Field(
+        "mc_dropout",
+        description="mc_dropout draws samples; analytic integrates the distribution they are of, "
+        "and takes neither samples nor seed nor design",
+    )
+    design: OfferedDesign | None = Field(
+        None,
+        description="how the masks depend on one another: orthogonal (if left out) are worth "
+        "several times their number of independent ones",
+    )
+
+
+class UncertaintyQuery(ModelQuery, SamplingQuery):
+    """Query parameters of POST /uncertainty."""
+
+    coverage: float = Field(
+        0.9, gt=0, lt=1, description="probability with which a prediction set holds the true class"
+    )
+    sets: SetKind = Field(
+        "thr",
+        description="thr: every class above one threshold, the smallest sets on average; aps: the "
+        "likeliest classes up to a total, fairer to hard images",
+    )
+    max_risk: float | None = Field(
+        None, gt=0, lt=1, description="error rate that abstention keeps; the model's if left out"
+    )
+
+
+class EncodedImage(_Shape):
+    """A PNG, JPEG, WebP, GIF or BMP file."""
+
+    b64: str = Field(description="the file's bytes in base64")
+
+
+class Instances(_Shape):
+    """A JSON body: one or more images."""
+
+    instances: list[EncodedImage | list[list[Probability | list[Probability]]]] = Field(
+        min_length=1,
+        description='each {"b64": "..."} or nested numbers in 0..1, [H][W] (grey) or [H][W][C]',
+    )
+
+
+class NamedImage(_Shape):
+    """An image under its input's name, as TensorFlow Serving's clients may send it."""
+
+    images: EncodedImage | list[list[Probability | list[Probability]]]
+
+
+class Rows(_Shape):
+    """The body of /v1: `Instances` as TensorFlow Serving's clients send them."""
+
+    instances: list[EncodedImage | NamedImage | list[list[Probability | list[Probability]]]] = (
+        Field(min_length=1)
+    )
+    signature_name: Literal["serving_default"] = "serving_default"
+
+
+class Prediction(_Shape):
+    """The deterministic answer for one image."""
+
+    label: str = Field(description="the class of the highest probability")
+    confidence: Probability = Field(description="the label's probability")
+    probabilities: ByClass = Field(description="by class name; they add up to 1")
+
+
+class Predictions(_Shape):
+    """The answer of POST /predict, one prediction an image, in order."""
+
+    model: str
+    version: str
+    predictions: list[Prediction]
+
+
+class UncertainPrediction(_Shape):
+    """The answer with dropout alive for one image; entropies in nats."""
+
+    label: str = Field(description="the class of the highest mean probability")
+    confidence: Probability = Field(description="the label's mean probability")
+    probabilities: ByClass = Field(description="mean over samples, by class name")
+    probability_std: dict[str, float] = Field(description="standard deviation over samples")
+    standard_error: dict[str, float | None] = Field(
+        description="of the mean, from the sampling alone: a safe bound; null where fewer than two "
+        "samples were drawn"
+    )
+    predictive_entropy: Nats = Field(description="entropy of the mean, 0..ln K: total uncertainty")
+    expected_entropy: Nats = Field(
+        description="predictive entropy - mutual information: the aleatoric part"
+    )
+    mutual_information: Nats = Field(
+        description="the epistemic part, corrected for the bias of few samples"
+    )
+    mutual_information_error: Nats | None = Field(description="its standard error; null as above")
+    variation_ratio: Probability = Field(description="share of samples with another label")
+    prediction_set: list[str] | None = Field(
+        description="classes of which one is true with probability `coverage`, the likeliest "
+        "first; of thr it may be empty; null: uncalibrated"
+    )
+    typicality: Probability | None = Field(
+        description="share of validation images that are less like the training images; null: "
+        "uncalibrated"
+    )
+    abstain: bool | None = Field(
+        description="true: not sure enough to keep to `max_risk`; null: uncalibrated"
+    )
+    samples_used: int | None = Field(None, description="with samples=auto alone")
+    stopped_because: Literal["settled", "maximum"] | None = Field(
+        None,
+        description="with samples=auto alone: settled, the label is the one that endless sampling "
+        "would give, with a confidence of 99 %; maximum, the samples ran out first",
+    )
+
+
+class UncertainPredictions(_Shape):
+    """The answer of POST /uncertainty, one prediction an image, in order."""
+
+    model: str
+    version: str
+    method: Method
+    samples: int | AutoSamples | None = Field(description="null where none are drawn")
+    seed: int | None
+    calibration: Literal["fitted", "uncalibrated"] = Field(
+        description="uncalibrated: too few validation images to fit temperature, sets, typicality "
+        "and abstention"
+    )
+    coverage: float | None = Field(description="of the prediction sets; null: uncalibrated")
+    max_risk: float | None = Field(
+        description="error rate among answers that do not abstain; null: uncalibrated"
+    )
+    predictions: list[UncertainPrediction]
+
+
+class ModelSummary(_Shape):
+    """A model in service."""
+
+    name: str
+    version: str
+    class_names: list[str]
+    input: InputSpec
+    parameters: int
+    precision: Precision = Field(description="what the trunk's convolutions compute with")
+    dropout_layers: list[DropoutLayer]
+    test_accuracy: float | None = Field(description="measured on the exported bundle, 0..1")
+    held: bool = Field(description="false: a newer version takes over by itself")
+    canary: str | None = Field(description="version on trial beside this one")
+    canary_share: float = Field(description="of the requests that name no version, 0..1")
+
+
+class CanaryQuery(_Shape):
+    """The query that starts a canary."""
+
+    version: int = Field(ge=1, description="version to try")
+    share: float = Field(0.1, gt=0, le=1, description="of the requests that name no version")
+
+
+class PinQuery(_Shape):
+    """The query that holds a version."""
+
+    version: int = Field(ge=1, description="version to hold")
+
+
+class RefusedVersion(_Shape):
+    """A version that was not loaded."""
+
+    name: str
+    version: str
+    reason: str
+
+
+class Models(_Shape):
+    """The answer of GET /models."""
+
+    default: str | None = Field(description="the model of requests that name none")
+    models: list[ModelSummary]
+    refused: list[RefusedVersion]
+
+
+class ModelCard(_Shape):
+    """The answer of GET /models/{name}: the manifest and the card, Markdown."""
+
+    manifest: Manifest
+    card: str
+
+
+class Live(_Shape):
+    """The answer of GET /health/live."""
+
+    live: Literal[True]
+
+
+class Ready(_Shape):
+    """The answer of GET /health/ready when it is 200."""
+
+    ready: Literal[True]
+
+
+class Error(_Shape):
+    """Every error, on every route."""
+
+    error: str = Field(description="a sentence that says what to do")
+    code: str = Field(description="a word for programs")
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe a route's errors for OpenAPI: one shape, foreseen or not."""
+    described: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in statuses}
+    return described | {"default": {"model": Error, "description": "Any other error"}}

@@ -1,0 +1,194 @@
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.bundle.store import (
+    CARD_FILE,
+    GOLDEN_FILE,
+    HEAD_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Draft,
+    check_name,
+    names,
+    new_version,
+    open_bundle,
+    require_writable,
+    versions,
+)
+from model.errors import BundleError
+
+FILES = (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE)
+
+
+def manifest() -> dict[str, Any]:
+    spec = {"channels": 1, "height": 8, "width": 8, "resize": "pad"}
+    return {
+        "name": "toy",
+        "class_names": ["a", "b"],
+        "input": spec,
+        "architecture": {"classes": 2, "input": spec},
+        "parameters": 3,
+        "features": 4,
+        "dropout_layers": [{"p": 0.5, "width": 4}],
+        "metrics": {},
+        "training": {},
+        "data": {},
+        "libraries": {},
+    }
+
+
+def fill(draft: Draft) -> None:
+    for file in FILES:
+        (draft.path / file).parent.mkdir(exist_ok=True)
+        (draft.path / file).write_text(f"content of {file}")
+    draft.manifest = manifest()
+
+
+def write(models: Path) -> Path:
+    with new_version(models, "toy") as draft:
+        fill(draft)
+    return models / "toy" / str(draft.version)
+
+
+def test_what_is_written_is_what_is_opened(tmp_path: Path) -> None:
+    bundle = open_bundle(write(tmp_path))
+    assert bundle.manifest.version == 1
+    assert bundle.manifest.class_names == ("a", "b")
+    assert set(bundle.manifest.files) == set(FILES)
+    assert bundle.card == f"content of {CARD_FILE}"
+
+
+def test_versions_count_up_and_are_listed_highest_first(tmp_path: Path) -> None:
+    for _ in range(11):
+        write(tmp_path)
+    (tmp_path / "toy" / "notes").mkdir()
+    (tmp_path / "toy" / "0").mkdir()
+    (tmp_path / "empty").mkdir()
+    assert versions(tmp_path, "toy") == list(range(11, 0, -1))
+    assert names(tmp_path) == ["toy"]
+    assert names(tmp_path / "missing") == []
+    assert versions(tmp_path, "missing") == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    def interrupted() -> None:
+        with new_version(tmp_path, "toy") as draft:
+            fill(draft)
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert not list(tmp_path.iterdir())
+    write(tmp_path)
+    with pytest.raises(error):
+        interrupted()
+    assert [entry.name for entry in (tmp_path / "toy").iterdir()] == ["1"]
+
+
+def test_a_reader_never_sees_a_draft(tmp_path: Path) -> None:
+    with new_version(tmp_path, "toy") as draft:
+        fill(draft)
+        assert versions(tmp_path, "toy") == []
+        assert names(tmp_path) == []
+    assert versions(tmp_path, "toy") == [1]
+
+
+def test_another_user_can_read_a_published_bundle(tmp_path: Path) -> None:
+    assert stat.S_IMODE(write(tmp_path).stat().st_mode) == 0o755
+
+
+def test_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    def full() -> None:
+        with new_version(tmp_path, "toy") as draft:
+            fill(draft)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(BundleError, match=r"Cannot write to .* \(No space left on device\); free"):
+        full()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for attempt in (require_writable, lambda path: new_version(path, "toy").__enter__()):
+        with pytest.raises(BundleError, match="Cannot write to"):
+            attempt(tmp_path / "file")
+    require_writable(tmp_path / "made" / "as" / "needed")
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize("file", FILES)
+def test_damage_to_any_file_is_refused(
+    tmp_path: Path, file: str, damage: Callable[[Path], None]
+) -> None:
+    path = write(tmp_path)
+    damage(path / file)
+    with pytest.raises(BundleError, match=r"(differs from its SHA-256|cannot be read).*again"):
+        open_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"surprise": 1}, "surprise"),
+        ({"class_names": ["one"]}, "class_names"),
+        ({"class_names": ["one", "one"]}, "two classes have the same name"),
+        ({"files": {"../../etc/passwd": "0" * 64}}, "points outside the bundle"),
+        ({"files": {"/etc/passwd": "0" * 64}}, "points outside the bundle"),
+        ({"files": {}}, "lists no model.onnx"),
+        ({"name": "other"}, "put it back into other/1"),
+        ({"version": 7}, "put it back into toy/7"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_refused(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    path = write(tmp_path)
+    file = path / MANIFEST_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(BundleError) as caught:
+        open_bundle(path)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff"])
+def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path)
+    (path / MANIFEST_FILE).write_bytes(text.encode("latin-1"))
+    with pytest.raises(BundleError, match="is not a manifest of schema 1"):
+        open_bundle(path)
+
+
+def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read"):
+        open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["digits", "a", "fashion-mnist_2.0", "9"])
+def test_good_names(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "-x", ".x", "a/b", "a b", "é", "x" * 65, "digits-mc", ".."])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot name a model"):
+        check_name(name)

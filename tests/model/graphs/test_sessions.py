@@ -1,0 +1,73 @@
+"""How a run of ONNX Runtime is ended from another thread."""
+
+import threading
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from model.graphs.sessions import run_options, start
+
+_OPSET, _IR_VERSION = 17, 8
+
+
+def endless_graph() -> bytes:
+    """Encode a graph that adds an input `step`, int64 [1], to `count` for ever."""
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    go_on = helper.make_node("Identity", ["go_on_in"], ["go_on_out"])
+    add = helper.make_node("Add", ["count_in", "step"], ["count_out"])
+    body = helper.make_graph(
+        [go_on, add],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("count_in", TensorProto.INT64, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("count_out", TensorProto.INT64, [1]),
+        ],
+    )
+    loop = helper.make_node("Loop", ["", "true", "step"], ["count"], body=body)
+    graph = helper.make_graph(
+        [loop],
+        "endless",
+        [helper.make_tensor_value_info("step", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("count", TensorProto.INT64, [1])],
+        [true],
+    )
+    opset = helper.make_opsetid("", _OPSET)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def test_a_run_without_end_is_ended_from_another_thread() -> None:
+    session, options = start(endless_graph(), threads=1), run_options()
+    ending = threading.Timer(0, setattr, (options, "terminate", True))
+    ending.start()
+    with pytest.raises(Exception, match="terminate flag"):
+        session.run(["count"], {"step": np.ones(1, np.int64)}, options)
+    ending.join()
+
+
+def test_options_that_end_runs_end_each_that_begins_until_they_are_set_back() -> None:
+    session, options = start(_identity(), threads=1), run_options()
+    options.terminate = True
+    with pytest.raises(Exception, match="terminate flag"):
+        session.run(["same"], {"given": np.ones(1, np.float32)}, options)
+    options.terminate = False
+    assert session.run(["same"], {"given": np.ones(1, np.float32)}, options)[0] == [1]
+
+
+def _identity() -> bytes:
+    given, same = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("given", "same")
+    )
+    node = helper.make_node("Identity", ["given"], ["same"])
+    graph = helper.make_graph([node], "identity", [given], [same])
+    opset = helper.make_opsetid("", _OPSET)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
+    return bytes(model.SerializeToString())

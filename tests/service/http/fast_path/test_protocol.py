@@ -1,0 +1,466 @@
+"""Requests on the express road: over real connections, piece by piece where it matters."""
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+
+from service.http.fast_path import protocol as protocols
+from service.http.middleware import Observed
+from tests.pictures import Pixels, encode, form
+from tests.service.listening import Listening, listening
+from tests.service.serving import (
+    PATIENCE_SECONDS,
+    Application,
+    HeldPredictor,
+    real_predictor,
+    serving_stub,
+)
+
+INFER = "/v2/models/digits/infer"
+MIXED = "/v2/models/digits-mc/infer"
+
+
+@pytest.fixture(scope="module")
+def open_port(service: Application) -> Iterator[Listening]:
+    with listening(service) as found:
+        yield found
+
+
+@pytest.fixture
+def port(open_port: Listening, monkeypatch: pytest.MonkeyPatch) -> Listening:
+    """The shared application; a request in pieces is waited for as long as it takes."""
+    monkeypatch.setattr(protocols, "_PATIENCE_SECONDS", PATIENCE_SECONDS)
+    open_port.roads.clear()
+    return open_port
+
+
+@pytest.fixture
+def held(models_folder: Path) -> HeldPredictor:
+    return HeldPredictor(real_predictor(models_folder))
+
+
+@pytest.fixture
+def held_port(models_folder: Path, held: HeldPredictor) -> Iterator[Listening]:
+    """An application that answers when `held` permits it."""
+    with serving_stub(models_folder, held) as service, listening(service) as found:
+        yield found
+        held.permission.set()
+
+
+def tensor(digit: Pixels, **fields: Any) -> dict[str, Any]:
+    values = (digit / 255).astype(np.float32).ravel()
+    given = {"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32"}
+    return given | {"data": values.tolist()} | fields
+
+
+def infer_body(digit: Pixels, **fields: Any) -> bytes:
+    return orjson.dumps({"inputs": [tensor(digit)], **fields})
+
+
+def request(url: str, body: bytes, *lines: str, version: str = "1.1") -> bytes:
+    head = [f"POST {url} HTTP/{version}", "Host: service", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+JSON_LINE = "Content-Type: application/json"
+ID_LINE = "X-Request-ID: mine"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request that is answered alike on both roads."""
+
+    url: str
+    body: bytes
+    lines: tuple[str, ...] = (JSON_LINE,)
+
+
+def cases(digit: Pixels) -> list[Case]:
+    picture = encode(digit)
+    values = (digit / 255).astype("<f4").tobytes()
+    plain = tensor(digit)
+    del plain["data"]
+    binary = orjson.dumps({"inputs": [plain | {"parameters": {"binary_data_size": len(values)}}]})
+    large = encode(np.zeros((150, 150), np.uint8))  # decoded on a thread
+    files = httpx.Request("POST", "http://service", files=form(picture, large))
+    packed = gzip.compress(infer_body(digit))
+    return [
+        Case(INFER, infer_body(digit)),
+        Case(MIXED, infer_body(digit, id="7")),
+        Case(INFER, binary + values, (f"Inference-Header-Content-Length: {len(binary)}",)),
+        Case(INFER, packed, (JSON_LINE, "Content-Encoding: gzip")),
+        Case(INFER, infer_body(digit), (JSON_LINE, "Accept-Encoding: gzip")),
+        Case("/v2/models/digits/versions/1/infer", infer_body(digit)),
+        Case("/predict", picture, ("Content-Type: image/png",)),
+        Case("/predict", large, ("Content-Type: image/png",)),
+        Case("/uncertainty", picture, ("Content-Type: image/png",)),
+        Case("/predict", files.read(), (f"Content-Type: {files.headers['Content-Type']}",)),
+        Case("/predict", orjson.dumps({"instances": [(digit / 255).tolist()]})),
+        # And errors.
+        Case(INFER, b""),
+        Case(INFER, b"{"),
+        Case(INFER, infer_body(digit), (JSON_LINE, "Content-Encoding: br")),
+        Case("/v2/models/nobody/infer", infer_body(digit)),
+        Case("/predict", b"x", ("Content-Type: image/png",)),
+        Case("/predict", picture, ("Content-Type: text/plain",)),
+        Case("/predict", picture, ()),
+    ]
+
+
+def answered_elsewhere(service: Application, case: Case) -> httpx.Response:
+    """The same request as an ASGI server hands it over."""
+    headers = dict(line.split(": ", 1) for line in (*case.lines, ID_LINE))
+    headers.setdefault("Accept-Encoding", "identity")
+    return service.post(case.url, case.body, headers=headers)
+
+
+def test_both_roads_lead_to_the_same_bytes(
+    port: Listening, service: Application, digit: Pixels
+) -> None:
+    client = port.connect()
+    for case in cases(digit):
+        client.send(request(case.url, case.body, *case.lines, ID_LINE))
+        answer, other = client.answer(), answered_elsewhere(service, case)
+        packed = answer.headers["Content-Encoding"] == "gzip"
+        assert (answer.status, gzip.decompress(answer.body) if packed else answer.body) == (
+            other.status_code,
+            other.content,
+        )
+        given = {name.lower(): value for name, value in answer.headers.items() if name != "date"}
+        assert given == dict(other.headers)
+    assert set(port.roads) == {"express"}
+
+
+def test_a_request_in_pieces_is_express_too(port: Listening, digit: Pixels) -> None:
+    client, whole = port.connect(), request(INFER, infer_body(digit))
+    client.send(whole)
+    expected = client.answer().body
+    head_end = whole.index(b"\r\n\r\n") + 4
+    for first, rest in [(whole[:at], whole[at:]) for at in (10, head_end, len(whole) - 1)]:
+        client.send(first)
+        port.until(partial(port.has_received, first))
+        client.send(rest)
+        assert client.answer().body == expected
+    assert port.roads == ["express"] * 4
+
+
+def test_a_body_that_takes_its_time_takes_the_usual_road(
+    port: Listening, digit: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocols, "_PATIENCE_SECONDS", 0)
+    client, whole = port.connect(), request(INFER, infer_body(digit))
+    client.send(whole[:-9])
+    port.until(lambda: port.roads == ["usual"])
+    client.send(whole[-9:])
+    assert client.answer().status == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "lines", "version"),
+    [
+        (INFER + "?trace=1", (), "1.1"),
+        ("/v2/models/digits/%69nfer", (), "1.1"),
+        ("http://service" + INFER, (), "1.1"),
+        (INFER, (), "1.0"),
+        ("/v2/repository/index", (), "1.1"),
+    ],
+)
+def test_what_is_out_of_the_ordinary_takes_the_usual_road(
+    port: Listening, digit: Pixels, url: str, lines: tuple[str, ...], version: str
+) -> None:
+    client = port.connect()
+    client.send(request(url, infer_body(digit), JSON_LINE, *lines, version=version))
+    assert client.answer().status in (200, 400)
+    assert port.roads == ["usual"]
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(port: Listening, digit: Pixels) -> None:
+    client, body = port.connect(), infer_body(digit)
+    head = request(INFER, body, "Expect: 100-continue")[: -len(body)]
+    client.send(head)
+    assert client.line() == b"HTTP/1.1 100 Continue\r\n"
+    assert client.line() == b"\r\n"
+    client.send(body)
+    assert client.answer().status == 200
+
+
+def test_a_long_body_takes_the_usual_road(port: Listening) -> None:
+    client, body = port.connect(), b" " * 90_000 + b"{}"
+    client.send(request(INFER, body, JSON_LINE))
+    assert orjson.loads(client.answer().body)["code"] == "invalid_request"
+    assert port.roads == ["usual"]
+
+
+def test_a_body_in_chunks_is_put_together(port: Listening, digit: Pixels) -> None:
+    client, body = port.connect(), infer_body(digit)
+    head = f"POST {INFER} HTTP/1.1\r\nHost: service\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = [body[:7], body[7:], b""]
+    client.send(head.encode() + b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks))
+    assert client.answer().status == 200
+    assert port.roads == ["express"]
+
+
+def test_a_connection_that_is_to_be_closed_is(port: Listening, digit: Pixels) -> None:
+    client = port.connect()
+    client.send(request(INFER, infer_body(digit), "Connection: close"))
+    answer = client.answer()
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    assert client.is_closed()
+
+
+def test_what_is_no_http_is_refused_also_in_the_middle_of_a_body(port: Listening) -> None:
+    client = port.connect()
+    chunked = f"POST {INFER} HTTP/1.1\r\nHost: service\r\nTransfer-Encoding: chunked\r\n\r\nzz"
+    client.send(chunked.encode())
+    answer = client.answer()
+    assert (answer.status, orjson.loads(answer.body)["code"]) == (400, "invalid_http")
+    assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST /predict HTTP/1.1\r\n" + "a: b\r\n" * 10_924,
+        "POST /predict HTTP/1.1\r\nLong: " + "x" * 65_600,
+        f"POST /{'x' * 65_600}",
+    ],
+)
+def test_a_head_is_limited(port: Listening, head: str) -> None:
+    client, text = port.connect(), head.encode()
+    for begin, end in ((0, 40), (40, 65_000)):
+        client.send(text[begin:end])
+        port.until(partial(port.has_received, text[:end]))
+    client.send(text[65_000:])  # in one piece, as what nobody reads would reset the connection
+    answer = client.answer()
+    assert (answer.status, orjson.loads(answer.body)["code"]) == (431, "head_too_large")
+    assert client.is_closed()
+
+
+def test_what_follows_a_body_is_no_header(port: Listening, digit: Pixels) -> None:
+    client, body = port.connect(), infer_body(digit)
+    lines = f"POST {INFER} HTTP/1.1", "Host: a", "Transfer-Encoding: chunked", ID_LINE, "", ""
+    head = "\r\n".join(lines).encode()
+    trailers = b"0\r\nContent-Encoding: br\r\nX-Request-ID: other\r\n\r\n"
+    client.send(head + b"%x\r\n%b\r\n" % (len(body), body) + trailers)
+    answer = client.answer()
+    assert (answer.status, answer.headers["X-Request-ID"]) == (200, "mine")
+
+
+def test_many_requests_of_one_read_let_others_in_between(
+    port: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, count = port.connect(), 30
+    other = port.connect()
+    port.until(lambda: len(port.state.connections) >= 2)
+    whole = request("/predict", b"")
+    order: list[int] = []
+    for index, connection in enumerate(port.connections[-2:]):
+        monkeypatch.setattr(connection, "answered", partial(order.append, index))
+
+    def receive() -> None:
+        port.connections[-2].data_received(whole * count)
+        port.connections[-1].data_received(whole)
+
+    port.call(receive)
+    assert [client.answer().status for _ in range(count)] == [415] * count
+    assert other.answer().status == 415
+    assert order.index(1) < 3
+
+
+def test_who_hangs_up_amid_a_body_is_counted(port: Listening, digit: Pixels) -> None:
+    labels = {"route": INFER.replace("digits", "{name}"), "method": "POST", "status": "499"}
+    before = port.application.metric("dropserve_requests_total", **labels)
+    client = port.connect()
+    client.send(request(INFER, infer_body(digit))[:-9])
+    port.until(lambda: port.connections[-1]._arriving is not None)
+    connection = port.connections[-1]
+    client.close()
+    port.until(lambda: connection not in port.state.connections and not port.state.tasks)
+    assert port.application.metric("dropserve_requests_total", **labels) == before + 1
+
+
+def test_requests_sent_at_once_are_answered_in_order(
+    held_port: Listening, held: HeldPredictor, digit: Pixels
+) -> None:
+    client = held_port.connect()
+    sent = [request(INFER, infer_body(digit, id=str(number))) for number in range(3)]
+    client.send(b"".join(sent))
+    held.wait_until_running()
+    held.permission.set()
+    answers = [orjson.loads(client.answer().body)["id"] for _ in sent]
+    assert answers == ["0", "1", "2"]
+    assert held_port.roads == ["express"] * 3
+
+
+def test_a_request_like_the_last_one_is_not_parsed_but_read(port: Listening, digit: Pixels) -> None:
+    client = port.connect()
+    one, other = infer_body(digit), infer_body(digit[::-1])
+    bodies = [body.ljust(2_000) for body in (one, other, infer_body(digit[:-1]), b"{", one)]
+    answers = []
+    for body in bodies:
+        client.send(request(INFER, body))
+        answers.append(client.answer())
+    assert [answer.status for answer in answers] == [200, 200, 400, 400, 200]
+    assert answers[0].body == answers[-1].body != answers[1].body
+    assert answers[0].headers["X-Request-ID"] != answers[-1].headers["X-Request-ID"]
+    assert port.connections[-1].parsed == 1
+    for line, name in ((ID_LINE, "mine"), ("X-Request-ID: yours", "yours")):
+        client.send(request(INFER, one.ljust(2_000), line))
+        assert client.answer().headers["X-Request-ID"] == name
+    assert port.connections[-1].parsed == 3
+    assert set(port.roads) == {"express"}
+
+
+def test_of_several_request_ids_the_first_counts(port: Listening, digit: Pixels) -> None:
+    client = port.connect()
+    for _ in range(2):
+        client.send(request(INFER, infer_body(digit), ID_LINE, "X-Request-ID: another"))
+        assert client.answer().headers.get_all("X-Request-ID") == ["mine"]
+
+
+def test_a_connection_at_rest_holds_no_long_head(port: Listening, digit: Pixels) -> None:
+    client = port.connect()
+    for line, is_kept in ((f"Long: {'x' * 5_000}", False), ("Long: x", True)):
+        client.send(request(INFER, infer_body(digit), line))
+        assert client.answer().status == 200
+        kept = port.call(partial(vars, port.connections[-1]))
+        assert (kept["_last"], kept["_fields"]) == (None, [])
+        assert (kept["_pattern"] is not None) == is_kept
+
+
+def test_a_request_like_one_that_is_being_answered_waits_for_it(
+    held_port: Listening, held: HeldPredictor, digit: Pixels
+) -> None:
+    client = held_port.connect()
+    client.send(request(INFER, b"{".ljust(2_000)))
+    assert client.answer().status == 400
+    for body in (infer_body(digit), b"{", infer_body(digit)):  # the second needs no network
+        whole = request(INFER, body.ljust(2_000))
+        held_port.call(held_port.connections[-1].data_received, whole)
+    held.wait_until_running()
+    held.permission.set()
+    assert [client.answer().status for _ in range(3)] == [200, 400, 200]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_however_requests_are_cut_each_has_its_answer(
+    port: Listening, digit: Pixels, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    bodies = [infer_body(np.roll(digit, shift), id="x").ljust(2_000) for shift in range(3)]
+    whole = [request(url, body, ID_LINE) for url in (INFER, MIXED) for body in bodies]
+    chunks = [f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n" for body in bodies]
+    head = request(INFER, b"", ID_LINE).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    whole += [b"\r\n" + whole[0], *(head + each for each in chunks)]
+    client = port.connect()
+    for each in whole:
+        client.send(each)
+    expected = [client.answer().body for _ in whole]
+    assert len(set(expected)) == 2 * len(bodies)
+    order = rng.choice(len(whole), size=30, p=rng.dirichlet(np.full(len(whole), 0.3)))
+    ends = np.cumsum([len(whole[index]) for index in order])
+    cuts = {*ends.tolist(), *rng.integers(ends[-1], size=rng.integers(9)).tolist()} - {0}
+    text = b"".join(whole[index] for index in order)
+    for begin, end in pairwise([0, *sorted(cuts)]):
+        port.call(port.connections[-1].data_received, text[begin:end])
+    assert [client.answer().body for _ in order] == [expected[index] for index in order]
+
+
+def test_a_request_behind_one_that_is_answered_is_in_use_too(
+    held_port: Listening, held: HeldPredictor, digit: Pixels
+) -> None:
+    client = held_port.connect()
+    client.send(request(INFER, b"{") + request(INFER, infer_body(digit)))
+    assert client.answer().status == 400
+    held.wait_until_running()
+    held_port.connections[-1].timeout_keep_alive = 0
+    held_port.call(held_port.connections[-1]._on_timer)
+    held.permission.set()
+    assert client.answer().status == 200
+
+
+def test_a_client_that_hangs_up_while_it_waits_leaves_nothing_behind(
+    held_port: Listening, held: HeldPredictor, digit: Pixels
+) -> None:
+    client = held_port.connect()
+    client.send(request(INFER, infer_body(digit)))
+    held.wait_until_running()
+    client.close()
+    held_port.until(lambda: not held_port.state.connections)
+    held.permission.set()
+    held_port.until(lambda: not held_port.state.tasks)
+    assert held_port.application.metric("dropserve_requests_in_hand") == 1  # this one
+    assert held_port.application.post(INFER, infer_body(digit)).status_code == 200
+
+
+def test_who_waits_longer_than_the_grace_is_told(
+    held_port: Listening, held: HeldPredictor, digit: Pixels
+) -> None:
+    client = held_port.connect()
+    client.send(request(INFER, infer_body(digit)))
+    held.wait_until_running()
+    held_port.call(lambda: [task.cancel() for task in held_port.state.tasks])
+    answer = client.answer()
+    held.permission.set()
+    assert (answer.status, orjson.loads(answer.body)["code"]) == (503, "not_ready")
+
+
+def test_a_request_that_is_arriving_when_the_server_stops_is_answered(
+    port: Listening, digit: Pixels
+) -> None:
+    client, whole = port.connect(), request(INFER, infer_body(digit))
+    client.send(whole[:-9])
+    port.until(lambda: port.connections[-1]._arriving is not None)
+    port.call(port.connections[-1].shutdown)
+    client.send(whole[-9:])
+    answer = client.answer()
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    assert client.is_closed()
+
+
+def test_a_connection_at_rest_is_closed_in_time_but_not_one_in_use(
+    port: Listening, digit: Pixels
+) -> None:
+    client, whole = port.connect(), request(INFER, infer_body(digit))
+    client.send(whole)
+    assert client.answer().status == 200
+    connection = port.connections[-1]
+    connection.timeout_keep_alive = 0
+    client.send(whole[:20])
+    port.until(lambda: connection._has_head_begun is False and not connection._is_between)
+    port.call(connection._on_timer)
+    client.send(whole[20:])
+    assert client.answer().status == 200  # and with it begins a rest, for no time at all
+    assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "url", ["/v2/models/d%69gits/infer", INFER + "#part", "/v2/models/digits/infer?samples=2"]
+)
+def test_a_path_is_read_as_on_the_usual_road(port: Listening, digit: Pixels, url: str) -> None:
+    client = port.connect()
+    client.send(request(url, infer_body(digit), JSON_LINE))
+    assert client.answer().status == 200
+    assert port.roads == ["usual"]
+
+
+def test_an_error_in_the_entrance_itself_ends_the_connection(
+    port: Listening, digit: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    client = port.connect()
+    port.until(lambda: len(port.state.connections) > 0)
+    monkeypatch.setattr(Observed, "_response", fail)
+    client.send(request(INFER, infer_body(digit)))
+    assert client.is_closed()

@@ -1,0 +1,102 @@
+"""The figures at GET /metrics, of one process; tests/service/test_workers.py sums several."""
+
+from pathlib import Path
+
+import numpy as np
+
+from service.observability.metrics import Metrics
+from tests.pictures import Pixels, encode, instances
+from tests.service.serving import (
+    JSON,
+    PNG,
+    HeldPredictor,
+    predictions,
+    real_predictor,
+    serving_models,
+    serving_stub,
+)
+
+FAMILIES = {
+    "dropserve_requests": "counter",
+    "dropserve_request_duration_seconds": "histogram",
+    "dropserve_requests_in_hand": "gauge",
+    "dropserve_batch_rows": "histogram",
+    "dropserve_queue_rows": "gauge",
+    "dropserve_stage_seconds": "histogram",
+    "dropserve_model_info": "gauge",
+    "dropserve_predictive_entropy_nats": "histogram",
+    "dropserve_mutual_information_nats": "histogram",
+}
+
+
+def test_every_family_is_exposed_with_its_meaning() -> None:
+    lines = Metrics().expose().decode().splitlines()
+    for family, kind in FAMILIES.items():
+        name = f"{family}_total" if kind == "counter" else family
+        assert f"# TYPE {name} {kind}" in lines
+        (meaning,) = [line for line in lines if line.startswith(f"# HELP {name} ")]
+        assert meaning.endswith(".")
+
+
+def test_two_services_in_one_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.requests.labels("/predict", "POST", "200").inc()
+    assert b'route="/predict"' in one.expose()
+    assert b'route="/predict"' not in other.expose()
+
+
+def test_requests_are_counted_and_timed_by_route_and_status(
+    models_folder: Path, digit: Pixels
+) -> None:
+    with serving_models(models_folder) as service:
+        for _ in range(3):
+            assert predictions(service.post("/predict", encode(digit), headers=PNG))
+        service.post("/predict?samples=1", encode(digit), headers=PNG)
+        service.get("/models/digits")
+        service.get("/models/cats")
+        service.get("/docs")
+        text = service.get("/metrics").text
+
+        def requests(route: str, method: str, status: int) -> float:
+            labels = {"route": route, "method": method, "status": str(status)}
+            return service.metric("dropserve_requests_total", **labels)
+
+        assert requests("/predict", "POST", 200) == 3
+        assert requests("/predict", "POST", 400) == 1
+        assert requests("/models/{name}", "GET", 200) == 1
+        assert requests("/models/{name}", "GET", 404) == 1
+        assert service.metric("dropserve_request_duration_seconds_count", route="/predict") == 4
+        assert service.metric("dropserve_request_duration_seconds_sum", route="/predict") > 0
+        assert service.metric("dropserve_model_info", model="digits", version="1") == 1
+    assert "cats" not in text
+
+
+def test_answers_are_measured(models_folder: Path, digits: Pixels) -> None:
+    body = instances([encode(digit) for digit in digits[:5]])
+    with serving_models(models_folder) as service:
+        answers = predictions(service.post("/uncertainty", body, headers=JSON))
+        for name in ("predictive_entropy", "mutual_information"):
+            family = f"dropserve_{name}_nats"
+            assert service.metric(f"{family}_count", model="digits") == 5
+            total = service.metric(f"{family}_sum", model="digits")
+            np.testing.assert_allclose(total, sum(answer[name] for answer in answers))
+        assert service.metric("dropserve_batch_rows_sum", model="digits") == 5
+        for stage in ("decode", "trunk", "head"):
+            assert service.metric("dropserve_stage_seconds_count", stage=stage) == 1
+            assert service.metric("dropserve_stage_seconds_sum", stage=stage) > 0
+
+
+def test_waiting_images_are_visible(models_folder: Path, digit: Pixels) -> None:
+    held = HeldPredictor(real_predictor(models_folder))
+    body = instances([encode(digit)] * 3)
+    with serving_stub(models_folder, held) as service:
+        running = service.submit("POST", "/predict", content=body, headers=JSON)
+        held.wait_until_running()
+        assert service.metric("dropserve_queue_rows", model="digits") == 0
+        waiting = service.submit("POST", "/predict", content=body, headers=JSON)
+        while service.metric("dropserve_queue_rows", model="digits") == 0:
+            pass  # its images are being decoded
+        assert service.metric("dropserve_queue_rows", model="digits") == 3
+        held.permission.set()
+        assert len(predictions(running.result())) == len(predictions(waiting.result())) == 3
+        assert service.metric("dropserve_queue_rows", model="digits") == 0

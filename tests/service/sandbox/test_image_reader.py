@@ -1,0 +1,227 @@
+"""From a request's body to the images in it, without an application around."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.types import Message
+
+from model.errors import ImageShapeError
+from model.images.preprocessing import InputSpec, decode, to_float
+from service.codecs.image_bodies import FORM_TYPE, JSON_TYPE
+from service.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    InvalidRequestError,
+    TooManyImagesError,
+)
+from service.observability.metrics import Metrics
+from service.sandbox.image_reader import ImageReader
+from service.settings import ServiceSettings
+from tests.pictures import Pixels, encode, form, instances, numbers
+from tests.service.serving import metric
+
+GREY = InputSpec(channels=1, height=6, width=4, resize="pad")
+COLOUR = InputSpec(channels=3, height=6, width=4, resize="crop")
+
+Floats = NDArray[np.float32]
+
+
+def pixels(seed: int, spec: InputSpec) -> Pixels:
+    shape = (spec.height, spec.width, spec.channels)[: 3 if spec.channels == 3 else 2]
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def request(messages: Sequence[Message], content_type: str, **headers: str) -> Request:
+    """A request whose body arrives as these messages, and then no more."""
+    waiting = list(messages)
+
+    async def receive() -> Message:
+        if not waiting:
+            await asyncio.Event().wait()
+        return waiting.pop(0)
+
+    given = {"content-type": content_type} | headers
+    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    return Request({"type": "http", "method": "POST", "headers": raw}, receive)
+
+
+def chunk(body: bytes, more: bool = False) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def read(asked: Request, spec: InputSpec, metrics: Metrics | None = None, **limits: Any) -> Floats:
+    async def reading() -> Floats:
+        reader = ImageReader(ServiceSettings(**limits), metrics or Metrics())
+        try:
+            return await reader.read(asked, spec)
+        finally:
+            await reader.close()
+
+    return asyncio.run(reading())
+
+
+def read_body(body: bytes, content_type: str, spec: InputSpec, **limits: Any) -> Floats:
+    return read(request([chunk(body)], content_type), spec, **limits)
+
+
+def expected(images: Sequence[Pixels], spec: InputSpec) -> Floats:
+    """float32 [N, C, H, W] of images that have the right size already."""
+    shaped = [image.reshape(spec.height, spec.width, spec.channels) for image in images]
+    return to_float(np.stack(shaped).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
+def test_numbers_and_files_in_json_keep_their_order(spec: InputSpec) -> None:
+    images = [pixels(seed, spec) for seed in range(5)]
+    mixed = [encode(each) if row % 2 else numbers(each) for row, each in enumerate(images)]
+    found = read_body(instances(mixed), JSON_TYPE, spec)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected(images, spec))
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
+def test_files_of_a_form_keep_their_order(spec: InputSpec) -> None:
+    images = [pixels(seed, spec) for seed in range(5)]
+    sent = httpx.Request("POST", "http://service", files=form(*map(encode, images)))
+    found = read_body(sent.read(), sent.headers["Content-Type"], spec)
+    np.testing.assert_array_equal(found, expected(images, spec))
+
+
+def test_numbers_for_a_colour_model_have_three_channels() -> None:
+    grey = numbers(pixels(0, GREY))
+    with pytest.raises(
+        ImageShapeError, match=r"^The image is 6 x 4, but this model takes \[6\]\[4\]\[3"
+    ):
+        read_body(instances([grey]), JSON_TYPE, COLOUR)
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("shape", [(60, 40, 3), (20, 7), (6, 9, 3)])
+def test_a_file_of_another_size_and_colour_is_fitted_by_the_declared_rule(
+    spec: InputSpec, shape: tuple[int, ...]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    found = read_body(encode(image), "image/png", spec)
+    np.testing.assert_array_equal(found, to_float(decode(encode(image), spec))[np.newaxis])
+
+
+def test_a_body_may_come_in_chunks() -> None:
+    image = pixels(0, GREY)
+    data = encode(image)
+    messages = [
+        *(chunk(data[place : place + 7], True) for place in range(0, len(data), 7)),
+        chunk(b""),
+    ]
+    found = read(request(messages, "image/png"), GREY)
+    np.testing.assert_array_equal(found, expected([image], GREY))
+
+
+def test_reading_stops_at_the_limit() -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield bytes(100)
+
+    body = endless()
+
+    async def receive() -> Message:
+        return chunk(await anext(body), more=True)
+
+    asked = Request({"type": "http", "headers": [(b"content-type", b"image/png")]}, receive)
+    with pytest.raises(
+        BodyTooLargeError, match=r"^The body is larger than 1,000 bytes; send fewer"
+    ):
+        read(asked, GREY, max_body_bytes=1000)
+    assert taken == 11
+
+
+def test_a_body_that_declares_too_much_is_not_read_at_all() -> None:
+    asked = request([], "image/png", **{"content-length": "1001"})
+    with pytest.raises(BodyTooLargeError):
+        read(asked, GREY, max_body_bytes=1000)
+
+
+@pytest.mark.parametrize("declared", ["", "many", "-1", "10"])
+def test_a_length_that_is_wrong_or_too_small_does_not_lift_the_limit(declared: str) -> None:
+    asked = request([chunk(bytes(1001))], "image/png", **{"content-length": declared})
+    with pytest.raises(BodyTooLargeError):
+        read(asked, GREY, max_body_bytes=1000)
+
+
+def test_a_body_of_exactly_the_limit_is_taken() -> None:
+    image = pixels(0, GREY)
+    found = read_body(encode(image), "image/png", GREY, max_body_bytes=len(encode(image)))
+    np.testing.assert_array_equal(found, expected([image], GREY))
+
+
+def test_a_body_that_stops_coming_is_given_up() -> None:
+    asked = request([chunk(b"\x89PNG", more=True)], "image/png")
+    with pytest.raises(BodyTimeoutError, match=r"^The body did not arrive within 0\.01 seconds"):
+        read(asked, GREY, body_timeout_seconds=0.01)
+
+
+def test_a_client_that_hangs_up_in_its_body_is_no_failure_of_the_server() -> None:
+    asked = request([chunk(b"\x89PNG", more=True), {"type": "http.disconnect"}], "image/png")
+    with pytest.raises(InvalidRequestError, match="hung up before its body was whole"):
+        read(asked, GREY)
+
+
+def test_as_many_images_as_allowed_and_no_more() -> None:
+    image = numbers(pixels(0, GREY))
+    assert len(read_body(instances([image] * 3), JSON_TYPE, GREY, max_images=3)) == 3
+    with pytest.raises(TooManyImagesError, match=r"^One request takes at most 3 images; send sev"):
+        read_body(instances([image] * 4), JSON_TYPE, GREY, max_images=3)
+
+
+def test_a_file_in_a_form_may_be_as_large_as_the_body_and_needs_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form parser's own bound on a part's size and its files on disk stay out of the way."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    large = encode(np.random.default_rng(0).integers(0, 256, (1500, 1500)).astype(np.uint8))
+    assert len(large) > 2**21
+    sent = httpx.Request("POST", "http://service", files=form(large))
+    found = read_body(sent.read(), sent.headers["Content-Type"], GREY)
+    np.testing.assert_array_equal(found, to_float(decode(large, GREY))[np.newaxis])
+
+
+def test_form_is_what_httpx_and_curl_send() -> None:
+    boundary = "------------------------abc"
+    image = pixels(0, GREY)
+    head = (
+        'Content-Disposition: form-data; name="file"; filename="a b.png"\r\nContent-Type: image/png'
+    )
+    body = (
+        f"--{boundary}\r\n{head}\r\n\r\n".encode()
+        + encode(image)
+        + f"\r\n--{boundary}--\r\n".encode()
+    )
+    found = read_body(body, f"{FORM_TYPE}; boundary={boundary}", GREY)
+    np.testing.assert_array_equal(found, expected([image], GREY))
+
+
+def test_decoding_is_measured_once_a_request() -> None:
+    metrics = Metrics()
+    file = encode(pixels(0, GREY))
+    for number, (body, content_type) in enumerate(
+        [
+            (file, "image/png"),
+            (instances([numbers(pixels(0, GREY))]), JSON_TYPE),
+            (instances([file, file]), JSON_TYPE),
+        ],
+        start=1,
+    ):
+        read(request([chunk(body)], content_type), GREY, metrics)
+        text = metrics.expose().decode()
+        assert metric(text, "dropserve_stage_seconds_count", stage="decode") == number

@@ -1,0 +1,146 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from model.bundle.store import open_bundle
+from model.dropout.sampling import Fixed
+from model.images.preprocessing import to_float
+from model.inference.predictor import Predictor, open_tested
+from model.uncertainty.calibration import FEWEST_IMAGES, RISK_STARTS
+from model.uncertainty.summary import softmax
+from training.config import TrainingConfig
+from training.data.dataset import DataSet, load
+from training.export.calibrate import (
+    GUARANTEE,
+    best_temperature,
+    calibrate,
+    fit_density,
+    risk_bounds,
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSet:
+    return load(TrainingConfig(data="digits"))
+
+
+@pytest.fixture
+def uncalibrated(bundle_folder: Path) -> Predictor:
+    layers = open_bundle(bundle_folder).manifest.dropout_layers
+    return Predictor.open(bundle_folder, layers)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_of_overconfident_logits_is_found(temperature: float) -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(50_000, 5)) * 2
+    shares = softmax(logits)
+    labels = (shares.cumsum(axis=1) > generator.random((50_000, 1))).argmax(axis=1)
+    found = best_temperature(lambda tried: softmax(logits * temperature / tried), labels)
+    assert found == pytest.approx(temperature, rel=0.03)
+
+
+@pytest.mark.parametrize("count", [100, 5_000])
+def test_images_without_a_mistake_do_not_make_it_certain(count: int) -> None:
+    logits = np.eye(5)[np.arange(count) % 5] * 4.0
+    labels = np.arange(count) % 5
+    found = best_temperature(lambda tried: softmax(logits / tried), labels)
+    wrong = 1 - softmax(logits / found)[0, 0]
+    assert wrong == pytest.approx(0.5 / (count + 1), rel=0.02)
+
+
+def test_risk_bounds_are_clopper_and_pearsons() -> None:
+    generator = np.random.default_rng(1)
+    probabilities = softmax(generator.normal(size=(64, 3)))
+    labels = generator.integers(0, 3, 64)
+    confidences, bounds = risk_bounds(probabilities, labels)
+    level = 1 - (1 - GUARANTEE) / RISK_STARTS
+    for count in (1, 10, 64):
+        chosen = probabilities.max(axis=1) >= confidences[count - 1]
+        wrong = (probabilities.argmax(axis=1) != labels)[chosen].sum()
+        exact = binomtest(int(wrong), int(chosen.sum())).proportion_ci(2 * level - 1).high
+        assert bounds[count - 1] == pytest.approx(exact)
+
+
+def test_equally_confident_answers_share_one_bound() -> None:
+    probabilities = np.array([[0.9, 0.1]] * 3 + [[0.6, 0.4]])
+    confidences, bounds = risk_bounds(probabilities, np.array([0, 1, 0, 0]))
+    assert confidences.tolist() == [0.9, 0.9, 0.9, 0.6]
+    assert bounds[0] == bounds[1] == bounds[2]
+
+
+def test_the_axes_make_a_class_nearly_a_sphere() -> None:
+    generator = np.random.default_rng(2)
+    mixing = generator.normal(size=(6, 6))
+    labels = generator.integers(0, 3, 5_000)
+    noise = generator.normal(size=(5_000, 6))
+    features = (noise @ mixing + 8 * labels[:, np.newaxis]).astype(np.float32)
+    density = fit_density(features, labels)
+    places = features.astype(np.float64) @ density.axes
+    for label, centre in enumerate(density.centres):
+        np.testing.assert_allclose(places[labels == label, :6].mean(axis=0), centre, atol=1e-6)
+    np.testing.assert_allclose(places[:, 6:].mean(axis=0), density.middle, atol=1e-6)
+    inside = places[:, :6] - density.centres[labels]
+    deviations = inside.std(axis=0)
+    assert deviations.max() < 1.1
+    assert deviations[-1] == pytest.approx(1, abs=0.1), "along the longest axis"
+
+
+def test_wide_features_are_first_projected() -> None:
+    generator = np.random.default_rng(3)
+    features = generator.random((400, 300)).astype(np.float32)
+    density = fit_density(features, generator.integers(0, 2, 400))
+    assert density.axes.shape == (300, 512)
+    assert density.centres.shape == (2, 256)
+    assert np.isfinite(density.nearness(features)).all()
+
+
+def test_a_real_bundle_is_calibrated_on_its_validation_images(
+    uncalibrated: Predictor, digits: DataSet
+) -> None:
+    fitted = calibrate(uncalibrated, digits)
+    assert fitted is not None
+    assert fitted.numbers.images == len(digits.validation)
+    prediction = uncalibrated.predict(to_float(digits.validation.images))
+    typicality = fitted.typicality(prediction.features)
+    assert typicality.mean() == pytest.approx(0.5, abs=0.01)
+    noise = np.random.default_rng(4).random((200, 1, 8, 8)).astype(np.float32)
+    strange = fitted.typicality(uncalibrated.predict(noise).features)
+    assert strange.mean() < 0.2
+    assert calibrate(uncalibrated, digits) is not None, "and again"
+
+
+def test_it_is_what_the_bundle_serves(
+    uncalibrated: Predictor, bundle_folder: Path, digits: DataSet
+) -> None:
+    stored = open_tested(open_bundle(bundle_folder))
+    fitted = calibrate(uncalibrated, digits)
+    assert fitted is not None
+    assert stored.calibrated is not None
+    assert stored.calibrated.numbers == fitted.numbers
+    images = to_float(digits.test.images[:20])
+    uncalibrated.calibrated = fitted
+    ours, served = (
+        each.uncertainty(each.predict(images), Fixed(0, 64)) for each in (uncalibrated, stored)
+    )
+    np.testing.assert_array_equal(ours.typicality, served.typicality)
+    np.testing.assert_array_equal(ours.mean_probabilities, served.mean_probabilities)
+
+
+def test_too_few_images_leave_a_bundle_uncalibrated(
+    uncalibrated: Predictor, digits: DataSet
+) -> None:
+    few = digits.validation.take(np.arange(FEWEST_IMAGES - 1))
+    assert calibrate(uncalibrated, replace(digits, validation=few)) is None
+
+
+def test_features_that_never_move_make_nothing_typical() -> None:
+    dead = np.zeros((50, 4), np.float32)
+    density = fit_density(dead, np.arange(50) % 2)
+    images = np.concatenate([dead[:2], np.full((2, 4), 0.5, np.float32)])
+    nearness = density.nearness(images)
+    assert np.isfinite(nearness).all()
+    assert (nearness <= nearness[0]).all()

@@ -1,0 +1,188 @@
+import logging
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from model.bundle.architecture import Architecture, PresetName
+from model.images.preprocessing import InputSpec
+from model.inference.predictor import Predictor
+from tests.training.conftest import classifier, one_pixel
+from training.data.dataset import DataSet, Part, Recipe
+from training.export.to_onnx import PARITY_TOLERANCE, export_graphs, parity
+from training.fitting.diagnostics import diagnose
+from training.network.classifier import Classifier, build, count_parameters
+from training.network.prune import difference, prune
+from training.pipeline import pruned
+
+DIGIT = InputSpec(channels=1, height=8, width=8, resize="pad")
+FEW = hypothesis_settings(max_examples=12)
+
+
+def preset(name: PresetName, seed: int) -> Classifier:
+    torch.manual_seed(seed)
+    network = build(Architecture(preset=name, classes=5, input=DIGIT))
+    network(torch.rand(32, 1, 8, 8))  # batch normalisation has seen images
+    return network.eval()
+
+
+def small_alexnet(seed: int) -> Classifier:
+    """Response normalisation in the trunk, three dense layers in the head."""
+    torch.manual_seed(seed)
+    trunk = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.LocalResponseNorm(5), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 6, 2, groups=2), nn.ReLU(), nn.Flatten()),
+    )
+    return classifier(trunk, [24, 20, 15, 5]).eval()
+
+
+def kill(network: Classifier, seed: int) -> dict[str, set[int]]:
+    """Kill up to half the units of each layer, by a bias that no image overcomes."""
+    generator = torch.Generator().manual_seed(seed)
+    killed = {}
+    for hidden in network.hidden_layers():
+        count = int(torch.randint(0, hidden.units // 2 + 1, (1,), generator=generator))
+        units = torch.randperm(hidden.units, generator=generator)[:count]
+        assert hidden.bias is not None
+        with torch.no_grad():
+            hidden.bias[units] = -1e3
+        killed[hidden.name] = set(units.tolist())
+    return killed
+
+
+def copied(network: nn.Module) -> dict[str, Tensor]:
+    return deepcopy(network.state_dict())
+
+
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
+@FEW
+@given(seed=st.integers(0, 1_000))
+def test_a_pruned_network_is_smaller_and_answers_the_same(name: PresetName, seed: int) -> None:
+    network = preset(name, seed)
+    killed = kill(network, seed)
+    before, images = copied(network), torch.rand(64, 1, 8, 8)
+    health = diagnose(network, [images])
+    smaller, removed = prune(network, health)
+
+    for layer, found in zip(smaller.hidden_layers(), health, strict=True):
+        assert killed[layer.name] <= set(found.dead_units)
+        assert layer.units == found.units - found.dead > 0
+    assert removed == sum(found.dead for found in health) >= sum(map(len, killed.values()))
+    assert (count_parameters(smaller) < count_parameters(network)) == (removed > 0)
+    assert difference(network, smaller, [images]) <= 1e-5
+    assert not any(layer.dead for layer in diagnose(smaller, [images]))
+    features = smaller.trunk(images)
+    assert [layer.width for layer in smaller.head.dropout_layers] == [features.shape[1]]
+    assert [layer.p for layer in smaller.head.dropout_layers] == [0.5]
+
+    assert network.state_dict().keys() == before.keys()
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@FEW
+@given(seed=st.integers(0, 1_000))
+def test_where_responses_are_normalised_only_the_head_is_pruned(seed: int) -> None:
+    network = small_alexnet(seed)
+    kill(network, seed)
+    images = torch.rand(64, 1, 8, 8)
+    health = diagnose(network, [images])
+    smaller, removed = prune(network, health)
+    assert [layer.units for layer in smaller.hidden_layers()[:2]] == [8, 6]
+    assert removed == sum(layer.dead for layer in health[2:])
+    assert difference(network, smaller, [images]) <= 1e-5
+    widths = [layer.width for layer in smaller.head.dropout_layers]
+    assert widths == [24, 20 - health[2].dead]
+    assert smaller.head.widths == (*widths, 15 - health[3].dead, 5)
+
+
+def test_samples_with_the_kept_units_masks_are_the_same() -> None:
+    network = preset("mlp", 0)
+    kill(network, 0)
+    images = torch.rand(16, 1, 8, 8)
+    health = diagnose(network, [images])
+    smaller, _ = prune(network, health)
+    kept = [unit for unit in range(500) if unit not in health[0].dead_units]
+    masks = (torch.rand(7, 500) < 0.5) * 2.0
+    torch.testing.assert_close(
+        smaller.head.sample(smaller.trunk(images), [masks[:, kept]]),
+        network.head.sample(network.trunk(images), [masks]),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
+def test_a_layer_that_is_wholly_dead_keeps_a_unit(name: PresetName) -> None:
+    network = preset(name, 0)
+    for hidden in network.hidden_layers():
+        assert hidden.bias is not None
+        nn.init.constant_(hidden.bias, -1e3)
+    images = torch.rand(9, 1, 8, 8)
+    smaller, removed = prune(network, diagnose(network, [images]))
+    assert [layer.units for layer in smaller.hidden_layers()] == [1] * len(network.hidden_layers())
+    assert removed == sum(layer.units - 1 for layer in network.hidden_layers())
+    assert difference(network, smaller, [images]) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["cnn", "alexnet's head"])
+def test_a_pruned_network_exports_and_passes_the_gate(name: str, tmp_path: Path) -> None:
+    network = preset("cnn", 3) if name == "cnn" else small_alexnet(3)
+    assert any(kill(network, 3).values())
+    images = np.random.default_rng(0).random((32, 1, 8, 8), dtype=np.float32)
+    smaller, removed = prune(network, diagnose(network, [torch.from_numpy(images)]))
+    assert removed > 0
+    export_graphs(smaller, (1, 8, 8), tmp_path)
+    predictor = Predictor.open(tmp_path, smaller.head.dropout_layers)
+    assert parity(smaller, predictor, images) <= PARITY_TOLERANCE
+    logits = predictor.predict(images).logits
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, network(torch.from_numpy(images)), atol=PARITY_TOLERANCE)
+
+
+def brightness(train: int, validation: int, test: int) -> DataSet:
+    """One image of one pixel a part."""
+
+    def part(value: int) -> Part:
+        return Part(np.full((1, 1, 1, 1), value, np.uint8), np.zeros(1, np.int64))
+
+    return DataSet(
+        name="one pixel",
+        class_names=("a", "b"),
+        input=InputSpec(channels=1, height=1, width=1, resize="pad"),
+        train=part(train),
+        validation=part(validation),
+        test=part(test),
+        recipe=Recipe(1, 2, "none", shift=0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "gone"),
+    [
+        (brightness(0, 0, 10), 1),
+        (brightness(255, 0, 0), 0),
+        (brightness(0, 255, 0), 0),
+    ],
+)
+def test_what_fires_on_a_training_or_validation_image_stays(data: DataSet, gone: int) -> None:
+    """Its second unit fires on a pixel brighter than one half, the first on every image."""
+    network = one_pixel([1.0, 1.0], [1.0, -0.5]).eval()
+    smaller, removed = pruned(network, data)
+    assert removed == gone
+    assert [layer.units for layer in smaller.hidden_layers()] == [2 - gone]
+
+
+def test_nothing_is_pruned_where_a_test_logit_would_move(caplog: pytest.LogCaptureFixture) -> None:
+    network = one_pixel([1.0, 1.0], [1.0, -0.5]).eval()
+    with caplog.at_level(logging.WARNING):
+        kept, removed = pruned(network, brightness(0, 0, 255))
+    assert kept is network
+    assert removed == 0
+    assert "nothing was pruned: without the 1 dead units a test logit moves by" in caplog.text
