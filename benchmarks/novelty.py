@@ -27,7 +27,7 @@ from model.uncertainty.summary import softmax
 from training.config import TrainingConfig
 from training.data import dataset as data_sets
 from training.data.batches import pixels
-from training.data.dataset import DataSet, Part
+from training.data.dataset import DataSet, Split
 from training.experiments.record import Record, spread
 from training.export.calibrate import whitening
 from training.fitting.loop import fit
@@ -179,10 +179,10 @@ _CANDIDATES: tuple[tuple[str, Scores, tuple[float, ...]], ...] = (
 )
 
 
-def _only(part: Part, classes: NDArray[np.int64]) -> Part:
+def _only(part: Split, classes: NDArray[np.int64]) -> Split:
     chosen = np.isin(part.labels, classes)
     labels = np.searchsorted(classes, part.labels[chosen]).astype(np.int64)
-    return Part(part.images[chosen], labels)
+    return Split(part.images[chosen], labels)
 
 
 def _auroc(world: World, scores: Floats) -> float:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from model.bundle.store import open_bundle
 from model.dropout.masks import Design
-from model.dropout.sampling import Analytic, Auto, Fixed
+from model.dropout.sampling import AdaptiveSamples, Analytic, FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Prediction, Predictor, open_tested
 from model.uncertainty.summary import Floats, Uncertainty, entropy, softmax
@@ -140,7 +140,7 @@ def measured(options: argparse.Namespace) -> Record:
 def _ask(
     predictor: Predictor, prediction: Prediction, seed: int, samples: int, design: Design
 ) -> Uncertainty:
-    return predictor.uncertainty(prediction, Fixed(seed, samples, design))
+    return predictor.uncertainty(prediction, FixedSamples(seed, samples, design))
 
 
 def _truth(predictor: Predictor, prediction: Prediction, samples: int) -> Truth:
@@ -148,7 +148,7 @@ def _truth(predictor: Predictor, prediction: Prediction, samples: int) -> Truth:
     total, expected = np.zeros(prediction.logits.shape), np.zeros(len(prediction.logits))
     runs = -(-samples // _CHUNK)
     for run in range(runs):
-        how = Fixed(1_000_000 + run, _CHUNK, "independent")
+        how = FixedSamples(1_000_000 + run, _CHUNK, "independent")
         for row in range(len(expected)):
             logits = predictor.sample(prediction.features[row : row + 1], how)[0]
             probabilities = softmax(logits / predictor.sampled_temperature)
@@ -181,8 +181,8 @@ def _error(probabilities: Floats, truth: Truth) -> float:
 
 def _auto(predictor: Predictor, prediction: Prediction) -> str:
     """Say what `auto` did, and how often many samples name another label than it settled."""
-    answer = predictor.uncertainty(prediction, Auto(seed=0, most=_MOST))
-    many = predictor.uncertainty(prediction, Fixed(1, _MANY))
+    answer = predictor.uncertainty(prediction, AdaptiveSamples(seed=0, most=_MOST))
+    many = predictor.uncertainty(prediction, FixedSamples(1, _MANY))
     settled = answer.settled
     wrong = (answer.labels != many.labels)[settled]
     used = answer.samples_used

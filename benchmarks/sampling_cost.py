@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from model.bundle.store import GOLDEN_FILE, open_bundle
-from model.dropout.sampling import Fixed
+from model.dropout.sampling import FixedSamples
 from model.inference.predictor import Floats, Predictor, open_tested
 from training.experiments.record import Record
 
@@ -100,13 +100,13 @@ def _costs(predictor: Predictor, images: Floats, rounds: int) -> list[Cost]:
     def plain() -> object:
         return predictor.predict(images).probabilities
 
-    def sampled(how: Fixed) -> object:
+    def sampled(how: FixedSamples) -> object:
         return predictor.uncertainty(predictor.predict(images), how)
 
     calls: dict[str, Call] = {"plain": plain}
     for count in _COUNTS:
-        calls[f"brief {count}"] = partial(sampled, Fixed(_SEED, count, brief=True))
-        calls[f"full {count}"] = partial(sampled, Fixed(_SEED, count))
+        calls[f"brief {count}"] = partial(sampled, FixedSamples(_SEED, count, brief=True))
+        calls[f"full {count}"] = partial(sampled, FixedSamples(_SEED, count))
     times = _times(calls, rounds)
     return [_cost(times, len(images), count) for count in _COUNTS]
 

@@ -28,7 +28,7 @@ from model.images.preprocessing import InputSpec
 from training.config import TrainingConfig
 from training.data import augmentation as augment
 from training.data.batches import Batch, laid_out
-from training.data.dataset import DataSet, Part, Recipe
+from training.data.dataset import DataSet, DatasetDefaults, Split
 from training.fitting.loop import architecture, fit
 from training.network.classifier import build
 
@@ -125,9 +125,9 @@ def main(arguments: list[str]) -> None:
 def _data(images: int) -> DataSet:
     generator = np.random.default_rng(0)
 
-    def part(count: int) -> Part:
+    def part(count: int) -> Split:
         pixels = generator.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8)
-        return Part(pixels, generator.integers(0, 10, count))
+        return Split(pixels, generator.integers(0, 10, count))
 
     return DataSet(
         name="random pixels",
@@ -136,7 +136,7 @@ def _data(images: int) -> DataSet:
         train=part(images),
         validation=part(_VALIDATION_IMAGES),
         test=part(10),
-        recipe=Recipe(1, _BATCH, "flip-crop", _SHIFT),
+        recipe=DatasetDefaults(1, _BATCH, "flip-crop", _SHIFT),
     )
 
 

@@ -17,8 +17,8 @@ from service.api.native import Predictions
 from service.api.routes import refuse_repeated_parameters
 from service.http import responses as error_responses
 from service.http.clients import Clients, Limits
-from service.http.fast_path.route_cache import Timetable
-from service.http.middleware import Observed
+from service.http.fast_path.route_cache import RouteCache
+from service.http.middleware import RequestMiddleware
 from service.observability import logs
 from service.observability.metrics import Metrics
 from service.registry.repository import Repository
@@ -130,7 +130,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
             requests=settings.max_concurrent_requests,
         )
     )
-    app.entrance = Observed(app.entrance, Timetable(express), metrics, app.clients)
+    app.entrance = RequestMiddleware(app.entrance, RouteCache(express), metrics, app.clients)
     return app
 
 
@@ -139,11 +139,11 @@ def create_worker_app() -> FastAPI:
     settings = ServiceSettings()
     logs.configure(settings.log_level, settings.log_format)
     app = create_app(settings)
-    spare_the_collector()
+    tune_gc()
     return app
 
 
-def spare_the_collector() -> None:
+def tune_gc() -> None:
     """Let garbage collection pass over all that is loaded by now, and come less often.
 
     A full collection would else hold up every request for a twentieth of a second now and then.

@@ -79,7 +79,7 @@ class VersionRefusedError(ServiceError):
     """A version that was asked for cannot be put into service."""
 
 
-class ReleaseError(ServiceError):
+class RolloutError(ServiceError):
     """A model's release cannot be changed this way."""
 
 
@@ -125,7 +125,7 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     UnknownVersionError: (404, "unknown_version"),
     UncertaintyDisabledError: (404, "uncertainty_disabled"),
     BodyTimeoutError: (408, "body_timeout"),
-    ReleaseError: (409, "release_impossible"),
+    RolloutError: (409, "release_impossible"),
     VersionRefusedError: (409, "version_refused"),
     BodyTooLargeError: (413, "body_too_large"),
     BodyTooCostlyError: (413, "body_too_costly"),

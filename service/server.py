@@ -26,7 +26,7 @@ import uvicorn.supervisors.multiprocess as supervisor
 from uvicorn.config import STARTUP_FAILURE
 
 from service.http import listeners
-from service.http.fast_path.protocol import ExpressProtocol
+from service.http.fast_path.protocol import FastPathProtocol
 from service.observability import logs
 from service.observability.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.registry.rollout import forget_processes
@@ -55,7 +55,7 @@ def serve(settings: ServiceSettings) -> int:
     """Serve until told to stop; return the exit status."""
     _open_standard_streams()
     logs.configure(settings.log_level, settings.log_format)
-    ending = Ending()
+    ending = ShutdownSignal()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ending)
     try:
@@ -97,19 +97,19 @@ def serve(settings: ServiceSettings) -> int:
 
 
 def serve_here(
-    settings: ServiceSettings, sockets: Sequence[socket.socket], ending: "Ending"
+    settings: ServiceSettings, sockets: Sequence[socket.socket], ending: "ShutdownSignal"
 ) -> None:
     """Serve in this process, unless it was asked to end meanwhile."""
-    from service.app import create_app, spare_the_collector
+    from service.app import create_app, tune_gc
 
     server = Server(_config(settings, create_app(settings)))
-    spare_the_collector()
+    tune_gc()
     if not ending.asked:
         server.run(sockets=list(sockets))
 
 
 def _serve_in_workers(
-    settings: ServiceSettings, sockets: Sequence[socket.socket], ending: "Ending"
+    settings: ServiceSettings, sockets: Sequence[socket.socket], ending: "ShutdownSignal"
 ) -> None:
     config = _config(settings, _WORKER_APP)
     with tempfile.TemporaryDirectory(prefix="dropserve-") as folder:
@@ -151,7 +151,7 @@ class Server(uvicorn.Server):
         self.started = True
 
     def _make_protocol(self, *, is_control: bool) -> asyncio.Protocol:
-        protocol = ExpressProtocol(self.config, self.server_state, self.lifespan.state)
+        protocol = FastPathProtocol(self.config, self.server_state, self.lifespan.state)
         protocol.is_control = is_control
         return protocol
 
@@ -284,7 +284,7 @@ def _config(settings: ServiceSettings, app: object) -> uvicorn.Config:
         factory=isinstance(app, str),
         workers=settings.workers,
         loop="uvloop",
-        http=ExpressProtocol,
+        http=FastPathProtocol,
         ws="none",
         lifespan="on",
         log_config=logs.configuration(settings.log_level, settings.log_format),
@@ -349,7 +349,7 @@ def _address(listener: socket.socket) -> str:
     return name if isinstance(name, str) else f"http://{name[0]}:{name[1]}"
 
 
-class Ending:
+class ShutdownSignal:
     """Ends with status 0 before uvicorn's own handlers stand, and after they have done their work.
 
     uvicorn ends by raising the signal that stopped it once more, for the handler before its own.

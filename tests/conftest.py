@@ -11,7 +11,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from training.config import TrainingConfig
-from training.data.dataset import Part, load
+from training.data.dataset import Split, load
 
 if TYPE_CHECKING:
     from tests.exported import Export, Exported
@@ -59,7 +59,7 @@ def bundle_folder(models_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def held_out() -> Part:
+def held_out() -> Split:
     """The test part of the digits: uint8 [N, 1, 8, 8] and their labels."""
     return load(TrainingConfig(data="digits")).test
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.service.process import ServiceProcess, service_process
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 DOCUMENTS = ("README.md", "docs/http-api.md", "docs/open-inference.md")
 Example = tuple[str, str]
@@ -36,7 +36,7 @@ def server(models_folder: Path) -> Iterator[ServiceProcess]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, held_out: Part) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, held_out: Split) -> Path:
     """Where the commands are typed: it has the `digit.png` that the documents speak of."""
     folder = tmp_path_factory.mktemp("user")
     Image.fromarray(held_out.images[0, 0]).save(folder / "digit.png")

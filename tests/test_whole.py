@@ -10,12 +10,12 @@ import orjson
 from tests.pictures import encode, instances
 from tests.service.process import service_process
 from tests.service.serving import predictions
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 IMAGES_A_REQUEST = 60
 
 
-def answers(client: httpx.Client, route: str, held_out: Part) -> list[Any]:
+def answers(client: httpx.Client, route: str, held_out: Split) -> list[Any]:
     """Ask for every held-out digit, as PNG files in JSON, some at a time."""
     found = []
     for start in range(0, len(held_out), IMAGES_A_REQUEST):
@@ -26,12 +26,12 @@ def answers(client: httpx.Client, route: str, held_out: Part) -> list[Any]:
     return found
 
 
-def accuracy(found: list[Any], held_out: Part) -> float:
+def accuracy(found: list[Any], held_out: Split) -> float:
     labels = np.array([int(answer["label"]) for answer in found])
     return float((labels == held_out.labels).mean())
 
 
-def negative_log_likelihood(found: list[Any], held_out: Part) -> float:
+def negative_log_likelihood(found: list[Any], held_out: Split) -> float:
     right = [
         answer["probabilities"][str(label)]
         for answer, label in zip(found, held_out.labels, strict=True)
@@ -40,7 +40,7 @@ def negative_log_likelihood(found: list[Any], held_out: Part) -> float:
 
 
 def test_what_the_report_says_is_what_the_server_does(
-    models_folder: Path, bundle_folder: Path, held_out: Part
+    models_folder: Path, bundle_folder: Path, held_out: Split
 ) -> None:
     measured = orjson.loads((bundle_folder / "manifest.json").read_bytes())["metrics"]["test"]
     with service_process(models_folder) as service, service.client() as client:

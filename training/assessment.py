@@ -20,9 +20,9 @@ from training.data import dataset as data_sets
 from training.data.dataset import DataSet
 from training.evaluation import metrics as figures
 from training.evaluation import selective as trust
-from training.evaluation.corruptions import courses
+from training.evaluation.corruptions import corruption_curves
 from training.report.html import HTML_FILE, Subject, write_evaluation
-from training.report.selective_plots import Strangers
+from training.report.selective_plots import OodAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,10 @@ def measured(
     found = evaluation.metrics | {"trust": trust.measure(evaluation, predictor.calibrated)}
     strangers = None
     if others is not None:
-        strangers = Strangers(others.name, figures.answers(predictor, others.test))
+        strangers = OodAnswers(others.name, figures.answers(predictor, others.test))
         scores = trust.strangers(evaluation.answers, strangers.answers)
         found["strangers"] = {"name": others.name, "images": len(others.test), "scores": scores}
-    spoilt = courses(predictor, data.test)
+    spoilt = corruption_curves(predictor, data.test)
     return Subject(data.test, data.class_names, evaluation, spoilt, strangers), found
 
 

@@ -20,7 +20,7 @@ from training.config import TrainingConfig
 from training.data import dataset as data_sets
 from training.data.batches import pixels
 from training.data.dataset import DataSet
-from training.evaluation.corruptions import courses
+from training.evaluation.corruptions import corruption_curves
 from training.evaluation.metrics import evaluate
 from training.evaluation.selective import measure
 from training.export.calibrate import calibrate
@@ -28,7 +28,7 @@ from training.export.precision_gate import Choice, choose
 from training.export.to_onnx import PARITY_TOLERANCE, export_graphs, parity, write_golden
 from training.fitting.advice import advise
 from training.fitting.diagnostics import diagnose, turnover
-from training.fitting.loop import LAST_CHECKPOINT, Fitted, architecture, fit
+from training.fitting.loop import LAST_CHECKPOINT, TrainResult, architecture, fit
 from training.network.classifier import Classifier, count_parameters
 from training.network.prune import difference, prune
 from training.report.html import Subject, write_card, write_plots
@@ -72,7 +72,7 @@ def _to_bundle(config: TrainingConfig, data: DataSet, run: Path) -> Path:
     if config.prune_dead:
         network, removed = pruned(fitted.network, data)
         fitted = replace(fitted, network=network)
-    return publish(config, data, fitted, advice, removed)
+    return export_bundle(config, data, fitted, advice, removed)
 
 
 def pruned(network: Classifier, data: DataSet) -> tuple[Classifier, int]:
@@ -95,8 +95,8 @@ def pruned(network: Classifier, data: DataSet) -> tuple[Classifier, int]:
     return network, 0
 
 
-def publish(
-    config: TrainingConfig, data: DataSet, fitted: Fitted, advice: Sequence[str], removed: int
+def export_bundle(
+    config: TrainingConfig, data: DataSet, fitted: TrainResult, advice: Sequence[str], removed: int
 ) -> Path:
     """Export the network, hold it to its gates, measure the export and write the bundle.
 
@@ -139,7 +139,9 @@ def publish(
             "epochs": len(fitted.history),
             "diagnosis": _diagnosis(fitted, advice, removed),
         }
-        subject = Subject(data.test, data.class_names, test, courses(predictor, data.test))
+        subject = Subject(
+            data.test, data.class_names, test, corruption_curves(predictor, data.test)
+        )
         pictures = write_plots(draft.path, subject, fitted)
         draft.describe = lambda version: write_card(draft.path, draft.manifest, version, pictures)
     path = config.output / config.model_name / str(draft.version)
@@ -225,7 +227,7 @@ def _manifest(
     }
 
 
-def _diagnosis(fitted: Fitted, advice: Sequence[str], removed: int) -> dict[str, Any]:
+def _diagnosis(fitted: TrainResult, advice: Sequence[str], removed: int) -> dict[str, Any]:
     """How the hidden layers fire on the validation images, as the manifest records it."""
     turnovers = turnover(fitted.before, fitted.epochs)
     layers = [

@@ -23,7 +23,7 @@ from benchmarks.serving.peers import Ask, Kind, Peer, Stage
 from benchmarks.serving.servers import Server, ServerFailedError
 from benchmarks.serving.setup import Setup
 from model.bundle.store import GOLDEN_FILE, Bundle
-from model.dropout.sampling import Fixed
+from model.dropout.sampling import FixedSamples
 from model.inference.predictor import Predictor, open_tested
 
 _TOLERANCE = 1e-3
@@ -98,7 +98,7 @@ class Expected:
         """Return what is right; of `samples` with dropout alive, None for without."""
         if samples is None:
             return np.asarray(self._prediction.probabilities[0])
-        how = Fixed(0, samples)
+        how = FixedSamples(0, samples)
         return np.asarray(self._predictor.uncertainty(self._prediction, how).mean_probabilities[0])
 
     def fault(self, peer: Peer, ask: Ask, found: Sequence[float]) -> str:

@@ -9,7 +9,7 @@ FIRST_BLOCK = 16
 """Samples of the first block where their number is automatic; each further one doubles them."""
 
 
-class Fixed(NamedTuple):  # compared and hashed for every request: five times as fast
+class FixedSamples(NamedTuple):  # compared and hashed for every request: five times as fast
     """A number of samples that is named beforehand."""
 
     seed: int
@@ -20,7 +20,7 @@ class Fixed(NamedTuple):  # compared and hashed for every request: five times as
 
 
 @dataclass(frozen=True, slots=True)
-class Auto:
+class AdaptiveSamples:
     """As many samples as settle each image's label, at most `most`."""
 
     seed: int
@@ -32,4 +32,4 @@ class Analytic:
     """No samples: the normal distribution that dropout gives the logits, integrated."""
 
 
-Sampling = Fixed | Auto | Analytic
+Sampling = FixedSamples | AdaptiveSamples | Analytic

@@ -22,14 +22,14 @@ from model.bundle.store import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
 from model.dropout import masks
 from model.dropout.analytic import POINTS, normal_logits
 from model.dropout.masks import Masks
-from model.dropout.sampling import FIRST_BLOCK, Analytic, Auto, Fixed, Sampling
+from model.dropout.sampling import FIRST_BLOCK, AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.dropout.sequential_test import settled
 from model.errors import BundleError, MethodError
 from model.graphs import classification
 from model.graphs.embedded_weights import WireError, require_self_contained
 from model.graphs.mc_statistics import BLOCK, DETAILS, MAIN, Feeds, behind, rule, scaling
 from model.graphs.sessions import RunOptions, Session, Stop, start
-from model.uncertainty.calibration import CALIBRATION_FILE, Arrays, Calibrated, uniform_draws
+from model.uncertainty.calibration import CALIBRATION_FILE, Arrays, Calibrator, uniform_draws
 from model.uncertainty.summary import (
     Summary,
     Uncertainty,
@@ -146,15 +146,15 @@ class Predictor:
         self._layers = tuple(layers)
         self._model = model
         self._head = head
-        self.calibrated: Calibrated | None = None
+        self.calibrated: Calibrator | None = None
         """Its temperatures, and what turns answers into decisions; None: answers as they come."""
         self.run_options = options
         """Of every run of both graphs, to end it from another thread; None: it cannot be ended.
 
         With options a brief run takes up to a tenth longer.
         """
-        self._bound: LRUCache[tuple[Fixed, float], _Bound] = LRUCache(_BOUND)
-        self._last_asked: tuple[Fixed, float] | None = None
+        self._bound: LRUCache[tuple[FixedSamples, float], _Bound] = LRUCache(_BOUND)
+        self._last_asked: tuple[FixedSamples, float] | None = None
         self._last_bound: _Bound
         self.classes = int(model.get_outputs()[0].shape[-1])
         # The figures hold two numbers of a class and a sample.
@@ -221,11 +221,11 @@ class Predictor:
         logits, features, probabilities, labels = self._model.run(_ANSWER, feeds, self.run_options)
         return Prediction(logits, features, (probabilities, labels), temperature)
 
-    def sample(self, features: Floats, how: Fixed) -> Floats:
+    def sample(self, features: Floats, how: FixedSamples) -> Floats:
         """Run the head with dropout alive: features [N, F] -> logits float32 [N, T, K]."""
         return self._sampled(features, masks.draw(how.seed, how.samples, self._layers, how.design))
 
-    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
+    def summary(self, prediction: Prediction, how: FixedSamples) -> Summary:
         """Say how sure the answers of a deterministic pass are, in brief."""
         features, bound = prediction.features, self._bind(how)
         rows = self._head_rows(how.samples)
@@ -245,7 +245,7 @@ class Predictor:
             MethodError: the analytic method, of a head with several dropout layers.
         """
         match how:
-            case Fixed(samples=most) | Auto(most=most):
+            case FixedSamples(samples=most) | AdaptiveSamples(most=most):
                 pass
             case Analytic():
                 most = max(POINTS, self._layers[0].width + 1)
@@ -272,16 +272,16 @@ class Predictor:
 
     def _asked(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         match how:
-            case Fixed():
+            case FixedSamples():
                 return answer(
                     self._bind(how).run(prediction.features, self.run_options), how.samples
                 )
-            case Auto():
+            case AdaptiveSamples():
                 return self._until_settled(prediction, how)
             case Analytic():
                 return self._integral(prediction)
 
-    def _until_settled(self, prediction: Prediction, how: Auto) -> Uncertainty:
+    def _until_settled(self, prediction: Prediction, how: AdaptiveSamples) -> Uncertainty:
         """Take samples, twice as many each time, until each image's label is settled."""
         drawn = masks.draw(how.seed, how.most, self._layers, "paired")
         expected = prediction.logits.argmax(axis=-1)
@@ -336,7 +336,7 @@ class Predictor:
         feeds = {"features": features, **self._feeds(drawn)}
         return self._head.run(names, feeds, self.run_options)
 
-    def _bind(self, how: Fixed) -> _Bound:
+    def _bind(self, how: FixedSamples) -> _Bound:
         """Bind to the head what does not change from one request to the next."""
         asked = how, self.sampled_temperature
         if asked != self._last_asked:
@@ -364,7 +364,7 @@ class Predictor:
     def self_test(self, golden: Golden) -> dict[str, float]:
         """Return by how much the golden outputs differ from those of now, by their kind."""
         prediction = self.predict(golden.images)
-        sampled = self.sample(prediction.features, Fixed(golden.seed, golden.samples))
+        sampled = self.sample(prediction.features, FixedSamples(golden.seed, golden.samples))
         return {
             "logits": float(np.abs(prediction.logits - golden.logits).max()),
             "sampled logits": float(np.abs(sampled - golden.sampled_logits).max()),
@@ -411,7 +411,7 @@ def _test(predictor: Predictor, bundle: Bundle) -> None:
             )
 
 
-def calibrated(bundle: Bundle) -> Calibrated | None:
+def calibrated(bundle: Bundle) -> Calibrator | None:
     """Read what was fitted on the validation images; None where nothing was.
 
     Raises:
@@ -429,7 +429,7 @@ def calibrated(bundle: Bundle) -> Calibrated | None:
         raise BundleError(f"{file} cannot be used ({reason}); export it again.") from None
     if (len(arrays.thr), len(arrays.axes)) != (numbers.images, manifest.features):
         raise BundleError(f"{file} is of another model; export the bundle again.")
-    return Calibrated(numbers, arrays)
+    return Calibrator(numbers, arrays)
 
 
 def _self_contained(graph: bytes) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.npz import Expected, read_arrays
-from model.uncertainty.ood import Density
+from model.uncertainty.ood import RelativeMahalanobis
 from model.uncertainty.summary import Uncertainty
 
 CALIBRATION_FILE = "calibration.npz"
@@ -57,7 +57,7 @@ class Arrays(BaseModel):
     risk_bounds: Floats
     """[n]: of answers at least as confident as `confidences`, no more than this share are wrong."""
     axes: Floats
-    """[F, 2D], of `model.uncertainty.ood.Density`."""
+    """[F, 2D], of `model.uncertainty.ood.RelativeMahalanobis`."""
     centres: Floats
     """[C, D], of the same."""
     middle: Floats
@@ -84,9 +84,9 @@ class Arrays(BaseModel):
         return [getattr(self, name) for name in type(self).model_fields]
 
     @property
-    def density(self) -> Density:
+    def density(self) -> RelativeMahalanobis:
         """What the features' typicality is measured with."""
-        return Density(self.axes, self.centres, self.middle)
+        return RelativeMahalanobis(self.axes, self.centres, self.middle)
 
     def threshold(self, max_risk: float) -> float | None:
         """Return the least confidence to answer with, or None where no threshold is known to do.
@@ -178,7 +178,7 @@ class Decisions:
     """[N]: the answer is not sure enough to keep to `max_risk`."""
 
 
-class Calibrated:
+class Calibrator:
     """A calibration, ready for answers."""
 
     def __init__(self, numbers: Calibration, arrays: Arrays) -> None:
@@ -241,6 +241,6 @@ class Calibrated:
             features: float32 [N, F].
         """
         known = self._arrays.nearness
-        nearness = self._density.nearness(features)
+        nearness = self._density.score(features)
         farthest = np.where(np.isfinite(nearness), nearness, -np.inf)
         return np.searchsorted(known, farthest) / len(known)

@@ -17,7 +17,7 @@ Singles = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Density:
+class RelativeMahalanobis:
     """Of F features in C classes, on D axes each; all float64."""
 
     axes: Floats
@@ -27,7 +27,7 @@ class Density:
     middle: Floats
     """[D]: the mean of all on the last axes."""
 
-    def nearness(self, features: NDArray[np.float32]) -> Floats:
+    def score(self, features: NDArray[np.float32]) -> Floats:
         """Return half the squared distance to the middle minus that to the nearest class: [N].
 
         With both multiplied out it is |overall|^2 / 2 - |inside|^2 / 2 plus the largest of C

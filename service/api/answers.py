@@ -5,7 +5,7 @@ NaN, which stands where nothing is known, is serialised as null.
 
 from typing import Any
 
-from model.dropout.sampling import Analytic, Auto, Fixed, Sampling
+from model.dropout.sampling import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.inference.predictor import Prediction
 from model.uncertainty.calibration import Decisions
 from model.uncertainty.summary import Uncertainty
@@ -27,9 +27,9 @@ def asked(sampling: Sampling, decisions: Decisions | None) -> dict[str, Any]:
     """Say what the uncertainties of an answer are of."""
     drawn: dict[str, Any]
     match sampling:
-        case Fixed(seed, samples):
+        case FixedSamples(seed, samples):
             drawn = {"samples": samples, "seed": seed}
-        case Auto(seed):
+        case AdaptiveSamples(seed):
             drawn = {"samples": "auto", "seed": seed}
         case Analytic():
             drawn = {"samples": None, "seed": None}
@@ -59,7 +59,7 @@ def uncertain(
             "mutual_information_error": float(answer.mutual_information_error[row]),
             "variation_ratio": float(answer.variation_ratio[row]),
             **_decided(answer, class_names, decisions, row),
-            **(_stopped(answer, row) if isinstance(sampling, Auto) else {}),
+            **(_stopped(answer, row) if isinstance(sampling, AdaptiveSamples) else {}),
         }
         for row, label in enumerate(answer.labels)
     ]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from model.bundle.store import SAMPLED_SUFFIX
-from model.dropout.sampling import Analytic, Auto, Fixed, Sampling
+from model.dropout.sampling import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.graphs.mc_statistics import BY_CLASS, BY_IMAGE
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Prediction
@@ -22,7 +22,7 @@ from service.api.sampling_options import sampling
 from service.api.schemas import SamplingQuery
 from service.codecs.image_bodies import INPUT, of_tensors
 from service.codecs.tensors import Datatype, Tensor
-from service.engine.loader import Served
+from service.engine.loader import LoadedModel
 from service.errors import InvalidQueryError, UncertaintyDisabledError
 from service.observability.model_statistics import Statistics
 from service.sandbox.image_reader import ImageReader, as_floats, client_of
@@ -43,10 +43,10 @@ class Description:
 
 
 @dataclass(slots=True)  # frozen ones take long to make
-class Face:
+class ModelEndpoint:
     """One of the two models of a bundle."""
 
-    served: Served
+    served: LoadedModel
     sampled: bool
 
     @property
@@ -164,10 +164,10 @@ def told(how: Sampling | None) -> dict[str, str | int]:
     match how:
         case None:
             return {}
-        case Fixed(seed, samples, design):
+        case FixedSamples(seed, samples, design):
             drawn: dict[str, str | int] = {"method": "mc_dropout", "samples": samples, "seed": seed}
             return drawn if design == "orthogonal" else drawn | {"design": design}
-        case Auto(seed):
+        case AdaptiveSamples(seed):
             return {"method": "mc_dropout", "samples": "auto", "seed": seed}
         case Analytic():
             return {"method": "analytic"}

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.api import schemas
 from service.api.routes import json_response, request_id
-from service.registry.repository import Offer, Repository
+from service.registry.repository import ActiveVersions, Repository
 
 
 def router(repository: Repository) -> APIRouter:
@@ -47,7 +47,7 @@ def router(repository: Repository) -> APIRouter:
     return routes
 
 
-def summary(offer: Offer) -> dict[str, object]:
+def summary(offer: ActiveVersions) -> dict[str, object]:
     """Describe what of a model is in service, as `schemas.ModelSummary`."""
     served, release = offer.stable, offer.release
     manifest = served.bundle.manifest

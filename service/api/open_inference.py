@@ -12,7 +12,7 @@ from starlette.responses import Response
 from model.bundle.store import SAMPLED_SUFFIX
 from model.dropout.sampling import Sampling
 from service import API_VERSION
-from service.api.model_endpoint import Description, Face, bundle_name, told
+from service.api.model_endpoint import Description, ModelEndpoint, bundle_name, told
 from service.api.routes import (
     MANY_NUMBERS,
     Answer,
@@ -265,16 +265,16 @@ class _Protocol:
         spec = self._face(request).spec  # the same height and width in every version
         return await self._reader.condense(body, json_length, spec, client_of(request))
 
-    def _face(self, request: Request, id_: str = "") -> Face:
+    def _face(self, request: Request, id_: str = "") -> ModelEndpoint:
         asked = request.path_params
         name, sampled = bundle_name(asked["name"], self._settings)
         served = self._repository.get(name, asked.get("version"), id_)
-        return Face(served, sampled)
+        return ModelEndpoint(served, sampled)
 
-    def _faces(self) -> list[Face]:
+    def _faces(self) -> list[ModelEndpoint]:
         kinds = (False, True) if self._settings.uncertainty else (False,)
         return [
-            Face(served, sampled)
+            ModelEndpoint(served, sampled)
             for offer in self._repository.offers
             for served in offer.all
             for sampled in kinds
@@ -325,7 +325,7 @@ def _length(text: str) -> int:
     return int(text)
 
 
-def _raw(face: Face, body: bytes) -> InferRequest:
+def _raw(face: ModelEndpoint, body: bytes) -> InferRequest:
     """Describe a raw request: the body is one image, and every output is wanted in binary."""
     check_raw(len(body), face.spec)
     size: Parameters = {"binary_data_size": len(body)}
@@ -334,7 +334,7 @@ def _raw(face: Face, body: bytes) -> InferRequest:
     return InferRequest(inputs=[given], parameters={"binary_data_output": True})
 
 
-def _header(face: Face, given: InferRequest, how: Sampling | None) -> dict[str, Any]:
+def _header(face: ModelEndpoint, given: InferRequest, how: Sampling | None) -> dict[str, Any]:
     header: dict[str, Any] = {"model_name": face.name, "model_version": face.served.version}
     if given.id is not None:
         header["id"] = str(given.id)
@@ -351,7 +351,7 @@ def _within(given: InferRequest) -> float | None:
     return timeout / 1e6 if timeout else None
 
 
-def _check_outputs(given: InferRequest, face: Face) -> None:
+def _check_outputs(given: InferRequest, face: ModelEndpoint) -> None:
     """Refuse what cannot be answered before the network runs."""
     if not given.outputs:
         return
@@ -378,7 +378,7 @@ def _check_outputs(given: InferRequest, face: Face) -> None:
             )
 
 
-def _with_classes(outputs: list[Tensor], given: InferRequest, face: Face) -> list[Tensor]:
+def _with_classes(outputs: list[Tensor], given: InferRequest, face: ModelEndpoint) -> list[Tensor]:
     if not given.outputs:
         return outputs
     class_names = face.served.bundle.manifest.class_names
@@ -399,7 +399,7 @@ def _response(
     described: dict[str, Any],
     outputs: list[Tensor],
     given: InferRequest,
-    face: Face,
+    face: ModelEndpoint,
     accept_encoding: str | None,
 ) -> Answer:
     payload, json_length = write_response(described, _with_classes(outputs, given, face), given)

@@ -1,6 +1,6 @@
 """What a request asks of dropout -> what a head is asked. Knows no HTTP."""
 
-from model.dropout.sampling import Analytic, Auto, Fixed, Sampling
+from model.dropout.sampling import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from service.api.schemas import SamplingQuery
 from service.errors import InvalidQueryError
 from service.settings import ServiceSettings
@@ -20,14 +20,14 @@ def sampling(query: SamplingQuery, settings: ServiceSettings, *, brief: bool = F
     seed = settings.default_seed if query.seed is None else query.seed
     if query.samples == "auto":
         _refuse(query, ("design",), "samples=auto draws masks in independent pairs")
-        return Auto(seed, settings.max_samples)
+        return AdaptiveSamples(seed, settings.max_samples)
     samples = settings.default_samples if query.samples is None else query.samples
     if samples > settings.max_samples:
         raise InvalidQueryError(
             f"Parameter 'samples': at most {settings.max_samples} are drawn here, "
             f"but got {samples}."
         )
-    return Fixed(seed, samples, query.design or "orthogonal", brief)
+    return FixedSamples(seed, samples, query.design or "orthogonal", brief)
 
 
 def _refuse(query: SamplingQuery, names: tuple[str, ...], reason: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.model_endpoint import Face, bundle_name
+from service.api.model_endpoint import ModelEndpoint, bundle_name
 from service.api.routes import NamedRoute, json_response, request_id, rows_response
 from service.codecs.tensors import Tensor
 from service.registry.repository import Repository
@@ -18,10 +18,10 @@ def routes(
 ) -> list[NamedRoute]:
     """Build the four routes."""
 
-    def face(request: Request) -> Face:
+    def face(request: Request) -> ModelEndpoint:
         name, sampled = bundle_name(request.path_params["name"], settings)
         version = request.path_params.get("version")
-        return Face(repository.get(name, version, request_id(request)), sampled)
+        return ModelEndpoint(repository.get(name, version, request_id(request)), sampled)
 
     async def names(_request: Request) -> Response:
         return json_response({"models": [offer.stable.name for offer in repository.offers]})

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.store import SAMPLED_SUFFIX
-from model.dropout.sampling import Fixed, Sampling
+from model.dropout.sampling import FixedSamples, Sampling
 from model.graphs.sessions import RunOptions, run_options
 from model.inference.predictor import Prediction
 from model.uncertainty.summary import Summary, Uncertainty
 from service.engine.latency import Costs, LatencyEstimator
-from service.engine.pending_requests import Answer, Deadlines, Floats, Job
-from service.engine.scheduling import SLICE_SECONDS, JobQueue, Run
+from service.engine.pending_requests import Answer, Deadlines, Floats, PendingRequest
+from service.engine.scheduling import SLICE_SECONDS, Batch, RequestQueue
 from service.errors import NotReadyError, OverloadedError
 from service.observability.metrics import Metrics
 from service.observability.model_statistics import Statistics
@@ -46,7 +46,7 @@ class RowPredictor(Protocol):
         """Say how sure the answers are; requests with equal sampling share one call."""
         ...
 
-    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
+    def summary(self, prediction: Prediction, how: FixedSamples) -> Summary:
         """Say it in brief."""
         ...
 
@@ -92,8 +92,8 @@ class Batcher:
         self._predictor = predictor
         self._limits = limits
         self._latency = LatencyEstimator(costs)
-        self._queue = JobQueue(limits.batch_rows, limits.slice_seconds, self._latency)
-        self._running: Run | None = None
+        self._queue = RequestQueue(limits.batch_rows, limits.slice_seconds, self._latency)
+        self._running: Batch | None = None
         """The run on the thread."""
         self._interruptible = predictor if isinstance(predictor, Interruptible) else None
         self._run_options = run_options() if self._interruptible else None
@@ -182,7 +182,7 @@ class Batcher:
         if waiting and not self._queue.has_room(len(images), self._limits.queue_rows):
             raise OverloadedError(f"{waiting} images are waiting already; try again in a second.")
         limit = self._limits.timeout_seconds
-        job = Job(
+        job = PendingRequest(
             images, sampling, limit if timeout_seconds is None else min(timeout_seconds, limit)
         )
         if (
@@ -199,12 +199,12 @@ class Batcher:
             self._forget(job)
             del answer
 
-    def _is_brief(self, jobs: Sequence[Job]) -> bool:
+    def _is_brief(self, jobs: Sequence[PendingRequest]) -> bool:
         return self._latency.seen_seconds(jobs) <= self._limits.inline_seconds
 
-    def _answer_now(self, job: Job) -> Answer:
+    def _answer_now(self, job: PendingRequest) -> Answer:
         self._had_one = True
-        (run,) = self._answer_each(Run([job], job.rows))
+        (run,) = self._answer_each(Batch([job], job.rows))
         answer = run.take_answers()[0]
         self._loop.call_soon(self._end_turn, run)
         try:
@@ -214,11 +214,11 @@ class Batcher:
         finally:
             del answer  # an error's trace leads here: it must not lead back to the error
 
-    def _end_turn(self, run: Run) -> None:
+    def _end_turn(self, run: Batch) -> None:
         self._had_one = False
         self._note_run(run)  # now that the answer is out
 
-    def _queue_up(self, job: Job) -> "asyncio.Future[Answer]":
+    def _queue_up(self, job: PendingRequest) -> "asyncio.Future[Answer]":
         self._queue.add(job)
         job.answer = self._loop.create_future()
         self._deadlines.add(job)
@@ -227,7 +227,7 @@ class Batcher:
             self._loop.call_soon(self._run)  # once whatever has arrived with this has queued
         return job.answer
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: PendingRequest) -> None:
         """Forget a job that is answered, or whose caller has gone."""
         self._deadlines.remove(job)
         job.answer = None  # an error's trace leads to the caller: it must not lead back
@@ -250,7 +250,7 @@ class Batcher:
         else:
             self._run_on_thread(run)
 
-    def _run_inline(self, run: Run) -> None:
+    def _run_inline(self, run: Batch) -> None:
         try:
             runs = self._answer_each(run)
         except BaseException as error:  # an interrupt, say, which is not for this to handle
@@ -258,7 +258,7 @@ class Batcher:
             raise
         self._end(runs)
 
-    def _run_on_thread(self, run: Run) -> None:
+    def _run_on_thread(self, run: Batch) -> None:
         self._running = run
         try:
             running = self._loop.run_in_executor(self._thread, self._answer_on_thread, run)
@@ -267,7 +267,7 @@ class Batcher:
             return
         running.add_done_callback(partial(self._end_on_thread, run))
 
-    def _end_on_thread(self, run: Run, ended: "asyncio.Future[Sequence[Run]]") -> None:
+    def _end_on_thread(self, run: Batch, ended: "asyncio.Future[Sequence[Batch]]") -> None:
         try:
             runs = ended.result()
         except BaseException as error:  # SystemExit, say: the thread hands on whatever it was
@@ -276,7 +276,7 @@ class Batcher:
             self._run_options.terminate = False  # what it was to end is over
         self._end(runs)
 
-    def _end(self, runs: Sequence[Run]) -> None:
+    def _end(self, runs: Sequence[Batch]) -> None:
         self._running = None
         try:
             for run in runs:
@@ -290,7 +290,7 @@ class Batcher:
             else:
                 self._idle.set()
 
-    def _deliver(self, run: Run) -> None:
+    def _deliver(self, run: Batch) -> None:
         """Hand each job its answer, unless its caller has given up meanwhile."""
         for job, answer in zip(run.jobs, run.take_answers(), strict=True):
             if isinstance(answer, Exception):
@@ -300,7 +300,7 @@ class Batcher:
             else:
                 job.deliver_part(answer)
 
-    def _answer_on_thread(self, run: Run) -> Sequence[Run]:
+    def _answer_on_thread(self, run: Batch) -> Sequence[Batch]:
         """Answer so that the event loop, which goes on meanwhile, can end it."""
         if self._interruptible is None:
             return self._answer_each(run)
@@ -310,7 +310,7 @@ class Batcher:
         finally:
             self._interruptible.run_options = None  # which is faster
 
-    def _answer_each(self, run: Run) -> Sequence[Run]:
+    def _answer_each(self, run: Batch) -> Sequence[Batch]:
         """One run for all jobs; if it fails, each alone, so that one cannot fail another."""
         run.started = time.perf_counter()
         try:
@@ -319,11 +319,13 @@ class Batcher:
         except Exception as error:
             if len(run.jobs) > 1 and run.is_awaited():
                 jobs = [job for job in run.jobs if job.has_caller()]
-                return [again for job in jobs for again in self._answer_each(Run([job], job.rows))]
+                return [
+                    again for job in jobs for again in self._answer_each(Batch([job], job.rows))
+                ]
             run.answers = [error] * len(run.jobs)
         return [run]
 
-    def _answer_together(self, run: Run) -> Sequence[Answer]:
+    def _answer_together(self, run: Batch) -> Sequence[Answer]:
         jobs = run.jobs
         images = _joined([job.images for job in jobs])
         if run.part is not None:
@@ -351,11 +353,11 @@ class Batcher:
     def _answer_of(self, prediction: Prediction, sampling: Sampling | None) -> Answer:
         if sampling is None:
             return prediction
-        if isinstance(sampling, Fixed) and sampling.brief:
+        if isinstance(sampling, FixedSamples) and sampling.brief:
             return self._predictor.summary(prediction, sampling)
         return self._predictor.uncertainty(prediction, sampling)
 
-    def _note_run(self, run: Run) -> None:
+    def _note_run(self, run: Batch) -> None:
         if not run.ended:
             return
         times = run.started, run.trunk_ended, run.ended
@@ -383,7 +385,7 @@ class Batcher:
             self.sampled_statistics.ran(ended - started, sum(sampled), len(sampled))
 
 
-def _failed(run: Run, error: BaseException) -> Run:
+def _failed(run: Batch, error: BaseException) -> Batch:
     """Let all jobs of a run that has not come to an end fail."""
     run.ended = 0.0
     run.answers = [RuntimeError(f"A run of the network broke off ({error!r}).") for _ in run.jobs]

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.dropout.sampling import FIRST_BLOCK, Auto, Fixed, Sampling
-from service.engine.pending_requests import Job
+from model.dropout.sampling import FIRST_BLOCK, AdaptiveSamples, FixedSamples, Sampling
+from service.engine.pending_requests import PendingRequest
 
 _MOST_KINDS = 64  # every seed is one, as its masks are drawn first
 _MOST_SLOWER = 1.05
@@ -61,7 +61,7 @@ class LatencyEstimator:
         self.head = Rate(costs.head_seconds if costs else 0.0)
         """Of one row and one sample."""
 
-    def seen_seconds(self, jobs: Sequence[Job]) -> float:
+    def seen_seconds(self, jobs: Sequence[PendingRequest]) -> float:
         """Seconds that one run of all jobs will take; infinite where a kind was never run."""
         known = self._seconds_per_row.get
         if len(jobs) == 1:
@@ -79,7 +79,7 @@ class LatencyEstimator:
         if sampling is None:
             return self.trunk.fastest
         samples = self._most_samples(sampling)
-        if isinstance(sampling, Auto):
+        if isinstance(sampling, AdaptiveSamples):
             samples = min(samples, FIRST_BLOCK)
         return self.trunk.fastest + self.head.fastest * samples
 
@@ -89,7 +89,7 @@ class LatencyEstimator:
             return 0
         return max(0, int((seconds - self.trunk.fastest) / self.head.fastest))
 
-    def note(self, jobs: Sequence[Job], rows: int, seconds: float) -> None:
+    def note(self, jobs: Sequence[PendingRequest], rows: int, seconds: float) -> None:
         """Learn from a run of `rows` rows, if all of it was of one kind."""
         kind = jobs[0].kind
         if kind is None or (len(jobs) > 1 and any(job.kind != kind for job in jobs)):
@@ -99,19 +99,19 @@ class LatencyEstimator:
         self._seconds_per_row[kind] = seconds / rows
 
     def note_rates(
-        self, jobs: Sequence[Job], rows: int, trunk_seconds: float, head_seconds: float
+        self, jobs: Sequence[PendingRequest], rows: int, trunk_seconds: float, head_seconds: float
     ) -> None:
         """Learn the rates from a run that was long enough to tell."""
         if self._costs is None:
             return
         self.trunk.note(trunk_seconds / rows)
         sampling = jobs[0].sampling
-        if isinstance(sampling, Fixed) and all(job.sampling == sampling for job in jobs):
+        if isinstance(sampling, FixedSamples) and all(job.sampling == sampling for job in jobs):
             self.head.note(head_seconds / (rows * sampling.samples))
 
     def _most_samples(self, sampling: Sampling) -> int:
-        if isinstance(sampling, Fixed):
+        if isinstance(sampling, FixedSamples):
             return sampling.samples
-        if isinstance(sampling, Auto):
+        if isinstance(sampling, AdaptiveSamples):
             return sampling.most
         return self._costs.analytic_samples if self._costs else 0

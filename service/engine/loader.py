@@ -17,12 +17,12 @@ import numpy as np
 
 from model.bundle.store import Bundle, open_bundle
 from model.dropout.analytic import POINTS
-from model.dropout.sampling import Fixed
+from model.dropout.sampling import FixedSamples
 from model.errors import BundleError
 from model.graphs.sessions import Stop
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor, open_tested
-from model.uncertainty.calibration import Calibrated
+from model.uncertainty.calibration import Calibrator
 from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.latency import Costs
 from service.engine.scheduling import SLICE_SECONDS
@@ -43,13 +43,13 @@ _TIMED_RUNS = 2
 
 
 @dataclass(eq=False)
-class Served:
+class LoadedModel:
     """One version of one model in service, kept for as long as a request uses it."""
 
     bundle: Bundle
     card: str
     batcher: Batcher
-    calibrated: Calibrated | None
+    calibrated: Calibrator | None
     _users: int = 0
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -68,7 +68,7 @@ class Served:
         """The version as it goes over the wire."""
         return str(self.number)
 
-    def __enter__(self) -> "Served":
+    def __enter__(self) -> "LoadedModel":
         """Begin to use it."""
         self._users += 1
         return self
@@ -109,7 +109,7 @@ class Loader:
         self._threads = DaemonThreads("loader", behind)
         self._stop: Stop | None = None
 
-    async def open(self, path: Path, like: InputSpec | None) -> Served:
+    async def open(self, path: Path, like: InputSpec | None) -> LoadedModel:
         """Open the bundle in the folder `path` and prove it.
 
         like: what clients of the model send already; None: nothing yet.
@@ -143,9 +143,9 @@ class Loader:
         bundle: Bundle,
         card: str,
         predictor: RowPredictor,
-        calibrated: Calibrated | None,
+        calibrated: Calibrator | None,
         costs: Costs | None = None,
-    ) -> Served:
+    ) -> LoadedModel:
         """Put a queue in front of an opened model; call it in a running event loop."""
         settings, manifest = self._settings, bundle.manifest
         limits = Limits(
@@ -156,7 +156,7 @@ class Loader:
         )
         version = str(manifest.version)
         batcher = Batcher(manifest.name, predictor, limits, self._metrics, version, costs)
-        return Served(bundle, card, batcher, calibrated)
+        return LoadedModel(bundle, card, batcher, calibrated)
 
     def stop(self) -> None:
         """End what is being opened, and open nothing more."""
@@ -189,7 +189,7 @@ class Loader:
         """
         settings, spec = self._settings, bundle.manifest.input
         layers = bundle.manifest.dropout_layers
-        how = Fixed(settings.default_seed, settings.default_samples)
+        how = FixedSamples(settings.default_seed, settings.default_samples)
         # Of processor time others take no share; but more threads' time cannot be told.
         clock = time.thread_time if settings.threads == 1 else time.perf_counter
 

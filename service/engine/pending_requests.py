@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.dropout.sampling import Auto, Sampling
+from model.dropout.sampling import AdaptiveSamples, Sampling
 from model.inference.predictor import Prediction
 from model.uncertainty.summary import Summary, Uncertainty, joined
 from service.errors import DeadlineError
@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 Answer = Prediction | Uncertainty | Summary
 
 
-class Job:
+class PendingRequest:
     """The rows of one request, and its caller."""
 
     __slots__ = (
@@ -43,7 +43,7 @@ class Job:
         self.images = images
         self.rows = len(images)
         self.sampling = sampling
-        self.kind: object = None if isinstance(sampling, Auto) else sampling or "plain"
+        self.kind: object = None if isinstance(sampling, AdaptiveSamples) else sampling or "plain"
         """What decides how long one row of it takes; None: nothing does, beforehand."""
         self.timeout_seconds = timeout_seconds
         self.waiting_since = time.perf_counter()
@@ -109,7 +109,7 @@ class ClientQueue:
         self.client = client
         self.rows = 0
         """Rows of all its jobs that wait, short and long."""
-        self.short: deque[Job] = deque()
+        self.short: deque[PendingRequest] = deque()
         """Its short jobs, in the order of their coming."""
 
 
@@ -119,17 +119,17 @@ class Deadlines:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin with nobody."""
         self._loop = loop
-        self._waiting: set[Job] = set()
+        self._waiting: set[PendingRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
 
-    def add(self, job: Job) -> None:
+    def add(self, job: PendingRequest) -> None:
         """Let a job give up in time."""
         self._waiting.add(job)
         if job.deadline < self._rings_at:
             self._set(job.deadline)
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: PendingRequest) -> None:
         """Forget a job."""
         self._waiting.remove(job)
 

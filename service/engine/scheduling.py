@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from model.dropout.sampling import Fixed
+from model.dropout.sampling import FixedSamples
 from service.engine.latency import LatencyEstimator
-from service.engine.pending_requests import Answer, ClientQueue, Job
+from service.engine.pending_requests import Answer, ClientQueue, PendingRequest
 from service.errors import OverloadedError, TooCostlyError
 from service.http.clients import CURRENT, Client
 
@@ -31,10 +31,10 @@ _ADVISED_SHARE = 0.5
 
 
 @dataclass(slots=True)
-class Run:
+class Batch:
     """One run of the network; its times are seconds of `time.perf_counter`."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[PendingRequest]
     rows: int
     """Images in it."""
     part: slice | None = None
@@ -60,7 +60,7 @@ class Run:
         return any(job.has_caller() for job in self.jobs)
 
 
-class JobQueue:
+class RequestQueue:
     """The jobs that wait, and how many rows of them."""
 
     def __init__(self, batch_rows: int, slice_seconds: float, latency: LatencyEstimator) -> None:
@@ -75,8 +75,8 @@ class JobQueue:
         self._latency = latency
         self._short: deque[ClientQueue] = deque()
         """The clients that have short jobs; the one whose turn it is comes first."""
-        self._long: list[Job] = []
-        self._sliced: Job | None = None
+        self._long: list[PendingRequest] = []
+        self._sliced: PendingRequest | None = None
         """The long job of which a slice runs."""
         self._lead = 0.0
         """Seconds that long jobs ran more than short ones while both waited."""
@@ -90,12 +90,12 @@ class JobQueue:
     def __bool__(self) -> bool:
         return bool(self._short or self._long)
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[PendingRequest]:
         for queue in self._short:
             yield from queue.short
         yield from self._long
 
-    def add(self, job: Job) -> None:
+    def add(self, job: PendingRequest) -> None:
         """Let a job wait.
 
         Raises:
@@ -140,7 +140,7 @@ class JobQueue:
         clients = len(self._clients) + (not own)
         return clients > 1 and (own + rows) * clients <= most
 
-    def _remove_rows(self, job: Job, rows: int) -> None:
+    def _remove_rows(self, job: PendingRequest, rows: int) -> None:
         """Count rows of a job that wait no more."""
         job.waiting -= rows
         self.rows -= rows
@@ -149,7 +149,7 @@ class JobQueue:
         if not (queue.rows or queue.short) and self._clients.get(queue.client) is queue:
             del self._clients[queue.client]
 
-    def take(self) -> Run | None:
+    def take(self) -> Batch | None:
         """Take what is to be run next; None if nobody waits any more."""
         now = time.perf_counter()
         if not self._long:
@@ -160,7 +160,7 @@ class JobQueue:
             return self._take_short(now) or self._take_slice(now)
         return self._take_slice(now) or self._take_short(now)
 
-    def ran(self, run: Run) -> None:
+    def ran(self, run: Batch) -> None:
         """Count a run's time for its side, and let the rest of a long job wait again."""
         if run.part is not None:
             (job,) = run.jobs
@@ -172,16 +172,16 @@ class JobQueue:
         elif self._long:
             self._lead = max(0.0, self._lead - run.seconds)
 
-    def withdraw(self, job: Job) -> None:
+    def withdraw(self, job: PendingRequest) -> None:
         """Let a job wait no more, and free its images; `take` passes over what is left of it."""
         self._remove_rows(job, job.waiting)
         job.parts = []
         if job is not self._sliced:  # whose images the run that has begun may still have to read
             job.images = job.images[:0].copy()
 
-    def _take_short(self, now: float) -> Run | None:
+    def _take_short(self, now: float) -> Batch | None:
         """Take jobs in order, as many as fill one run; leave out who has hung up."""
-        short, jobs = self._short, list[Job]()
+        short, jobs = self._short, list[PendingRequest]()
         rows, seconds = 0, 0.0
         while short:
             queue = short[0]
@@ -203,20 +203,20 @@ class JobQueue:
                 seconds += job.seconds
         if not short:
             self._short_seconds = 0.0  # what rounding has left
-        return Run(jobs, rows) if jobs else None
+        return Batch(jobs, rows) if jobs else None
 
-    def _take_slice(self, now: float) -> Run | None:
+    def _take_slice(self, now: float) -> Batch | None:
         while self._long:
             job = min(self._long, key=_remaining_seconds)
             self._long.remove(job)
             if job.is_awaited(now) and self._can_end_in_time(job, now):
                 part = self._next_part(job)
                 self._sliced = job
-                return Run([job], part.stop - part.start, part)
+                return Batch([job], part.stop - part.start, part)
             self.withdraw(job)
         return None
 
-    def _next_part(self, job: Job) -> slice:
+    def _next_part(self, job: PendingRequest) -> slice:
         row_seconds = self._latency.row_seconds(job.sampling)  # as learnt meanwhile
         most = int(self._slice_seconds / row_seconds) if row_seconds else job.rows
         rows = min(max(1, most), self._batch_rows, job.waiting)
@@ -224,7 +224,7 @@ class JobQueue:
         self._remove_rows(job, rows)
         return slice(start, start + rows)
 
-    def _can_end_in_time(self, job: Job, now: float) -> bool:
+    def _can_end_in_time(self, job: PendingRequest, now: float) -> bool:
         least = job.waiting * self._latency.least_row_seconds(job.sampling)
         if now + least <= job.deadline:
             return True
@@ -236,7 +236,7 @@ class JobQueue:
         )
         return False
 
-    def _seconds_behind_others(self, job: Job) -> float:
+    def _seconds_behind_others(self, job: PendingRequest) -> float:
         """Return how long `job` takes behind long jobs with less left; 0 where there is none."""
         others = self._long if self._sliced is None else [*self._long, self._sliced]
         left = [_remaining_seconds(each) for each in others]
@@ -244,7 +244,7 @@ class JobQueue:
         own = job.rows * self._latency.least_row_seconds(job.sampling)
         return before + own if before else 0.0
 
-    def _require_affordable(self, job: Job) -> None:
+    def _require_affordable(self, job: PendingRequest) -> None:
         row_seconds = self._latency.least_row_seconds(job.sampling)
         seconds = job.rows * row_seconds
         if seconds <= job.timeout_seconds:
@@ -252,7 +252,7 @@ class JobQueue:
         advised = job.timeout_seconds * _ADVISED_SHARE
         images = min(int(advised / row_seconds), job.rows)
         instead = [f"send at most {images} images at once"] if images else []
-        if isinstance(job.sampling, Fixed):
+        if isinstance(job.sampling, FixedSamples):
             samples = self._latency.samples_within(advised / job.rows)
             instead += [f"draw at most {samples} samples"] if samples else []
         raise TooCostlyError(
@@ -261,13 +261,13 @@ class JobQueue:
         )
 
 
-def _overloaded(job: Job, seconds: float) -> OverloadedError:
+def _overloaded(job: PendingRequest, seconds: float) -> OverloadedError:
     return OverloadedError(
         f"What waits already takes about {seconds:.0f} seconds, and this request may take "
         f"{job.timeout_seconds:g}; try again later, with fewer images or samples."
     )
 
 
-def _remaining_seconds(job: Job) -> float:
+def _remaining_seconds(job: PendingRequest) -> float:
     """Return how long its rows that still wait take, as was estimated when it came."""
     return job.seconds * job.waiting / job.rows

@@ -18,7 +18,7 @@ from model.errors import DropserveError
 from service.errors import InvalidQueryError, NotReadyError, OverloadedError
 from service.http.body import header
 from service.http.clients import CURRENT, Client, Clients
-from service.http.fast_path.route_cache import Endpoint, Express, Timetable
+from service.http.fast_path.route_cache import Endpoint, RouteCache, RouteMatch
 from service.http.protocol import CLIENT, HUNG_UP
 from service.http.queries import check_query
 from service.http.responses import domain_error_response, internal_error
@@ -49,11 +49,11 @@ logger = structlog.stdlib.get_logger("service")
 _levels = logging.getLogger("service")
 
 
-class Observed:
+class RequestMiddleware:
     """ASGI middleware; an error nobody foresaw ends here as a 500 with a traceback in the log."""
 
     def __init__(
-        self, app: ASGIApp, express: Timetable, metrics: Metrics, clients: Clients
+        self, app: ASGIApp, express: RouteCache, metrics: Metrics, clients: Clients
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -115,7 +115,7 @@ class Observed:
     async def _answer(
         self,
         scope: Scope,
-        express: Express | None,
+        express: RouteMatch | None,
         admission: "_Admission",
         exchange: "_Exchange",
     ) -> None:

@@ -39,7 +39,7 @@ _NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
 _Metric = TypeVar("_Metric", Counter, Histogram)
 
 
-class Tally:
+class DeferredMetrics:
     """What is counted, on its way to the metrics, whose client takes long for each.
 
     Of the event loop's thread alone.
@@ -112,7 +112,7 @@ class Metrics:
         self._present: _Present | None = None
         self._exposing: asyncio.Task[bytes] | None = None
         self._next: asyncio.Task[bytes] | None = None
-        self.tally = Tally()
+        self.tally = DeferredMetrics()
         """By which what every request counts is counted."""
         self.requests = Counter(
             "dropserve_requests",

@@ -19,20 +19,20 @@ import structlog
 from model.bundle.store import names, versions
 from model.errors import BundleError
 from model.images.preprocessing import InputSpec
-from service.engine.loader import Loader, LoadTimeoutError, Served
+from service.engine.loader import LoadedModel, Loader, LoadTimeoutError
 from service.engine.threads import DaemonThreads, StoppingError
 from service.errors import (
     DeadlineError,
     ModelRequiredError,
     NotReadyError,
-    ReleaseError,
+    RolloutError,
     UnknownModelError,
     UnknownVersionError,
     VersionRefusedError,
 )
 from service.observability.metrics import Metrics
 from service.registry.default_model import DefaultModel
-from service.registry.rollout import Release, Releases, falls_to_canary
+from service.registry.rollout import RolloutSpec, RolloutStore, falls_to_canary
 from service.settings import ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")
@@ -53,14 +53,14 @@ _STOPPING = "The server is stopping; send the request to another."
 
 T = TypeVar("T")
 
-Step = Callable[[Release, int | None, int | None], Release]
+Step = Callable[[RolloutSpec, int | None, int | None], RolloutSpec]
 """The release now, the stable version if any, the best lower one on disk -> the new release."""
 
 Fingerprint = frozenset[tuple[str, int, int]]
 
 
 @dataclass(frozen=True)
-class Refusal:
+class LoadFailure:
     """A version that was not loaded, and why."""
 
     name: str
@@ -70,10 +70,10 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class _Refused:
+class _FailedLoad:
     """A refusal, and when the version is tried again."""
 
-    refusal: Refusal
+    refusal: LoadFailure
     seen: Fingerprint
     """Of its folder: when that changes."""
     again: float = math.inf
@@ -84,15 +84,15 @@ class _Refused:
 
 
 @dataclass(frozen=True)
-class Offer:
+class ActiveVersions:
     """What of one model is in service."""
 
-    stable: Served
-    canary: Served | None
-    release: Release
+    stable: LoadedModel
+    canary: LoadedModel | None
+    release: RolloutSpec
 
     @property
-    def all(self) -> tuple[Served, ...]:
+    def all(self) -> tuple[LoadedModel, ...]:
         """Every version in service, the stable one first."""
         return (self.stable,) if self.canary is None else (self.stable, self.canary)
 
@@ -106,14 +106,14 @@ class Repository:
         self._pins = settings.pins
         self._loader = Loader(settings, metrics)
         self._disk = DaemonThreads("disk")
-        self._releases = Releases(settings.control_folder, settings.workers)
+        self._releases = RolloutStore(settings.control_folder, settings.workers)
         self._default = DefaultModel(settings.models_folder, settings.control_folder)
         self._attempts: dict[str, int] = {}
-        self._offers: dict[str, Offer] = {}
+        self._offers: dict[str, ActiveVersions] = {}
         self._on_disk: dict[str, list[int]] = {}
-        self._opened: dict[tuple[str, int], Served] = {}
-        self._refused: dict[tuple[str, int], _Refused] = {}
-        self._leaving: dict[asyncio.Task[None], Served] = {}
+        self._opened: dict[tuple[str, int], LoadedModel] = {}
+        self._refused: dict[tuple[str, int], _FailedLoad] = {}
+        self._leaving: dict[asyncio.Task[None], LoadedModel] = {}
         self._lock = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._loading = True
@@ -122,12 +122,12 @@ class Repository:
         self._unreadable: str | None = None
 
     @property
-    def offers(self) -> Sequence[Offer]:
+    def offers(self) -> Sequence[ActiveVersions]:
         """Everything in service, by name."""
         return [self._offers[name] for name in sorted(self._offers)]
 
     @property
-    def refusals(self) -> Sequence[Refusal]:
+    def refusals(self) -> Sequence[LoadFailure]:
         """Every version on disk that was tried and refused, by name, the highest first."""
         found = [each.refusal for each in self._refused.values()]
         return sorted(found, key=lambda each: (each.name, -each.version))
@@ -261,7 +261,7 @@ class Repository:
         wanted = "bundle" if default is None else f"bundle of the default model {default!r}"
         return f"The models folder holds no {wanted}; train one with python -m training."
 
-    def get(self, name: str | None, version: str | None, request_id: str = "") -> Served:
+    def get(self, name: str | None, version: str | None, request_id: str = "") -> LoadedModel:
         """Find a model in service; use it only within `with`, so that it stays.
 
         Args:
@@ -297,7 +297,7 @@ class Repository:
             f"{self._loaded()}, or make one the default with python -m service.control default."
         )
 
-    def versions(self, served: Served) -> Sequence[Served]:
+    def versions(self, served: LoadedModel) -> Sequence[LoadedModel]:
         """Return every version in service of the model that `served` is of."""
         offer = self._offers.get(served.name)
         return (served,) if offer is None else offer.all
@@ -311,7 +311,7 @@ class Repository:
         """
         async with self._lock:
             await self._look(name)
-            await self._change(name, Release.loaded)
+            await self._change(name, RolloutSpec.loaded)
             refused = self._refused.get((name, self._wanted(name) or 0))
             if refused is not None:
                 raise VersionRefusedError(refused.refusal.reason)
@@ -325,26 +325,26 @@ class Repository:
         """
         async with self._lock:
             await self._look(name)
-            await self._change(name, Release.taken_out)
+            await self._change(name, RolloutSpec.taken_out)
         await self._until_applied()
 
-    async def make_default(self, name: str) -> Offer:
+    async def make_default(self, name: str) -> ActiveVersions:
         """Let a model answer the requests that name none, until another is made the default.
 
         Raises:
             UnknownModelError: there is none of that name.
-            ReleaseError: the settings name the default, or the model is not in service.
+            RolloutError: the settings name the default, or the model is not in service.
         """
         async with self._lock:
             await self._look(name)
             if self._settings.default_model is not None:
-                raise ReleaseError(
+                raise RolloutError(
                     f"{self._settings.default_model} is the default by --default-model; change it "
                     "there, or leave it out there."
                 )
             offer = self._offers.get(name)
             if offer is None:
-                raise ReleaseError(f"{name} is not in service; load it first.")
+                raise RolloutError(f"{name} is not in service; load it first.")
             await self._ask_disk(self._default.change, name)
             if self._settings.workers > 1:  # a change, so that the others look
                 await self._ask_disk(self._releases.change, name, lambda release: release)
@@ -359,18 +359,18 @@ class Repository:
             if recorded is None or not (self._default.is_there or only == recorded):
                 await self._ask_disk(self._default.settle, only)
 
-    async def release(self, name: str, step: Step) -> Offer:
+    async def release(self, name: str, step: Step) -> ActiveVersions:
         """Change which versions of a model serve; nothing changes unless all of them can.
 
         Raises:
             UnknownModelError, UnknownVersionError: there is none of that name, or number.
-            ReleaseError: the settings hold its version, or there is nothing to change to.
+            RolloutError: the settings hold its version, or there is nothing to change to.
             VersionRefusedError: a version cannot be put into service.
         """
         async with self._lock:
             await self._look(name)
             if self._pins.get(name) is not None:
-                raise ReleaseError(
+                raise RolloutError(
                     f"{name} is held at version {self._pins[name]} by --models; change it there, "
                     "or leave the version out there."
                 )
@@ -380,16 +380,16 @@ class Repository:
                 if version is not None and not wanted.unloaded:
                     await self._require(name, version)
 
-            def unless_changed(now: Release) -> Release:
+            def unless_changed(now: RolloutSpec) -> RolloutSpec:
                 if now != before:
-                    raise ReleaseError(f"{name} was changed meanwhile; look at it and try again.")
+                    raise RolloutError(f"{name} was changed meanwhile; look at it and try again.")
                 return wanted
 
             await self._change(name, unless_changed)
             changed = self._offers.get(name)
         await self._until_applied()
         if changed is None:
-            raise ReleaseError(f"It is kept for when {name} is in service; load it.")
+            raise RolloutError(f"It is kept for when {name} is in service; load it.")
         return changed
 
     def _stable_and_lower(self, name: str) -> tuple[int | None, int | None]:
@@ -429,7 +429,7 @@ class Repository:
         if await self._open(name, version, self._sent(name)) is None:
             raise VersionRefusedError(self._refused[name, version].refusal.reason)
 
-    async def _change(self, name: str, step: Callable[[Release], Release]) -> None:
+    async def _change(self, name: str, step: Callable[[RolloutSpec], RolloutSpec]) -> None:
         await self._ask_disk(self._releases.change, name, step)
         await self._settle(name)
         self._tidy()
@@ -506,7 +506,7 @@ class Repository:
         release = self._release(name)
         return version in (*self._on_disk.get(name, ()), release.held, release.canary)
 
-    def _release(self, name: str) -> Release:
+    def _release(self, name: str) -> RolloutSpec:
         release = self._releases.get(name)
         pin = self._pins.get(name)
         return release if pin is None else release.pinned(pin)
@@ -528,14 +528,14 @@ class Repository:
         canary = None
         if release.canary is not None and release.canary != stable.number:
             canary = await self._open(name, release.canary, stable.bundle.manifest.input)
-        self._offers[name] = Offer(stable, canary, release)
+        self._offers[name] = ActiveVersions(stable, canary, release)
         if before is None or before.stable is not stable:
             self.metrics.switches.labels(name).inc()
             logger.info("model in service", model=name, version=stable.number)
 
     async def _find_stable(
-        self, name: str, release: Release, before: Offer | None
-    ) -> Served | None:
+        self, name: str, release: RolloutSpec, before: ActiveVersions | None
+    ) -> LoadedModel | None:
         candidates = self._on_disk.get(name, []) if release.held is None else [release.held]
         for version in candidates:
             served = await self._open(name, version, self._sent(name))
@@ -548,7 +548,7 @@ class Repository:
         offer = self._offers.get(name)
         return None if offer is None else offer.stable.bundle.manifest.input
 
-    async def _open(self, name: str, version: int, like: InputSpec | None) -> Served | None:
+    async def _open(self, name: str, version: int, like: InputSpec | None) -> LoadedModel | None:
         """Return a version ready to serve; None if it is refused, now or still."""
         key = name, version
         if key in self._opened:
@@ -584,9 +584,9 @@ class Repository:
         again: float = math.inf,
     ) -> None:
         name, version = key
-        refusal = Refusal(name, version, _told(error, path, f"{name}/{version}"))
+        refusal = LoadFailure(name, version, _told(error, path, f"{name}/{version}"))
         known = self._refused.get(key)
-        self._refused[key] = _Refused(refusal, seen, again)
+        self._refused[key] = _FailedLoad(refusal, seen, again)
         self.metrics.refused_versions.labels(name, str(version)).set(1)
         if known is None or known.refusal != refusal:
             logger.error("bundle refused", model=name, version=version, reason=str(error))
@@ -595,7 +595,7 @@ class Repository:
         if self._refused.pop(key, None) is not None:
             self.metrics.refused_versions.labels(key[0], str(key[1])).set(0)
 
-    def _let_go(self, leaving: Iterable[Served]) -> None:
+    def _let_go(self, leaving: Iterable[LoadedModel]) -> None:
         for served in leaving:
             self._opened.pop((served.name, served.number), None)
             task = asyncio.create_task(self._end(served))
@@ -608,7 +608,7 @@ class Repository:
             self.metrics.model_info.labels(served.name, served.version).set(0)
         self._show_present()
 
-    async def _end(self, served: Served) -> None:
+    async def _end(self, served: LoadedModel) -> None:
         await served.let_go()
         logger.info("model let go", model=served.name, version=served.number)
 
@@ -616,12 +616,12 @@ class Repository:
         return ", ".join(sorted(self._offers)) or "none"
 
 
-def _chosen(offer: Offer, version: str | None, request_id: str) -> Served:
+def _chosen(offer: ActiveVersions, version: str | None, request_id: str) -> LoadedModel:
     if version is None:
         if offer.canary and falls_to_canary(request_id, offer.release.share):
             return offer.canary
         return offer.stable
-    known: Mapping[str, Served] = {STABLE: offer.stable, offer.stable.version: offer.stable}
+    known: Mapping[str, LoadedModel] = {STABLE: offer.stable, offer.stable.version: offer.stable}
     if offer.canary is not None:
         known = {**known, CANARY: offer.canary, offer.canary.version: offer.canary}
     if version not in known:

@@ -19,7 +19,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.bundle.files import read
-from service.errors import ReleaseError
+from service.errors import RolloutError
 
 logger = structlog.stdlib.get_logger("service")
 
@@ -31,7 +31,7 @@ _LOCK_SECONDS = 5.0
 _LOCK_AGAIN_SECONDS = 0.02
 
 
-class Release(BaseModel):
+class RolloutSpec(BaseModel):
     """What is wanted of one model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,71 +43,71 @@ class Release(BaseModel):
     unloaded: bool = Field(False, description="taken out of service")
     attempt: int = Field(0, description="raised when refused versions are to be tried again")
 
-    def loaded(self) -> "Release":
+    def loaded(self) -> "RolloutSpec":
         """Put the model back into service, and try again what was refused."""
         return self.model_copy(update={"unloaded": False, "attempt": self.attempt + 1})
 
-    def taken_out(self) -> "Release":
+    def taken_out(self) -> "RolloutSpec":
         """Take the model out of service; what else is wanted of it is kept."""
         return self.model_copy(update={"unloaded": True})
 
-    def pinned(self, version: int) -> "Release":
+    def pinned(self, version: int) -> "RolloutSpec":
         """Hold one version, whatever else appears."""
         return self._with(held=version)
 
-    def followed(self) -> "Release":
+    def followed(self) -> "RolloutSpec":
         """Serve the newest good version again."""
         return self._with()
 
-    def tried(self, stable: int | None, version: int, share: float) -> "Release":
+    def tried(self, stable: int | None, version: int, share: float) -> "RolloutSpec":
         """Give `version` a share of the requests; the others stay with `stable`.
 
         Raises:
-            ReleaseError: nothing serves beside it, or it is the stable one itself.
+            RolloutError: nothing serves beside it, or it is the stable one itself.
         """
         if stable is None:
-            raise ReleaseError("The model is not in service; load it first.")
+            raise RolloutError("The model is not in service; load it first.")
         if version == stable:
-            raise ReleaseError(f"Version {version} is the stable one already; name another.")
+            raise RolloutError(f"Version {version} is the stable one already; name another.")
         return self._with(held=stable, canary=version, share=share)
 
-    def promoted(self, stable: int | None) -> "Release":
+    def promoted(self, stable: int | None) -> "RolloutSpec":
         """Make the canary the stable version.
 
         Raises:
-            ReleaseError: there is no canary.
+            RolloutError: there is no canary.
         """
         if self.canary is None:
-            raise ReleaseError("There is no canary to promote; start one first.")
+            raise RolloutError("There is no canary to promote; start one first.")
         return self._with(held=self.canary, previous=stable)
 
-    def rolled_back(self, lower: int | None) -> "Release":
+    def rolled_back(self, lower: int | None) -> "RolloutSpec":
         """End the canary; where there is none, return to the version before.
 
         lower: the next lower version on disk, for want of a remembered one.
 
         Raises:
-            ReleaseError: there is nothing to return to.
+            RolloutError: there is nothing to return to.
         """
         if self.canary is not None:
             return self._with(held=self.held)
         target = self.previous if self.previous is not None else lower
         if target is None:
-            raise ReleaseError("There is no earlier version to roll back to; copy one back first.")
+            raise RolloutError("There is no earlier version to roll back to; copy one back first.")
         return self._with(held=target)
 
-    def _with(self, **wanted: int | float | None) -> "Release":
-        return Release.model_validate(
+    def _with(self, **wanted: int | float | None) -> "RolloutSpec":
+        return RolloutSpec.model_validate(
             {"unloaded": self.unloaded, "attempt": self.attempt, **wanted}
         )
 
 
-class _Releases(BaseModel):
+class _RolloutFile(BaseModel):
     generation: int = 0
-    models: dict[str, Release] = Field(default_factory=dict)
+    models: dict[str, RolloutSpec] = Field(default_factory=dict)
 
 
-class Releases:
+class RolloutStore:
     """The releases of all models, in a folder that the workers share."""
 
     def __init__(self, folder: Path | None, processes: int = 1) -> None:
@@ -119,7 +119,7 @@ class Releases:
         self._folder = folder
         self._processes = processes
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._known = _Releases()
+        self._known = _RolloutFile()
         self._is_known = folder is None
         self._problem: str | None = None
         self._closing = threading.Event()
@@ -130,9 +130,9 @@ class Releases:
         """How many changes there have been, as last read."""
         return self._known.generation
 
-    def get(self, name: str) -> Release:
+    def get(self, name: str) -> RolloutSpec:
         """Return what is wanted of a model, as last read."""
-        return self._known.models.get(name, Release())
+        return self._known.models.get(name, RolloutSpec())
 
     @property
     def unknown(self) -> str | None:
@@ -144,7 +144,7 @@ class Releases:
         if self._folder is None:
             return
         try:
-            self._known = _Releases.model_validate_json(read(self._folder / _FILE, _MOST_BYTES))
+            self._known = _RolloutFile.model_validate_json(read(self._folder / _FILE, _MOST_BYTES))
         except FileNotFoundError:  # nothing was changed yet, or a damaged one was removed
             pass
         except (OSError, ValidationError) as error:
@@ -159,23 +159,23 @@ class Releases:
         self._problem = None
         self._is_known = True
 
-    def change(self, name: str, step: Callable[[Release], Release]) -> None:
+    def change(self, name: str, step: Callable[[RolloutSpec], RolloutSpec]) -> None:
         """Change what is wanted of a model, whoever else does so at the same time.
 
         Raises:
-            ReleaseError: `step` refuses, or the folder cannot be written.
+            RolloutError: `step` refuses, or the folder cannot be written.
         """
         try:
             with self._locked() as folder:
                 self.read()
                 if self._problem is not None:
-                    raise ReleaseError(self._problem)
+                    raise RolloutError(self._problem)
                 models = self._known.models | {name: step(self.get(name))}
-                changed = _Releases(generation=self.generation + 1, models=models)
+                changed = _RolloutFile(generation=self.generation + 1, models=models)
                 _replace(folder / _FILE, changed.model_dump_json(indent=2))
                 self._known = changed
         except OSError as error:
-            raise ReleaseError(
+            raise RolloutError(
                 f"The change cannot be kept ({error.strerror}); name a folder that can be written "
                 "with --control-folder."
             ) from None
@@ -234,7 +234,7 @@ class Releases:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > end or self._closing.wait(_LOCK_AGAIN_SECONDS):
-                    raise ReleaseError(
+                    raise RolloutError(
                         f"Another process has held {_LOCK} for {_LOCK_SECONDS:g} seconds; try "
                         "again, or end that process."
                     ) from None

@@ -29,10 +29,10 @@ from model.graphs.sessions import start
 from model.inference.predictor import open_tested
 from service.app import create_app
 from service.engine.threads import DaemonThreads
-from service.errors import ReleaseError
+from service.errors import RolloutError
 from service.observability.metrics import Metrics
 from service.registry.repository import Repository
-from service.registry.rollout import Releases
+from service.registry.rollout import RolloutStore
 from service.settings import ServiceSettings
 from tests.bundles import copy_bundle, edit_manifest, sign
 from tests.pictures import Pixels, encode
@@ -45,11 +45,11 @@ from tests.service.serving import (
     serving_models,
     wait,
 )
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 
 @pytest.fixture(scope="module")
-def digit(held_out: Part) -> Pixels:
+def digit(held_out: Split) -> Pixels:
     return np.ascontiguousarray(held_out.images[0, 0])
 
 
@@ -358,8 +358,8 @@ def test_a_lock_that_another_holds_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.registry.rollout._LOCK_SECONDS", 0.1)
-    releases = Releases(tmp_path)
-    with held_lock(tmp_path), pytest.raises(ReleaseError, match=r"has held releases\.lock for"):
+    releases = RolloutStore(tmp_path)
+    with held_lock(tmp_path), pytest.raises(RolloutError, match=r"has held releases\.lock for"):
         releases.change("digits", lambda now: now.pinned(1))
     releases.change("digits", lambda now: now.pinned(1))
     assert releases.get("digits").held == 1
@@ -383,8 +383,8 @@ def test_a_lock_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
         os.mkfifo(place)
     else:
         place.mkdir()
-    with pytest.raises(ReleaseError, match="cannot be kept"):
-        Releases(tmp_path).change("digits", lambda now: now.pinned(1))
+    with pytest.raises(RolloutError, match="cannot be kept"):
+        RolloutStore(tmp_path).change("digits", lambda now: now.pinned(1))
 
 
 def damage_by_bytes(file: Path) -> None:
@@ -419,7 +419,7 @@ def test_nothing_serves_until_the_releases_can_be_read(
 
 
 def test_a_file_that_was_damaged_and_deleted_is_no_error_any_more(tmp_path: Path) -> None:
-    releases = Releases(tmp_path)
+    releases = RolloutStore(tmp_path)
     releases.change("digits", lambda now: now.pinned(3))
     (tmp_path / "releases.json").write_text("{")
     releases.read()

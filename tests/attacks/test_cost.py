@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.dropout.sampling import Analytic, Auto, Fixed, Sampling
+from model.dropout.sampling import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.graphs.sessions import RunOptions, start
 from model.images.preprocessing import to_float
 from model.inference.predictor import Prediction, Predictor
@@ -35,7 +35,7 @@ from tests.service.serving import (
     real_predictor,
     serving_models,
 )
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 ROW, SAMPLE = 1e-6, 1e-7
 CHEAP = Costs(trunk_seconds=ROW, head_seconds=SAMPLE)
@@ -86,12 +86,18 @@ def refusing(costs: Costs, **limits: Any) -> Batcher:
 @pytest.mark.parametrize(
     ("rows", "sampling", "timeout_seconds", "seconds", "instead"),
     [
-        (64, Fixed(5, 1024), 30, 81, "send at most 11 images at once, or draw at most 170 samples"),
-        (2, Fixed(5, 1024), 1, 2.5, "draw at most 183 samples"),
+        (
+            64,
+            FixedSamples(5, 1024),
+            30,
+            81,
+            "send at most 11 images at once, or draw at most 170 samples",
+        ),
+        (2, FixedSamples(5, 1024), 1, 2.5, "draw at most 183 samples"),
         (8, None, 0.2, 0.24, "send at most 3 images at once"),
-        (64, Auto(0, 1024), 2, 3.1, "send at most 20 images at once"),
+        (64, AdaptiveSamples(0, 1024), 2, 3.1, "send at most 20 images at once"),
         (64, Analytic(), 20, 48, "send at most 13 images at once"),
-        (1, Fixed(5, 65_536), 0.05, 79, "send one image, and draw no samples"),
+        (1, FixedSamples(5, 65_536), 0.05, 79, "send one image, and draw no samples"),
     ],
 )
 def test_a_request_that_cannot_be_answered_in_its_time_is_refused_at_once(
@@ -115,7 +121,7 @@ def test_what_a_refusal_advises_is_taken() -> None:
     async def scenario() -> None:
         queue = refusing(DEAR)
         for rows, samples in ((11, 1024), (64, 170)):
-            answer = await queue.uncertainty(images(*range(rows)), Fixed(5, samples))
+            answer = await queue.uncertainty(images(*range(rows)), FixedSamples(5, samples))
             assert len(answer.labels) == rows
         await queue.close()
 
@@ -136,10 +142,10 @@ def test_a_request_that_cannot_be_answered_behind_the_others_is_an_overload() ->
         predictor, metrics = SteppedPredictor(), Metrics()
         limits = Limits(batch_rows=64, queue_rows=1024, timeout_seconds=30)
         queue = Batcher("echo", predictor, limits, metrics, costs=DEAR)
-        (first,) = await all_submitted(queue.uncertainty(images(*range(20)), Fixed(5, 1024)))
+        (first,) = await all_submitted(queue.uncertainty(images(*range(20)), FixedSamples(5, 1024)))
         await predictor.until_running()
         with pytest.raises(OverloadedError, match=r"^What waits already takes about 4\d seconds,"):
-            await queue.uncertainty(images(*range(20)), Fixed(6, 1024))
+            await queue.uncertainty(images(*range(20)), FixedSamples(6, 1024))
         assert queued_rows(metrics) == 19
         short = await all_submitted(queue.predict(images(100)))  # which waits for one slice only
         first.cancel()
@@ -273,12 +279,19 @@ def predictor(models_folder: Path) -> Predictor:
 
 @pytest.mark.parametrize(
     "sampling",
-    [None, Fixed(1, 64), Fixed(1, 64, brief=True), Fixed(2, 37), Auto(0, 256), Analytic()],
+    [
+        None,
+        FixedSamples(1, 64),
+        FixedSamples(1, 64, brief=True),
+        FixedSamples(2, 37),
+        AdaptiveSamples(0, 256),
+        Analytic(),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("rows", [1, 5])
 def test_slices_give_the_same_bytes(
-    predictor: Predictor, held_out: Part, sampling: Sampling | None, rows: int
+    predictor: Predictor, held_out: Split, sampling: Sampling | None, rows: int
 ) -> None:
     given = to_float(held_out.images[:32])
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from service.errors import ReleaseError
+from service.errors import RolloutError
 from service.observability.metrics import Metrics
-from service.registry.rollout import Releases
+from service.registry.rollout import RolloutStore
 from tests.conftest import ROOT
 
 ROUND_TRIP = """
@@ -135,8 +135,8 @@ def test_a_change_that_cannot_be_kept_for_want_of_space_is_refused(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    releases = Releases(tmp_path)
+    releases = RolloutStore(tmp_path)
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(ReleaseError, match=r"cannot be kept \(No space left on device\)"):
+    with pytest.raises(RolloutError, match=r"cannot be kept \(No space left on device\)"):
         releases.change("digits", lambda now: now.pinned(1))
     assert releases.get("digits").held is None

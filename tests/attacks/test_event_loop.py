@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from model.inference.predictor import Prediction
 from service.api import answers
 from service.api.routes import json_response, rows_response
-from service.app import spare_the_collector
+from service.app import tune_gc
 from service.codecs.tensors import InferRequest, Input, Tensor
 from service.codecs.tensors import write as write_tensors
 from service.sandbox.image_reader import as_floats
@@ -173,7 +173,7 @@ PACKING: dict[str, Callable[[bytes], bytes]] = {
 def service(models_folder: Path) -> Iterator[Application]:
     threshold = gc.get_threshold()
     with serving_models(models_folder) as application:
-        spare_the_collector()  # as the service does: here it has the training's libraries, too
+        tune_gc()  # as the service does: here it has the training's libraries, too
         yield application
     gc.set_threshold(*threshold)
     gc.unfreeze()

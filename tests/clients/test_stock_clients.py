@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.service.process import ServiceProcess, service_process
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 FOLDER = Path(__file__).parent
 VARIABLE = "DROPSERVE_CLIENTS_PYTHON"
@@ -107,7 +107,7 @@ def test_an_example_of_the_document_runs(code: str, service: ServiceProcess) -> 
     assert done.stdout
 
 
-def requests_of_lines(held_out: Part) -> list[dict[str, Any]]:
+def requests_of_lines(held_out: Split) -> list[dict[str, Any]]:
     return [
         {
             "id": f"line-{index}",
@@ -126,7 +126,7 @@ def requests_of_lines(held_out: Part) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("options", [[], ["--batch-size", "5"], ["--binary-data"]])
 def test_mlserver_infer_answers_every_line(
-    options: list[str], service: ServiceProcess, held_out: Part, tmp_path: Path
+    options: list[str], service: ServiceProcess, held_out: Split, tmp_path: Path
 ) -> None:
     """`mlserver infer`, on lines of requests, agrees with httpx."""
     requests = requests_of_lines(held_out)

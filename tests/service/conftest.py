@@ -11,7 +11,7 @@ import structlog
 from service.observability import logs
 from tests.pictures import Pixels
 from tests.service.serving import MAX_SAMPLES, Application, serving_models
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,7 +29,7 @@ def plain_log() -> None:
 
 
 @pytest.fixture(scope="session")
-def digits(held_out: Part) -> Pixels:
+def digits(held_out: Split) -> Pixels:
     """Held-out digits, uint8 [N, 8, 8]."""
     return held_out.images[:, 0]
 

@@ -11,14 +11,14 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.http.fast_path.protocol import ExpressProtocol
+from service.http.fast_path.protocol import FastPathProtocol
 from tests.service.serving import PATIENCE_SECONDS, Application
 
 CLOSED = b""
 KEEP_ALIVE_SECONDS = 60
 
 
-class Watched(ExpressProtocol):
+class Watched(FastPathProtocol):
     """Says which road each request takes."""
 
     roads: list[str]
@@ -44,9 +44,9 @@ class Watched(ExpressProtocol):
         self.parsed += 1
         super().on_headers_complete()
 
-    def _begin_as_usual(self) -> None:
+    def _begin_with_asgi(self) -> None:
         self.roads.append("usual")
-        super()._begin_as_usual()
+        super()._begin_with_asgi()
 
 
 @dataclass

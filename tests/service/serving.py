@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from model.bundle.store import open_bundle
-from model.dropout.sampling import Fixed, Sampling
+from model.dropout.sampling import FixedSamples, Sampling
 from model.graphs.sessions import Stop
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Prediction, Predictor, calibrated, open_tested
@@ -33,8 +33,8 @@ from service.engine.loader import Loader
 from service.http.middleware import REQUEST_ID_HEADER
 from service.http.protocol import CONTROL
 from service.observability.metrics import Metrics
-from service.registry.repository import Offer, Repository
-from service.registry.rollout import Release
+from service.registry.repository import ActiveVersions, Repository
+from service.registry.rollout import RolloutSpec
 from service.settings import ServiceSettings
 
 PATIENCE_SECONDS = 60
@@ -133,7 +133,7 @@ class StubbedRepository(Repository):
         bundle = open_bundle(self._settings.models_folder / "digits" / "1")
         served = self._loader.serve(bundle, bundle.card, self._predictor, calibrated(bundle))
         self._opened["digits", 1] = served
-        self._offers["digits"] = Offer(served, None, Release())
+        self._offers["digits"] = ActiveVersions(served, None, RolloutSpec())
         self._loading = False
 
 
@@ -156,7 +156,7 @@ class HeldPredictor:
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         return self._predictor.uncertainty(prediction, how)
 
-    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
+    def summary(self, prediction: Prediction, how: FixedSamples) -> Summary:
         return self._predictor.summary(prediction, how)
 
     def wait_until_running(self) -> None:
@@ -172,7 +172,7 @@ class BrokenPredictor:
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
         raise NotImplementedError
 
-    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
+    def summary(self, prediction: Prediction, how: FixedSamples) -> Summary:
         raise NotImplementedError
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.api import schemas
-from service.server import Ending, serve_here
+from service.server import ShutdownSignal, serve_here
 from service.settings import ServiceSettings
 from tests.pictures import Pixels, encode
 from tests.service.process import ServiceProcess, SlowRequest, run_service, service_process
@@ -81,7 +81,7 @@ def test_a_signal_while_starting_ends_it_well(models_folder: Path, number: signa
 
 
 def test_a_signal_whose_exception_was_lost_ends_it_too(models_folder: Path) -> None:
-    ending = Ending()
+    ending = ShutdownSignal()
     with pytest.raises(SystemExit, match="0"):
         ending(signal.SIGTERM, None)
     with socket.create_server(("127.0.0.1", 0)) as listener:

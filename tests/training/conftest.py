@@ -10,10 +10,10 @@ from torch import nn
 from model.bundle.architecture import Architecture
 from model.images.preprocessing import InputSpec
 from model.uncertainty.summary import summarise
-from training.data.dataset import DataSet, Part, Recipe
+from training.data.dataset import DataSet, DatasetDefaults, Split
 from training.evaluation.metrics import Answers, Evaluation, confusion, figures, per_class
 from training.fitting.diagnostics import Epoch, LayerHealth
-from training.fitting.loop import Fitted
+from training.fitting.loop import TrainResult
 from training.network.classifier import Classifier, Head
 
 PIXEL = InputSpec(channels=1, height=4, width=4, resize="pad")
@@ -70,9 +70,9 @@ def pictures() -> DataSet:
     """Random images of three classes with names that would do harm as HTML or Markdown."""
     generator = np.random.default_rng(0)
 
-    def part(count: int) -> Part:
+    def part(count: int) -> Split:
         images = generator.integers(0, 256, (count, 1, 4, 4), dtype=np.uint8)
-        return Part(images, np.arange(count) % len(CLASS_NAMES))
+        return Split(images, np.arange(count) % len(CLASS_NAMES))
 
     return DataSet(
         name="pictures",
@@ -81,7 +81,7 @@ def pictures() -> DataSet:
         train=part(30),
         validation=part(12),
         test=part(24),
-        recipe=Recipe(1, 6, "none", shift=0),
+        recipe=DatasetDefaults(1, 6, "none", shift=0),
     )
 
 
@@ -105,7 +105,7 @@ def evaluation(pictures: DataSet) -> Evaluation:
     return Evaluation(given, given, labels, metrics)
 
 
-def course(layers: int, epochs: int, saturated: float | None = None) -> Fitted:
+def course(layers: int, epochs: int, saturated: float | None = None) -> TrainResult:
     """A run of some epochs: losses fall, units die or saturate, gradients shrink."""
     names = [f"dense {index + 1}" for index in range(layers)]
 
@@ -128,7 +128,7 @@ def course(layers: int, epochs: int, saturated: float | None = None) -> Fitted:
         for epoch in range(1, epochs + 1)
     ]
     network = classifier(nn.Sequential(nn.Flatten()), [16, 3])
-    return Fitted(network, history, moment(0), seen, moment(epochs))
+    return TrainResult(network, history, moment(0), seen, moment(epochs))
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

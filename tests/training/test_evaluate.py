@@ -13,12 +13,12 @@ from model.errors import SettingsError
 from tests.bundles import copy_bundle, edit_manifest
 from training.assessment import assess
 from training.config import EvaluationConfig
-from training.data.dataset import Part
+from training.data.dataset import Split
 from training.evaluate import main
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory, held_out: Part) -> Path:
+def scans(tmp_path_factory: pytest.TempPathFactory, held_out: Split) -> Path:
     """A folder of enlarged digits, coloured: two classes, `left` and `right`."""
     folder = tmp_path_factory.mktemp("scans")
     for row in range(24):
@@ -38,7 +38,7 @@ def test_the_bundles_own_images_give_the_figures_of_its_training(
     assert found == open_bundle(bundle_folder).manifest.metrics["test"]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "none of them was seen in training" in page
-    assert "Strangers" not in page
+    assert "OodAnswers" not in page
     assert page.count("data:image/png;base64,") == len(list(folder.glob("*.png"))) == 8
 
 

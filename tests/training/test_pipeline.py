@@ -134,7 +134,7 @@ def test_interrupted_then_resumed_then_there_already(tmp_path: Path) -> None:
     plots = re.findall(r"\((\w+\.png)\)", bundle.card)
     assert len(plots) == 10
     assert {f"report/{plot}" for plot in plots} < set(bundle.manifest.files)
-    assert "Calibrated on 179 validation images" in bundle.card
+    assert "Calibrator on 179 validation images" in bundle.card
     assert "report/report.html" in bundle.manifest.files
 
     again = train("--epochs", "6", "--unless-exists", *folders)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 EVALUATION_BATCH = 512
 
@@ -22,7 +22,9 @@ class Batches:
     is not full is left out, so that batch normalisation never sees a lone image.
     """
 
-    def __init__(self, part: Part, size: int, order: Callable[[int], Tensor] | None = None) -> None:
+    def __init__(
+        self, part: Split, size: int, order: Callable[[int], Tensor] | None = None
+    ) -> None:
         self._images, self._labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
         self._size = min(size, len(part))
         self._order = order
@@ -38,7 +40,7 @@ class Batches:
             yield self._images[picked], self._labels[picked]
 
 
-def pixels(part: Part) -> Iterator[Tensor]:
+def pixels(part: Split) -> Iterator[Tensor]:
     """Cut the part into batches of float32 [N, C, H, W] in 0..1, as the network takes them."""
     for images, _ in Batches(part, EVALUATION_BATCH):
         yield laid_out(images.float() / 255)
@@ -49,7 +51,7 @@ def laid_out(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def pixel_statistics(part: Part) -> tuple[list[float], list[float]]:
+def pixel_statistics(part: Split) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the pixels in 0..1, one a channel, from a histogram."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []

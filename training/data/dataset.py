@@ -41,7 +41,7 @@ _ALEXNET_SIZE = 224
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """images uint8 [N, C, H, W]; labels int64 [N]."""
 
     images: NDArray[np.uint8]
@@ -50,13 +50,13 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: NDArray[np.int64]) -> "Part":
+    def take(self, rows: NDArray[np.int64]) -> "Split":
         """Return the named rows, copied."""
-        return Part(self.images[rows], self.labels[rows])
+        return Split(self.images[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DatasetDefaults:
     """What suits a data set where the user names nothing: epochs, batch size, augmentation."""
 
     epochs: int
@@ -75,10 +75,10 @@ class DataSet:
     name: str
     class_names: tuple[str, ...]
     input: InputSpec
-    train: Part
-    validation: Part
-    test: Part
-    recipe: Recipe
+    train: Split
+    validation: Split
+    test: Split
+    recipe: DatasetDefaults
 
     def describes(self) -> dict[str, object]:
         """Return the manifest's `data`: name, sizes, and a SHA-256 over all pixels and labels."""
@@ -136,7 +136,7 @@ def _digits(config: TrainingConfig) -> DataSet:
 
     scans = load_digits()
     pixels = np.round(scans.images * (255 / 16)).astype(np.uint8)[:, np.newaxis]
-    whole = Part(pixels, scans.target.astype(np.int64))
+    whole = Split(pixels, scans.target.astype(np.int64))
     rest, test = split(whole.labels, config.test_share, config.split_seed)
     return _with_validation(
         DataSet(
@@ -146,7 +146,7 @@ def _digits(config: TrainingConfig) -> DataSet:
             train=whole.take(rest),
             validation=whole.take(rest[:0]),
             test=whole.take(test),
-            recipe=Recipe(60, 64, "affine", shift=1, threads=1),
+            recipe=DatasetDefaults(60, 64, "affine", shift=1, threads=1),
         ),
         (config.validation_share or _VALIDATION) / (1 - config.test_share),
         config.split_seed,
@@ -155,13 +155,13 @@ def _digits(config: TrainingConfig) -> DataSet:
 
 def _idx(config: TrainingConfig) -> DataSet:
     recipes = {
-        "mnist": (_DIGITS, Recipe(12, 128, "shift", 2)),
-        "kmnist": (_KMNIST, Recipe(12, 128, "shift", 2)),
-        "fashion-mnist": (_FASHION, Recipe(34, 128, "flip-crop", 2)),
+        "mnist": (_DIGITS, DatasetDefaults(12, 128, "shift", 2)),
+        "kmnist": (_KMNIST, DatasetDefaults(12, 128, "shift", 2)),
+        "fashion-mnist": (_FASHION, DatasetDefaults(34, 128, "flip-crop", 2)),
     }
     class_names, recipe = recipes[config.data]
     train, test = (
-        Part(*archives.read_idx(config.data, part, config.data_dir, config.cache_dir))
+        Split(*archives.read_idx(config.data, part, config.data_dir, config.cache_dir))
         for part in ("train", "t10k")
     )
     data = DataSet(
@@ -178,7 +178,7 @@ def _idx(config: TrainingConfig) -> DataSet:
 
 
 def _cifar(config: TrainingConfig) -> DataSet:
-    train, test = (Part(*part) for part in archives.read_cifar(config.data_dir, config.cache_dir))
+    train, test = (Split(*part) for part in archives.read_cifar(config.data_dir, config.cache_dir))
     name = "cifar-10"
     if (len(train), len(test)) != archives.CIFAR_SIZES:
         name = f"part of cifar-10 ({len(train):,} training and {len(test):,} test images)"
@@ -190,7 +190,7 @@ def _cifar(config: TrainingConfig) -> DataSet:
         train=train,
         validation=train.take(np.arange(0)),
         test=test,
-        recipe=Recipe(epochs=40, batch_size=128, augmentation="flip-crop", shift=4),
+        recipe=DatasetDefaults(epochs=40, batch_size=128, augmentation="flip-crop", shift=4),
     )
     return _with_validation(data, config.validation_share or _VALIDATION, config.split_seed)
 
@@ -207,13 +207,13 @@ def _from_folder(config: TrainingConfig, path: Path) -> DataSet:
     parts = _split_files(tree, config)
     size_bytes = sum(map(len, parts.values())) * int(np.prod(_shape(spec)))
     on_disk = config.cache_dir if size_bytes > config.max_memory_gib * 2**30 else None
-    decoded = {name: Part(*folder.decode(files, spec, on_disk)) for name, files in parts.items()}
+    decoded = {name: Split(*folder.decode(files, spec, on_disk)) for name, files in parts.items()}
     _require_classes(decoded["train"], tree.class_names, path)
     return DataSet(
         name=path.resolve().name,
         class_names=tree.class_names,
         input=spec,
-        recipe=Recipe(40, 64, "flip-crop", shift=max(1, size // 8)),
+        recipe=DatasetDefaults(40, 64, "flip-crop", shift=max(1, size // 8)),
         **decoded,
     )
 
@@ -246,7 +246,7 @@ def _with_validation(data: DataSet, share: float, seed: int) -> DataSet:
     return replace(data, train=data.train.take(rest), validation=data.train.take(drawn))
 
 
-def _require_classes(train: Part, class_names: Sequence[str], path: Path) -> None:
+def _require_classes(train: Split, class_names: Sequence[str], path: Path) -> None:
     for name, count in zip(
         class_names, np.bincount(train.labels, minlength=len(class_names)), strict=True
     ):
@@ -276,9 +276,9 @@ def _refit(data: DataSet, config: TrainingConfig) -> DataSet:
     )
 
 
-def _refit_part(part: Part, spec: InputSpec) -> Part:
+def _refit_part(part: Split, spec: InputSpec) -> Split:
     images = [fit_image(_to_pillow(image), spec) for image in part.images]
-    return Part(np.stack(images), part.labels)
+    return Split(np.stack(images), part.labels)
 
 
 def _to_pillow(image: NDArray[np.uint8]) -> Image.Image:

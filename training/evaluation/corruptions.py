@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from model.inference.predictor import Predictor
-from training.data.dataset import Part
+from training.data.dataset import Split
 from training.evaluation.metrics import answers
 
 SEED = 0
@@ -28,7 +28,7 @@ class Corruption:
 
 
 @dataclass(frozen=True)
-class Course:
+class CorruptionCurve:
     """What becomes of the answers, at each strength of one corruption."""
 
     corruption: Corruption
@@ -65,17 +65,17 @@ CORRUPTIONS = (
 )
 
 
-def courses(predictor: Predictor, part: Part) -> list[Course]:
+def corruption_curves(predictor: Predictor, part: Split) -> list[CorruptionCurve]:
     """Spoil up to 500 drawn images of `part` in every way, and answer them."""
     generator = np.random.Generator(np.random.PCG64(SEED))
     drawn = part.take(np.sort(generator.permutation(len(part))[:_IMAGES]))
     return [_course(predictor, drawn, corruption) for corruption in CORRUPTIONS]
 
 
-def _course(predictor: Predictor, part: Part, corruption: Corruption) -> Course:
-    course = Course(corruption, [], [], [], [])
+def _course(predictor: Predictor, part: Split, corruption: Corruption) -> CorruptionCurve:
+    course = CorruptionCurve(corruption, [], [], [], [])
     for strength in corruption.strengths:
-        given = answers(predictor, Part(corruption.apply(part.images, strength), part.labels))
+        given = answers(predictor, Split(corruption.apply(part.images, strength), part.labels))
         mean = given.mean_probabilities
         course.accuracy.append(float((mean.argmax(axis=1) == part.labels).mean()))
         course.confidence.append(float(mean.max(axis=1).mean()))

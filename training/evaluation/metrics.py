@@ -19,11 +19,11 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from model.dropout.sampling import Fixed
+from model.dropout.sampling import FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.uncertainty.summary import Uncertainty, joined
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 ECE_BINS = 15
 SAMPLES = 64
@@ -61,7 +61,7 @@ class Evaluation:
     metrics: dict[str, Any]
 
 
-def evaluate(predictor: Predictor, part: Part, class_names: Sequence[str]) -> Evaluation:
+def evaluate(predictor: Predictor, part: Split, class_names: Sequence[str]) -> Evaluation:
     """Run the bundle over `part` and measure it, plain and with dropout alive."""
     given = answers(predictor, part)
     before = None
@@ -79,13 +79,13 @@ def evaluate(predictor: Predictor, part: Part, class_names: Sequence[str]) -> Ev
     return Evaluation(given, before, part.labels, metrics)
 
 
-def answers(predictor: Predictor, part: Part) -> Answers:
+def answers(predictor: Predictor, part: Split) -> Answers:
     """Run the bundle over `part`, plain and with dropout alive."""
     plain, sampled = [], []
     for start in range(0, len(part), _CHUNK):
         prediction = predictor.predict(to_float(part.images[start : start + _CHUNK]))
         plain.append(prediction.probabilities)
-        sampled.append(predictor.uncertainty(prediction, Fixed(SEED, SAMPLES)))
+        sampled.append(predictor.uncertainty(prediction, FixedSamples(SEED, SAMPLES)))
     return Answers(np.concatenate(plain), joined(sampled))
 
 

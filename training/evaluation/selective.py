@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from model.uncertainty.calibration import Calibrated, conformal_threshold
+from model.uncertainty.calibration import Calibrator, conformal_threshold
 from training.evaluation.metrics import Answers, Evaluation
 
 COVERAGE = 0.9
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-def measure(evaluation: Evaluation, calibrated: Calibrated | None) -> dict[str, Any]:
+def measure(evaluation: Evaluation, calibrated: Calibrator | None) -> dict[str, Any]:
     """Return what the manifest says of it; see `selection` and `halved`."""
     probabilities = evaluation.answers.mean_probabilities
     right = probabilities.argmax(axis=1) == evaluation.labels
@@ -67,7 +67,7 @@ def risk_coverage(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
     return answered / len(right), np.cumsum(wrong[group]) / answered
 
 
-def selection(probabilities: Floats, right: Bools, calibrated: Calibrated) -> dict[str, float]:
+def selection(probabilities: Floats, right: Bools, calibrated: Calibrator) -> dict[str, float]:
     """Return what abstention at the bundle's own risk does: share answered, error among those."""
     risk = calibrated.numbers.max_risk
     threshold = calibrated.threshold(risk)
@@ -96,7 +96,7 @@ def halved(
     return covered, sizes
 
 
-def strangeness(answers: Answers) -> dict[str, Floats]:
+def ood_scores(answers: Answers) -> dict[str, Floats]:
     """Return each score that is higher for stranger images: [N] by its name."""
     uncertainty = answers.uncertainty
     scores = {
@@ -110,12 +110,12 @@ def strangeness(answers: Answers) -> dict[str, Floats]:
 
 def strangers(known: Answers, strange: Answers) -> dict[str, dict[str, float]]:
     """Return how well each score tells the strangers: AUROC and FPR95 by its name."""
-    inside, outside = strangeness(known), strangeness(strange)
-    told = {name: told_apart(inside[name], outside[name]) for name in inside}
+    inside, outside = ood_scores(known), ood_scores(strange)
+    told = {name: ood_metrics(inside[name], outside[name]) for name in inside}
     return {name: {"auroc": auroc, "fpr95": false} for name, (auroc, false) in told.items()}
 
 
-def told_apart(known: Floats, strange: Floats) -> tuple[float, float]:
+def ood_metrics(known: Floats, strange: Floats) -> tuple[float, float]:
     """Return how well a score tells strangers: AUROC, and FPR95.
 
     FPR95 is the share of strangers that pass where 95 % of the known images do (Hendrycks & Gimpel

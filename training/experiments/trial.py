@@ -18,11 +18,17 @@ from torch.optim import Optimizer
 from model.bundle.architecture import ActivationName, Architecture
 from training.data import augmentation as augment
 from training.data.batches import EVALUATION_BATCH, Batches, laid_out, pixel_statistics, pixels
-from training.data.dataset import DataSet, Part
+from training.data.dataset import DataSet, Split
 from training.experiments.networks import convolutions, dense
-from training.fitting.diagnostics import GradientNorms, LayerHealth, Watch, diagnose, network_of
-from training.fitting.loop import quieten
-from training.fitting.module import Fitting, epoch_seed
+from training.fitting.diagnostics import (
+    ActivationMonitor,
+    GradientNorms,
+    LayerHealth,
+    diagnose,
+    network_of,
+)
+from training.fitting.loop import silence_warnings
+from training.fitting.module import ClassifierModule, epoch_seed
 from training.network.classifier import Classifier
 
 HOPELESS_SHARE = 3 / 8
@@ -94,7 +100,7 @@ class Outcome(BaseModel):
         return self.checks[-1]
 
 
-class Plain(Fitting):
+class Plain(ClassifierModule):
     """Gradient descent as a trial describes it."""
 
     def __init__(self, network: Classifier, trial: Trial, classes: int) -> None:
@@ -165,7 +171,7 @@ class Checks(Callback):
     def _check(self, trainer: Trainer, module: LightningModule) -> Check:
         network = network_of(module)
         train_loss, train_error = measure(network, self._train)
-        with Watch(network) as watch:
+        with ActivationMonitor(network) as watch:
             validation_loss, validation_error = measure(network, self._validation)
         self.checks.append(
             Check(
@@ -182,7 +188,7 @@ class Checks(Callback):
 
 def run(trial: Trial, data: DataSet) -> tuple[Outcome, Classifier]:
     """Train as `trial` says on `data`, and return the outcome and the network, in evaluation."""
-    quieten()
+    silence_warnings()
     torch.manual_seed(trial.seed)
     network = _build(trial, data)
     _kill(network, trial)
@@ -211,7 +217,7 @@ def run(trial: Trial, data: DataSet) -> tuple[Outcome, Classifier]:
     ), network
 
 
-def measure(network: nn.Module, part: Part) -> tuple[float, float]:
+def measure(network: nn.Module, part: Split) -> tuple[float, float]:
     """Return the mean cross-entropy (nats) and the share of wrong answers, in evaluation mode."""
     was_training = network.training
     network.eval()

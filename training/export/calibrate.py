@@ -13,21 +13,21 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 from sklearn.decomposition import PCA
 
-from model.dropout.sampling import Fixed
+from model.dropout.sampling import FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Prediction, Predictor
 from model.uncertainty.calibration import (
     FEWEST_IMAGES,
     RISK_STARTS,
     Arrays,
-    Calibrated,
     Calibration,
+    Calibrator,
     aps_scores,
     uniform_draws,
 )
-from model.uncertainty.ood import Density
+from model.uncertainty.ood import RelativeMahalanobis
 from model.uncertainty.summary import softmax, summarise
-from training.data.dataset import DataSet, Part
+from training.data.dataset import DataSet, Split
 
 SAMPLES = 64
 SEED = 0
@@ -46,7 +46,7 @@ _LOGARITHMS = (-3.0, 3.0)  # of temperatures
 Floats = NDArray[np.float64]
 
 
-def calibrate(predictor: Predictor, data: DataSet) -> Calibrated | None:
+def calibrate(predictor: Predictor, data: DataSet) -> Calibrator | None:
     """Fit everything; None where there are fewer than FEWEST_IMAGES validation images.
 
     Args:
@@ -58,7 +58,7 @@ def calibrate(predictor: Predictor, data: DataSet) -> Calibrated | None:
         return None
     every = np.arange(len(labels))
     prediction = _predict(predictor, data.validation, every)
-    how = Fixed(SEED, SAMPLES)
+    how = FixedSamples(SEED, SAMPLES)
     # As many images as fit into memory, of all classes also where they come sorted by class.
     few = every[:: -(-len(every) * SAMPLES * predictor.classes // _CELLS)]
     logits = predictor.sample(prediction.features[few], how)
@@ -90,14 +90,14 @@ def calibrate(predictor: Predictor, data: DataSet) -> Calibrated | None:
         max_risk=next((each for each in _RISKS if arrays.threshold(each) is not None), _RISKS[-1]),
         guarantee=GUARANTEE,
     )
-    return Calibrated(numbers, arrays)
+    return Calibrator(numbers, arrays)
 
 
 def _arrays(
     probabilities: Floats,
     labels: NDArray[np.int64],
     features: NDArray[np.float32],
-    density: Density,
+    density: RelativeMahalanobis,
 ) -> Arrays:
     """Sort what is known of N validation images; probabilities [N, K], features [N, F]."""
     confidences, bounds = risk_bounds(probabilities, labels)
@@ -110,7 +110,7 @@ def _arrays(
         axes=density.axes,
         centres=density.centres,
         middle=density.middle,
-        nearness=np.sort(density.nearness(features)),
+        nearness=np.sort(density.score(features)),
     )
 
 
@@ -161,7 +161,7 @@ def risk_bounds(probabilities: Floats, labels: NDArray[np.int64]) -> tuple[Float
     return confidence, bounds
 
 
-def fit_density(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Density:
+def fit_density(features: NDArray[np.float32], labels: NDArray[np.int64]) -> RelativeMahalanobis:
     """Fit the density of features [N, F] of training images, int64 labels [N].
 
     More than 256 features are first projected on their 256 principal components.
@@ -180,7 +180,7 @@ def fit_density(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Den
     middle = points.mean(axis=0)
     overall = whitening(points - middle, _SHRINKAGE)
     axes = principal @ np.concatenate([within, overall], axis=1)
-    return Density(axes, means @ within, middle @ overall)
+    return RelativeMahalanobis(axes, means @ within, middle @ overall)
 
 
 def whitening(centred: Floats, shrinkage: float) -> Floats:
@@ -198,14 +198,14 @@ def whitening(centred: Floats, shrinkage: float) -> Floats:
     return axes
 
 
-def _density_rows(train: Part, width: int) -> NDArray[np.int64]:
+def _density_rows(train: Split, width: int) -> NDArray[np.int64]:
     """Draw the rows of training images for the density of so many features, sorted."""
     count = min(len(train), _DENSITY_IMAGES, _CELLS // width)
     rows = np.random.Generator(np.random.PCG64(SEED)).permutation(len(train))[:count]
     return np.sort(rows)
 
 
-def _predict(predictor: Predictor, part: Part, rows: NDArray[np.int64]) -> Prediction:
+def _predict(predictor: Predictor, part: Split, rows: NDArray[np.int64]) -> Prediction:
     return predictor.predict(to_float(part.images[rows]))
 
 

@@ -19,7 +19,7 @@ from model.bundle.store import HEAD_FILE, MODEL_FILE, Precision
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.uncertainty.calibration import FEWEST_IMAGES
-from training.data.dataset import DataSet, Part
+from training.data.dataset import DataSet, Split
 from training.evaluation.metrics import answers, figures
 from training.export.quantize import quantize
 
@@ -86,7 +86,7 @@ def choose(folder: Path, layers: Sequence[DropoutLayer], data: DataSet) -> Choic
     return Choice(precision, tuple(refusals), before, after, len(images))
 
 
-def measure(predictor: Predictor, part: Part) -> Figures:
+def measure(predictor: Predictor, part: Split) -> Figures:
     """Measure answers plain, and with dropout alive; AUROCs only where some answer is wrong.
 
     `mistakes_by_…` is the chance that a wrong answer has more of it than a right one.
@@ -134,7 +134,7 @@ def refused(before: Figures, after: Figures, images: int) -> list[str]:
     return sorted(found)
 
 
-def _calibration_images(train: Part) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _calibration_images(train: Split) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Draw a few training images: float32 [N, C, H, W] in 0..1."""
     most = min(len(train), CALIBRATION_IMAGES, max(1, _CALIBRATION_PIXELS // train.images[0].size))
     rows = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(train))[:most]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.bundle.store import GOLDEN_FILE, HEAD_FILE, MODEL_FILE
 from model.dropout import masks
-from model.dropout.sampling import Fixed
+from model.dropout.sampling import FixedSamples
 from model.errors import ExportError
 from model.inference.predictor import Predictor
 from training.network.classifier import Classifier, Head
@@ -102,7 +102,7 @@ def parity(network: Classifier, predictor: Predictor, images: NDArray[np.float32
         ExportError: the difference exceeds PARITY_TOLERANCE.
     """
     exported = predictor.predict(images)
-    sampled = predictor.sample(exported.features, Fixed(GOLDEN_SEED, _PARITY_SAMPLES))
+    sampled = predictor.sample(exported.features, FixedSamples(GOLDEN_SEED, _PARITY_SAMPLES))
     drawn = masks.draw(GOLDEN_SEED, _PARITY_SAMPLES, network.head.dropout_layers)
     with torch.no_grad():
         features = network.trunk(torch.from_numpy(images))
@@ -127,7 +127,9 @@ def write_golden(predictor: Predictor, images: NDArray[np.float32], folder: Path
         logits=prediction.logits,
         seed=np.int64(GOLDEN_SEED),
         samples=np.int64(GOLDEN_SAMPLES),
-        sampled_logits=predictor.sample(prediction.features, Fixed(GOLDEN_SEED, GOLDEN_SAMPLES)),
+        sampled_logits=predictor.sample(
+            prediction.features, FixedSamples(GOLDEN_SEED, GOLDEN_SAMPLES)
+        ),
     )
 
 

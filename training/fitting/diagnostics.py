@@ -73,11 +73,11 @@ class Epoch(BaseModel):
     """Mean over the epoch's steps of the L2 norm of the loss's gradient by a layer's weights."""
 
 
-class Watch:
+class ActivationMonitor:
     """Counts how a network's activations fire while it runs, between `with` and its end."""
 
     def __init__(self, network: Classifier) -> None:
-        self._tallies = [_Tally(hidden) for hidden in network.hidden_layers()]
+        self._tallies = [_ActivationCounts(hidden) for hidden in network.hidden_layers()]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Self:
@@ -103,7 +103,7 @@ def diagnose(network: Classifier, batches: Iterable[Tensor]) -> tuple[LayerHealt
     was_training = network.training
     network.eval()
     try:
-        with Watch(network) as watch, torch.no_grad():
+        with ActivationMonitor(network) as watch, torch.no_grad():
             for images in batches:
                 network(images)
     finally:
@@ -139,7 +139,7 @@ class Diagnosis(Callback):
 
     def __init__(self) -> None:
         self.epochs: list[Epoch] = []
-        self._watch: Watch | None = None
+        self._watch: ActivationMonitor | None = None
         self._norms = GradientNorms()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -154,7 +154,7 @@ class Diagnosis(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        self._watch = Watch(network_of(pl_module)).__enter__()
+        self._watch = ActivationMonitor(network_of(pl_module)).__enter__()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what was counted, with the gradients of the steps before it."""
@@ -211,7 +211,7 @@ def weighted_layers(network: Classifier) -> dict[str, nn.Conv2d | nn.Linear]:
     return layers | {OUTPUT_LAYER: output}
 
 
-class _Tally:
+class _ActivationCounts:
     """The running counts of one activation layer."""
 
     def __init__(self, hidden: HiddenLayer) -> None:

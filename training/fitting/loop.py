@@ -58,7 +58,7 @@ class History(Callback):
 
 
 @dataclass(frozen=True)
-class Fitted:
+class TrainResult:
     """What a run leaves: the best weights, and how it came to them."""
 
     network: Classifier
@@ -79,7 +79,7 @@ def fit(
     run: Path,
     resume: bool,
     watchers: Sequence[Callback] = (),
-) -> Fitted:
+) -> TrainResult:
     """Train, and return the network with the best validation loss, and what was seen on the way.
 
     Args:
@@ -92,7 +92,7 @@ def fit(
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; the last checkpoint stays.
     """
-    quieten()
+    silence_warnings()
     threads = config.threads or data.recipe.threads
     if threads is not None:
         torch.set_num_threads(threads)
@@ -123,7 +123,7 @@ def fit(
         raise
     network = _with_best_weights(network, run)
     after = diagnose(network, pixels(data.validation))
-    return Fitted(network, history.epochs, before, diagnosis.epochs, after)
+    return TrainResult(network, history.epochs, before, diagnosis.epochs, after)
 
 
 def _trainer(config: TrainingConfig, data: DataSet, run: Path, own: list[Callback]) -> Trainer:
@@ -187,7 +187,7 @@ def _interactive() -> bool:
     return sys.stdout.isatty()
 
 
-def quieten() -> None:
+def silence_warnings() -> None:
     """Silence hints that do not concern arrays in memory, and warnings inside the libraries."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA matmul
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -18,7 +18,7 @@ from training.network.classifier import Classifier
 _WARM_UP_SHARE = 0.3  # of the one-cycle schedule (Smith & Topin 2018; torch's default)
 
 
-class Fitting(LightningModule):
+class ClassifierModule(LightningModule):
     """Cross-entropy of one `Classifier` on augmented batches; a subclass brings the optimiser."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Fitting(LightningModule):
         self.log("validation_accuracy", self.accuracy, batch_size=len(labels), prog_bar=True)
 
 
-class OneCycle(Fitting):
+class OneCycle(ClassifierModule):
     """AdamW with the one-cycle schedule, as a `TrainingConfig` describes it."""
 
     def __init__(self, network: Classifier, config: TrainingConfig, data: DataSet) -> None:

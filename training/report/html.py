@@ -17,15 +17,15 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from model.bundle.store import CARD_FILE, REPORT_FOLDER
-from training.data.dataset import Part
-from training.evaluation.corruptions import Course
+from training.data.dataset import Split
+from training.evaluation.corruptions import CorruptionCurve
 from training.evaluation.metrics import Evaluation
 from training.evaluation.selective import FEWEST_IMAGES
-from training.fitting.loop import Fitted
+from training.fitting.loop import TrainResult
 from training.report import plots
 from training.report import selective_plots as trust_plots
 from training.report.card import card, evaluation_card
-from training.report.selective_plots import Strangers
+from training.report.selective_plots import OodAnswers
 
 HTML_FILE = "report.html"
 
@@ -36,14 +36,14 @@ _TEMPLATE = Path(__file__).with_name("report.html")
 class Subject:
     """What a report is of: the images, the answers to them, and to those images spoilt."""
 
-    part: Part
+    part: Split
     class_names: Sequence[str]
     evaluation: Evaluation
-    courses: Sequence[Course]
-    strangers: Strangers | None = None
+    corruption_curves: Sequence[CorruptionCurve]
+    strangers: OodAnswers | None = None
 
 
-def write_plots(folder: Path, subject: Subject, fitted: Fitted) -> dict[str, str]:
+def write_plots(folder: Path, subject: Subject, fitted: TrainResult) -> dict[str, str]:
     """Begin `report/` in a bundle's folder with its plots; return file -> title."""
     report = folder / REPORT_FOLDER
     report.mkdir()
@@ -93,7 +93,7 @@ def drawn(subject: Subject) -> dict[str, Figure]:
         "Risk and coverage": trust_plots.risk_coverage(evaluation),
         **sets,
         "Uncertainties": trust_plots.scores(evaluation, subject.strangers),
-        "Noise, rotation, blur": trust_plots.corruptions(subject.courses),
+        "Noise, rotation, blur": trust_plots.corruptions(subject.corruption_curves),
         "Most and least certain images": trust_plots.certainty(*pictured),
         "Most confident mistakes": plots.mistakes(*pictured),
     }

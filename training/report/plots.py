@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 
-from training.data.dataset import Part
+from training.data.dataset import Split
 from training.evaluation.metrics import ECE_BINS, Answers, Evaluation
 from training.fitting.diagnostics import Epoch, LayerHealth
 
@@ -126,7 +126,7 @@ def reliability(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def mistakes(evaluation: Evaluation, part: Part, class_names: Sequence[str]) -> Figure:
+def mistakes(evaluation: Evaluation, part: Split, class_names: Sequence[str]) -> Figure:
     """Draw the wrong answers that were given with the highest confidence."""
     probabilities = evaluation.answers.probabilities
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)

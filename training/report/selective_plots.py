@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training.data.dataset import Part
+from training.data.dataset import Split
 from training.evaluation import selective as trust
-from training.evaluation.corruptions import Course
+from training.evaluation.corruptions import CorruptionCurve
 from training.evaluation.metrics import Answers, Evaluation
 from training.report import plots
 
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Strangers:
+class OodAnswers:
     """A bundle's answers to images of classes that it does not know."""
 
     name: str
@@ -78,7 +78,7 @@ def prediction_sets(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def scores(evaluation: Evaluation, strangers: Strangers | None) -> Figure:
+def scores(evaluation: Evaluation, strangers: OodAnswers | None) -> Figure:
     """How entropies and typicality spread over right answers, wrong ones and strangers."""
     given = evaluation.answers
     right = given.mean_probabilities.argmax(axis=1) == evaluation.labels
@@ -112,7 +112,7 @@ _SCORES = (
 )
 
 
-def certainty(evaluation: Evaluation, part: Part, class_names: Sequence[str]) -> Figure:
+def certainty(evaluation: Evaluation, part: Split, class_names: Sequence[str]) -> Figure:
     """Draw the images with the least predictive entropy, then those with the most."""
     uncertainty = evaluation.answers.uncertainty
     order = np.argsort(uncertainty.predictive_entropy, kind="stable")
@@ -126,11 +126,11 @@ def certainty(evaluation: Evaluation, part: Part, class_names: Sequence[str]) ->
     return plots.gallery(part.images[rows], texts, "The most certain images, then the least")
 
 
-def corruptions(courses: Sequence[Course]) -> Figure:
+def corruptions(corruption_curves: Sequence[CorruptionCurve]) -> Figure:
     """Accuracy, confidence, typicality and mutual information against the strength."""
     figure = Figure(figsize=(12, 6.4), layout="constrained")
-    grid = figure.subplots(2, len(courses), sharey="row")
-    for (shares, information), course in zip(grid.T, courses, strict=True):
+    grid = figure.subplots(2, len(corruption_curves), sharey="row")
+    for (shares, information), course in zip(grid.T, corruption_curves, strict=True):
         strengths = course.corruption.strengths
         for name in ("accuracy", "confidence", "typicality"):
             values = 100 * np.array(getattr(course, name))

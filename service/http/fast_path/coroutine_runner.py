@@ -13,7 +13,7 @@ from starlette.responses import Response
 Responding = Coroutine[Any, None, Response]
 
 
-class Answering:
+class CoroutineRunner:
     """An answer on its way.
 
     asyncio has no current task meanwhile, which its time limits, and anyio, cannot do without: what
@@ -31,9 +31,9 @@ class Answering:
         self._transport = transport
         self._context = copy_context()
         self._waits_for: asyncio.Future[object] | None = None
-        self.when_done: Callable[[Answering], None] | None = None
+        self.when_done: Callable[[CoroutineRunner], None] | None = None
 
-    def go_on(self, _done: object = None) -> bool:
+    def resume(self, _done: object = None) -> bool:
         """Go on to where it waits, or to the answer; tell whether that is written."""
         try:
             has_ended = self._context.run(self._step)
@@ -52,7 +52,7 @@ class Answering:
             self._finish(ended.value)
             return True
         waits_for._asyncio_future_blocking = False  # as a task says that it has understood
-        waits_for.add_done_callback(self.go_on)
+        waits_for.add_done_callback(self.resume)
         self._waits_for = waits_for
         return False
 

@@ -19,8 +19,8 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from service.http.body import WHOLE_BODY, index_headers
-from service.http.fast_path.coroutine_runner import Answering, Responding
-from service.http.fast_path.route_cache import Endpoint, Express, Timetable
+from service.http.fast_path.coroutine_runner import CoroutineRunner, Responding
+from service.http.fast_path.route_cache import Endpoint, RouteCache, RouteMatch
 from service.http.middleware import HUNG_UP_STATUS, STARTED
 from service.http.protocol import CLIENT, CONTROL, HttpProtocol
 
@@ -39,7 +39,7 @@ _PLAIN_PATH = re.compile(rb"/[\w./-]+", re.ASCII)
 class _Head:
     """What the parser has made of the head of a request to an express route."""
 
-    express: Express
+    express: RouteMatch
     scope: Scope
     """As it is for every request with this head: copy it."""
     keep_alive: bool
@@ -58,10 +58,10 @@ class _Pattern:
         return len(data) == self.length and data.startswith(self.begins)
 
 
-class Entrance(Protocol):
-    """What is used of `service.http.middleware.Observed`."""
+class RequestHandler(Protocol):
+    """What is used of `service.http.middleware.RequestMiddleware`."""
 
-    express: Timetable
+    express: RouteCache
 
     def respond(self, endpoint: Endpoint, request: Request) -> Responding:
         """Answer, whatever becomes of the request; there may be too much to do already."""
@@ -86,12 +86,12 @@ class _Cycle:
         self.response_complete = False
 
 
-class ExpressProtocol(HttpProtocol):
+class FastPathProtocol(HttpProtocol):
     """The HTTP protocol, for an application that has an entrance."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._entrance: Entrance = self.app.entrance
+        self._entrance: RequestHandler = self.app.entrance
         self._arriving: _Head | None = None
         """Of the request whose body is arriving, unless it takes the usual road."""
         self._began = 0.0
@@ -100,7 +100,7 @@ class ExpressProtocol(HttpProtocol):
         """The request that was answered last in this read, and the length of its body."""
         self._pattern: _Pattern | None = None
         """The last read, if it was a whole request."""
-        self._answering: Answering | None = None
+        self._answering: CoroutineRunner | None = None
         self._impatience: TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -125,7 +125,7 @@ class ExpressProtocol(HttpProtocol):
     def _limit_arrival(self) -> None:
         """Leave a request whose body arrives slowly to the application, which limits its time."""
         if self._arriving is not None and self._impatience is None:
-            self._impatience = self.loop.call_later(_PATIENCE_SECONDS, self._take_usual_road)
+            self._impatience = self.loop.call_later(_PATIENCE_SECONDS, self._fall_back_to_asgi)
 
     def _parse_kept(self) -> None:
         """Answer a request that has waited, at once if it is like the one before."""
@@ -175,7 +175,7 @@ class ExpressProtocol(HttpProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let who is answered know, a request that is arriving included."""
-        self._take_usual_road()
+        self._fall_back_to_asgi()
         super().connection_lost(exc)
 
     def _cancel_answer(self) -> None:
@@ -185,14 +185,14 @@ class ExpressProtocol(HttpProtocol):
 
     def shutdown(self) -> None:
         """Let what is in hand end, a request that is arriving included."""
-        self._take_usual_road()
+        self._fall_back_to_asgi()
         super().shutdown()
 
     def _begin_request(self) -> None:
         self._began = time.perf_counter()
         self._arriving = self._found()
         if self._arriving is None:
-            self._begin_as_usual()
+            self._begin_with_asgi()
         else:
             self.cycle = _Cycle(self._arriving.keep_alive)  # type: ignore[assignment]
 
@@ -204,7 +204,7 @@ class ExpressProtocol(HttpProtocol):
         self._unread = 0
         self._body += body
         if len(self._body) > _MOST_BYTES:
-            self._take_usual_road()
+            self._fall_back_to_asgi()
 
     def _end_request(self) -> bool:
         head, body = self._depart()
@@ -228,14 +228,14 @@ class ExpressProtocol(HttpProtocol):
         self._arriving, self._body = None, bytearray()
         return departed
 
-    def _take_usual_road(self) -> None:
+    def _fall_back_to_asgi(self) -> None:
         head, body = self._depart()
         if head is None:
             return
-        self._begin_as_usual()
+        self._begin_with_asgi()
         super().on_body(bytes(body))
 
-    def _begin_as_usual(self) -> None:
+    def _begin_with_asgi(self) -> None:
         super()._begin_request()
 
     def _found(self) -> _Head | None:
@@ -267,8 +267,8 @@ class ExpressProtocol(HttpProtocol):
         cycle: Any = _Cycle(head.keep_alive)
         self.cycle = cycle
         responding = self._entrance.respond(head.express.endpoint, Request(scope))
-        answering = Answering(responding, partial(self._finish, cycle, scope), self.transport)
-        if not answering.go_on():
+        answering = CoroutineRunner(responding, partial(self._finish, cycle, scope), self.transport)
+        if not answering.resume():
             self._answering = answering
             self.tasks.add(answering)  # type: ignore[arg-type]
             answering.when_done = self.tasks.discard

@@ -14,7 +14,7 @@ _MOST_PATHS, _LONG_PATH = 1_000, 200  # anybody can invent names of models
 
 
 @dataclass(frozen=True, slots=True)
-class Express:
+class RouteMatch:
     """An endpoint that is called without what the application does for all others."""
 
     route: Route
@@ -29,14 +29,14 @@ class Express:
         scope["route"] = self.route
 
 
-class Timetable:
+class RouteCache:
     """Those routes of an application that are express."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = routes
-        self._known: dict[tuple[str, str], Express] = {}
+        self._known: dict[tuple[str, str], RouteMatch] = {}
 
-    def find(self, method: str, path: str) -> Express | None:
+    def find(self, method: str, path: str) -> RouteMatch | None:
         """Find the route of a request that has no query parameters; None: it is another."""
         asked = method, path
         if asked not in self._known:
@@ -48,9 +48,9 @@ class Timetable:
             self._known[asked] = found
         return self._known[asked]
 
-    def _find(self, method: str, path: str) -> Express | None:
+    def _find(self, method: str, path: str) -> RouteMatch | None:
         for route in self._routes:
             match = route.path_regex.match(path)
             if match and method in (route.methods or ()):
-                return Express(route, route.endpoint, path, match.groupdict())
+                return RouteMatch(route, route.endpoint, path, match.groupdict())
         return None

@@ -15,10 +15,10 @@ _OPSET, _IR_VERSION = 17, 8
 def endless_graph() -> bytes:
     """Encode a graph that adds an input `step`, int64 [1], to `count` for ever."""
     true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
-    go_on = helper.make_node("Identity", ["go_on_in"], ["go_on_out"])
+    resume = helper.make_node("Identity", ["go_on_in"], ["go_on_out"])
     add = helper.make_node("Add", ["count_in", "step"], ["count_out"])
     body = helper.make_graph(
-        [go_on, add],
+        [resume, add],
         "body",
         [
             helper.make_tensor_value_info("turn", TensorProto.INT64, []),

@@ -8,7 +8,7 @@ from model.bundle.architecture import Architecture, DropoutLayer
 from model.bundle.golden import Golden
 from model.bundle.store import GOLDEN_FILE, MODEL_FILE
 from model.dropout import masks
-from model.dropout.sampling import Analytic, Auto, Fixed, Sampling
+from model.dropout.sampling import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.errors import BundleError, MethodError
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import GOLDEN_TOLERANCE, Predictor
@@ -26,7 +26,7 @@ def test_rows_have_the_same_bytes_alone_in_any_batch_and_with_any_threads(
     exported = export(Architecture(preset=preset, classes=10, input=DIGIT))
     images = exported.images
     whole = exported.predictor.predict(images)
-    sampled = exported.predictor.sample(whole.features, Fixed(3, 20))
+    sampled = exported.predictor.sample(whole.features, FixedSamples(3, 20))
     other = Predictor.open(exported.folder, exported.network.head.dropout_layers, threads)
     for size in (1, 2, 3, 7, 16, 31, 48):
         for start in range(0, len(images), size):
@@ -34,7 +34,7 @@ def test_rows_have_the_same_bytes_alone_in_any_batch_and_with_any_threads(
             part = other.predict(images[rows])
             np.testing.assert_array_equal(part.logits, whole.logits[rows])
             np.testing.assert_array_equal(part.features, whole.features[rows])
-            part_sampled = other.sample(part.features, Fixed(3, 20))
+            part_sampled = other.sample(part.features, FixedSamples(3, 20))
             np.testing.assert_array_equal(part_sampled, sampled[rows])
 
 
@@ -45,13 +45,15 @@ def test_sampling_equals_the_heads_arithmetic(cnn: Exported) -> None:
     weights, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
     (mask,) = masks.draw(5, 12, (DropoutLayer(p=0.5, width=96),))
     by_hand = (features[:, None] * mask[None]) @ weights.T + bias
-    np.testing.assert_allclose(cnn.predictor.sample(features, Fixed(5, 12)), by_hand, atol=1e-5)
+    np.testing.assert_allclose(
+        cnn.predictor.sample(features, FixedSamples(5, 12)), by_hand, atol=1e-5
+    )
 
 
 def test_a_head_run_in_pieces_gives_the_same_bytes(
     cnn: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prediction, how = cnn.predictor.predict(cnn.images), Fixed(0, 64)
+    prediction, how = cnn.predictor.predict(cnn.images), FixedSamples(0, 64)
     whole = cnn.predictor.sample(prediction.features, how)
     monkeypatch.setattr("model.inference.predictor._HEAD_BYTES", 4 * 96 * 64 * 5)  # five rows a run
     pieces = Predictor.open(cnn.folder, cnn.network.head.dropout_layers)
@@ -62,7 +64,9 @@ def test_a_head_run_in_pieces_gives_the_same_bytes(
     np.testing.assert_array_equal(apart.mutual_information, together.mutual_information)
 
 
-@pytest.mark.parametrize("how", [Fixed(3, 20, "independent"), Auto(3, 200), Analytic()])
+@pytest.mark.parametrize(
+    "how", [FixedSamples(3, 20, "independent"), AdaptiveSamples(3, 200), Analytic()]
+)
 def test_however_it_is_asked_a_row_has_the_same_bytes_alone_and_in_a_batch(
     cnn: Exported, how: Sampling
 ) -> None:
@@ -87,7 +91,7 @@ def test_with_any_number_of_samples_and_threads_a_row_has_the_same_bytes(
     other = Predictor.open(exported.folder, layers, threads=2)
     prediction = exported.predictor.predict(exported.images)
     for samples in (1, 2, 8, 63, 64, 100, 128, 256):
-        how = Fixed(5, samples, brief=True)
+        how = FixedSamples(5, samples, brief=True)
         whole = exported.predictor.summary(prediction, how)
         for size in (1, 2, 3, 7, 16, 31, 40):
             rows = slice(48 - size, 48)
@@ -98,8 +102,8 @@ def test_with_any_number_of_samples_and_threads_a_row_has_the_same_bytes(
 
 def test_a_brief_answer_says_the_same_but_less(cnn: Exported) -> None:
     prediction = cnn.predictor.predict(cnn.images)
-    brief = cnn.predictor.summary(prediction, Fixed(2, 64, brief=True))
-    whole = cnn.predictor.uncertainty(prediction, Fixed(2, 64))
+    brief = cnn.predictor.summary(prediction, FixedSamples(2, 64, brief=True))
+    whole = cnn.predictor.uncertainty(prediction, FixedSamples(2, 64))
     assert (whole.mutual_information_error > 0).all()
     np.testing.assert_array_equal(brief.labels, whole.labels)
     assert brief.columns().keys() == whole.columns().keys()
@@ -109,7 +113,7 @@ def test_a_brief_answer_says_the_same_but_less(cnn: Exported) -> None:
 
 
 def test_figures_with_the_head_are_those_of_its_logits(cnn: Exported) -> None:
-    prediction, how = cnn.predictor.predict(cnn.images), Fixed(2, 64)
+    prediction, how = cnn.predictor.predict(cnn.images), FixedSamples(2, 64)
     together = cnn.predictor.uncertainty(prediction, how)
     apart = summarise(cnn.predictor.sample(prediction.features, how))
     for field in fields(together):
@@ -120,20 +124,20 @@ def test_figures_with_the_head_are_those_of_its_logits(cnn: Exported) -> None:
 def test_sampling_stops_where_the_label_is_settled(cnn: Exported) -> None:
     """The wider a network's answers lie apart, the fewer samples settle them."""
     prediction = cnn.predictor.predict(cnn.images)
-    unsure = cnn.predictor.uncertainty(prediction, Auto(0, 100))
+    unsure = cnn.predictor.uncertainty(prediction, AdaptiveSamples(0, 100))
     used = set(unsure.samples_used.tolist())
     assert used <= {16, 32, 64, 100}
     assert (unsure.settled | (unsure.samples_used == 100)).all()
     assert not unsure.settled.all(), "fresh weights must leave some image open"
-    alone = cnn.predictor.uncertainty(prediction, Auto(0, 9))
+    alone = cnn.predictor.uncertainty(prediction, AdaptiveSamples(0, 9))
     assert (alone.samples_used == 9).all()
 
 
 def test_an_image_is_settled_as_soon_as_its_samples_say_so(cnn: Exported) -> None:
     """What Auto returns is what its pairs give, cut where they settle."""
     prediction = cnn.predictor.predict(cnn.images)
-    result = cnn.predictor.uncertainty(prediction, Auto(4, 64))
-    pairs = cnn.predictor.sample(prediction.features, Fixed(4, 64, "paired"))
+    result = cnn.predictor.uncertainty(prediction, AdaptiveSamples(4, 64))
+    pairs = cnn.predictor.sample(prediction.features, FixedSamples(4, 64, "paired"))
     for row, count in enumerate(result.samples_used):
         by_hand = softmax(pairs[row, :count]).mean(axis=0)
         np.testing.assert_allclose(result.mean_probabilities[row], by_hand, atol=1e-6)
@@ -143,8 +147,8 @@ def test_the_analytic_method_is_nearer_the_truth_than_64_independent_samples(
     cnn: Exported,
 ) -> None:
     prediction = cnn.predictor.predict(cnn.images)
-    independent = [Fixed(seed, 64, "independent") for seed in range(5)]
-    asked: list[Sampling] = [Fixed(0, 8_192), Analytic(), *independent]
+    independent = [FixedSamples(seed, 64, "independent") for seed in range(5)]
+    asked: list[Sampling] = [FixedSamples(0, 8_192), Analytic(), *independent]
     truth, integrated, *sampled = (
         cnn.predictor.uncertainty(prediction, how).mean_probabilities for how in asked
     )
@@ -162,7 +166,7 @@ def test_the_analytic_method_is_for_one_dropout_layer(cnn: Exported) -> None:
 def test_no_dropout_makes_every_sample_the_plain_answer(export: Export) -> None:
     exported = export(Architecture(preset="mlp", classes=10, input=DIGIT, dropout=0.0))
     prediction = exported.predictor.predict(exported.images)
-    result = exported.predictor.uncertainty(prediction, Fixed(1, 9))
+    result = exported.predictor.uncertainty(prediction, FixedSamples(1, 9))
     np.testing.assert_allclose(result.mean_probabilities, prediction.probabilities, atol=1e-6)
     assert (result.mutual_information == 0).all()
 

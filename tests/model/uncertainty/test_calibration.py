@@ -10,8 +10,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from model.npz import ArchiveError
 from model.uncertainty.calibration import (
     Arrays,
-    Calibrated,
     Calibration,
+    Calibrator,
     Floats,
     SetKind,
     aps_scores,
@@ -30,7 +30,7 @@ def answers(generator: np.random.Generator, images: int) -> tuple[Floats, Any]:
     return probabilities, labels
 
 
-def calibrated(probabilities: Floats, labels: Any, draws: Floats) -> Calibrated:
+def calibrated(probabilities: Floats, labels: Any, draws: Floats) -> Calibrator:
     rows = np.arange(len(labels))
     confidences, bounds = risk_bounds(probabilities, labels)
     arrays = Arrays(
@@ -52,7 +52,7 @@ def calibrated(probabilities: Floats, labels: Any, draws: Floats) -> Calibrated:
         max_risk=0.1,
         guarantee=0.95,
     )
-    return Calibrated(numbers, arrays)
+    return Calibrator(numbers, arrays)
 
 
 class Known(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

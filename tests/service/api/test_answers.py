@@ -14,7 +14,7 @@ from service.api import schemas
 from tests.bundles import copy_bundle, edit_manifest
 from tests.pictures import Pixels, encode, instances
 from tests.service.serving import JSON, PNG, Application, predictions, serving_models
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_calibrated_answer_says_what_it_keeps_to(
 
 @pytest.mark.parametrize("kind", ["thr", "aps"])
 def test_sets_cover_what_was_asked_for_and_grow_with_it(
-    everything: Application, held_out: Part, kind: str
+    everything: Application, held_out: Split, kind: str
 ) -> None:
     truth = held_out.labels.astype(str).tolist()
     size = 0.0

@@ -18,7 +18,7 @@ from tests.service.serving import (
     predictions,
     serving_models,
 )
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 Send = Callable[[Application, str, Pixels], httpx.Response]
 
@@ -214,7 +214,7 @@ def test_every_documented_image_type_is_taken(
 
 
 def test_lossy_and_resized_digits_are_still_recognised(
-    service: Application, held_out: Part
+    service: Application, held_out: Split
 ) -> None:
     """Enlarged 5 times, in colour, as JPEG: nearly the same picture, nearly the same answers."""
     labels, found = held_out.labels[:80], []

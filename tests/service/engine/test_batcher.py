@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.dropout.sampling import Fixed, Sampling
+from model.dropout.sampling import FixedSamples, Sampling
 from model.inference.predictor import Prediction
 from model.uncertainty.summary import Summary, Uncertainty
 from service.engine.batcher import Batcher, Limits, RowPredictor
@@ -40,7 +40,7 @@ class EchoPredictor:
         return Prediction(numbers * 2, numbers, (numbers, numbers[:, 0].astype(np.int64)))
 
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
-        assert isinstance(how, Fixed)
+        assert isinstance(how, FixedSamples)
         number = prediction.features[:, 0].astype(np.float64)
         self.head_runs.append((len(number), how.seed, how.samples))
         asked = (np.full_like(number, how.seed), np.full_like(number, how.samples))
@@ -61,7 +61,7 @@ class EchoPredictor:
             set_draws=number,
         )
 
-    def summary(self, prediction: Prediction, how: Fixed) -> Summary:
+    def summary(self, prediction: Prediction, how: FixedSamples) -> Summary:
         self.head_runs.append((len(prediction.features), how.seed, how.samples))
         numbers = prediction.features.astype(np.float32)
         return Summary(numbers, numbers[:, 0].astype(np.int64))
@@ -152,7 +152,12 @@ def test_requests_with_equal_sampling_share_one_run_of_the_head() -> None:
         queue = batcher(held)
         (first,) = await all_submitted(queue.predict(images(0)))
         await until_running(held)
-        samplings = [Fixed(1, 8), Fixed(2, 8), Fixed(1, 8), Fixed(1, 16)]
+        samplings = [
+            FixedSamples(1, 8),
+            FixedSamples(2, 8),
+            FixedSamples(1, 8),
+            FixedSamples(1, 16),
+        ]
         rest = await all_submitted(
             *(queue.uncertainty(images(row, row), each) for row, each in enumerate(samplings)),
             queue.predict(images(9)),
@@ -169,7 +174,8 @@ def test_requests_with_equal_sampling_share_one_run_of_the_head() -> None:
 REQUESTS = st.lists(
     st.tuples(
         st.integers(1, 5),  # rows
-        st.none() | st.builds(Fixed, st.integers(0, 2), st.integers(1, 3), brief=st.just(False)),
+        st.none()
+        | st.builds(FixedSamples, st.integers(0, 2), st.integers(1, 3), brief=st.just(False)),
         st.booleans() | st.just(False) | st.just(False),  # poisoned
     ),
     min_size=1,
@@ -180,11 +186,11 @@ REQUESTS = st.lists(
 @settings(max_examples=50)
 @given(requests=REQUESTS, batch_rows=st.integers(1, 20))
 def test_no_answer_goes_to_the_wrong_caller(
-    requests: list[tuple[int, Fixed | None, bool]], batch_rows: int
+    requests: list[tuple[int, FixedSamples | None, bool]], batch_rows: int
 ) -> None:
     """Whatever is asked at once: each gets its own rows, in order, and only the bad ones fail."""
 
-    async def ask(queue: Batcher, number: int, rows: int, sampling: Fixed | None) -> None:
+    async def ask(queue: Batcher, number: int, rows: int, sampling: FixedSamples | None) -> None:
         sent = [number + row / 8 for row in range(rows)]
         if sampling is None:
             prediction = await queue.predict(images(*sent))
@@ -331,7 +337,7 @@ def test_batch_rows_and_stages_are_measured() -> None:
         metrics = Metrics()
         queue = batcher(EchoPredictor(), metrics=metrics)
         await queue.predict(images(1, 2, 3))
-        await queue.uncertainty(images(1, 2), Fixed(0, 4))
+        await queue.uncertainty(images(1, 2), FixedSamples(0, 4))
         await queue.close()
         text = metrics.expose().decode()
         assert metric(text, "dropserve_batch_rows_sum", model="echo") == 5
@@ -388,9 +394,9 @@ def test_a_run_known_to_be_brief_is_on_the_event_loop_and_others_are_not() -> No
         await queue.predict(images(1))
         await queue.predict(images(2))
         await asyncio.gather(queue.predict(images(3)), queue.predict(images(4)))
-        await queue.uncertainty(images(5), Fixed(seed=0, samples=2))
-        await queue.uncertainty(images(6), Fixed(seed=1, samples=2))
-        await queue.uncertainty(images(7), Fixed(seed=1, samples=2))
+        await queue.uncertainty(images(5), FixedSamples(seed=0, samples=2))
+        await queue.uncertainty(images(6), FixedSamples(seed=1, samples=2))
+        await queue.uncertainty(images(7), FixedSamples(seed=1, samples=2))
         assert [thread == here for thread in predictor.threads] == [
             False,  # never seen before
             True,

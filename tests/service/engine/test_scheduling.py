@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from model.dropout.sampling import Fixed, Sampling
+from model.dropout.sampling import FixedSamples, Sampling
 from service.engine.latency import Costs, LatencyEstimator
-from service.engine.pending_requests import Answer, Job
-from service.engine.scheduling import JobQueue, Run
+from service.engine.pending_requests import Answer, PendingRequest
+from service.engine.scheduling import Batch, RequestQueue
 from service.http.clients import CURRENT, Client, Turns
 
 COSTS = Costs(trunk_seconds=0.01, head_seconds=0.001)
@@ -23,17 +23,19 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture
-def queue() -> JobQueue:
-    return JobQueue(batch_rows=64, slice_seconds=0.1, latency=LatencyEstimator(COSTS))
+def queue() -> RequestQueue:
+    return RequestQueue(batch_rows=64, slice_seconds=0.1, latency=LatencyEstimator(COSTS))
 
 
-def awaited(loop: asyncio.AbstractEventLoop, rows: int, sampling: Sampling | None = None) -> Job:
-    job = Job(np.zeros((rows, 1, 1, 1), np.float32), sampling, 60)
+def awaited(
+    loop: asyncio.AbstractEventLoop, rows: int, sampling: Sampling | None = None
+) -> PendingRequest:
+    job = PendingRequest(np.zeros((rows, 1, 1, 1), np.float32), sampling, 60)
     job.answer = asyncio.Future[Answer](loop=loop)
     return job
 
 
-def taken(queue: JobQueue, seconds: float) -> Run | None:
+def taken(queue: RequestQueue, seconds: float) -> Batch | None:
     """Take a run that takes a time."""
     run = queue.take()
     if run is not None:
@@ -43,7 +45,7 @@ def taken(queue: JobQueue, seconds: float) -> Run | None:
 
 
 def test_a_slice_has_as_many_rows_as_fit_its_time(
-    queue: JobQueue, loop: asyncio.AbstractEventLoop
+    queue: RequestQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
     queue.add(awaited(loop, 45))
     parts = [run.part for run in iter(lambda: taken(queue, 0.1), None)]
@@ -53,16 +55,16 @@ def test_a_slice_has_as_many_rows_as_fit_its_time(
 
 
 def test_rows_that_take_longer_than_a_slice_are_run_one_by_one(
-    queue: JobQueue, loop: asyncio.AbstractEventLoop
+    queue: RequestQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
-    queue.add(awaited(loop, 3, Fixed(0, 1024)))
+    queue.add(awaited(loop, 3, FixedSamples(0, 1024)))
     assert [run.rows for run in iter(lambda: taken(queue, 1.0), None)] == [1, 1, 1]
 
 
 def test_short_jobs_have_as_much_time_as_long_ones(
-    queue: JobQueue, loop: asyncio.AbstractEventLoop
+    queue: RequestQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
-    queue.add(awaited(loop, 4, Fixed(0, 1024)))
+    queue.add(awaited(loop, 4, FixedSamples(0, 1024)))
     for _ in range(300):
         queue.add(awaited(loop, 1))
     runs = [taken(queue, 1.0)]  # of a long one
@@ -72,7 +74,7 @@ def test_short_jobs_have_as_much_time_as_long_ones(
 
 
 def test_a_run_of_short_jobs_is_no_longer_than_a_slice(
-    queue: JobQueue, loop: asyncio.AbstractEventLoop
+    queue: RequestQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
     for _ in range(25):
         queue.add(awaited(loop, 1))
@@ -80,7 +82,7 @@ def test_a_run_of_short_jobs_is_no_longer_than_a_slice(
 
 
 def test_a_job_that_takes_much_of_a_run_is_run_alone(
-    queue: JobQueue, loop: asyncio.AbstractEventLoop
+    queue: RequestQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
     """As a short one it would delay others by as much for each client that sends one."""
     costly, cheap = awaited(loop, 9), awaited(loop, 1)
@@ -92,7 +94,7 @@ def test_a_job_that_takes_much_of_a_run_is_run_alone(
 
 
 def test_rows_that_wait_are_counted_until_they_are_run_or_withdrawn(
-    queue: JobQueue, loop: asyncio.AbstractEventLoop
+    queue: RequestQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
     long, short, other = awaited(loop, 30), awaited(loop, 1), awaited(loop, 1)
     for job in (long, short, other):
@@ -115,7 +117,7 @@ def test_rows_that_wait_are_counted_until_they_are_run_or_withdrawn(
 
 
 def test_a_slice_that_is_taken_keeps_its_images_when_its_job_is_withdrawn(
-    queue: JobQueue, loop: asyncio.AbstractEventLoop
+    queue: RequestQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
     """Its thread may not have read them yet, and of no rows it would learn a cost of nothing."""
     job = awaited(loop, 30)
@@ -128,8 +130,8 @@ def test_a_slice_that_is_taken_keeps_its_images_when_its_job_is_withdrawn(
 
 
 def of_client(
-    loop: asyncio.AbstractEventLoop, queue: JobQueue, client: Client, rows: int = 1
-) -> Job:
+    loop: asyncio.AbstractEventLoop, queue: RequestQueue, client: Client, rows: int = 1
+) -> PendingRequest:
     """Let a job of a client wait."""
     job = awaited(loop, rows)
     before = CURRENT.set(client)
@@ -139,7 +141,7 @@ def of_client(
 
 
 def test_short_jobs_of_several_clients_are_taken_in_turns(
-    queue: JobQueue, loop: asyncio.AbstractEventLoop
+    queue: RequestQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
     greedy, other = Client("10.0.0.1", Turns()), Client("10.0.0.2", Turns())
     first = [of_client(loop, queue, greedy) for _ in range(12)]
@@ -153,7 +155,7 @@ def test_short_jobs_of_several_clients_are_taken_in_turns(
 
 
 def test_a_client_with_less_than_an_equal_part_has_room_in_a_full_queue(
-    queue: JobQueue, loop: asyncio.AbstractEventLoop
+    queue: RequestQueue, loop: asyncio.AbstractEventLoop
 ) -> None:
     greedy, other = Client("10.0.0.1", Turns()), Client("10.0.0.2", Turns())
     for _ in range(10):

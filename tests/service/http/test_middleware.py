@@ -11,8 +11,8 @@ from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from service.http.clients import Clients, Limits
-from service.http.fast_path.route_cache import Timetable
-from service.http.middleware import REQUEST_ID_HEADER, Observed
+from service.http.fast_path.route_cache import RouteCache
+from service.http.middleware import REQUEST_ID_HEADER, RequestMiddleware
 from service.observability import logs
 from service.observability.metrics import Metrics
 from tests.service.bad_requests import PICTURE
@@ -137,7 +137,7 @@ async def _observe(app: Any, sent: list[Message]) -> Metrics:
 
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     scope["query_string"] = b""
-    await Observed(app, Timetable([]), metrics, Clients(LIMITS))(scope, receive, send)
+    await RequestMiddleware(app, RouteCache([]), metrics, Clients(LIMITS))(scope, receive, send)
     return metrics
 
 
@@ -170,7 +170,7 @@ def test_what_is_no_http_request_is_passed_on(service: Application) -> None:
         passed.append(scope["type"])
 
     async def send_lifespan() -> None:
-        observed = Observed(app, Timetable([]), Metrics(), Clients(LIMITS))
+        observed = RequestMiddleware(app, RouteCache([]), Metrics(), Clients(LIMITS))
         await observed({"type": "lifespan"}, _unused, _unused)
 
     service.portal.call(send_lifespan)

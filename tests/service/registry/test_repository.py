@@ -15,7 +15,7 @@ from service.api import schemas
 from service.app import create_app
 from service.errors import ModelRequiredError, NotReadyError, UnknownModelError
 from service.observability.metrics import Metrics
-from service.registry.repository import Refusal, Repository
+from service.registry.repository import LoadFailure, Repository
 from service.settings import ServiceSettings
 from tests.bundles import copy_bundle, edit_manifest, sign
 from tests.pictures import Pixels, encode
@@ -37,7 +37,7 @@ class Outcome:
 
     problem: str | None
     served: Sequence[tuple[str, str]]
-    refusals: Sequence[Refusal]
+    refusals: Sequence[LoadFailure]
     errors: Sequence[Any]
     """Lines of the log."""
 
@@ -123,7 +123,7 @@ def test_a_damaged_bundle_is_refused_with_its_reason(
     check_sentence(outcome.problem, _damaged_sentence(damage, file))
     assert f"digits/1/{file}" in outcome.problem
     assert str(models) not in outcome.problem
-    assert outcome.refusals == [Refusal("digits", 1, outcome.problem)]
+    assert outcome.refusals == [LoadFailure("digits", 1, outcome.problem)]
     refused, not_ready = outcome.errors
     assert (refused["event"], refused["model"], refused["version"]) == (
         "bundle refused",

@@ -2,12 +2,12 @@ import numpy as np
 import torch
 
 from training.data.batches import Batches, pixel_statistics
-from training.data.dataset import Part
+from training.data.dataset import Split
 
 
-def part(count: int) -> Part:
+def part(count: int) -> Split:
     images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    return Part(images, np.arange(count))
+    return Split(images, np.arange(count))
 
 
 def test_batches_give_each_image_once_in_the_named_order() -> None:
@@ -22,8 +22,8 @@ def test_batches_give_each_image_once_in_the_named_order() -> None:
 
 def test_pixel_statistics_are_the_pixels_mean_and_deviation() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 3, 5, 7), dtype=np.uint8)
-    means, deviations = pixel_statistics(Part(images, np.zeros(9, np.int64)))
+    means, deviations = pixel_statistics(Split(images, np.zeros(9, np.int64)))
     np.testing.assert_allclose(means, (images / 255).mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(deviations, (images / 255).std(axis=(0, 2, 3)))
-    black = Part(np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2, np.int64))
+    black = Split(np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2, np.int64))
     assert pixel_statistics(black)[1][0] > 0

@@ -5,8 +5,15 @@ import pytest
 
 from model.bundle.store import open_bundle
 from model.inference.predictor import open_tested
-from training.data.dataset import Part
-from training.evaluation.corruptions import CORRUPTIONS, Corruption, blur, courses, noise, rotation
+from training.data.dataset import Split
+from training.evaluation.corruptions import (
+    CORRUPTIONS,
+    Corruption,
+    blur,
+    corruption_curves,
+    noise,
+    rotation,
+)
 
 IMAGES = np.random.default_rng(0).integers(60, 190, (20, 3, 16, 16), dtype=np.uint8)
 
@@ -40,9 +47,9 @@ def test_blur_keeps_channels_and_images_apart() -> None:
 
 
 def test_a_real_bundle_does_worse_and_finds_it_less_typical(
-    bundle_folder: Path, held_out: Part
+    bundle_folder: Path, held_out: Split
 ) -> None:
-    found = courses(open_tested(open_bundle(bundle_folder)), held_out)
+    found = corruption_curves(open_tested(open_bundle(bundle_folder)), held_out)
     assert [course.corruption for course in found] == list(CORRUPTIONS)
     for course in found:
         assert course.accuracy[0] > 0.9

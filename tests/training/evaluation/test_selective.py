@@ -69,16 +69,16 @@ def test_a_half_that_is_too_small_takes_every_class() -> None:
 
 def test_strangers_that_score_higher_are_told_apart() -> None:
     known = np.linspace(0, 1, 101)
-    assert trust.told_apart(known, known + 2) == (1.0, 0.0)
-    assert trust.told_apart(known, known) == pytest.approx((0.5, 0.95), abs=0.01)
-    auroc, false = trust.told_apart(known, known - 2)
+    assert trust.ood_metrics(known, known + 2) == (1.0, 0.0)
+    assert trust.ood_metrics(known, known) == pytest.approx((0.5, 0.95), abs=0.01)
+    auroc, false = trust.ood_metrics(known, known - 2)
     assert (auroc, false) == (0.0, 1.0)
 
 
 def test_fpr95_is_the_share_of_strangers_below_the_threshold_of_95_percent() -> None:
     known, strange = np.arange(100.0), np.array([10.0, 94.0, 94.5, 200.0])
     # 95 of 100 known images score at most 94; so do two strangers.
-    assert trust.told_apart(known, strange)[1] == 0.5
+    assert trust.ood_metrics(known, strange)[1] == 0.5
 
 
 def test_doubtful_answers_score_as_strangers(evaluation: Evaluation) -> None:
@@ -87,7 +87,7 @@ def test_doubtful_answers_score_as_strangers(evaluation: Evaluation) -> None:
     told = trust.strangers(sure, doubtful)
     assert set(told) == {"maximum probability", "predictive entropy", "mutual information"}
     assert all(each == {"auroc": 1.0, "fpr95": 0.0} for each in told.values())
-    assert set(trust.strangeness(typical(evaluation.answers))) == {*told, "typicality"}
+    assert set(trust.ood_scores(typical(evaluation.answers))) == {*told, "typicality"}
 
 
 def answers(shares: Floats) -> Answers:

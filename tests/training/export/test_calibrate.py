@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binomtest
 
 from model.bundle.store import open_bundle
-from model.dropout.sampling import Fixed
+from model.dropout.sampling import FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor, open_tested
 from model.uncertainty.calibration import FEWEST_IMAGES, RISK_STARTS
@@ -95,7 +95,7 @@ def test_wide_features_are_first_projected() -> None:
     density = fit_density(features, generator.integers(0, 2, 400))
     assert density.axes.shape == (300, 512)
     assert density.centres.shape == (2, 256)
-    assert np.isfinite(density.nearness(features)).all()
+    assert np.isfinite(density.score(features)).all()
 
 
 def test_a_real_bundle_is_calibrated_on_its_validation_images(
@@ -124,7 +124,8 @@ def test_it_is_what_the_bundle_serves(
     images = to_float(digits.test.images[:20])
     uncalibrated.calibrated = fitted
     ours, served = (
-        each.uncertainty(each.predict(images), Fixed(0, 64)) for each in (uncalibrated, stored)
+        each.uncertainty(each.predict(images), FixedSamples(0, 64))
+        for each in (uncalibrated, stored)
     )
     np.testing.assert_array_equal(ours.typicality, served.typicality)
     np.testing.assert_array_equal(ours.mean_probabilities, served.mean_probabilities)
@@ -141,6 +142,6 @@ def test_features_that_never_move_make_nothing_typical() -> None:
     dead = np.zeros((50, 4), np.float32)
     density = fit_density(dead, np.arange(50) % 2)
     images = np.concatenate([dead[:2], np.full((2, 4), 0.5, np.float32)])
-    nearness = density.nearness(images)
+    nearness = density.score(images)
     assert np.isfinite(nearness).all()
     assert (nearness <= nearness[0]).all()

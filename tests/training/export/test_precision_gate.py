@@ -10,7 +10,7 @@ from model.inference.predictor import open_tested
 from tests.service.serving import serving_models
 from training import pipeline as run
 from training.config import TrainingConfig
-from training.data.dataset import Part
+from training.data.dataset import Split
 from training.export import precision_gate as precision
 from training.export.precision_gate import refused
 
@@ -80,7 +80,7 @@ def test_a_quantised_bundle_says_so(quantised: Path) -> None:
     open_tested(bundle)
 
 
-def test_the_service_serves_it_and_says_so(quantised: Path, held_out: Part) -> None:
+def test_the_service_serves_it_and_says_so(quantised: Path, held_out: Split) -> None:
     """The same bytes alone and in a batch, through HTTP."""
     pixels = (held_out.images[:8, 0] / 255).tolist()
     with serving_models(quantised.parent.parent) as service:

@@ -9,7 +9,7 @@ import torch
 
 from model.bundle.architecture import ActivationName, Architecture
 from model.bundle.store import HEAD_FILE, MODEL_FILE
-from model.dropout.sampling import Fixed
+from model.dropout.sampling import FixedSamples
 from model.errors import ExportError
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
@@ -53,7 +53,7 @@ def test_alexnet_exports_with_two_dropout_layers(export: Export) -> None:
     images = exported.images[:4]
     assert parity(exported.network, exported.predictor, images) <= PARITY_TOLERANCE
     features = exported.predictor.predict(images).features
-    assert exported.predictor.sample(features, Fixed(0, 5)).shape == (4, 5, 10)
+    assert exported.predictor.sample(features, FixedSamples(0, 5)).shape == (4, 5, 10)
 
 
 def test_the_gate_refuses_a_network_that_differs(export: Export) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from tests.training.conftest import classifier, health, one_pixel
 from training.data.batches import Batches
-from training.data.dataset import Part
+from training.data.dataset import Split
 from training.fitting.diagnostics import (
     Diagnosis,
     Epoch,
@@ -25,8 +25,8 @@ from training.fitting.diagnostics import (
     rate_bound,
     turnover,
 )
-from training.fitting.loop import quieten
-from training.fitting.module import Fitting
+from training.fitting.loop import silence_warnings
+from training.fitting.module import ClassifierModule
 from training.network.classifier import Classifier
 
 IMAGES = 2_000
@@ -204,7 +204,7 @@ def test_deaths_and_revivals_are_counted_from_moment_to_moment() -> None:
 RATE = 0.5
 
 
-class Descent(Fitting):
+class Descent(ClassifierModule):
     """Plain gradient descent, whose steps can be repeated by hand."""
 
     def __init__(self, network: Classifier) -> None:
@@ -215,14 +215,14 @@ class Descent(Fitting):
 
 
 def test_the_gradient_norms_are_the_means_over_the_steps_of_their_epoch() -> None:
-    quieten()
+    silence_warnings()
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 7), nn.ReLU())
     network = classifier(trunk, [7, 5, 2], dropout=0.0)
     by_hand = deepcopy(network)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (12, 1, 4, 4), dtype=np.uint8)
-    part = Part(images, generator.integers(0, 2, 12))
+    part = Split(images, generator.integers(0, 2, 12))
     diagnosis = Diagnosis()
     trainer = Trainer(
         max_epochs=2,

@@ -10,7 +10,7 @@ from training.data import dataset as data_sets
 from training.data.batches import pixels
 from training.data.dataset import DataSet
 from training.fitting.diagnostics import diagnose
-from training.fitting.loop import LAST_CHECKPOINT, Fitted, History, fit
+from training.fitting.loop import LAST_CHECKPOINT, History, TrainResult, fit
 
 
 def config(epochs: int, *arguments: str) -> TrainingConfig:
@@ -22,7 +22,7 @@ def digits() -> DataSet:
     return data_sets.load(config(1))
 
 
-def seen(fitted: Fitted) -> tuple[object, ...]:
+def seen(fitted: TrainResult) -> tuple[object, ...]:
     """All that was noted on the way: losses, and how the hidden layers fired."""
     return fitted.history, fitted.before, fitted.epochs, fitted.after
 

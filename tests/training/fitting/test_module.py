@@ -11,7 +11,7 @@ from model.bundle.architecture import Architecture
 from model.images.preprocessing import InputSpec
 from tests.training.conftest import norms, same
 from training.data import augmentation as augment
-from training.fitting.module import Fitting, constrain
+from training.fitting.module import ClassifierModule, constrain
 from training.network.classifier import Classifier, Head, build
 
 
@@ -50,7 +50,7 @@ def test_the_loss_is_the_mean_over_thinned_heads_of_one_run_of_the_trunk(samples
     network = build(Architecture(classes=3, input=spec)).train()
     runs = []
     network.trunk.register_forward_hook(lambda *_: runs.append(1))
-    fitting = Fitting(network, 3, augment.build("none", 0), dropout_samples=samples)
+    fitting = ClassifierModule(network, 3, augment.build("none", 0), dropout_samples=samples)
     fitting.log = lambda *_, **__: None  # type: ignore[method-assign]
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
     labels = torch.tensor([0, 1, 2, 0, 1])

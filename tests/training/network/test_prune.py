@@ -14,7 +14,7 @@ from model.bundle.architecture import Architecture, PresetName
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
 from tests.training.conftest import classifier, one_pixel
-from training.data.dataset import DataSet, Part, Recipe
+from training.data.dataset import DataSet, DatasetDefaults, Split
 from training.export.to_onnx import PARITY_TOLERANCE, export_graphs, parity
 from training.fitting.diagnostics import diagnose
 from training.network.classifier import Classifier, build, count_parameters
@@ -149,8 +149,8 @@ def test_a_pruned_network_exports_and_passes_the_gate(name: str, tmp_path: Path)
 def brightness(train: int, validation: int, test: int) -> DataSet:
     """One image of one pixel a part."""
 
-    def part(value: int) -> Part:
-        return Part(np.full((1, 1, 1, 1), value, np.uint8), np.zeros(1, np.int64))
+    def part(value: int) -> Split:
+        return Split(np.full((1, 1, 1, 1), value, np.uint8), np.zeros(1, np.int64))
 
     return DataSet(
         name="one pixel",
@@ -159,7 +159,7 @@ def brightness(train: int, validation: int, test: int) -> DataSet:
         train=part(train),
         validation=part(validation),
         test=part(test),
-        recipe=Recipe(1, 2, "none", shift=0),
+        recipe=DatasetDefaults(1, 2, "none", shift=0),
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from model.bundle.store import CARD_FILE
 from tests.training.conftest import course
 from training.data.dataset import DataSet
-from training.evaluation.corruptions import CORRUPTIONS, Course
+from training.evaluation.corruptions import CORRUPTIONS, CorruptionCurve
 from training.evaluation.metrics import Evaluation
 from training.evaluation.selective import measure
 from training.fitting.diagnostics import turnover
@@ -93,7 +93,8 @@ def bundle(
 ) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     spoilt = [
-        Course(each, *np.random.default_rng(0).random((4, 5)).tolist()) for each in CORRUPTIONS
+        CorruptionCurve(each, *np.random.default_rng(0).random((4, 5)).tolist())
+        for each in CORRUPTIONS
     ]
     subject = Subject(pictures.test, pictures.class_names, evaluation, spoilt)
     write_card(folder, manifest, 3, write_plots(folder, subject, course(2, 4)))

@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 
 from tests.training.report.test_plots import drawn, points
 from training.data.dataset import DataSet
-from training.evaluation.corruptions import CORRUPTIONS, Course
+from training.evaluation.corruptions import CORRUPTIONS, CorruptionCurve
 from training.evaluation.metrics import Answers, Evaluation
 from training.report import selective_plots as trust_plots
-from training.report.selective_plots import Strangers
+from training.report.selective_plots import OodAnswers
 
 
 def calibrated(answers: Answers) -> Answers:
@@ -19,9 +19,9 @@ def calibrated(answers: Answers) -> Answers:
     return replace(answers, uncertainty=replace(answers.uncertainty, typicality=typicality))
 
 
-def courses(typicality: float) -> list[Course]:
+def corruption_curves(typicality: float) -> list[CorruptionCurve]:
     values = [0.9, 0.8, 0.7, 0.5, 0.1]
-    return [Course(each, values, values, values, [typicality] * 5) for each in CORRUPTIONS]
+    return [CorruptionCurve(each, values, values, values, [typicality] * 5) for each in CORRUPTIONS]
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ def courses(typicality: float) -> list[Course]:
         trust_plots.risk_coverage,
         trust_plots.prediction_sets,
         lambda evaluation: trust_plots.scores(evaluation, None),
-        lambda evaluation: trust_plots.scores(evaluation, Strangers("x_$", evaluation.answers)),
-        lambda _: trust_plots.corruptions(courses(0.5)),
-        lambda _: trust_plots.corruptions(courses(np.nan)),
+        lambda evaluation: trust_plots.scores(evaluation, OodAnswers("x_$", evaluation.answers)),
+        lambda _: trust_plots.corruptions(corruption_curves(0.5)),
+        lambda _: trust_plots.corruptions(corruption_curves(np.nan)),
     ],
 )
 def test_every_axis_says_what_it_shows_and_several_lines_have_a_legend(
@@ -68,7 +68,7 @@ def test_typicality_is_drawn_where_it_is_known(evaluation: Evaluation) -> None:
             [] if patches else ["uncalibrated"]
         )
     for value, lines in ((0.5, 3), (np.nan, 2)):
-        shares = drawn(trust_plots.corruptions(courses(value)))[:3]
+        shares = drawn(trust_plots.corruptions(corruption_curves(value)))[:3]
         assert {len(axes.lines) for axes in shares} == {lines}
 
 

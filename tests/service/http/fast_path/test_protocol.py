@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from service.http.fast_path import protocol as protocols
-from service.http.middleware import Observed
+from service.http.middleware import RequestMiddleware
 from tests.pictures import Pixels, encode, form
 from tests.service.listening import Listening, listening
 from tests.service.serving import (
@@ -461,6 +461,6 @@ def test_an_error_in_the_entrance_itself_ends_the_connection(
 
     client = port.connect()
     port.until(lambda: len(port.state.connections) > 0)
-    monkeypatch.setattr(Observed, "_response", fail)
+    monkeypatch.setattr(RequestMiddleware, "_response", fail)
     client.send(request(INFER, infer_body(digit)))
     assert client.is_closed()
