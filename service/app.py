@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import API_VERSION
 from service.api import models, open_inference, openapi, operations, tensorflow_serving
 from service.api import rollouts as releases
-from service.api.native import Predictions
+from service.api.predict import Predictions
 from service.api.routes import refuse_repeated_parameters
 from service.http import responses as error_responses
 from service.http.clients import Clients, Limits

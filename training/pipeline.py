@@ -24,11 +24,11 @@ from training.evaluation.corruptions import corruption_curves
 from training.evaluation.metrics import evaluate
 from training.evaluation.selective import measure
 from training.export.calibrate import calibrate
-from training.export.precision_gate import Choice, choose
+from training.export.quantization_gate import Choice, choose
 from training.export.to_onnx import PARITY_TOLERANCE, export_graphs, parity, write_golden
-from training.fitting.advice import advise
 from training.fitting.diagnostics import diagnose, turnover
 from training.fitting.loop import LAST_CHECKPOINT, TrainResult, architecture, fit
+from training.fitting.troubleshooting import advise
 from training.network.classifier import Classifier, count_parameters
 from training.network.prune import difference, prune
 from training.report.html import Subject, write_card, write_plots

@@ -25,7 +25,7 @@ from model.dropout.masks import Masks
 from model.dropout.sampling import FIRST_BLOCK, AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.dropout.sequential_test import settled
 from model.errors import BundleError, MethodError
-from model.graphs import classification
+from model.graphs import calibrated_softmax as classification
 from model.graphs.embedded_weights import WireError, require_self_contained
 from model.graphs.mc_statistics import BLOCK, DETAILS, MAIN, Feeds, behind, rule, scaling
 from model.graphs.sessions import RunOptions, Session, Stop, start

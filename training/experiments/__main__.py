@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
 def _do(settings: ExperimentSettings) -> None:
     from rich.console import Console  # torch and rich take time to import
 
-    from training.experiments.lab import Lab
+    from training.experiments.trial_runner import Lab
 
     lab = Lab(settings)
     experiment = import_module(f"training.experiments.{settings.experiment}")

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from model.bundle.architecture import ActivationName
-from training.experiments.lab import Lab
 from training.experiments.record import Record, spread
 from training.experiments.trial import HOPELESS_ERROR, HOPELESS_SHARE, Outcome, Trial
+from training.experiments.trial_runner import Lab
 
 TARGET = 0.25
 _MOMENTUM = 0.9

@@ -17,9 +17,9 @@ from training.data.batches import pixels
 from training.data.dataset import DataSet
 from training.evaluation.metrics import figures
 from training.experiments import trial as trials
-from training.experiments.lab import Lab
 from training.experiments.record import Record, spread
 from training.experiments.trial import Trial
+from training.experiments.trial_runner import Lab
 from training.network.classifier import Classifier
 
 _KINDS = {"independent": "independent masks", "served": "orthogonal masks"}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.experiments.lab import Lab, Plan
 from training.experiments.record import Record, percent
 from training.experiments.trial import Outcome, Trial
+from training.experiments.trial_runner import Lab, Plan
 
 _RATES = (0.001, 0.0003)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.experiments.lab import Lab
 from training.experiments.record import Record, percent, spread
 from training.experiments.trial import Outcome, Trial
+from training.experiments.trial_runner import Lab
 
 _SLOPES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 _RATE = 0.01

@@ -6,8 +6,8 @@ import torch
 from matplotlib.figure import Figure
 
 from model.bundle.architecture import ActivationName
-from training.experiments.lab import Lab
 from training.experiments.record import Record
+from training.experiments.trial_runner import Lab
 from training.network.activations import build_activation
 
 _REACH = 4.0

@@ -5,9 +5,9 @@ from typing import get_args
 from matplotlib.figure import Figure
 
 from model.bundle.architecture import ActivationName
-from training.experiments.lab import Lab, Plan
 from training.experiments.record import Record, percent
 from training.experiments.trial import Outcome, Trial
+from training.experiments.trial_runner import Lab, Plan
 
 _NAMES: tuple[ActivationName, ...] = get_args(ActivationName)
 _FIXED_RATE = 0.01

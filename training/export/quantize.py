@@ -1,6 +1,6 @@
 """`model.onnx` in float32 -> the same graph with its convolutions in 8-bit integers.
 
-Knows no training and no gate: `training.export.precision_gate` decides which of the two is kept.
+Knows no training and no gate: `training.export.quantization_gate` decides which of the two is kept.
 
 What is integer is exact, so it gives the same numbers in every kernel, in any batch and with any
 number of threads:

@@ -213,7 +213,7 @@ epoch to the next.{removed}
 
 
 def _precision(quantization: Mapping[str, Any] | None) -> str:
-    """Write the section of `--quantize`, figures of `training.export.precision_gate`; nothing without it."""
+    """Write the section of `--quantize`, figures of `training.export.quantization_gate`; nothing without it."""
     if quantization is None:
         return ""
     before, after = quantization["fp32"], quantization["int8"]

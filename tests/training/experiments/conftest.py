@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from training.experiments.lab import Lab
 from training.experiments.settings import ExperimentName, ExperimentSettings
 from training.experiments.trial import Trial
+from training.experiments.trial_runner import Lab
 
 
 @pytest.fixture

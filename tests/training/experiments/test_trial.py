@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from training.data.dataset import DataSet
-from training.experiments.lab import Lab
 from training.experiments.trial import Outcome, Trial, measure, run
+from training.experiments.trial_runner import Lab
 
 
 @pytest.fixture

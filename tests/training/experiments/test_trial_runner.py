@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from training.experiments import trial as trials
-from training.experiments.lab import SWEEP_SEED, Lab
 from training.experiments.trial import Outcome, Trial
+from training.experiments.trial_runner import SWEEP_SEED, Lab
 
 
 def test_what_was_done_is_not_done_again(

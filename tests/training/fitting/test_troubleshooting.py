@@ -8,8 +8,8 @@ from torch import nn
 from model.bundle.architecture import ActivationName
 from tests.training.conftest import health, one_pixel
 from training.config import TrainingConfig
-from training.fitting.advice import advise
 from training.fitting.diagnostics import Epoch, LayerHealth, diagnose
+from training.fitting.troubleshooting import advise
 
 RATE = 0.006
 

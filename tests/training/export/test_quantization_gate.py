@@ -11,8 +11,8 @@ from tests.service.serving import serving_models
 from training import pipeline as run
 from training.config import TrainingConfig
 from training.data.dataset import Split
-from training.export import precision_gate as precision
-from training.export.precision_gate import refused
+from training.export import quantization_gate as precision
+from training.export.quantization_gate import refused
 
 GOOD = {
     "accuracy": 0.93,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model.graphs.classification import OUTPUTS, behind, scaling
+from model.graphs.calibrated_softmax import OUTPUTS, behind, scaling
 from model.graphs.encoding import Graph
 from model.graphs.sessions import Session, start
 from model.uncertainty.summary import softmax
