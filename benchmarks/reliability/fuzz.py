@@ -43,6 +43,7 @@ _BATCHES_PER_CONNECTION = 50
 _PATIENCE_SECONDS = 20.0
 _LAST_WORDS_SECONDS = 0.05
 _ALLOWED = {501, 503, 504, 505}
+_SHOWN_TRACEBACKS = 5
 _MOST_MB = 1.0
 """Of growth in 100,000 requests."""
 _READ_BYTES = 65_536
@@ -65,6 +66,7 @@ def measure(options: Options) -> Report:
         seconds = time.monotonic() - begun
         is_alive = service.server.status is None and service.is_ready()
         errors = [each for each in service.log().splitlines() if "Traceback" in each]
+        sys.stderr.writelines(f"{line}\n" for line in errors[:_SHOWN_TRACEBACKS])
         still = _learn(service.address) == expected if is_alive else False
     return _report(options, counts, weights, seconds, len(errors), is_well=is_alive and still)
 
