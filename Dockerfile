@@ -58,7 +58,7 @@ COPY --from=training-dependencies /venv /venv
 COPY model model
 COPY training training
 # Writes the bytecode of all that is imported, and fails now rather than when started.
-RUN PYTHONDONTWRITEBYTECODE= python -c "import training.run" && find /tmp -mindepth 1 -delete
+RUN PYTHONDONTWRITEBYTECODE= python -c "import training.pipeline" && find /tmp -mindepth 1 -delete
 ENV DROPSERVE_TRAINING_OUTPUT=/models \
     DROPSERVE_TRAINING_RUNS=/tmp/runs \
     MPLCONFIGDIR=/tmp/matplotlib

@@ -1,1 +1,1 @@
-"""Side by side against peers and the bare limit, in one run; never part of the tests."""
+"""Programs that measure speed, reliability and accuracy. They are no part of the tests."""

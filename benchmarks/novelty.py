@@ -1,10 +1,10 @@
-"""Which density of the features tells classes that a network has never seen.
+"""Compare OOD scores: which density of the features detects classes unseen in training?
 
     python -m benchmarks.novelty [--data fashion-mnist] [--splits 4] [--epochs 6] [--record docs]
 
-For each split a network learns a drawn half of the classes. Candidates are fitted on its training
-images, and should find the validation images of its own classes more typical than those of the
-other half. Test images and other data sets have no part in it, so they may judge the one chosen.
+For each split a network is trained on a random half of the classes. Scores are fitted on its
+training images, and should be higher for the validation images of its own classes than for those of
+the other half. Test images and other data sets are not used, so they may judge the chosen score.
 """
 
 import argparse
@@ -23,39 +23,38 @@ from rich.console import Console
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
-from model.uncertainty.summary import softmax
+from model.uncertainty.uncertainty_measures import softmax
 from training.config import TrainingConfig
-from training.data import dataset as data_sets
-from training.data.batches import pixels
-from training.data.dataset import DataSet, Split
-from training.experiments.record import Record, spread
+from training.data.batches import image_batches
+from training.data.dataset import Dataset, Split, load_dataset
+from training.experiments.record import Record, format_mean_std
 from training.export.calibrate import whitening
-from training.fitting.loop import fit
+from training.fitting.training_loop import fit
 
 Floats = NDArray[np.float64]
-Scores = Callable[["World", float], Floats]
+Scores = Callable[["HalfTrained", float], Floats]
 
 _SHRINKAGES = (0.001, 0.01, 0.03, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
-class World:
-    """A network that knows half of the classes, and what it makes of images; all float64."""
+class HalfTrained:
+    """Features and logits, float64, of a network that was trained on half of the classes."""
 
-    known: Floats
-    """[N, F], features of its training images."""
+    train_features: Floats
+    """[N, F], features of the training images."""
     labels: NDArray[np.int64]
-    """[N], of the same."""
+    """[N], labels of the training images."""
     features: Floats
-    """[M, F], of the validation images of all classes."""
+    """[M, F], features of the validation images of all classes."""
     logits: Floats
-    """[M, K], of the same."""
-    inside: NDArray[np.bool_]
-    """[M]: an image of its own classes."""
+    """[M, K], logits of the same images."""
+    in_distribution: NDArray[np.bool_]
+    """[M]: whether an image is of the trained classes."""
 
 
 def main(arguments: list[str]) -> None:
-    """Train, compare, record."""
+    """Train the networks, compare the scores, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--data", default="fashion-mnist", help="data set")
     parser.add_argument("--splits", type=int, default=4, help="draws of half of the classes")
@@ -70,54 +69,57 @@ def main(arguments: list[str]) -> None:
         threads=options.threads,
         data_dir=options.data_dir,
     )
-    data = data_sets.load(config)
-    record = compared(config, [world(config, data, split) for split in range(options.splits)])
+    data = load_dataset(config)
+    networks = [train_on_half(config, data, seed) for seed in range(options.splits)]
+    record = compare(config, networks)
     record.print(Console())
     if options.record:
         record.add_to(options.record, f"python -m benchmarks.novelty --data {options.data}")
 
 
-def world(config: TrainingConfig, data: DataSet, split: int) -> World:
-    """Train on half of the classes, drawn with the seed `split`."""
+def train_on_half(config: TrainingConfig, data: Dataset, seed: int) -> HalfTrained:
+    """Train a network on half of the classes, drawn with a seed."""
     count = len(data.class_names)
-    classes = np.sort(np.random.Generator(np.random.PCG64(split)).permutation(count)[: count // 2])
+    classes = np.sort(np.random.Generator(np.random.PCG64(seed)).permutation(count)[: count // 2])
     half = replace(
         data,
-        train=_only(data.train, classes),
-        validation=_only(data.validation, classes),
+        train=_select_classes(data.train, classes),
+        validation=_select_classes(data.validation, classes),
         class_names=tuple(data.class_names[label] for label in classes),
     )
     with tempfile.TemporaryDirectory() as folder:
         network = fit(config, half, Path(folder), resume=False).network.eval()
     with torch.no_grad():
-        known = torch.cat([network.trunk(images) for images in pixels(half.train)])
-        features = torch.cat([network.trunk(images) for images in pixels(data.validation)])
+        train_features = torch.cat([network.trunk(images) for images in image_batches(half.train)])
+        features = torch.cat([network.trunk(images) for images in image_batches(data.validation)])
         logits = network.head(features)
-    return World(
-        known=known.double().numpy(),
+    return HalfTrained(
+        train_features=train_features.double().numpy(),
         labels=half.train.labels,
         features=features.double().numpy(),
         logits=logits.double().numpy(),
-        inside=np.isin(data.validation.labels, classes),
+        in_distribution=np.isin(data.validation.labels, classes),
     )
 
 
-def compared(config: TrainingConfig, worlds: list[World]) -> Record:
-    """Return the AUROC of every candidate, over the worlds."""
+def compare(config: TrainingConfig, networks: list[HalfTrained]) -> Record:
+    """Return the record of the AUROC of every score, over the networks."""
     curves = {
-        name: [[_auroc(each, scores(each, shrinkage)) for each in worlds] for shrinkage in tried]
-        for name, scores, tried in _CANDIDATES
+        name: [
+            [_auroc(each, scores(each, shrinkage)) for each in networks] for shrinkage in shrinkages
+        ]
+        for name, scores, shrinkages in _SCORES
     }
     rows = [
-        (name, f"{shrinkage:g}" if len(tried) > 1 else "-", spread(aurocs, "{:.4f}"))
-        for name, _, tried in _CANDIDATES
-        for shrinkage, aurocs in zip(tried, curves[name], strict=True)
+        (name, f"{shrinkage:g}" if len(shrinkages) > 1 else "-", format_mean_std(aurocs, "{:.4f}"))
+        for name, _, shrinkages in _SCORES
+        for shrinkage, aurocs in zip(shrinkages, curves[name], strict=True)
     ]
     return Record(
         name="novelty",
-        title="Which density tells unseen classes",
-        setting=f"{len(worlds)} networks, each trained for {config.epochs} epochs on a drawn half "
-        f"of the classes of {config.data}; AUROC of its own classes against the others, on "
+        title="Which density detects unseen classes",
+        setting=f"{len(networks)} networks, each trained for {config.epochs} epochs on a random "
+        f"half of the classes of {config.data}; AUROC of its own classes against the rest, on "
         "validation images, mean and standard deviation. Shrinkage is that of the covariances "
         "towards a sphere.",
         columns=("score", "shrinkage", "AUROC"),
@@ -127,66 +129,71 @@ def compared(config: TrainingConfig, worlds: list[World]) -> Record:
     )
 
 
-def own(world: World, shrinkage: float) -> Floats:
-    """Log-density of the likeliest class, each with a covariance of its own."""
+def class_covariances(network: HalfTrained, shrinkage: float) -> Floats:
+    """Return the log-density of the likeliest class, float64 [M], one covariance a class."""
     densities = []
-    for label in np.unique(world.labels):
-        points = world.known[world.labels == label]
+    for label in np.unique(network.labels):
+        points = network.train_features[network.labels == label]
         axes = whitening(points - points.mean(axis=0), shrinkage)
-        distances = np.square((world.features - points.mean(axis=0)) @ axes).sum(axis=1)
+        distances = np.square((network.features - points.mean(axis=0)) @ axes).sum(axis=1)
         densities.append(np.linalg.slogdet(axes)[1] - distances / 2)
     likeliest: Floats = np.max(densities, axis=0)
     return likeliest
 
 
-def shared(world: World, shrinkage: float) -> Floats:
-    """Minus the distance to the nearest class, with one covariance for all (Lee et al. 2018)."""
-    classes, places = np.unique(world.labels, return_inverse=True)
-    means = np.array([world.known[world.labels == label].mean(axis=0) for label in classes])
-    axes = whitening(world.known - means[places], shrinkage)
-    distances = np.square((world.features @ axes)[:, np.newaxis] - means @ axes).sum(axis=2)
+def shared_covariance(network: HalfTrained, shrinkage: float) -> Floats:
+    """Return minus the Mahalanobis distance to the nearest class, float64 [M].
+
+    All classes share one covariance (Lee et al. 2018).
+    """
+    classes, places = np.unique(network.labels, return_inverse=True)
+    means = np.array(
+        [network.train_features[network.labels == label].mean(axis=0) for label in classes]
+    )
+    axes = whitening(network.train_features - means[places], shrinkage)
+    distances = np.square((network.features @ axes)[:, np.newaxis] - means @ axes).sum(axis=2)
     nearest: Floats = -distances.min(axis=1)
     return nearest
 
 
-def relative(world: World, shrinkage: float) -> Floats:
-    """The same, less the distance to the middle of all images (Ren et al. 2021)."""
-    middle = world.known.mean(axis=0)
-    axes = whitening(world.known - middle, shrinkage)
-    farther: Floats = np.square((world.features - middle) @ axes).sum(axis=1)
-    return farther + shared(world, shrinkage)
+def relative_mahalanobis(network: HalfTrained, shrinkage: float) -> Floats:
+    """Return the same plus the distance to the overall mean, float64 [M] (Ren et al. 2021)."""
+    mean = network.train_features.mean(axis=0)
+    axes = whitening(network.train_features - mean, shrinkage)
+    farther: Floats = np.square((network.features - mean) @ axes).sum(axis=1)
+    return farther + shared_covariance(network, shrinkage)
 
 
-def confidence(world: World, _: float) -> Floats:
-    """The maximum probability."""
-    largest: Floats = softmax(world.logits).max(axis=1)
+def confidence(network: HalfTrained, _: float) -> Floats:
+    """Return the maximum softmax probability, float64 [M]."""
+    largest: Floats = softmax(network.logits).max(axis=1)
     return largest
 
 
-def energy(world: World, _: float) -> Floats:
-    """The logarithm of the sum of exponentials of the logits (Liu et al. 2020)."""
-    total: Floats = logsumexp(world.logits, axis=1)
+def energy(network: HalfTrained, _: float) -> Floats:
+    """Return the log-sum-exp of the logits, float64 [M] (Liu et al. 2020)."""
+    total: Floats = logsumexp(network.logits, axis=1)
     return total
 
 
 _NONE = (0.0,)
-_CANDIDATES: tuple[tuple[str, Scores, tuple[float, ...]], ...] = (
-    ("a covariance each", own, _SHRINKAGES),
-    ("one covariance", shared, _SHRINKAGES),
-    ("one covariance, less the middle", relative, _SHRINKAGES),
+_SCORES: tuple[tuple[str, Scores, tuple[float, ...]], ...] = (
+    ("a covariance each", class_covariances, _SHRINKAGES),
+    ("one covariance", shared_covariance, _SHRINKAGES),
+    ("one covariance, less the middle", relative_mahalanobis, _SHRINKAGES),
     ("maximum probability", confidence, _NONE),
     ("logit energy", energy, _NONE),
 )
 
 
-def _only(part: Split, classes: NDArray[np.int64]) -> Split:
-    chosen = np.isin(part.labels, classes)
-    labels = np.searchsorted(classes, part.labels[chosen]).astype(np.int64)
-    return Split(part.images[chosen], labels)
+def _select_classes(split: Split, classes: NDArray[np.int64]) -> Split:
+    chosen = np.isin(split.labels, classes)
+    labels = np.searchsorted(classes, split.labels[chosen]).astype(np.int64)
+    return Split(split.images[chosen], labels)
 
 
-def _auroc(world: World, scores: Floats) -> float:
-    return float(roc_auc_score(world.inside, scores))
+def _auroc(network: HalfTrained, scores: Floats) -> float:
+    return float(roc_auc_score(network.in_distribution, scores))
 
 
 def _finding(curves: dict[str, list[list[float]]]) -> str:
@@ -211,7 +218,7 @@ def _figure(curves: dict[str, list[list[float]]]) -> Figure:
         else:
             axes.axhline(means[0], color=f"C{index}", linestyle="--", label=name)
     axes.set(xscale="log", xlabel="shrinkage of the covariances", ylabel="AUROC of unseen classes")
-    axes.set_title("Which density tells unseen classes")
+    axes.set_title("Which density detects unseen classes")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -1,13 +1,12 @@
-"""What samples of the head add to the time of a plain prediction, inside one process.
+"""Measure how much time MC dropout adds to a deterministic prediction, inside one process.
 
     python -m benchmarks.sampling_cost models/fashion-mnist/1 [--record docs]
 
-Plain is the deterministic pass and its probabilities; brief is the same pass and all that the Open
-Inference Protocol gives of a model's samples; in full is what `POST /uncertainty` computes from it.
-Masks are cached. Each round times every call once, in
-random order, so that whatever else the machine does falls on all of them alike. Read the ratios:
-microseconds are those of this machine, and of what else it did. The images are the bundle's own
-golden ones, repeated.
+"plain" is the deterministic pass and its probabilities; "summary" is the same pass and the MC
+statistics of the Open Inference Protocol; "full" is all that `POST /uncertainty` computes. Masks
+are cached. Each round times every call once, in random order, so that other load of the machine
+affects all of them alike. Read the ratios: microseconds depend on the machine and its load. The
+images are the bundle's golden images, repeated.
 """
 
 import argparse
@@ -24,8 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from model.bundle.store import GOLDEN_FILE, open_bundle
-from model.dropout.sampling import FixedSamples
-from model.inference.predictor import Floats, Predictor, open_tested
+from model.dropout.sampling_methods import FixedSamples
+from model.inference.predictor import Float32Array, Predictor
+from model.inference.predictor_loading import load_predictor
 from training.experiments.record import Record
 
 _BATCHES = (1, 16, 32)
@@ -39,36 +39,36 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one batch and number of samples; times are the shortest, in microseconds."""
+    """Times of one batch size and number of samples: the shortest, in microseconds."""
 
     batch: int
     samples: int
     plain: float
-    brief: float
-    """What a brief answer adds."""
+    summary: float
+    """Time that the MC statistics of the Open Inference Protocol add."""
     full: float
-    """What an answer in full adds."""
+    """Time that a full uncertainty adds."""
     quartiles: tuple[float, float, float]
-    """Of what a brief answer adds, as a share of the plain call of the same round."""
+    """Time that "summary" adds, as a share of the plain call of the same round."""
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, print, record."""
+    """Measure, print the record, and add it to the notes with --record."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("bundle", type=Path, help="folder of a bundle")
     parser.add_argument("--rounds", type=int, default=1_000, help="timings of each call")
     parser.add_argument("--record", type=Path, help="folder of the notes")
     options = parser.parse_args(arguments)
-    record = measured(options.bundle, options.rounds)
+    record = measure(options.bundle, options.rounds)
     record.print(Console())
     if options.record:
         record.add_to(options.record, f"python -m benchmarks.sampling_cost {options.bundle}")
 
 
-def measured(path: Path, rounds: int) -> Record:
-    """Return all figures of the bundle in `path`."""
+def measure(path: Path, rounds: int) -> Record:
+    """Return the record of the bundle in `path`."""
     bundle = open_bundle(path)
-    predictor = open_tested(bundle)
+    predictor = load_predictor(bundle)
     with np.load(path / GOLDEN_FILE) as golden:
         images = golden["images"]
     costs = [
@@ -79,40 +79,40 @@ def measured(path: Path, rounds: int) -> Record:
     calibrated = "calibrated" if bundle.manifest.calibration else "not calibrated"
     return Record(
         name="sampling-cost",
-        title="What samples cost",
+        title="Cost of MC dropout samples",
         setting=f"{bundle.manifest.name}, {calibrated}, one thread, {rounds:,} rounds in random "
-        "order. Added: by a brief answer to a plain prediction of the same round, median and "
-        "quartiles; at best, the shortest call to the shortest, and so are the times.",
-        columns=("batch", "T", "added", "quartiles", "at best", "plain", "brief", "in full"),
+        "order. Added: by a summary to a plain prediction of the same round, median and "
+        "quartiles; at best: the shortest call compared with the shortest, like the times.",
+        columns=("batch", "T", "added", "quartiles", "at best", "plain", "summary", "full"),
         rows=[_row(cost) for cost in costs],
         finding=" ".join(
             f"Batch {cost.batch}: {cost.samples} samples add {100 * cost.quartiles[1]:.0f} %, "
-            f"at best {100 * cost.brief / cost.plain:.0f} %."
+            f"at best {100 * cost.summary / cost.plain:.0f} %."
             for cost in costs
         ),
         figure=_figure(costs),
     )
 
 
-def _costs(predictor: Predictor, images: Floats, rounds: int) -> list[Cost]:
-    """Time a plain call against sampled ones."""
+def _costs(predictor: Predictor, images: Float32Array, rounds: int) -> list[Cost]:
+    """Time plain calls and sampled ones."""
 
     def plain() -> object:
         return predictor.predict(images).probabilities
 
-    def sampled(how: FixedSamples) -> object:
-        return predictor.uncertainty(predictor.predict(images), how)
+    def sampled(sampling: FixedSamples) -> object:
+        return predictor.uncertainty(predictor.predict(images), sampling)
 
     calls: dict[str, Call] = {"plain": plain}
     for count in _COUNTS:
-        calls[f"brief {count}"] = partial(sampled, FixedSamples(_SEED, count, brief=True))
+        calls[f"summary {count}"] = partial(sampled, FixedSamples(_SEED, count, summary_only=True))
         calls[f"full {count}"] = partial(sampled, FixedSamples(_SEED, count))
     times = _times(calls, rounds)
     return [_cost(times, len(images), count) for count in _COUNTS]
 
 
 def _times(calls: dict[str, Call], rounds: int) -> dict[str, Times]:
-    """Microseconds of each call in each round: [rounds]."""
+    """Return the microseconds of each call in each round, float64 [rounds], by the call's name."""
     generator = np.random.Generator(np.random.PCG64(0))
     names = list(calls)
     times = {name: np.empty(rounds) for name in names}
@@ -126,13 +126,13 @@ def _times(calls: dict[str, Call], rounds: int) -> dict[str, Times]:
 
 
 def _cost(times: dict[str, Times], batch: int, samples: int) -> Cost:
-    plain, brief = times["plain"], times[f"brief {samples}"]
-    low, middle, high = np.quantile(brief / plain - 1, (0.25, 0.5, 0.75)).tolist()
+    plain, summary = times["plain"], times[f"summary {samples}"]
+    low, middle, high = np.quantile(summary / plain - 1, (0.25, 0.5, 0.75)).tolist()
     return Cost(
         batch=batch,
         samples=samples,
         plain=float(plain.min()),
-        brief=float(brief.min() - plain.min()),
+        summary=float(summary.min() - plain.min()),
         full=float(times[f"full {samples}"].min() - plain.min()),
         quartiles=(low, middle, high),
     )
@@ -140,13 +140,13 @@ def _cost(times: dict[str, Times], batch: int, samples: int) -> Cost:
 
 def _row(cost: Cost) -> tuple[str, ...]:
     low, middle, high = (100 * share for share in cost.quartiles)
-    parts = (f"{part:,.0f} µs" for part in (cost.plain, cost.brief, cost.full))
+    parts = (f"{part:,.0f} µs" for part in (cost.plain, cost.summary, cost.full))
     return (
         str(cost.batch),
         str(cost.samples),
         f"{middle:.1f} %",
         f"{low:.1f}..{high:.1f} %",
-        f"{100 * cost.brief / cost.plain:.1f} %",
+        f"{100 * cost.summary / cost.plain:.1f} %",
         *parts,
     )
 
@@ -156,8 +156,8 @@ def _figure(costs: list[Cost]) -> Figure:
     axes = figure.subplots()
     names = [f"batch {cost.batch}, T = {cost.samples}" for cost in costs]
     full = [100 * cost.full / cost.plain for cost in costs]
-    axes.barh(names, full, label="in full")
-    axes.barh(names, [100 * cost.brief / cost.plain for cost in costs], label="brief")
+    axes.barh(names, full, label="full")
+    axes.barh(names, [100 * cost.summary / cost.plain for cost in costs], label="summary")
     axes.invert_yaxis()
     axes.set_xlabel("added to the time of a plain prediction, %")
     axes.grid(axis="x", alpha=0.3)

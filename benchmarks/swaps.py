@@ -1,11 +1,11 @@
-"""What clients notice of a hundred new versions under a steady load.
+"""Measures failed requests, latency and memory while versions are switched under a steady load.
 
     python -m benchmarks.swaps models/NAME/1 OTHER_MODELS/NAME/1 [--swaps 100] [--record docs]
 
-Two bundles of the same input become version 1 and 2 of one model. wrk sends the same image over 16
-connections that each pause between two requests; every body must be, to the byte, the one that the
-version it names gives. Rounds without swaps and rounds in which the versions take turns alternate,
-so that the machine's moods fall on both. Needs wrk (https://github.com/wg/wrk).
+Two bundles with the same input become versions 1 and 2 of one model. wrk sends the same image over
+16 connections that each pause between two requests; every response must equal, to the byte, the one
+of the version that it names. Rounds with and without swaps alternate, so that changes in the
+machine's speed affect both. Needs wrk (https://github.com/wg/wrk).
 """
 
 import argparse
@@ -32,9 +32,9 @@ from training.experiments.record import Record
 _NAME = "swapped"
 _CONNECTIONS = 16
 _ROUNDS = 5
-_EARLY = 5  # swaps after which the memory is compared with that of the end
+_WARMUP_SWAPS = 5  # memory growth is measured from here
 
-# Each connection waits `pause` milliseconds before a request: some 16,000 / pause a second.
+# Each connection waits `pause` milliseconds before a request: about 16,000 / pause a second.
 _SCRIPT = """
 local expected = {}
 for path in string.gmatch(os.getenv("ANSWERS"), "[^:]+") do
@@ -45,23 +45,23 @@ wrk.method = "POST"; wrk.body = file:read("*a"); file:close()
 wrk.headers["Content-Type"] = "application/json"
 local threads = {}
 function setup(thread) table.insert(threads, thread) end
-function init() failed = 0; strange = 0; answered = 0 end
+function init() failed = 0; wrong = 0; answered = 0 end
 function delay() return tonumber(os.getenv("PAUSE")) end
 function response(status, headers, body)
   answered = answered + 1
   if status ~= 200 then failed = failed + 1
-  elseif not expected[body] then strange = strange + 1 end
+  elseif not expected[body] then wrong = wrong + 1 end
 end
 function done(summary, latency, requests)
-  local answered, failed, strange = 0, 0, 0
+  local answered, failed, wrong = 0, 0, 0
   for _, thread in ipairs(threads) do
     answered = answered + thread:get("answered"); failed = failed + thread:get("failed")
-    strange = strange + thread:get("strange")
+    wrong = wrong + thread:get("wrong")
   end
   local errors = summary.errors
   local lost = errors.connect + errors.read + errors.write + errors.timeout
-  print(string.format('{"answered":%d,"failed":%d,"strange":%d,"lost":%d,"p50":%f,"p99":%f,"most":%f}',
-    answered, failed, strange, lost,
+  print(string.format('{"answered":%d,"failed":%d,"wrong":%d,"lost":%d,"p50":%f,"p99":%f,"maximum":%f}',
+    answered, failed, wrong, lost,
     latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000))
 end
 """
@@ -69,37 +69,42 @@ end
 
 @dataclass(frozen=True)
 class Round:
-    """What wrk saw; latencies in milliseconds."""
+    """The counts of one wrk run, and its latencies in milliseconds.
+
+    wrong: 200 responses with a body that neither version gives.
+    lost: requests without a response.
+    """
 
     answered: int
     failed: int
-    strange: int
+    wrong: int
     lost: int
     p50: float
     p99: float
-    most: float
+    maximum: float
+    """The maximum latency."""
 
 
 class Load:
-    """wrk, against one address."""
+    """Runs wrk against one URL."""
 
     def __init__(self, folder: Path, url: str, body: bytes, pause: int) -> None:
         self._folder, self._url, self._pause = folder, url, pause
-        self.answers: list[Path] = []
+        self.expected: list[Path] = []
         (folder / "body.json").write_bytes(body)
         (folder / "load.lua").write_text(_SCRIPT)
 
-    def expect(self, answer: bytes) -> None:
-        """Take a body for right."""
-        self.answers.append(self._folder / f"answer{len(self.answers)}.json")
-        self.answers[-1].write_bytes(answer)
+    def expect(self, body: bytes) -> None:
+        """Count responses with this body as correct."""
+        self.expected.append(self._folder / f"answer{len(self.expected)}.json")
+        self.expected[-1].write_bytes(body)
 
     @contextmanager
-    def running(self, seconds: float, found: list[Round]) -> Iterator[None]:
-        """Load the service while the block lasts, and for so many seconds at least."""
+    def running(self, seconds: float, rounds: list[Round]) -> Iterator[None]:
+        """Load the service for `seconds`, beside the block, and append the result to `rounds`."""
         command = ["taskset", "-c", "1", "wrk", f"-d{seconds:.0f}s", "-t1", f"-c{_CONNECTIONS}"]
         environment = {
-            "ANSWERS": ":".join(map(str, self.answers)),
+            "ANSWERS": ":".join(map(str, self.expected)),
             "BODY": str(self._folder / "body.json"),
             "PAUSE": str(self._pause),
         }
@@ -112,11 +117,11 @@ class Load:
             text = process.stdout.read()
         if process.returncode:
             raise SystemExit(f"wrk failed:\n{text}")
-        found.append(Round(**orjson.loads(text.splitlines()[-1])))
+        rounds.append(Round(**orjson.loads(text.splitlines()[-1])))
 
 
 def main(arguments: list[str]) -> None:
-    """Swap under load, print, record; status 1 if a request failed or an answer was strange."""
+    """Swap under load, print and record; status 1 if a request failed or a body was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("one", type=Path, help="folder of one version")
     parser.add_argument("other", type=Path, help="folder of a version of the same input")
@@ -125,15 +130,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--pause", type=int, default=60, help="of each connection, milliseconds")
     parser.add_argument("--record", type=Path, help="folder of the notes")
     options = parser.parse_args(arguments)
-    record, bad = measured([options.one, options.other], options)
+    record, bad = measure([options.one, options.other], options)
     record.print(Console())
     if options.record:
         record.add_to(options.record, f"python -m benchmarks.swaps --swaps {options.swaps}")
     sys.exit(1 if bad else 0)
 
 
-def measured(bundles: Sequence[Path], options: argparse.Namespace) -> tuple[Record, int]:
-    """Alternate rounds without and with swaps; return all figures and how many answers were bad."""
+def measure(bundles: Sequence[Path], options: argparse.Namespace) -> tuple[Record, int]:
+    """Alternate rounds without and with swaps; return the record and the count of bad responses."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for version, bundle in enumerate(bundles, start=1):
@@ -144,23 +149,23 @@ def measured(bundles: Sequence[Path], options: argparse.Namespace) -> tuple[Reco
             for version in (1, 2):
                 _pin(client, version)
                 load.expect(client.post(f"/v2/models/{_NAME}/infer", content=body).content)
-            if load.answers[0].read_bytes() == load.answers[1].read_bytes():
+            if load.expected[0].read_bytes() == load.expected[1].read_bytes():
                 raise SystemExit("Both bundles give the same answer; name two that differ.")
             quiet: list[Round] = []
             swapped: list[Round] = []
             memory: list[float] = []
-            each = options.swaps // _ROUNDS
-            seconds = each * options.every
+            swaps_per_round = options.swaps // _ROUNDS
+            seconds = swaps_per_round * options.every
             with load.running(3, []):
                 pass
             for _ in range(_ROUNDS):
                 with load.running(seconds, quiet):
                     pass
                 with load.running(seconds, swapped):
-                    for _ in range(each):
+                    for _ in range(swaps_per_round):
                         started = time.monotonic()
                         _pin(client, 1 + len(memory) % 2)
-                        memory.append(_resident(pid))
+                        memory.append(_resident_megabytes(pid))
                         time.sleep(max(0.0, options.every - (time.monotonic() - started)))
     return _record(quiet, swapped, memory, options)
 
@@ -168,20 +173,20 @@ def measured(bundles: Sequence[Path], options: argparse.Namespace) -> tuple[Reco
 def _record(
     quiet: list[Round], swapped: list[Round], memory: list[float], options: argparse.Namespace
 ) -> tuple[Record, int]:
-    bad = sum(each.failed + each.strange + each.lost for each in quiet + swapped)
+    bad = sum(each.failed + each.wrong + each.lost for each in quiet + swapped)
     ratios = [one.p99 / other.p99 for one, other in zip(swapped, quiet, strict=True)]
-    growth = memory[-1] / memory[_EARLY - 1]
+    growth = memory[-1] / memory[_WARMUP_SWAPS - 1]
     rows = [
         (
             title,
             f"{sum(each.answered for each in rounds):,}",
             *(
                 str(sum(getattr(each, bad) for each in rounds))
-                for bad in ("failed", "strange", "lost")
+                for bad in ("failed", "wrong", "lost")
             ),
             *(
-                f"{np.median([getattr(each, figure) for each in rounds]):.2f}"
-                for figure in ("p50", "p99", "most")
+                f"{np.median([getattr(each, latency) for each in rounds]):.2f}"
+                for latency in ("p50", "p99", "maximum")
             ),
         )
         for title, rounds in (("without swaps", quiet), ("with swaps", swapped))
@@ -193,13 +198,13 @@ def _record(
         f"in {_ROUNDS} rounds beside rounds without; {_CONNECTIONS} connections, each pausing "
         f"{options.pause} ms before a request; the service on one core, wrk on the other. "
         "Latencies in milliseconds, medians of the rounds.",
-        columns=("rounds", "answers", "failed", "strange", "lost", "p50", "p99", "most"),
+        columns=("rounds", "answers", "failed", "wrong", "lost", "p50", "p99", "maximum"),
         rows=rows,
-        finding=f"{bad} requests failed or were answered by another version than the answer names. "
+        finding=f"{bad} requests failed or had the body of another version than the one they name. "
         f"The 99th percentile with swaps is {np.median(ratios):.2f} times that without "
         f"({min(ratios):.2f} to {max(ratios):.2f}). Resident memory after {len(memory)} swaps is "
-        f"{memory[-1]:.0f} MB, {growth:.2f} times that after {_EARLY}.",
-        figure=_figure(quiet, swapped, memory),
+        f"{memory[-1]:.0f} MB, {growth:.2f} times that after {_WARMUP_SWAPS}.",
+        figure=_plot(quiet, swapped, memory),
     )
     return record, bad
 
@@ -210,6 +215,7 @@ def _service(folder: Path) -> Iterator[tuple[int, httpx.Client]]:
     log = folder / "log"
     command = ["taskset", "-c", "0", sys.executable, "-m", "service", "--port", "0"]
     options = ["--models-folder", str(folder / "models"), "--log-level", "info"]
+    options += ["--control", "anyone"]  # versions are pinned over the public port
     with (
         log.open("w") as lines,
         subprocess.Popen(command + options, stdout=lines) as process,  # noqa: S603
@@ -227,13 +233,13 @@ def _service(folder: Path) -> Iterator[tuple[int, httpx.Client]]:
 
 
 def _pin(client: httpx.Client, version: int) -> None:
-    answer = client.post(f"/models/{_NAME}/pin", params={"version": version})
-    if answer.status_code != 200:
-        raise SystemExit(f"The swap failed: {answer.text}")
+    response = client.post(f"/models/{_NAME}/pin", params={"version": version})
+    if response.status_code != 200:
+        raise SystemExit(f"The swap failed: {response.text}")
 
 
 def _body(bundle: Path) -> bytes:
-    """A random image as JSON numbers."""
+    """Return a request with a random image as JSON numbers."""
     spec = Manifest.model_validate_json((bundle / "manifest.json").read_bytes()).input
     shape = [1, spec.channels, spec.height, spec.width]
     values = np.random.default_rng(0).random(shape, np.float32).ravel().round(3).tolist()
@@ -241,13 +247,14 @@ def _body(bundle: Path) -> bytes:
     return orjson.dumps({"inputs": [tensor]})
 
 
-def _resident(pid: int) -> float:
-    """Resident memory of a process, MB."""
+def _resident_megabytes(pid: int) -> float:
+    """Return the resident memory of a process in MB."""
     (kilobytes,) = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     return int(kilobytes) / 1000
 
 
-def _figure(quiet: list[Round], swapped: list[Round], memory: list[float]) -> Figure:
+def _plot(quiet: list[Round], swapped: list[Round], memory: list[float]) -> Figure:
+    """Draw latency by round and memory by swap."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     latency, resident = figure.subplots(1, 2)
     numbers = range(1, len(quiet) + 1)

@@ -1,4 +1,4 @@
-"""What a classifier is: network, exported bundle, predictor, masks, uncertainty.
+"""What a classifier is when it runs: its bundle, its graphs, its predictor and its uncertainty.
 
-Knows no HTTP and no training loop. torch is imported only in `activations`, `network` and `export`.
+It needs numpy and ONNX Runtime. It knows no HTTP, no torch and no training loop.
 """

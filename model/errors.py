@@ -1,15 +1,15 @@
-"""What can go wrong with a bundle or with what a caller hands to it.
+"""The errors of a bundle, of a data set, of settings and of a caller's input.
 
-Knows no HTTP: `service.errors` gives each class a status. Every message is one sentence that says
-what to do.
+The classes know no HTTP: `service.errors` maps each one to a status. Every message is one sentence
+that says what to do.
 
     DropserveError
-    ├── BundleError             a bundle cannot be written, opened or trusted
-    ├── ExportError             a network's export does not match the network
+    ├── BundleError             a bundle cannot be written, opened or verified
+    ├── ExportError             the exported graphs do not match the network
     ├── SettingsError           a flag, environment variable or settings file is wrong
     ├── DataError               a data set is missing, damaged or unusable
-    ├── MethodError             a head cannot be asked this way
-    └── InputError              a caller's images cannot be used
+    ├── MethodError             an uncertainty method does not apply to the model's head
+    └── InputError              the images of a caller cannot be used
         ├── ImageDecodeError        not an image, truncated or corrupt
         ├── ImageTooLargeError      more pixels than allowed
         ├── ImageShapeError         wrong height, width or channels
@@ -18,15 +18,15 @@ what to do.
 
 
 class DropserveError(Exception):
-    """Base of every error that Dropserve raises on purpose."""
+    """Base class of every error that Dropserve raises on purpose."""
 
 
 class BundleError(DropserveError):
-    """A bundle cannot be written, opened or trusted."""
+    """A bundle cannot be written, opened or verified."""
 
 
 class ExportError(DropserveError):
-    """A network's export does not match the network."""
+    """The exported graphs do not match the network."""
 
 
 class SettingsError(DropserveError):
@@ -38,11 +38,11 @@ class DataError(DropserveError):
 
 
 class MethodError(DropserveError):
-    """A head cannot be asked this way."""
+    """An uncertainty method does not apply to the model's head."""
 
 
 class InputError(DropserveError):
-    """A caller's images cannot be used."""
+    """The images of a caller cannot be used."""
 
 
 class ImageDecodeError(InputError):

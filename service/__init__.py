@@ -1,3 +1,3 @@
-"""HTTP over bundles: `python -m service --help`. Knows no torch and no training."""
+"""Serves exported bundles over HTTP: `python -m service --help`. Imports no torch or training."""
 
 API_VERSION = "0.1.0"

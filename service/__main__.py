@@ -1,8 +1,8 @@
-"""`python -m service`."""
+"""The command line `python -m service`: reads the settings and serves."""
 
 import sys
 
-from model.settings import load_or_exit
+from model.command_settings import load_or_exit
 from service.server import serve
 from service.settings import ServiceSettings
 

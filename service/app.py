@@ -1,34 +1,41 @@
-"""create_app(settings): the wiring, and nothing else."""
+"""Builds the application from the settings: it creates the parts and connects them, no more."""
 
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import orjson
-from fastapi import Depends, FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from service import API_VERSION
-from service.api import models, open_inference, openapi, operations, tensorflow_serving
-from service.api import rollouts as releases
-from service.api.predict import Predictions
-from service.api.routes import refuse_repeated_parameters
-from service.http import responses as error_responses
-from service.http.clients import Clients, Limits
+from service.api import (
+    health_and_metrics,
+    model_list,
+    open_inference,
+    openapi,
+    predict,
+    rollouts,
+    tensorflow_serving,
+)
+from service.http import error_responses
+from service.http.client_quotas import Clients, ResourceLimits
 from service.http.fast_path.route_cache import RouteCache
 from service.http.middleware import RequestMiddleware
-from service.observability import logs
+from service.http.protocol_context import HTTP_CONTEXT, HttpContext
+from service.observability import log_format
 from service.observability.metrics import Metrics
-from service.registry.repository import Repository
+from service.registry.model_repository import Repository
 from service.sandbox.image_reader import ImageReader
 from service.settings import ServiceSettings
 from service.web import pages
 
 _LOAD_SECONDS = 10.0
-"""How long one of several workers takes no connections while it loads its models."""
-_COLLECT_AFTER = 5_000  # more containers made than dropped; a request leaves none behind
+"""How long one of several workers waits for its models before it accepts connections."""
+_COLLECT_AFTER = 5_000  # allocated minus freed containers; a request leaves none behind
 _DESCRIPTION = (
     "Image classification with answers that say how sure they are. "
     'Every error is `{"error": "a sentence", "code": "a word"}`.'
@@ -36,56 +43,54 @@ _DESCRIPTION = (
 
 
 class Application(FastAPI):
-    """FastAPI, with an entrance before everything that it does for each request itself."""
+    """FastAPI with a complete OpenAPI description, which is built once."""
 
     def __init__(self, **described: Any) -> None:
         super().__init__(**described)
-        self.entrance: ASGIApp = super().__call__
-        self.settings: ServiceSettings
-        self.clients: Clients
-        """Both are what the HTTP protocol asks of its application."""
-        self.complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found
-        """Completes the description that FastAPI makes of its own routes."""
-
+        self.complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda description: description
+        """Adds to FastAPI's description what it cannot know: the routes of /v1 and /v2, errors."""
         self._openapi_json: bytes | None = None
 
     def openapi(self) -> dict[str, Any]:
-        """Describe every route, once."""
+        """Return the description of every route."""
         if self.openapi_schema is None:
             self.openapi_schema = self.complete(super().openapi())
         return self.openapi_schema
 
     def openapi_json(self) -> bytes:
-        """Return the same as JSON, made once: it is long, and anybody may ask for it."""
+        """Return the description as JSON; it is long, so it is serialised once."""
         if self._openapi_json is None:
             self._openapi_json = orjson.dumps(self.openapi())
         return self._openapi_json
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await self.entrance(scope, receive, send)
-
 
 def create_app(settings: ServiceSettings, repository: Repository | None = None) -> Application:
-    """Wire the application; bundles are loaded once it runs, while it already answers.
+    """Build the application; it loads the bundles after its start, while it already answers.
 
-    repository: another than the one over `settings.models_folder`, for tests.
+    repository: replaces the repository of `settings.models_folder`, for tests.
     """
     repository = repository or Repository(settings, Metrics())
     metrics = repository.metrics
     reader = ImageReader(settings, metrics)
+    clients = Clients(
+        ResourceLimits(
+            connections=settings.max_connections,
+            buffered_bytes=settings.max_buffered_bytes,
+            requests=settings.max_concurrent_requests,
+        )
+    )
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         running = asyncio.create_task(repository.run())
-        counting = asyncio.create_task(metrics.keep_handing_over())
-        # Apart, since it takes a twentieth of a second; afterwards it is remembered.
+        counting = asyncio.create_task(metrics.flush_periodically())
+        # On a thread, since it takes 50 ms; the result is kept.
         describing = asyncio.create_task(asyncio.to_thread(app.openapi_json))
         reader.start_soon()
         try:
-            if settings.workers > 1:  # until then, others answer what this worker cannot yet
+            if settings.workers > 1:  # meanwhile the other workers answer
                 await repository.wait_until_loaded(_LOAD_SECONDS)
-            yield
+            yield {HTTP_CONTEXT: context}
         finally:
             counting.cancel()
             repository.stop()
@@ -102,51 +107,56 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         version=API_VERSION,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        dependencies=[Depends(refuse_repeated_parameters)],
         redirect_slashes=False,
-        docs_url=None,  # it is one of our pages
+        docs_url=None,  # `web.pages` serves it
         redoc_url=None,
         openapi_url=None,
     )
     error_responses.add_handlers(app)
-    predictions = Predictions(settings, repository, reader, metrics)
-    app.include_router(predictions.router())
-    app.include_router(models.router(repository))
-    app.include_router(releases.router(settings, repository))
-    app.include_router(operations.router(repository, metrics))
-    app.include_router(pages.router())
-    app.router.routes.append(pages.description_route(app.openapi_json))
-    protocol = open_inference.routes(settings, repository, reader, metrics)
-    row_form = tensorflow_serving.routes(settings, repository, reader)
-    app.router.routes += [*protocol, *row_form]
-    app.complete = lambda found: openapi.describe(found, [*protocol, *row_form], settings)
-    express = [each for each in protocol if each.path.endswith("/infer")]
-    express += predictions.express()
-    app.settings = settings
-    app.clients = Clients(
-        Limits(
-            connections=settings.max_connections,
-            buffered_bytes=settings.max_buffered_bytes,
-            requests=settings.max_concurrent_requests,
-        )
+    requests = RequestMiddleware(metrics, clients)
+    app.add_middleware(requests.around)
+    protocol_routers = (
+        open_inference.router(settings, repository, reader, metrics),
+        tensorflow_serving.router(settings, repository, reader),
     )
-    app.entrance = RequestMiddleware(app.entrance, RouteCache(express), metrics, app.clients)
+    protocols = [
+        route
+        for router in protocol_routers
+        for route in router.routes
+        if isinstance(route, APIRoute)
+    ]
+    app.router.routes += [
+        *predict.router(settings, repository, reader, metrics).routes,
+        *model_list.router(repository).routes,
+        *rollouts.router(settings, repository).routes,
+        *health_and_metrics.router(repository, metrics).routes,
+        *pages.router(app.openapi_json).routes,
+        *protocols,
+    ]
+    app.complete = partial(openapi.complete_description, routes=protocols, settings=settings)
+    context = HttpContext(
+        clients=clients,
+        head_timeout_seconds=settings.head_timeout_seconds,
+        write_timeout_seconds=settings.write_timeout_seconds,
+        handler=requests,
+        routes=RouteCache(app.router.routes),
+    )
     return app
 
 
 def create_worker_app() -> FastAPI:
-    """Build the application of one of several workers, from the environment they share."""
+    """Build the application of one worker process from the environment that all workers share."""
     settings = ServiceSettings()
-    logs.configure(settings.log_level, settings.log_format)
+    log_format.configure(settings.log_level, settings.log_format)
     app = create_app(settings)
     tune_gc()
     return app
 
 
 def tune_gc() -> None:
-    """Let garbage collection pass over all that is loaded by now, and come less often.
+    """Exempt everything loaded so far from garbage collection, and collect less often.
 
-    A full collection would else hold up every request for a twentieth of a second now and then.
+    Otherwise a full collection would delay every request by 50 ms now and then.
     """
     gc.collect()
     gc.freeze()

@@ -1,6 +1,6 @@
 """`python -m service.control ACTION MODEL`: change which versions a running service serves.
 
-A client of its HTTP API, by the listener for control. Knows no bundle.
+A client of the HTTP API, over the control listener. Knows no bundle.
 """
 
 import http.client
@@ -17,13 +17,13 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.settings import USAGE_STATUS, CommandSettings, load_or_exit
+from model.command_settings import USAGE_EXIT_STATUS, CommandSettings, load_or_exit
 from service.http.listeners import default_control_socket
 
-_REQUEST_ID_HEADER = "X-Request-ID"  # as service.http.middleware has it, without its imports
-_LOADING = ("load", "unload")
-_TAKES_VERSION = ("canary", "pin")
-_PATIENCE_SECONDS = 120
+_REQUEST_ID_HEADER = "X-Request-ID"  # as in service.http.middleware, whose imports are slow
+_LOAD_ACTIONS = ("load", "unload")
+_WITH_VERSION = ("canary", "pin")
+_TIMEOUT_SECONDS = 120
 
 
 class ControlSettings(CommandSettings):
@@ -57,9 +57,9 @@ class ControlSettings(CommandSettings):
     )
 
     @model_validator(mode="after")
-    def _fitting(self) -> Self:
-        if (self.version is None) == (self.action in _TAKES_VERSION):
-            raise ValueError(f"--version: for {' and '.join(_TAKES_VERSION)}, and needed there.")
+    def _require_consistent(self) -> Self:
+        if (self.version is None) == (self.action in _WITH_VERSION):
+            raise ValueError(f"--version: for {' and '.join(_WITH_VERSION)}, and needed there.")
         if self.share is not None and self.action != "canary":
             raise ValueError("--share: for canary alone; leave it out.")
         if self.url is not None and self.socket is not None:
@@ -70,33 +70,37 @@ class ControlSettings(CommandSettings):
 
     @property
     def path(self) -> str:
-        """The path and query of the request that does it."""
+        """The path and query of the request."""
         name = quote(self.model, safe="")
-        given = {"version": self.version, "share": self.share}
-        query = urlencode({key: each for key, each in given.items() if each})
-        folder = "/v2/repository" if self.action in _LOADING else ""
-        return f"{folder}/models/{name}/{self.action}" + (f"?{query}" if query else "")
+        parameters = {"version": self.version, "share": self.share}
+        query = urlencode({key: value for key, value in parameters.items() if value})
+        prefix = "/v2/repository" if self.action in _LOAD_ACTIONS else ""
+        return f"{prefix}/models/{name}/{self.action}" + (f"?{query}" if query else "")
 
     @property
-    def place(self) -> str:
-        """Where the service listens for control."""
+    def address(self) -> str:
+        """The URL or the socket of the control listener."""
         return self.url or str(self.socket or default_control_socket(self.port))
 
     def connect(self) -> http.client.HTTPConnection:
-        """Make the connection; raises ValueError where the address is none."""
+        """Return a connection, not open yet.
+
+        Raises:
+            ValueError: the URL is not valid.
+        """
         if self.url is None:
-            return _UnixConnection(self.place)
-        address = urlsplit(self.url)
-        if not address.hostname:
+            return _UnixConnection(self.address)
+        url = urlsplit(self.url)
+        if not url.hostname:
             raise ValueError("no host")
-        return http.client.HTTPConnection(address.hostname, address.port, timeout=_PATIENCE_SECONDS)
+        return http.client.HTTPConnection(url.hostname, url.port, timeout=_TIMEOUT_SECONDS)
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a socket of the file system."""
+    """HTTP over a Unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_PATIENCE_SECONDS)
+        super().__init__("localhost", timeout=_TIMEOUT_SECONDS)
         self._path = path
 
     def connect(self) -> None:
@@ -107,54 +111,56 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def main(arguments: list[str]) -> int:
-    """Ask for the change and say what came of it; return the exit status."""
+    """Send the change, print its result, and return the exit status."""
     settings = load_or_exit(ControlSettings, arguments)
     try:
-        # Neither a proxy nor a redirect: the one service that was named, or nothing.
+        # http.client uses no proxy and follows no redirect: only the named service is changed.
         with closing(settings.connect()) as connection:
-            folder = urlsplit(settings.url or "").path.rstrip("/")
-            connection.request("POST", folder + settings.path)
-            answer = connection.getresponse()
-            body = answer.read()
-        if answer.status != HTTPStatus.OK:
-            sys.stderr.write(f"{_reason(answer, body)}\n")
+            prefix = urlsplit(settings.url or "").path.rstrip("/")
+            connection.request("POST", prefix + settings.path)
+            response = connection.getresponse()
+            body = response.read()
+        if response.status != HTTPStatus.OK:
+            sys.stderr.write(f"{_error_of(response, body)}\n")
             return 1
-        sys.stdout.write(_told(settings, answer, body))
+        sys.stdout.write(_format_result(settings, response, body))
     except OSError as error:
         sys.stderr.write(
-            f"{settings.place} does not answer ({error.strerror or error}); name the service's "
+            f"{settings.address} does not answer ({error.strerror or error}); name the service's "
             "control listener with --port, --socket or --url.\n"
         )
-        return USAGE_STATUS
+        return USAGE_EXIT_STATUS
     except (http.client.HTTPException, ValueError, KeyError, TypeError):
         sys.stderr.write(
-            f"{settings.place} does not answer as Dropserve does; check --port, --socket or "
+            f"{settings.address} does not answer as Dropserve does; check --port, --socket or "
             "--url.\n"
         )
-        return USAGE_STATUS
+        return USAGE_EXIT_STATUS
     return 0
 
 
-def _told(settings: ControlSettings, answer: HTTPResponse, body: bytes) -> str:
-    if _REQUEST_ID_HEADER not in answer.headers:
-        raise ValueError("every answer of Dropserve has one")
+def _format_result(settings: ControlSettings, response: HTTPResponse, body: bytes) -> str:
+    """Describe the versions that are now active; ValueError if the server is not Dropserve."""
+    if _REQUEST_ID_HEADER not in response.headers:
+        raise ValueError(f"no {_REQUEST_ID_HEADER} header")
     if not body:
         return f"{settings.model}: {settings.action}ed\n"
-    now: dict[str, Any] = json.loads(body)
+    summary: dict[str, Any] = json.loads(body)
     if settings.action == "default":
-        return f"{now['name']}: answers requests that name no model\n"
-    kind = "held" if now["held"] else "the newest"
-    told = f"{now['name']}: stable version {now['version']} ({kind})"
-    if now["canary"] is not None:
-        told += f", canary version {now['canary']} with {now['canary_share']:.0%} of the requests"
-    return told + "\n"
+        return f"{summary['name']}: answers requests that name no model\n"
+    kind = "held" if summary["held"] else "the newest"
+    text = f"{summary['name']}: stable version {summary['version']} ({kind})"
+    if summary["canary"] is not None:
+        share = f"{summary['canary_share']:.0%} of the requests"
+        text += f", canary version {summary['canary']} with {share}"
+    return text + "\n"
 
 
-def _reason(answer: HTTPResponse, body: bytes) -> str:
+def _error_of(response: HTTPResponse, body: bytes) -> str:
     try:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
-        return f"The service answered {answer.status}; is it Dropserve's?"
+        return f"The service answered {response.status}; is it Dropserve's?"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The service's errors, and the one table from error to status and code.
+"""The service's errors, and the table that gives each error its HTTP status and code.
 
-Imports no web framework: `service.http.responses` makes the answers.
+Imports no web framework: `service.http.error_responses` builds the responses.
 """
 
 from model import errors as model_errors
@@ -16,11 +16,11 @@ class EmptyBodyError(ServiceError):
 
 
 class InvalidJsonError(ServiceError):
-    """The body is not JSON, or nested too deep."""
+    """The body is not JSON, or is nested too deeply."""
 
 
 class InvalidRequestError(ServiceError):
-    """The JSON or form is not of the shape that is taken here."""
+    """The JSON or form does not have the expected structure."""
 
 
 class InvalidBase64Error(ServiceError):
@@ -32,19 +32,19 @@ class InvalidQueryError(ServiceError):
 
 
 class TooManyImagesError(ServiceError):
-    """More images than one request may hold."""
+    """The request has more images than are allowed."""
 
 
 class TooCostlyError(ServiceError):
-    """The answer would take longer to compute than a request may take."""
+    """The prediction would take longer to compute than a request may take."""
 
 
 class BodyTooLargeError(ServiceError):
-    """More bytes than one request may hold."""
+    """The body has more bytes than are allowed."""
 
 
 class BodyTooCostlyError(ServiceError):
-    """To read the body takes more time or memory than one request may have."""
+    """Reading the body takes more time or memory than a request may use."""
 
 
 class BodyTimeoutError(ServiceError):
@@ -52,19 +52,19 @@ class BodyTimeoutError(ServiceError):
 
 
 class CompressionError(ServiceError):
-    """The body is not the compressed stream that its encoding promises."""
+    """The body is not a valid stream of its Content-Encoding."""
 
 
 class InvalidTensorError(ServiceError):
-    """A tensor of the Open Inference Protocol cannot be used."""
+    """A tensor of an Open Inference Protocol request cannot be used."""
 
 
 class UnsupportedMediaTypeError(ServiceError):
-    """The content type or encoding is not one that is taken here."""
+    """The content type or encoding is not supported."""
 
 
 class ModelRequiredError(ServiceError):
-    """Several models are loaded, none is the default, and the request names none."""
+    """Several models are loaded, none of them is the default, and the request names none."""
 
 
 class UnknownModelError(ServiceError):
@@ -72,23 +72,23 @@ class UnknownModelError(ServiceError):
 
 
 class UnknownVersionError(ServiceError):
-    """The model is loaded, but not in that version."""
+    """The model is loaded, but not in the requested version."""
 
 
 class VersionRefusedError(ServiceError):
-    """A version that was asked for cannot be put into service."""
+    """The requested version failed to load, so it cannot be activated."""
 
 
 class RolloutError(ServiceError):
-    """A model's release cannot be changed this way."""
+    """The model's rollout cannot be changed as requested."""
 
 
 class ControlDisabledError(ServiceError):
-    """Models may not be loaded, unloaded or released by this client."""
+    """This client may not load, unload or roll out models."""
 
 
 class UnsupportedError(ServiceError):
-    """A part of the protocol that is not offered."""
+    """The request needs a part of the protocol that is not supported."""
 
 
 class UncertaintyDisabledError(ServiceError):
@@ -96,15 +96,15 @@ class UncertaintyDisabledError(ServiceError):
 
 
 class NotReadyError(ServiceError):
-    """No bundle is loaded (yet)."""
+    """No bundle is loaded, or none is loaded yet."""
 
 
 class OverloadedError(ServiceError):
-    """Too many requests or images are waiting."""
+    """Too many requests are in flight, or too many images are waiting."""
 
 
 class DeadlineError(ServiceError):
-    """The answer took longer than allowed."""
+    """The prediction took longer than the timeout."""
 
 
 STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
@@ -138,8 +138,10 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     OverloadedError: (503, "overloaded"),
     DeadlineError: (504, "deadline_exceeded"),
 }
+"""Error class -> HTTP status and the `code` of the body; subclasses have their base class's."""
 ROUTING_CODES = {404: "not_found", 405: "method_not_allowed"}
-HTTP_CODES = {
+"""Status -> code, where no route matches."""
+HTTP_PROTOCOL_CODES = {
     400: "invalid_http",
     408: "head_timeout",
     431: "head_too_large",
@@ -147,5 +149,6 @@ HTTP_CODES = {
     503: "overloaded",
     505: "http_version",
 }
-"""Of what is no request yet."""
+"""Status -> code, where a connection or head is refused before there is a request."""
 INTERNAL_CODE = "internal_error"
+"""Code of status 500."""

@@ -1,63 +1,48 @@
-"""Settings -> a listening server, one process or several. Knows no route.
+"""Listens as the settings say and serves in one process or several. Knows no route.
 
-SIGTERM and SIGINT: let no new connection begin, answer those that are there within the grace, exit.
+SIGTERM and SIGINT end it: it refuses new connections, answers those that have begun within the
+grace period, and exits.
 """
 
-import asyncio
-import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from functools import partial
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
 import structlog
 import uvicorn
-import uvicorn.supervisors.multiprocess as supervisor
-from uvicorn.config import STARTUP_FAILURE
 
 from service.http import listeners
-from service.http.fast_path.protocol import FastPathProtocol
-from service.observability import logs
-from service.observability.metrics import MULTIPROCESS_VARIABLE, forget_worker
-from service.registry.rollout import forget_processes
-from service.settings import CONTROL_FOLDER_VARIABLE, ServiceSettings
+from service.http.fast_path.fast_path_protocol import FastPathProtocol
+from service.http.graceful_server import GracefulServer
+from service.http.http_protocol import HttpProtocol
+from service.observability import log_format
+from service.observability.metrics import MULTIPROCESS_VARIABLE
+from service.registry.rollout import remove_process_files
+from service.settings import ServiceSettings
+from service.worker_supervisor import HEALTHCHECK_SECONDS, WorkerSupervisor
 
 logger = structlog.stdlib.get_logger("service")
 
 _WORKER_APP = "service.app:create_worker_app"
-_OWN_DESCRIPTORS = 128
-"""Open files besides connections: models, logs, decoders, pipes."""
-_BACKLOG_SECONDS = 1.0
-"""How long connections that wait to be accepted hold up the end."""
-_TICK_SECONDS = 0.01
-_ACCEPTED_IN_A_TURN = 16
-"""Connections: where each turn is long, others wait in the backlog behind a burst of them."""
-_OVERTIME_SECONDS = 1.0
-"""How long after the grace the process is ended whatever hangs; a supervisor waits a bit longer."""
-_HUNG_STATUS = 1
+_OTHER_DESCRIPTORS = 128
+"""Open files besides connections: models, logs, sandbox processes, pipes."""
 _STANDARD_ERROR = 2
-_HEALTHCHECK_SECONDS = 30
-"""How long a worker's thread may be silent before the supervisor takes it for dead."""
 _HEADERS = [("X-Content-Type-Options", "nosniff")]
 
 
 def serve(settings: ServiceSettings) -> int:
-    """Serve until told to stop; return the exit status."""
+    """Serve until a signal ends the process; return the exit status."""
     _open_standard_streams()
-    logs.configure(settings.log_level, settings.log_format)
-    ending = ShutdownSignal()
+    log_format.configure(settings.log_level, settings.log_format)
+    shutdown_signal = ShutdownSignal()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ending)
+        signal.signal(number, shutdown_signal)
     try:
         listener = listeners.listen(settings.host, settings.port)
     except OSError as error:
@@ -68,266 +53,146 @@ def serve(settings: ServiceSettings) -> int:
         )
         return 1
     if settings.control_folder is not None:
-        forget_processes(settings.control_folder)
-    settings = _within_descriptors(settings)
+        remove_process_files(settings.control_folder)
+    settings = _limit_connections(settings)
     with ExitStack() as stack:
         stack.enter_context(listener)
-        host, port = listener.getsockname()[:2]
         try:
-            control = _listen_for_control(settings, port, stack)
+            control_listeners = _listen_for_control(settings, listener.getsockname()[1], stack)
         except OSError as error:
             sys.stderr.write(
                 f"Cannot listen for control ({error.strerror or error}); choose another place with "
                 "--control-socket or --control-port.\n"
             )
             return 1
-        shown = f"[{host}]" if ":" in host else host  # as RFC 3986 has IPv6 addresses
         logger.info(
             "listening",
-            url=f"http://{shown}:{port}",
+            url=_public_url(listener),
             workers=settings.workers,
-            control=[_address(each) for each in control],
+            control=[_control_address(each) for each in control_listeners],
         )
-        sockets = [listener, *control]
-        if settings.workers == 1:
-            serve_here(settings, sockets, ending)
-        else:
-            _serve_in_workers(settings, sockets, ending)
+        sockets = [listener, *control_listeners]
+        try:
+            if settings.workers == 1:
+                serve_in_process(settings, sockets, shutdown_signal)
+            else:
+                _serve_in_workers(settings, sockets, shutdown_signal)
+        except Exception:
+            # The signal's SystemExit may reach us as another error: pydantic's core, for one, turns
+            # whatever is raised while it builds a validator into an error of its own.
+            if not shutdown_signal.is_received:
+                raise
     return 0
 
 
-def serve_here(
-    settings: ServiceSettings, sockets: Sequence[socket.socket], ending: "ShutdownSignal"
+def serve_in_process(
+    settings: ServiceSettings, sockets: Sequence[socket.socket], shutdown_signal: "ShutdownSignal"
 ) -> None:
-    """Serve in this process, unless it was asked to end meanwhile."""
+    """Serve in this process, unless a signal came while it was starting."""
     from service.app import create_app, tune_gc
 
-    server = Server(_config(settings, create_app(settings)))
+    server = GracefulServer(_uvicorn_config(settings, create_app(settings)))
     tune_gc()
-    if not ending.asked:
+    if not shutdown_signal.is_received:
         server.run(sockets=list(sockets))
 
 
 def _serve_in_workers(
-    settings: ServiceSettings, sockets: Sequence[socket.socket], ending: "ShutdownSignal"
+    settings: ServiceSettings, sockets: Sequence[socket.socket], shutdown_signal: "ShutdownSignal"
 ) -> None:
-    config = _config(settings, _WORKER_APP)
+    config = _uvicorn_config(settings, _WORKER_APP)
     with tempfile.TemporaryDirectory(prefix="dropserve-") as folder:
         metrics, releases = Path(folder) / "metrics", Path(folder) / "releases"
         metrics.mkdir()
         os.environ[MULTIPROCESS_VARIABLE] = str(metrics)
-        shared = settings.control_folder or releases  # by which one worker's change reaches all
-        settings.model_copy(update={"control_folder": shared}).to_environment()
-        workers = _Workers(config, list(sockets))
-        if not ending.asked:
-            workers.run()
+        # Through this folder a rollout that one worker receives reaches all workers.
+        control_folder = settings.control_folder or releases
+        settings.model_copy(update={"control_folder": control_folder}).to_environment()
+        supervisor = WorkerSupervisor(config, list(sockets), control_folder)
+        if not shutdown_signal.is_received:
+            supervisor.run()
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, with an end that loses no request and does not hang."""
+class ShutdownSignal:
+    """The signal handler for the time before uvicorn sets its own and after uvicorn has shut down.
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then take connections."""
-        await self.lifespan.startup()
-        if self.lifespan.should_exit:
-            sys.exit(STARTUP_FAILURE)
-        loop = asyncio.get_running_loop()
-        self.servers = []
-        for index, listener in enumerate(sockets or ()):
-            make = partial(self._make_protocol, is_control=index > 0)  # as `serve` lists them
-            if listener.family == socket.AF_UNIX:
-                listener.setblocking(False)
-                server = await loop.create_unix_server(
-                    make, sock=listener, backlog=listeners.BACKLOG
-                )
-                self.servers.append(server)
-                continue
-            # The event loop accepts one connection of each descriptor in a turn, and every
-            # connection wakes all descriptors of all workers.
-            count = max(1, _ACCEPTED_IN_A_TURN // self.config.workers)
-            for duplicate in listeners.duplicates(listener, count):
-                server = await loop.create_server(make, sock=duplicate, backlog=listeners.BACKLOG)
-                self.servers.append(server)
-        self.started = True
+    It ends the process with status 0. uvicorn raises the signal that stopped it once more at its
+    end, for the handler before its own.
+    """
 
-    def _make_protocol(self, *, is_control: bool) -> asyncio.Protocol:
-        protocol = FastPathProtocol(self.config, self.server_state, self.lifespan.state)
-        protocol.is_control = is_control
-        return protocol
+    def __init__(self) -> None:
+        self.is_received = False
+        """Whether a signal came. The SystemExit is lost if the signal interrupts a destructor or a
+        callback, as imports have them, so the code that goes on checks this."""
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take what waits to be accepted, then nothing more; answer, then end the application."""
-        self.server_state.is_draining = True  # type: ignore[attr-defined]
-        if parent_process() is None:  # a worker's listener is the others' too
-            for listener in sockets or ():
-                listeners.refuse_new_connections(listener)
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        await self._empty_backlog(sockets or ())
-        await super().shutdown(sockets)
-
-    async def _empty_backlog(self, sockets: Sequence[socket.socket]) -> None:
-        await asyncio.sleep(_TICK_SECONDS)  # a handshake may be half done
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_BACKLOG_SECONDS):
-                while any(map(listeners.backlog, sockets)):
-                    await asyncio.sleep(_TICK_SECONDS)
-        await asyncio.sleep(0)  # the last are accepted, and say so to their protocols
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the end, and make sure of it."""
-        if not self.should_exit:
-            end_process_in(self.config.timeout_graceful_shutdown or 0)
-        super().handle_exit(sig, frame)
-
-
-class _Worker(supervisor.Process):
-    """One of several processes; it ends with the one that supervises it."""
-
-    _pinged: float | None = None
-    """When it was sent a ping that it has not answered yet, seconds of `time.monotonic`."""
-
-    @property
-    def server(self) -> Server:
-        """The server, made in the worker's own process."""
-        if self._server is None:
-            self._server = Server(self.config)
-        return self._server  # type: ignore[return-value]
-
-    def is_alive(self, timeout: float = _HEALTHCHECK_SECONDS) -> bool:
-        """Tell whether it runs, and was not silent for `timeout` seconds.
-
-        Nothing is waited for, as uvicorn does: beside a worker that hangs, another that has died is
-        replaced at once, and a signal is heard.
-        """
-        if not self.process.is_alive():
-            return False
-        try:
-            while self.parent_conn.poll():
-                self.parent_conn.recv()
-                self._pinged = None
-            if self._pinged is None:
-                self._pinged = time.monotonic()
-                self.parent_conn.send(b"ping")
-        except (OSError, EOFError):  # it is ending
-            return False
-        return time.monotonic() - self._pinged <= timeout
-
-    def target(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to stop, or until nobody is left to tell."""
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        super().target(sockets)
-
-
-class _Workers(supervisor.Multiprocess):
-    """uvicorn's supervisor, with what it leaves open."""
-
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-        supervisor.Process = _Worker  # type: ignore[misc]
-        super().__init__(config, sockets)
-
-    def keep_subprocess_alive(self) -> None:
-        """Say which workers have died and been replaced, and take their gauges out of the sums."""
-        before = {process.pid for process in self.processes}
-        super().keep_subprocess_alive()
-        for pid in before - {process.pid for process in self.processes}:
-            logger.error("worker died", pid=pid)
-            forget_worker(pid)
-            forget_processes(Path(os.environ[CONTROL_FOLDER_VARIABLE]), pid)
-
-    def terminate_all(self) -> None:
-        """Let no new connection begin; the workers take those that have, and end."""
-        end_process_in(self.config.timeout_graceful_shutdown or 0, self._kill_all)
-        for listener in self.sockets:
-            listeners.refuse_new_connections(listener)
-        super().terminate_all()
-        for listener in self.sockets:
-            listener.close()
-
-    def _kill_all(self) -> None:
-        for process in self.processes:
-            process.process.kill()
-
-
-def end_process_in(grace_seconds: float, before: Callable[[], None] | None = None) -> None:
-    """End this process soon after the grace, whatever hangs: a lock, a disk, a pipe, a graph."""
-
-    def end() -> None:
-        time.sleep(grace_seconds + _OVERTIME_SECONDS)
-        if before is not None:
-            time.sleep(_OVERTIME_SECONDS / 2)  # the workers do the same, a moment earlier
-            before()
-        logger.error("end forced", reason="something still hung after the grace")
-        logging.shutdown()  # which writes for a second at most
-        os._exit(_HUNG_STATUS)
-
-    threading.Thread(target=end, name="watchdog", daemon=True).start()
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handle the signal."""
+        self.is_received = True
+        raise SystemExit(0)
 
 
 def _open_standard_streams() -> None:
-    """Open what is closed of standard input, output and error, lest a socket takes its number."""
+    """Open standard streams that are closed, or else a socket would get their descriptor."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         pass
     os.close(descriptor)
 
 
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _config(settings: ServiceSettings, app: object) -> uvicorn.Config:
+def _uvicorn_config(settings: ServiceSettings, app: object) -> uvicorn.Config:
+    """Return uvicorn's configuration for an application, or for the name of its factory."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         factory=isinstance(app, str),
         workers=settings.workers,
         loop="uvloop",
-        http=FastPathProtocol,
+        http=FastPathProtocol if settings.fast_path else HttpProtocol,
         ws="none",
         lifespan="on",
-        log_config=logs.configuration(settings.log_level, settings.log_format),
-        log_level="warning",  # of uvicorn's own lines; the service writes one a request
+        log_config=log_format.logging_config(settings.log_level, settings.log_format),
+        log_level="warning",  # of uvicorn's own lines; the middleware logs one for each request
         access_log=False,
         server_header=False,
         headers=_HEADERS,
-        proxy_headers=False,  # who a client is said to be decides nothing here
+        proxy_headers=False,  # a header that names the client must not change its limits
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.grace_seconds,
-        timeout_worker_healthcheck=_HEALTHCHECK_SECONDS,
+        timeout_worker_healthcheck=HEALTHCHECK_SECONDS,
     )
 
 
-def _within_descriptors(settings: ServiceSettings) -> ServiceSettings:
-    """Allow as many connections as there are file descriptors for."""
-    descriptors = listeners.allow_descriptors(settings.max_connections + _OWN_DESCRIPTORS)
-    most = max(1, descriptors - _OWN_DESCRIPTORS)
-    if most >= settings.max_connections:
+def _limit_connections(settings: ServiceSettings) -> ServiceSettings:
+    """Lower `max_connections` to what the limit on file descriptors allows."""
+    descriptors = listeners.raise_descriptor_limit(settings.max_connections + _OTHER_DESCRIPTORS)
+    allowed = max(1, descriptors - _OTHER_DESCRIPTORS)
+    if allowed >= settings.max_connections:
         return settings
-    logger.warning("connections limited", most=most, by="the limit on open files (ulimit -n)")
-    return settings.model_copy(update={"max_connections": most})
+    logger.warning("connections limited", most=allowed, by="the limit on open files (ulimit -n)")
+    return settings.model_copy(update={"max_connections": allowed})
 
 
 def _listen_for_control(
     settings: ServiceSettings, port: int, stack: ExitStack
 ) -> list[socket.socket]:
-    """Listen where models may be changed. Raises OSError about a place that was asked for."""
+    """Open the control listeners; raises OSError if a configured one cannot be opened.
+
+    port: of the public listener, after which the default Unix socket is named.
+    stack: closes the listeners and removes their sockets.
+    """
     if settings.control == "nobody":
         return []
     found = []
     if settings.control_port is not None:
         found.append(stack.enter_context(listeners.listen("127.0.0.1", settings.control_port)))
     if settings.control_socket is not None:
-        found.append(_listen_on_socket(settings.control_socket, stack))
-    return found or _listen_by_default(port, stack)
+        found.append(_listen_on_unix_socket(settings.control_socket, stack))
+    return found or _listen_on_default_socket(port, stack)
 
 
-def _listen_by_default(port: int, stack: ExitStack) -> list[socket.socket]:
+def _listen_on_default_socket(port: int, stack: ExitStack) -> list[socket.socket]:
     path = listeners.default_control_socket(port)
     try:
         listeners.make_private_folder(path.parent)
-        return [_listen_on_socket(path, stack)]
+        return [_listen_on_unix_socket(path, stack)]
     except OSError as error:
         logger.warning(
             "no control listener",
@@ -338,29 +203,18 @@ def _listen_by_default(port: int, stack: ExitStack) -> list[socket.socket]:
         return []
 
 
-def _listen_on_socket(path: Path, stack: ExitStack) -> socket.socket:
+def _listen_on_unix_socket(path: Path, stack: ExitStack) -> socket.socket:
     listener = stack.enter_context(listeners.listen_for_control(path))
     stack.callback(path.unlink, missing_ok=True)
     return listener
 
 
-def _address(listener: socket.socket) -> str:
+def _public_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"  # RFC 3986, 3.2.2
+
+
+def _control_address(listener: socket.socket) -> str:
+    """Return the path of a Unix socket, or the URL of a TCP port."""
     name = listener.getsockname()
     return name if isinstance(name, str) else f"http://{name[0]}:{name[1]}"
-
-
-class ShutdownSignal:
-    """Ends with status 0 before uvicorn's own handlers stand, and after they have done their work.
-
-    uvicorn ends by raising the signal that stopped it once more, for the handler before its own.
-    An exception from a signal is lost where one interrupts a destructor or a callback, as imports
-    have them, so `asked` says what happened to whoever goes on.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
-        """Take the signal."""
-        self.asked = True
-        raise SystemExit(0)

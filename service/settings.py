@@ -1,4 +1,4 @@
-"""Every knob of the service, its unit and its default. Reads nothing when imported."""
+"""The settings of the service, with units and defaults. Importing it reads no environment."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,10 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from model.bundle.store import check_name
+from model.command_settings import CommandSettings
 from model.dropout.masks import MAX_SAMPLES, MAX_SEED
-from model.settings import CommandSettings
 
 _PREFIX = "DROPSERVE_"
-
-CONTROL_FOLDER_VARIABLE = f"{_PREFIX}CONTROL_FOLDER"
 
 
 class ServiceSettings(CommandSettings):
@@ -44,8 +42,9 @@ class ServiceSettings(CommandSettings):
     )
     control: Literal["local", "anyone", "nobody"] = Field(
         "local",
-        description="who may load, unload and release models; local: who reaches the control "
-        "listener, which is on this machine; anyone: whoever reaches the public port, too",
+        description="who may change which models and versions serve; local: who reaches the "
+        "control listener, which is on this machine; anyone: whoever reaches the public port, too; "
+        "nobody: nobody, there is no control listener",
     )
     control_socket: Path | None = Field(
         None,
@@ -61,7 +60,7 @@ class ServiceSettings(CommandSettings):
     )
     control_folder: Path | None = Field(
         None,
-        description="where loads, unloads and releases are kept; forgotten at the end if left out",
+        description="where rollouts and unloads are kept; forgotten at the end if left out",
     )
     default_model: str | None = Field(
         None,
@@ -74,6 +73,9 @@ class ServiceSettings(CommandSettings):
         0, ge=0, le=MAX_SEED, description="seed of the dropout masks of requests that name none"
     )
     uncertainty: bool = Field(True, description="offer POST /uncertainty")
+    fast_path: bool = Field(
+        True, description="answer short requests without ASGI: the same bytes, sooner"
+    )
     max_samples: int = Field(
         1024, ge=1, le=MAX_SAMPLES, description="most dropout samples of a request"
     )
@@ -103,7 +105,10 @@ class ServiceSettings(CommandSettings):
     )
     max_batch_rows: int = Field(64, ge=1, description="most images of one inference run")
     max_queue_rows: int = Field(
-        1024, ge=1, description="most images waiting for inference; more are answered 503"
+        1024,
+        ge=1,
+        description="most images waiting for inference, each loaded version and worker; more are "
+        "answered 503",
     )
     head_timeout_seconds: float = Field(
         10,
@@ -133,7 +138,7 @@ class ServiceSettings(CommandSettings):
         75, ge=0, description="how long an idle connection is kept, seconds"
     )
     grace_seconds: int = Field(
-        20, ge=0, description="longest time to finish requests in hand after SIGTERM, seconds"
+        20, ge=0, description="longest time to finish requests in flight after SIGTERM, seconds"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line to write"
@@ -142,17 +147,17 @@ class ServiceSettings(CommandSettings):
 
     @property
     def pins(self) -> dict[str, int | None]:
-        """The models to serve, each with its version or None; empty for all."""
-        return _pins(self.models or "")
+        """The models to serve, each with its pinned version or None; empty for all models."""
+        return _parse_pins(self.models or "")
 
     @field_validator("models")
     @classmethod
-    def _models_can_be_read(cls, models: str | None) -> str | None:
-        _pins(models or "")
+    def _check_models(cls, models: str | None) -> str | None:
+        _parse_pins(models or "")
         return models
 
     @model_validator(mode="after")
-    def _default_within_limit(self) -> Self:
+    def _check_default_samples(self) -> Self:
         if self.default_samples > self.max_samples:
             raise ValueError(
                 f"--default-samples: {self.default_samples} is more than --max-samples, "
@@ -161,13 +166,13 @@ class ServiceSettings(CommandSettings):
         return self
 
     def to_environment(self) -> None:
-        """Write the settings into this process's environment, for the workers it starts."""
+        """Write the settings into this process's environment, where its workers read them."""
         for name, value in self.model_dump(mode="json").items():
             if value is not None and name != "config":
                 os.environ[_PREFIX + name.upper()] = str(value)
 
 
-def _pins(models: str) -> dict[str, int | None]:
+def _parse_pins(models: str) -> dict[str, int | None]:
     pins: dict[str, int | None] = {}
     for item in filter(None, map(str.strip, models.split(","))):
         name, at, version = item.partition("@")

@@ -1,4 +1,4 @@
-"""Copies of the real bundle: under another name or version, or changed on purpose."""
+"""Copies of the test bundle under another name or version, or with changed files."""
 
 import hashlib
 import shutil
@@ -11,20 +11,21 @@ from model.bundle.store import MANIFEST_FILE
 
 
 def copy_bundle(source: Path, models: Path, name: str = "digits", version: int = 1) -> Path:
-    """Copy the bundle in `source` to models/name/version, and return that folder."""
-    place = models / name / str(version)
-    shutil.copytree(source, place)
-    edit_manifest(place, name=name, version=version)
-    return place
+    """Copy the bundle in `source` to models/name/version; return that folder."""
+    copy = models / name / str(version)
+    shutil.copytree(source, copy)
+    edit_manifest(copy, name=name, version=version)
+    return copy
 
 
 def edit_manifest(bundle: Path, **changes: Any) -> None:
+    """Replace fields of a bundle's manifest."""
     file = bundle / MANIFEST_FILE
     file.write_bytes(orjson.dumps(orjson.loads(file.read_bytes()) | changes))
 
 
-def sign(bundle: Path, file: str) -> None:
-    """Make the manifest agree with a file that was changed."""
+def update_digest(bundle: Path, file: str) -> None:
+    """Update the digest of a changed file in the manifest."""
     digests = orjson.loads((bundle / MANIFEST_FILE).read_bytes())["files"]
     digests[file] = hashlib.sha256((bundle / file).read_bytes()).hexdigest()
     edit_manifest(bundle, files=digests)

@@ -1,4 +1,4 @@
-"""What every test may use: one real bundle, trained once a session, and the digits it never saw."""
+"""Fixtures for all tests: one real bundle, trained once per session, and its test images."""
 
 import os
 import subprocess
@@ -11,24 +11,26 @@ from filelock import FileLock
 from hypothesis import settings
 
 from training.config import TrainingConfig
-from training.data.dataset import Split, load
+from training.data.dataset import Split, load_dataset
 
 if TYPE_CHECKING:
     from tests.exported import Export, Exported
 
-# Training and serving processes of several tests share two cores: threads that spin would wait for
-# each other. Set before torch is imported; child processes inherit it.
+# Training and serving processes of several tests share two cores, where more OpenMP threads would
+# only wait for each other. Set before torch is imported; child processes inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
 
-settings.register_profile("dropserve", deadline=None, derandomize=True)  # a shared CPU has no pace
+settings.register_profile(
+    "dropserve", deadline=None, derandomize=True
+)  # a shared CPU has no reliable speed
 settings.load_profile("dropserve")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_service_settings_from_outside() -> None:
-    """A developer's own DROPSERVE_PORT must not decide a test; training's variables stay."""
+def no_service_variables() -> None:
+    """Remove a developer's own DROPSERVE_ variables; those of training are kept."""
     for name in list(os.environ):
         if name.startswith("DROPSERVE_") and not name.startswith(
             ("DROPSERVE_TRAINING_", "DROPSERVE_DATA_DIR")
@@ -38,15 +40,15 @@ def no_service_settings_from_outside() -> None:
 
 @pytest.fixture(scope="session")
 def models_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A models folder with one real bundle, `digits/1`, of a short training. Only read from it.
+    """A models folder with one real bundle, `digits/1`, of a short training; tests only read it.
 
-    Of several test processes the first trains it; the others wait.
+    With several test processes, the first one trains it and the others wait.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "trained"
     options = ["--data", "digits", "--epochs", "8", "--unless-exists"]
-    places = ["--runs", str(folder / "runs"), "--output", str(folder / "models")]
-    command = [sys.executable, "-m", "training", *options, *places]
+    folders = ["--runs", str(folder / "runs"), "--output", str(folder / "models")]
+    command = [sys.executable, "-m", "training", *options, *folders]
     with FileLock(folder.with_suffix(".lock")):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -55,18 +57,19 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
 
 @pytest.fixture(scope="session")
 def bundle_folder(models_folder: Path) -> Path:
+    """The folder of the bundle `digits/1`; tests only read it."""
     return models_folder / "digits" / "1"
 
 
 @pytest.fixture(scope="session")
 def held_out() -> Split:
-    """The test part of the digits: uint8 [N, 1, 8, 8] and their labels."""
-    return load(TrainingConfig(data="digits")).test
+    """The test split of the digits: images uint8 [N, 1, 8, 8] and their labels."""
+    return load_dataset(TrainingConfig(data="digits")).test
 
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> "Export":
-    """Export an architecture's fresh network, once a session."""
+    """Return a function that exports a new network of an architecture, once per session."""
     from tests.exported import exporter  # which imports torch
 
     return exporter(tmp_path_factory.mktemp)
@@ -74,8 +77,8 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> "Export":
 
 @pytest.fixture(scope="session")
 def cnn(export: "Export") -> "Exported":
-    """The default preset on 8 x 8 grey images, with fresh weights."""
-    from model.bundle.architecture import Architecture
+    """The exported default preset for 8 x 8 grey images, with random weights."""
+    from model.bundle.network_architecture import Architecture
     from tests.exported import DIGIT
 
     return export(Architecture(classes=10, input=DIGIT))

@@ -1,4 +1,4 @@
-"""Digits and other images as the bytes and numbers that go over the wire."""
+"""Encodes images as files, numbers, forms and JSON bodies, as clients send them."""
 
 import base64
 import io
@@ -26,31 +26,31 @@ def encode(
 
 
 def encode_16_bits(pixels: Pixels) -> bytes:
-    """Encode grey [H, W] pixels as a PNG of 16 bits a pixel: 255 becomes 65,535."""
+    """Encode grey [H, W] pixels as a PNG of 16 bits per pixel; 255 becomes 65,535."""
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint16) * 257).save(file, "PNG")
     return file.getvalue()
 
 
 def numbers(pixels: Pixels) -> Any:
-    """Nested lists of numbers in 0..1."""
+    """Convert pixels to nested lists of numbers in 0..1."""
     return (pixels / 255).tolist()
 
 
 def instances(images: Sequence[Any]) -> bytes:
-    """A JSON body: bytes are sent as base64, everything else as it is."""
+    """Build a JSON body with `instances`; bytes become base64, other images are kept."""
     return orjson.dumps({"instances": [_instance(image) for image in images]})
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG file of a few bytes that declares width x height pixels and holds none of them."""
+    """Build a PNG file of a few bytes that declares width x height pixels but contains none."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 
 def form(*files: bytes, name: str = "file") -> list[tuple[str, tuple[str, bytes]]]:
-    """What httpx takes as `files`."""
+    """Build the argument `files` of httpx: a form with image files."""
     return [(name, ("image.png", data)) for data in files]
 
 

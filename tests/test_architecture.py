@@ -1,78 +1,170 @@
-"""The arrows of docs/architecture.md: training -> model <- service, and torch where it belongs."""
+"""The import rules of docs/architecture.md, read from the syntax trees of the source files.
+
+Between packages: training -> model <- service. Between the rooms (sub-packages and top modules) of
+one package: a room imports only rooms that stand before it in `ROOMS`. Between modules: no cycles.
+Training libraries are imported only in training/.
+"""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 
-TORCH = {"torch", "torchmetrics", "lightning", "onnxscript"}
-TORCH_IN_MODEL = {
-    "training/network/activations.py",
-    "training/network/classifier.py",
-    "training/export/to_onnx.py",
-    "training/export/quantize.py",
+TRAINING_LIBRARIES = {
+    "lightning",
+    "matplotlib",
+    "onnx",
+    "onnxscript",
+    "pooch",
+    "scipy",
+    "sklearn",
+    "torch",
+    "torchmetrics",
+    "torchvision",
 }
-NOT_WITH_THE_SERVICE = TORCH | {"onnx", "sklearn", "matplotlib", "scipy", "pooch", "training"}
+WEB_LIBRARIES = {"fastapi", "httptools", "starlette", "uvicorn"}
+
+FORBIDDEN = {
+    "model": {"benchmarks", "service", "tests", "training"} | TRAINING_LIBRARIES | WEB_LIBRARIES,
+    "service": {"benchmarks", "tests", "training"} | TRAINING_LIBRARIES,
+    "training": {"benchmarks", "service", "tests"} | WEB_LIBRARIES,
+}
+
+ROOMS = {
+    "model": (
+        "errors",
+        "command_settings",
+        "npz_arrays",
+        "images",
+        "graphs",
+        "uncertainty",
+        "bundle",
+        "dropout",
+        "inference",
+    ),
+    "training": (
+        "config",
+        "data",
+        "network",
+        "fitting",
+        "evaluation",
+        "export",
+        "report",
+        "evaluate",
+        "pipeline",
+        "__main__",
+        "experiments",
+    ),
+    "service": (
+        "errors",
+        "settings",
+        "container_resources",
+        "observability",
+        "codecs",
+        "http",
+        "sandbox",
+        "engine",
+        "registry",
+        "api",
+        "web",
+        "app",
+        "worker_supervisor",
+        "server",
+        "control",
+        "__main__",
+    ),
+}
+"""The rooms of each package from the lowest to the highest."""
 
 
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+def module_name(file: Path) -> str:
+    """Return the dotted name of a source file; a package's `__init__.py` is the package."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(file: Path) -> Iterator[str]:
-    """Yield the full name of every module that a file imports anywhere, also within functions."""
+def modules(package: str) -> dict[str, Path]:
+    found = {module_name(file): file for file in sorted((ROOT / package).rglob("*.py"))}
+    assert found
+    return found
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the dotted name of everything that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: say imports in full"
+            assert node.level == 0, f"{file}: write imports in full, not relative to the module"
             yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def packages(file: Path) -> set[str]:
-    return {name.partition(".")[0] for name in imported(file)}
+def import_graph(package: str) -> dict[str, set[str]]:
+    """Return which modules of its own package each module imports.
+
+    Packages themselves are left out: another test requires that no `__init__.py` imports anything.
+    """
+    files = modules(package)
+    targets = {name for name, file in files.items() if file.name != "__init__.py"}
+    return {name: (set(imports(file)) & targets) - {name} for name, file in files.items()}
 
 
-@pytest.mark.parametrize(
-    ("package", "forbidden"),
-    [
-        ("service", NOT_WITH_THE_SERVICE),
-        ("training", {"service"}),
-        ("model", {"service", "training", "fastapi", "starlette", "uvicorn", "lightning"}),
-    ],
-)
-def test_packages_do_not_import_what_they_must_not_know(package: str, forbidden: set[str]) -> None:
-    files = sources(package)
-    assert files
-    assert {file: packages(file) & forbidden for file in files if packages(file) & forbidden} == {}
+def room(module: str) -> str:
+    return module.split(".")[1]
 
 
-def test_torch_and_onnx_stand_only_in_training_and_four_files_of_model() -> None:
-    files = [*sources("model"), *sources("service")]
-    found = {str(file.relative_to(ROOT)) for file in files if packages(file) & (TORCH | {"onnx"})}
-    assert found == TORCH_IN_MODEL
-
-
-def test_the_service_uses_none_of_the_files_that_import_torch() -> None:
-    """Follow its imports through model/."""
-    torch_modules = {name.removesuffix(".py").replace("/", ".") for name in TORCH_IN_MODEL}
-    known = {
-        ".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in sources("model")
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_package_does_not_import_what_it_must_not_know(package: str) -> None:
+    found = {
+        name: forbidden
+        for name, file in modules(package).items()
+        if (forbidden := {each.partition(".")[0] for each in imports(file)} & FORBIDDEN[package])
     }
-    reached: set[str] = set()
-    waiting = {name for file in sources("service") for name in imported(file)} & set(known)
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        waiting |= set(imported(known[name])) & set(known) - reached
-    assert "model.inference.predictor" in reached
-    assert reached & torch_modules == set()
+    assert found == {}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_every_room_has_a_place_in_the_order(package: str) -> None:
+    assert {room(name) for name in modules(package) if name != package} == set(ROOMS[package])
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_room_imports_only_lower_rooms(package: str) -> None:
+    height = {name: number for number, name in enumerate(ROOMS[package])}
+    upward = {
+        f"{source} -> {target}"
+        for source, targets in import_graph(package).items()
+        for target in targets
+        if source != package
+        and room(source) != room(target)
+        and height[room(source)] <= height[room(target)]
+    }
+    assert upward == set()
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_modules_do_not_import_each_other_in_a_cycle(package: str) -> None:
+    try:
+        TopologicalSorter(import_graph(package)).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("package", [*ROOMS, "benchmarks"])
+def test_init_file_describes_its_room_and_imports_nothing(package: str) -> None:
+    for name, file in modules(package).items():
+        if file.name == "__init__.py":
+            docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+            assert docstring, f"{name} has no docstring"
+            assert "TODO" not in docstring, f"{name}: {docstring}"
+            assert list(imports(file)) == [], name
 
 
 def test_importing_the_service_loads_no_training_library() -> None:
@@ -81,13 +173,13 @@ def test_importing_the_service_loads_no_training_library() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "onnxruntime" in loaded
-    assert loaded & (NOT_WITH_THE_SERVICE | {"pandas", "tensorboard"}) == set()
+    assert loaded & (FORBIDDEN["service"] | {"pandas", "tensorboard"}) == set()
 
 
-def test_importing_the_service_starts_nothing() -> None:
-    """No file opened but modules, no thread, no signal handler, no environment read at import."""
+def test_importing_the_service_has_no_side_effects() -> None:
+    """An import opens only modules, starts no thread and sets no signal handler."""
     code = """
-import builtins, signal, sys, threading
+import signal, sys, threading
 import numpy, onnxruntime, PIL.Image, fastapi, pydantic_settings, prometheus_client, uvicorn, model
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)

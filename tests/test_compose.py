@@ -1,6 +1,6 @@
-"""The containers, built, brought up, used and taken down. Run with `make compose-test`.
+"""Builds, starts, uses and removes the containers. Run with `make compose-test`.
 
-COMPOSE names the command that stands for `docker compose`; PACKAGE_INDEX reaches the builds.
+COMPOSE names a command to use instead of `docker compose`; PACKAGE_INDEX is passed to the builds.
 """
 
 import errno
@@ -36,7 +36,7 @@ USER = 10_001
 
 
 class Stack:
-    """The project under a name and a port of its own, beside any other on this machine."""
+    """The compose project, with a unique name and port."""
 
     def __init__(self) -> None:
         self.project = f"dropserve-test-{uuid.uuid4().hex[:8]}"
@@ -45,13 +45,13 @@ class Stack:
         self._compose = shlex.split(os.environ.get("COMPOSE") or "docker compose")
 
     def compose(self, *arguments: str, seconds: float = COMMAND_SECONDS) -> str:
-        """Run one compose command; return its standard output, fail with all it said."""
+        """Run one compose command; return its standard output, or fail with its whole output."""
         done = self._run(*arguments, seconds=seconds)
         assert done.returncode == 0, f"{shlex.join(arguments)}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def logs(self, service: str) -> str:
-        """Return what a service wrote, to either stream."""
+        """Return what a service wrote to standard output and standard error."""
         done = self._run("logs", service, seconds=COMMAND_SECONDS)
         return done.stdout + done.stderr
 
@@ -60,7 +60,7 @@ class Stack:
         return json.loads(self.compose("exec", "-T", "service", "python", "-c", source))
 
     def inspect(self, service: str, template: str) -> Any:
-        """Return what the engine knows of a service's container, by a Go template of JSON."""
+        """Inspect the container of a service with a Go template that prints JSON."""
         return json.loads(
             self._engine("inspect", "--format", template, self._container(service)).stdout
         )
@@ -70,7 +70,7 @@ class Stack:
         self._engine("wait", self._container(service))
 
     def wait_until_ready(self) -> None:
-        """Poll the service until it is ready, fail with its log when it does not get there."""
+        """Wait until the service is ready; fail with its log after READY_SECONDS."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if self._ready():
@@ -104,7 +104,7 @@ class Stack:
         return self._engine("ps", "--all", "--quiet", *filters).stdout.strip()
 
     def _engine(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the engine behind the compose command: the one with our containers."""
+        """Run a command of the container engine that has our containers."""
         for engine in filter(shutil.which, ENGINES):
             done = subprocess.run(
                 [engine, *arguments],
@@ -130,48 +130,48 @@ def stack() -> Iterator[Stack]:
         stack.compose("down", "--volumes", "--rmi", "local")
 
 
-def test_classifies_real_digits(stack: Stack) -> None:
+def test_predict_classifies_real_digits(stack: Stack) -> None:
     images, labels = _digits(50)
 
-    answer = httpx.post(f"{stack.url}/predict", files=_form(images))
+    response = httpx.post(f"{stack.url}/predict", files=_form(images))
 
-    assert answer.status_code == httpx.codes.OK, answer.text
-    assert (answer.json()["model"], answer.json()["version"]) == ("digits", "1")
-    predicted = [each["label"] for each in answer.json()["predictions"]]
-    right = sum(a == b for a, b in zip(predicted, labels, strict=True))
-    assert right >= 0.95 * len(labels)
+    assert response.status_code == httpx.codes.OK, response.text
+    assert (response.json()["model"], response.json()["version"]) == ("digits", "1")
+    predicted = [each["label"] for each in response.json()["predictions"]]
+    correct = sum(a == b for a, b in zip(predicted, labels, strict=True))
+    assert correct >= 0.95 * len(labels)
 
 
-def test_says_how_sure_it_is(stack: Stack) -> None:
+def test_uncertainty_returns_finite_statistics(stack: Stack) -> None:
     images, _ = _digits(10)
 
-    answer = httpx.post(f"{stack.url}/uncertainty", files=_form(images))
+    response = httpx.post(f"{stack.url}/uncertainty", files=_form(images))
 
-    assert answer.status_code == httpx.codes.OK, answer.text
-    assert len(answer.json()["predictions"]) == len(images)
-    for each in answer.json()["predictions"]:
+    assert response.status_code == httpx.codes.OK, response.text
+    assert len(response.json()["predictions"]) == len(images)
+    for each in response.json()["predictions"]:
         by_class = [
             *each["probabilities"].values(),
             *each["probability_std"].values(),
             *each["standard_error"].values(),
         ]
         assert len(by_class) == 3 * 10
-        assert all(math.isfinite(figure) for figure in by_class)
+        assert all(math.isfinite(value) for value in by_class)
         assert math.isclose(sum(each["probabilities"].values()), 1, abs_tol=1e-5)
         assert 0 <= each["expected_entropy"] <= each["predictive_entropy"] <= math.log(10)
         assert 0 <= each["mutual_information"] <= each["predictive_entropy"]
         assert 0 <= each["variation_ratio"] <= 1
 
 
-def test_an_operator_changes_models_from_within_and_nobody_from_outside(stack: Stack) -> None:
-    told = stack.python(
+def test_models_are_controlled_from_inside_the_container_only(stack: Stack) -> None:
+    outputs = stack.python(
         "import json, subprocess, sys; print(json.dumps([subprocess.run([sys.executable, '-m', "
         "'service.control', action, 'digits'], capture_output=True, text=True).stdout "
         "for action in ('unload', 'load', 'follow')]))"
     )
     outside = httpx.post(f"{stack.url}/v2/repository/models/digits/unload")
 
-    assert told == [
+    assert outputs == [
         "digits: unloaded\n",
         "digits: loaded\n",
         "digits: stable version 1 (the newest)\n",
@@ -208,7 +208,7 @@ def test_service_runs_without_privileges(stack: Stack) -> None:
     assert int(status["NoNewPrivs"]) == 1
 
 
-def test_service_can_write_nowhere_but_to_tmp(stack: Stack) -> None:
+def test_service_can_write_only_to_tmp(stack: Stack) -> None:
     refusals = stack.python(
         "import json, pathlib\n"
         "refusals = {}\n"
@@ -221,11 +221,11 @@ def test_service_can_write_nowhere_but_to_tmp(stack: Stack) -> None:
         "print(json.dumps(refusals))"
     )
 
-    read_only = errno.EROFS  # not EACCES, which would be the owner's doing
+    read_only = errno.EROFS  # not EACCES, which only the file's owner would cause
     assert refusals == {"/app": read_only, "/venv": read_only, "/models": read_only, "/tmp": None}
 
 
-def test_limits_reach_the_engine(stack: Stack) -> None:
+def test_resource_limits_are_set(stack: Stack) -> None:
     limits = stack.inspect(
         "service",
         '{"memory": {{.HostConfig.Memory}}, "pids": {{.HostConfig.PidsLimit}}, '
@@ -242,8 +242,8 @@ def test_health_check_passes(stack: Stack) -> None:
     stack.compose("exec", "-T", "service", *command)
 
 
-def test_runtime_is_told_not_to_report_home(stack: Stack) -> None:
-    # ONNX Runtime gives the machine an identity when its telemetry is on.
+def test_telemetry_of_onnx_runtime_is_off(stack: Stack) -> None:
+    # ONNX Runtime writes an identity of the machine when its telemetry is on.
     traces = stack.python(
         "import json, pathlib; print(json.dumps([str(path) for path in "
         "pathlib.Path('/tmp').rglob('*') if path.name in ('deviceid', '.ses')]))"
@@ -271,11 +271,11 @@ def test_sigterm_ends_the_service_in_time(stack: Stack) -> None:
 
     stack.compose("stop", "service")
 
-    took = time.monotonic() - started
+    seconds = time.monotonic() - started
     try:
         assert stack.inspect("service", "{{json .State.Status}}") == "exited"
         assert stack.inspect("service", "{{.State.ExitCode}}") == 0  # 137 when it had to be killed
-        assert took < GRACE_SECONDS
+        assert seconds < GRACE_SECONDS
     finally:
         stack.compose("start", "service")
         stack.wait_until_ready()
@@ -283,9 +283,9 @@ def test_sigterm_ends_the_service_in_time(stack: Stack) -> None:
 
 def _digits(count: int) -> tuple[list[bytes], list[str]]:
     data = load_digits()
-    every = np.linspace(0, len(data.target) - 1, count).round().astype(int)
-    grey = np.round(data.images[every] * 255 / 16).astype(np.uint8)
-    return [_png(image) for image in grey], [str(label) for label in data.target[every]]
+    rows = np.linspace(0, len(data.target) - 1, count).round().astype(int)
+    grey = np.round(data.images[rows] * 255 / 16).astype(np.uint8)
+    return [_png(image) for image in grey], [str(label) for label in data.target[rows]]
 
 
 def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:

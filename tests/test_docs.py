@@ -1,22 +1,22 @@
-"""The docs are held true: every route, error code, setting, metric and file is in them."""
+"""Tests that the docs name every route, error code, setting, metric and file, and no other."""
 
 import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from fastapi.routing import APIRoute
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from model.settings import CommandSettings
-from service.api.routes import NamedRoute
+from model.command_settings import CommandSettings
 from service.app import create_app
 from service.control import ControlSettings
-from service.errors import HTTP_CODES, INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
+from service.errors import HTTP_PROTOCOL_CODES, INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
 from service.observability.metrics import Metrics
 from service.settings import ServiceSettings
 from tests.differential.cases import CASES
-from tests.differential.differences import EXPLAINED
+from tests.differential.differences import EXPLANATIONS
 from training.config import EvaluationConfig, TrainingConfig
 from training.experiments.settings import ExperimentName, ExperimentSettings
 
@@ -28,7 +28,7 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
-def test_every_route_is_documented_and_no_other() -> None:
+def test_http_api_lists_every_native_route_and_no_other() -> None:
     described = create_app(ServiceSettings()).openapi()["paths"]
     routes = {
         f"{method.upper()} {path}"
@@ -41,12 +41,12 @@ def test_every_route_is_documented_and_no_other() -> None:
     assert written == routes | {"GET /docs"}
 
 
-def test_every_route_of_the_protocols_is_documented_and_no_other() -> None:
+def test_open_inference_lists_every_protocol_route_and_no_other() -> None:
     app = create_app(ServiceSettings())
     routes = {
         f"{method} {route.path}"
         for route in app.routes
-        if isinstance(route, NamedRoute)
+        if isinstance(route, APIRoute)
         and route.path.startswith("/v")
         and "/versions/" not in route.path
         for method in (route.methods or set()) - {"HEAD"}
@@ -55,21 +55,21 @@ def test_every_route_of_the_protocols_is_documented_and_no_other() -> None:
     assert written == routes - {"GET /v2/"}
 
 
-def test_every_difference_from_triton_is_documented_and_no_other() -> None:
+def test_open_inference_lists_every_difference_from_triton_and_no_other() -> None:
     rows = re.findall(r"^\| .* \| `.*` \| `.*` \| `.*` \| (.*) \|$", PROTOCOLS, re.MULTILINE)
-    assert rows == [each.why for each in EXPLAINED]
+    assert rows == [each.why for each in EXPLANATIONS]
     assert f"sends {len(CASES)} requests" in PROTOCOLS
 
 
-def test_every_error_code_is_documented_with_its_status_and_no_other() -> None:
+def test_http_api_lists_every_error_code_with_its_status_and_no_other() -> None:
     rows = set(re.findall(r"^\| (\d{3}) \| `(\w+)` \|", API, re.MULTILINE))
     codes = {(str(status), code) for status, code in STATUS_AND_CODE.values()}
-    codes |= {(str(status), code) for status, code in (ROUTING_CODES | HTTP_CODES).items()}
+    codes |= {(str(status), code) for status, code in (ROUTING_CODES | HTTP_PROTOCOL_CODES).items()}
     assert rows == codes | {("500", INTERNAL_CODE)}
 
 
-def test_every_metric_is_documented_and_no_other() -> None:
-    exposed = Metrics().expose().decode()
+def test_http_api_lists_every_prometheus_series_and_no_other() -> None:
+    exposed = Metrics().render().decode()
     names = set(re.findall(r"^# HELP (dropserve_\S+)", exposed, re.MULTILINE))
     assert set(re.findall(r"^\| `(dropserve_\w+)` \|", API, re.MULTILINE)) == names
 
@@ -85,12 +85,14 @@ POSITIONAL = {"experiment", "bundle", "action", "model"}
 
 
 def flags(settings: type[CommandSettings]) -> dict[str, FieldInfo]:
-    """The fields that are flags."""
+    """Return the fields that are flags, not positional arguments."""
     return {name: each for name, each in settings.model_fields.items() if name not in POSITIONAL}
 
 
 @pytest.mark.parametrize("settings", PROGRAMS)
-def test_every_setting_is_documented_with_its_default(settings: type[CommandSettings]) -> None:
+def test_configuration_lists_every_setting_with_its_default(
+    settings: type[CommandSettings],
+) -> None:
     prefix = settings.model_config["env_prefix"]
     for name, field in flags(settings).items():
         default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
@@ -99,17 +101,17 @@ def test_every_setting_is_documented_with_its_default(settings: type[CommandSett
         assert (field.description or "?").replace("|", "\\|") in CONFIGURATION
 
 
-def test_no_setting_is_documented_that_is_not_there() -> None:
+def test_configuration_lists_no_unknown_setting() -> None:
     written = set(re.findall(r"^\| `--([a-z-]+)` \|", CONFIGURATION, re.MULTILINE))
     assert written == {name.replace("_", "-") for each in PROGRAMS for name in flags(each)}
 
 
-def test_every_experiment_is_documented() -> None:
+def test_configuration_lists_every_experiment() -> None:
     for name in get_args(ExperimentName):
         assert f"`{name}`" in CONFIGURATION.split("python -m training.experiments NAME")[1]
 
 
-def test_the_architecture_names_every_module_and_no_other() -> None:
+def test_architecture_lists_every_module_and_no_other() -> None:
     modules = {
         str(file.relative_to(ROOT))
         for package in ("model", "training", "service")
@@ -120,12 +122,31 @@ def test_the_architecture_names_every_module_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("document", sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")]))
-def test_every_link_inside_the_project_leads_somewhere(document: Path) -> None:
+def test_link_inside_the_project_leads_to_a_file(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_the_readme_names_make_targets_that_exist_and_the_two_first_commands() -> None:
+def heading_anchors(document: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize(
+    "document", sorted([ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/**/*.md")])
+)
+def test_link_to_a_heading_leads_to_one(document: Path) -> None:
+    links = re.findall(r"\]\(([^):#]*)#([^)]+)\)", document.read_text())
+    missing = [
+        f"{file}#{anchor}"
+        for file, anchor in links
+        if anchor not in heading_anchors(document.parent / file if file else document)
+    ]
+    assert missing == []
+
+
+def test_readme_names_existing_make_targets_and_the_two_first_commands() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert named <= targets
@@ -133,5 +154,5 @@ def test_the_readme_names_make_targets_that_exist_and_the_two_first_commands() -
 
 
 @pytest.mark.parametrize("document", sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")]))
-def test_no_document_has_a_hole(document: Path) -> None:
+def test_document_has_no_placeholder(document: Path) -> None:
     assert not re.search(r"@@|\bTODO\b|\bTBD\b", document.read_text())

@@ -1,1 +1,4 @@
-"""From a data set to a bundle: `python -m training --help`. Knows no HTTP."""
+"""Trains a classifier on a data set and exports it as a bundle: `python -m training --help`.
+
+Needs torch. Knows no HTTP.
+"""

@@ -1,19 +1,19 @@
-"""One validated description of a run, and one of a measurement.
+"""The validated options of `python -m training` and of `python -m training.evaluate`.
 
-Knows no torch, so `--help` and errors come at once.
+Imports no torch, so `--help` and usage errors are printed at once.
 """
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pooch
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.bundle.architecture import ActivationName, PresetName
+from model.bundle.network_architecture import ActivationName, PresetName
 from model.bundle.store import check_name
-from model.settings import CommandSettings
+from model.command_settings import CommandSettings
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist", "cifar-10")
 FOLDER_PREFIX = "folder:"
@@ -21,18 +21,21 @@ FOLDER_PREFIX = "folder:"
 Augmentation = Literal["none", "shift", "affine", "flip-crop"]
 Resize = Literal["crop", "pad", "stretch"]
 
+_OOD_ALIAS = "strangers"
+"""The former name of the evaluation option `ood`; it still works."""
+
 
 def data_dir_from_environment() -> Path | None:
-    """Return the folder that DROPSERVE_DATA_DIR names, or None."""
+    """Return the folder that the variable DROPSERVE_DATA_DIR names, or None if it is unset."""
     value = os.environ.get("DROPSERVE_DATA_DIR")
     return Path(value) if value else None
 
 
-def check_data(data: str) -> str:
-    """Return `data` if it names a data set.
+def check_data_name(data: str) -> str:
+    """Return `data` unchanged if it names a known data set or `folder:` and a folder that exists.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it names neither.
     """
     if data.startswith(FOLDER_PREFIX):
         folder = Path(data.removeprefix(FOLDER_PREFIX))
@@ -45,11 +48,11 @@ def check_data(data: str) -> str:
     return data
 
 
-def check_present(folder: Path | None) -> Path | None:
-    """Return `folder` if it is there, or None.
+def check_folder(folder: Path | None) -> Path | None:
+    """Return `folder` unchanged if it is None or exists.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: there is no such folder.
     """
     if folder is not None and not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; name one that exists or leave it out.")
@@ -159,21 +162,21 @@ class TrainingConfig(CommandSettings):
 
     @field_validator("data")
     @classmethod
-    def _known_data(cls, data: str) -> str:
-        return check_data(data)
+    def _check_data(cls, data: str) -> str:
+        return check_data_name(data)
 
     @field_validator("name")
     @classmethod
-    def _good_name(cls, name: str | None) -> str | None:
+    def _check_name(cls, name: str | None) -> str | None:
         return None if name is None else check_name(name)
 
     @field_validator("data_dir")
     @classmethod
-    def _present(cls, folder: Path | None) -> Path | None:
-        return check_present(folder)
+    def _check_data_dir(cls, folder: Path | None) -> Path | None:
+        return check_folder(folder)
 
     @model_validator(mode="after")
-    def _default_name_is_good(self) -> Self:
+    def _check_default_name(self) -> Self:
         if self.name is None:
             try:
                 check_name(self.model_name)
@@ -184,7 +187,7 @@ class TrainingConfig(CommandSettings):
         return self
 
     @model_validator(mode="after")
-    def _only_relu_is_pruned(self) -> Self:
+    def _check_pruning(self) -> Self:
         if self.prune_dead and self.activation != "relu":
             raise ValueError(
                 "--prune-dead needs --activation relu: the others' silent units still give "
@@ -193,7 +196,7 @@ class TrainingConfig(CommandSettings):
         return self
 
     @model_validator(mode="after")
-    def _only_relu_convolutions_are_quantised(self) -> Self:
+    def _check_quantization(self) -> Self:
         if self.quantize and (self.preset, self.activation) != ("cnn", "relu"):
             raise ValueError(
                 "--quantize needs --preset cnn and --activation relu: integers would not speed up "
@@ -203,7 +206,7 @@ class TrainingConfig(CommandSettings):
 
     @property
     def model_name(self) -> str:
-        """The name of the bundle: `name`, or the data set's."""
+        """The name of the bundle: `name`, or the name of the data set."""
         if self.name is not None:
             return self.name
         if self.data.startswith(FOLDER_PREFIX):
@@ -212,35 +215,40 @@ class TrainingConfig(CommandSettings):
 
     @property
     def peak_learning_rate(self) -> float:
-        """`learning_rate`, or what suits the preset: normalised layers bear a higher one."""
+        """`learning_rate`, or the preset's default, which is higher for normalised layers."""
         if self.learning_rate is not None:
             return self.learning_rate
         return {"cnn": 6e-3, "mlp": 1e-3, "alexnet": 3e-4}[self.preset]
 
     @property
-    def heads_a_step(self) -> int:
-        """`dropout_samples`, or what suits the preset: only a small head costs nothing."""
+    def heads_per_step(self) -> int:
+        """`dropout_samples`, or the preset's default: 1 where the head is large and so slow."""
         return self.dropout_samples or {"cnn": 8, "mlp": 8, "alexnet": 1}[self.preset]
 
     @property
     def channels(self) -> Literal[1, 3] | None:
-        """1 = grey, 3 = RGB, None = as the data set has them."""
+        """1 for grey, 3 for RGB, None for the channels of the data set."""
         if self.colour is None:
             return None
         return 1 if self.colour == "grey" else 3
 
-    def describes(self) -> dict[str, object]:
-        """All that decides the weights: a bundle records it, a resumed run must share it."""
-        places = {"output", "runs", "data_dir", "cache_dir", "max_memory_gib", "config"}
-        afterwards = {"resume", "unless_exists", "name", "quantize"}
-        return self.model_dump(mode="json", exclude=places | afterwards)
+    def recorded_options(self) -> dict[str, object]:
+        """Return the options that determine the weights.
+
+        The manifest records them, and a resumed run must have the same ones.
+        """
+        locations = {"output", "runs", "data_dir", "cache_dir", "max_memory_gib", "config"}
+        not_training = {"resume", "unless_exists", "name", "quantize"}
+        return self.model_dump(mode="json", exclude=locations | not_training)
 
 
 class EvaluationConfig(CommandSettings):
-    """Measure a bundle: figures, trust, strangers. The report opens in a browser."""
+    """Measure a bundle: accuracy, calibration, selective prediction, OOD detection; as HTML."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DROPSERVE_EVALUATION_", cli_prog_name="python -m training.evaluate"
+        env_prefix="DROPSERVE_EVALUATION_",
+        env_prefix_target="all",  # the prefix also stands before an alias
+        cli_prog_name="python -m training.evaluate",
     )
 
     bundle: CliPositionalArg[Path] = Field(description="folder of one version, models/NAME/VERSION")
@@ -249,8 +257,10 @@ class EvaluationConfig(CommandSettings):
         description=f"data set whose test images are used: {', '.join(DATA_SETS)}, or "
         f"{FOLDER_PREFIX}PATH; default: what the bundle was trained on",
     )
-    strangers: str | None = Field(
-        None, description="data set of other classes, whose test images should seem strange"
+    ood: str | None = Field(
+        None,
+        validation_alias=AliasChoices("ood", _OOD_ALIAS),
+        description="data set of other classes, whose test images are out of distribution",
     )
     output: Path = Field(
         Path("runs/evaluations"), description="folder for the report, in NAME-VERSION"
@@ -264,12 +274,20 @@ class EvaluationConfig(CommandSettings):
         description="folder for downloads",
     )
 
-    @field_validator("data", "strangers")
+    @model_validator(mode="before")
     @classmethod
-    def _known_data(cls, data: str | None) -> str | None:
-        return None if data is None else check_data(data)
+    def _flag_wins_over_alias_in_file(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Drop the alias that a TOML file sets where a flag or a variable has set `ood`."""
+        if "ood" in values:
+            values.pop(_OOD_ALIAS, None)
+        return values
+
+    @field_validator("data", "ood")
+    @classmethod
+    def _check_data(cls, data: str | None) -> str | None:
+        return None if data is None else check_data_name(data)
 
     @field_validator("data_dir")
     @classmethod
-    def _present(cls, folder: Path | None) -> Path | None:
-        return check_present(folder)
+    def _check_data_dir(cls, folder: Path | None) -> Path | None:
+        return check_folder(folder)

@@ -1,89 +1,88 @@
-"""One run from configuration to bundle: load, fit, export, check, measure, report, publish."""
+"""Runs a training from its options to a bundle: load data, fit, export, verify, measure, report."""
 
-import json
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version as library_version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from model.bundle.architecture import Architecture
 from model.bundle.store import new_version, open_bundle, require_writable
-from model.errors import SettingsError
 from model.images.preprocessing import to_float
-from model.inference.predictor import Predictor, open_tested
+from model.inference.predictor import Predictor
+from model.inference.predictor_loading import load_predictor
 from model.uncertainty.calibration import CALIBRATION_FILE
 from training.config import TrainingConfig
-from training.data import dataset as data_sets
-from training.data.batches import pixels
-from training.data.dataset import DataSet
+from training.data.batches import image_batches
+from training.data.dataset import Dataset, load_dataset
 from training.evaluation.corruptions import corruption_curves
 from training.evaluation.metrics import evaluate
-from training.evaluation.selective import measure
+from training.evaluation.metrics_schema import BundleMetrics, DiagnosisMetrics, HiddenLayerMetrics
+from training.evaluation.selective_prediction import selective_metrics
 from training.export.calibrate import calibrate
-from training.export.quantization_gate import Choice, choose
-from training.export.to_onnx import PARITY_TOLERANCE, export_graphs, parity, write_golden
-from training.fitting.diagnostics import diagnose, turnover
-from training.fitting.loop import LAST_CHECKPOINT, TrainResult, architecture, fit
-from training.fitting.troubleshooting import advise
+from training.export.quantization_gate import PrecisionChoice, choose_precision
+from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs, write_golden
+from training.fitting.run_folder import prepare_run_folder
+from training.fitting.training_advice import advise
+from training.fitting.training_loop import LAST_CHECKPOINT, TrainResult, describe_architecture, fit
+from training.fitting.unit_diagnostics import count_deaths_and_revivals, diagnose
 from training.network.classifier import Classifier, count_parameters
-from training.network.prune import difference, prune
-from training.report.html import Subject, write_card, write_plots
+from training.network.prune import max_logit_difference, prune
+from training.report.html_report import ReportData, write_card, write_plots
 
 logger = logging.getLogger(__name__)
 
-_CONFIG_FILE = "config.json"
-_PARITY_IMAGES = 256
+_PARITY_IMAGES = 256  # of the validation split, for the parity check and the golden file
 _LIBRARIES = ("torch", "lightning", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 
 def train(config: TrainingConfig) -> Path:
-    """Train as `config` says, and return the folder of the new bundle.
+    """Train as `config` describes, and return the folder of the new bundle.
 
     Raises:
-        DropserveError: each with one sentence that says what to do.
-        KeyboardInterrupt: Ctrl-C; no bundle was written. It says so where the run can go on.
+        DropserveError: the run failed; its message tells the user what to do.
+        KeyboardInterrupt: Ctrl-C; no bundle was written. Its message says if the run can resume.
     """
     require_writable(config.output)
-    data = data_sets.load(config)
+    data = load_dataset(config)
     logger.info(
         "%s: %d training, %d validation and %d test images, %d classes",
         *(data.name, len(data.train), len(data.validation), len(data.test)),
         len(data.class_names),
     )
-    run = run_folder(config, data)
+    run = prepare_run_folder(config, data)
     try:
-        return _to_bundle(config, data, run)
+        return _train_and_export(config, data, run)
     except KeyboardInterrupt:
         saved = (run / LAST_CHECKPOINT).is_file()
         raise KeyboardInterrupt("Go on with --resume." if saved else "") from None
 
 
-def _to_bundle(config: TrainingConfig, data: DataSet, run: Path) -> Path:
-    fitted = fit(config, data, run, resume=config.resume)
-    health = (fitted.before, fitted.after, fitted.epochs)
+def _train_and_export(config: TrainingConfig, data: Dataset, run: Path) -> Path:
+    result = fit(config, data, run, resume=config.resume)
+    health = (result.before, result.after, result.epochs)
     advice = advise(config.activation, config.peak_learning_rate, *health)
     for sentence in advice:
         logger.warning("Warning: %s", sentence)
-    removed = 0
+    pruned = 0
     if config.prune_dead:
-        network, removed = pruned(fitted.network, data)
-        fitted = replace(fitted, network=network)
-    return export_bundle(config, data, fitted, advice, removed)
+        network, pruned = prune_if_unchanged(result.network, data)
+        result = replace(result, network=network)
+    return export_bundle(config, data, result, advice, pruned)
 
 
-def pruned(network: Classifier, data: DataSet) -> tuple[Classifier, int]:
-    """Return the network without the units dead on training and validation images, and how many.
+def prune_if_unchanged(network: Classifier, data: Dataset) -> tuple[Classifier, int]:
+    """Prune the units that are dead on all training and validation images; return their number.
 
-    It is the network itself, and 0, where the test images' logits would differ by more than the
-    export may differ.
+    Returns:
+        (pruned network, number of removed units), or (`network`, 0) if pruning would change a logit
+        of a test image by more than the tolerance of the export.
     """
-    known = chain(pixels(data.train), pixels(data.validation))
-    smaller, removed = prune(network, diagnose(network, known))
-    worst = difference(network, smaller, pixels(data.test))
+    batches = chain(image_batches(data.train), image_batches(data.validation))
+    dead_units = [layer.dead_units for layer in diagnose(network, batches)]
+    smaller, removed = prune(network, dead_units)
+    worst = max_logit_difference(network, smaller, image_batches(data.test))
     if worst <= PARITY_TOLERANCE:
         logger.info("pruned %d dead units; the test logits moved by at most %.1g", removed, worst)
         return smaller, removed
@@ -96,68 +95,69 @@ def pruned(network: Classifier, data: DataSet) -> tuple[Classifier, int]:
 
 
 def export_bundle(
-    config: TrainingConfig, data: DataSet, fitted: TrainResult, advice: Sequence[str], removed: int
+    config: TrainingConfig, data: Dataset, result: TrainResult, advice: Sequence[str], pruned: int
 ) -> Path:
-    """Export the network, hold it to its gates, measure the export and write the bundle.
+    """Export the network, verify and measure the export, write the bundle; return its folder.
 
     Args:
-        config: the run's description.
-        data: where the figures come from.
-        fitted: the network and how it came to be.
-        advice: what the diagnosis found.
-        removed: how many dead units were pruned.
+        config: the options of the run.
+        data: its validation and test images are measured.
+        result: the trained network and the course of its training.
+        advice: the sentences of the diagnostics.
+        pruned: number of dead units that were removed.
 
     Raises:
         ExportError: the export differs from the network.
         BundleError: the bundle cannot be written.
     """
-    described = architecture(config, data)
-    network, spec = fitted.network, data.input
+    network, spec = result.network, data.input
     with new_version(config.output, config.model_name) as draft:
         export_graphs(network, (spec.channels, spec.height, spec.width), draft.path)
-        draft.manifest = _manifest(config, data, network, described)
+        draft.manifest = _manifest(config, data, network)
         predictor = Predictor.open(draft.path, network.head.dropout_layers)
         images = to_float(data.validation.images[:_PARITY_IMAGES])
-        difference = parity(network, predictor, images)
-        choice = _quantised(draft.path, network, data) if config.quantize else None
+        logit_difference = check_parity(network, predictor, images)
+        choice = _choose_precision(draft.path, network, data) if config.quantize else None
         if choice is not None and choice.precision == "int8":
             draft.manifest["precision"] = "int8"
             predictor = Predictor.open(draft.path, network.head.dropout_layers)
         write_golden(predictor, images, draft.path)
-        predictor.calibrated = calibrate(predictor, data)
-        if predictor.calibrated is not None:
-            predictor.calibrated.write(draft.path / CALIBRATION_FILE)
-            draft.manifest["calibration"] = predictor.calibrated.numbers.model_dump()
+        calibrator = calibrate(predictor, data)
+        if calibrator is not None:
+            calibrator.write(draft.path / CALIBRATION_FILE)
+            draft.manifest["calibration"] = calibrator.parameters.model_dump()
+            predictor = predictor.with_calibrator(calibrator)
         validation = evaluate(predictor, data.validation, data.class_names)
         test = evaluate(predictor, data.test, data.class_names)
-        trust = measure(test, predictor.calibrated)
-        draft.manifest["metrics"] = {
-            "test": test.metrics | {"trust": trust},
+        metrics: BundleMetrics = {
+            "test": {**test.metrics, "trust": selective_metrics(test, calibrator)},
             "validation": validation.metrics,
-            "parity": difference,
-            "quantization": None if choice is None else choice.describes(),
-            "epochs": len(fitted.history),
-            "diagnosis": _diagnosis(fitted, advice, removed),
+            "parity": logit_difference,
+            "quantization": None if choice is None else choice.metrics(),
+            "epochs": len(result.history),
+            "diagnosis": _diagnosis(result, advice, pruned),
         }
-        subject = Subject(
-            data.test, data.class_names, test, corruption_curves(predictor, data.test)
+        draft.manifest["metrics"] = metrics
+        corruptions = corruption_curves(predictor, data.test)
+        report = ReportData(data.test, data.class_names, test, corruptions)
+        plots = write_plots(draft.path, report, result)
+        draft.write_versioned = lambda version: write_card(
+            draft.path, draft.manifest, version, plots
         )
-        pictures = write_plots(draft.path, subject, fitted)
-        draft.describe = lambda version: write_card(draft.path, draft.manifest, version, pictures)
     path = config.output / config.model_name / str(draft.version)
-    open_tested(open_bundle(path))
-    metrics = test.metrics
+    load_predictor(open_bundle(path))
     logger.info(
         "%s: test accuracy %.2f %%, NLL %.4f, ECE %.4f, %d parameters",
         path,
-        *(100 * metrics["accuracy"], metrics["nll"], metrics["ece"]),
+        *(100 * test.metrics["accuracy"], test.metrics["nll"], test.metrics["ece"]),
         draft.manifest["parameters"],
     )
     return path
 
 
-def _quantised(folder: Path, network: Classifier, data: DataSet) -> Choice:
-    choice = choose(folder, network.head.dropout_layers, data)
+def _choose_precision(folder: Path, network: Classifier, data: Dataset) -> PrecisionChoice:
+    """Quantize the exported model if the gate accepts it, and log the decision."""
+    choice = choose_precision(folder, network.head.dropout_layers, data)
     if choice.refusals:
         logger.warning(
             "Warning: int8 was refused and float32 kept, because of the validation images' %s.",
@@ -172,80 +172,53 @@ def _quantised(folder: Path, network: Classifier, data: DataSet) -> Choice:
     return choice
 
 
-def run_folder(config: TrainingConfig, data: DataSet) -> Path:
-    """Make the next numbered folder for logs and checkpoints, or find the one to resume.
-
-    Raises:
-        SettingsError: there is nothing to resume, or it had other options or other data.
-    """
-    folder = config.runs / config.model_name
-    require_writable(folder)
-    described = json.dumps(config.describes() | {"data": data.describes()}, indent=2)
-    if not config.resume:
-        run = _next_run(folder)
-        (run / _CONFIG_FILE).write_text(described)
-        return run
-    run = folder / str(_last_run(folder))
-    if not (run / LAST_CHECKPOINT).is_file():
-        raise SettingsError(f"--resume: {folder} has no checkpoint; start without --resume.")
-    if (run / _CONFIG_FILE).read_text() != described:
-        raise SettingsError(
-            f"--resume: {run} was started with other options or images; "
-            f"use those in {run / _CONFIG_FILE}, or start without --resume."
-        )
-    return run
-
-
-def _last_run(folder: Path) -> int:
-    return max((int(each.name) for each in folder.iterdir() if each.name.isdecimal()), default=0)
-
-
-def _next_run(folder: Path) -> Path:
-    """Make the folder of the next number, whoever else makes one at the same time."""
-    while True:
-        run = folder / str(_last_run(folder) + 1)
-        with suppress(FileExistsError):
-            run.mkdir()
-            return run
-
-
-def _manifest(
-    config: TrainingConfig, data: DataSet, network: Classifier, described: Architecture
-) -> dict[str, Any]:
+def _manifest(config: TrainingConfig, data: Dataset, network: Classifier) -> dict[str, Any]:
+    """Return the fields of the manifest that are known before the export is measured."""
     layers = network.head.dropout_layers
     return {
         "name": config.model_name,
         "class_names": data.class_names,
         "input": data.input.model_dump(),
-        "architecture": described.model_dump(),
+        "architecture": describe_architecture(config, data).model_dump(),
         "parameters": count_parameters(network),
         "features": layers[0].width,
         "dropout_layers": [layer.model_dump() for layer in layers],
-        "training": config.describes() | _settled(config, data),
-        "data": data.describes(),
+        "training": config.recorded_options() | _resolved_options(config, data),
+        "data": data.manifest_entry(),
         "libraries": {name: library_version(name) for name in _LIBRARIES},
     }
 
 
-def _diagnosis(fitted: TrainResult, advice: Sequence[str], removed: int) -> dict[str, Any]:
-    """How the hidden layers fire on the validation images, as the manifest records it."""
-    turnovers = turnover(fitted.before, fitted.epochs)
-    layers = [
-        layer.model_dump(mode="json", exclude={"dead_units"})
-        | {"dead": layer.dead, **asdict(turnovers[layer.name])}
-        for layer in fitted.after
+def _diagnosis(result: TrainResult, advice: Sequence[str], pruned: int) -> DiagnosisMetrics:
+    """Return how the hidden layers fire on the validation images, as the manifest records it."""
+    changes = count_deaths_and_revivals(result.before, result.epochs)
+    layers: list[HiddenLayerMetrics] = [
+        {
+            "name": layer.name,
+            "units": layer.units,
+            "images": layer.images,
+            "nearly_dead": layer.nearly_dead,
+            "always_on": layer.always_on,
+            "silenced_by_bias": layer.silenced_by_bias,
+            "sparsity": layer.sparsity,
+            "saturated": layer.saturated,
+            "dead": layer.dead,
+            "deaths": changes[layer.name].deaths,
+            "revivals": changes[layer.name].revivals,
+        }
+        for layer in result.after
     ]
-    return {"layers": layers, "advice": list(advice), "pruned_units": removed}
+    return {"layers": layers, "advice": list(advice), "pruned_units": pruned}
 
 
-def _settled(config: TrainingConfig, data: DataSet) -> dict[str, Any]:
-    """What the data set's recipe gave where the user named nothing."""
-    recipe = data.recipe
+def _resolved_options(config: TrainingConfig, data: Dataset) -> dict[str, Any]:
+    """Return the values of the options whose defaults depend on the data set or the preset."""
+    defaults = data.defaults
     return {
-        "epochs": config.epochs or recipe.epochs,
-        "batch_size": config.batch_size or recipe.batch_size,
-        "augmentation": config.augmentation or recipe.augmentation,
+        "epochs": config.epochs or defaults.epochs,
+        "batch_size": config.batch_size or defaults.batch_size,
+        "augmentation": config.augmentation or defaults.augmentation,
         "learning_rate": config.peak_learning_rate,
-        "dropout_samples": config.heads_a_step,
-        "threads": config.threads or recipe.threads,
+        "dropout_samples": config.heads_per_step,
+        "threads": config.threads or defaults.threads,
     }

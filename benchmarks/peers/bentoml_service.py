@@ -13,19 +13,19 @@ from PIL.Image import Image
     workers=1, threads=1, traffic={"timeout": 30}, logging={"access": {"enabled": False}}
 )
 class Service:
-    """What BentoML serves."""
+    """The service that BentoML runs."""
 
     def __init__(self) -> None:
         self.classify = Classifier()
 
     @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=1000)
     def predict(self, images: Annotated[np.ndarray, DType("float32")]) -> np.ndarray:
-        """Numbers [N, C, H, W]."""
+        """Classify images float32 [N, C, H, W]."""
         return self.classify(images)
 
     @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=1000)
     def png(self, file: list[Image]) -> list[list[float]]:
-        """Encoded files."""
+        """Classify encoded files."""
         return self.classify(np.concatenate([self._pixels(each) for each in file])).tolist()
 
     def _pixels(self, image: Image) -> Floats:

@@ -1,6 +1,6 @@
-"""The graph that every peer runs, on one thread, and the softmax behind it.
+"""The ONNX graph that every peer runs, on one thread, followed by a softmax.
 
-Runs in the peers' own environments: numpy, ONNX Runtime and, for files, Pillow.
+Runs in the environments of the peers: numpy, ONNX Runtime and, for files, Pillow.
 """
 
 import io
@@ -14,32 +14,32 @@ Floats = NDArray[np.float32]
 
 
 class Classifier:
-    """A bundle's graph, as the environment names it."""
+    """The graph of a bundle, which environment variables name."""
 
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         self.shape = tuple(map(int, os.environ["BENCHMARK_SHAPE"].split(",")))
-        """Of an image: channels, height, width."""
+        """Channels, height and width of an image."""
         self._temperature = np.float32(os.environ["BENCHMARK_TEMPERATURE"])
         self._session = onnxruntime.InferenceSession(
             os.environ["BENCHMARK_MODEL"], options, providers=["CPUExecutionProvider"]
         )
 
     def __call__(self, images: Floats) -> Floats:
-        """Images float32 [N, C, H, W] -> probabilities float32 [N, K]."""
+        """Classify images float32 [N, C, H, W]; return probabilities float32 [N, K]."""
         (logits,) = self._session.run(["logits"], {"images": images})
         scaled = logits / self._temperature
         powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
     def image(self, numbers: list[float]) -> Floats:
-        """Flat numbers -> images float32 [1, C, H, W]."""
+        """Return flat numbers as an image float32 [1, C, H, W]."""
         return np.array(numbers, np.float32).reshape(1, *self.shape)
 
-    def decoded(self, file: bytes) -> Floats:
-        """An encoded file of the right size and colours -> images float32 [1, C, H, W]."""
+    def decode(self, file: bytes) -> Floats:
+        """Decode a file of the right size and colours to an image float32 [1, C, H, W]."""
         from PIL import Image
 
         pixels = np.asarray(Image.open(io.BytesIO(file)), np.float32) / 255

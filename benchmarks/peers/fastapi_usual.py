@@ -1,6 +1,6 @@
-"""The graph behind FastAPI as people write it: a list of floats, a plain function, the defaults.
+"""The graph behind a usual FastAPI program: a list of floats, a plain function, all defaults.
 
-Nothing is tuned: the access log is on, the answer is a dict, the graph runs on a thread.
+Nothing is tuned: the access log is on, the response is a dict, the graph runs on a thread.
 """
 
 import os
@@ -15,21 +15,21 @@ classify = Classifier()
 
 
 class Features(BaseModel):
-    """What a request holds."""
+    """The body of a request."""
 
     image: list[float]
 
 
 @app.post("/predict")
 def predict(features: Features) -> dict[str, list[float]]:
-    """Flat numbers."""
+    """Classify flat numbers."""
     return {"probabilities": classify(classify.image(features.image))[0].tolist()}
 
 
 @app.post("/png")
 async def png(file: UploadFile) -> dict[str, list[float]]:
-    """An encoded file in a form."""
-    return {"probabilities": classify(classify.decoded(await file.read()))[0].tolist()}
+    """Classify an encoded file in a form."""
+    return {"probabilities": classify(classify.decode(await file.read()))[0].tolist()}
 
 
 uvicorn.run(app, port=int(os.environ["BENCHMARK_PORT"]))

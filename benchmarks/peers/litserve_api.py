@@ -1,4 +1,4 @@
-"""The graph in LitServe, batches and its fast queue switched on."""
+"""The graph in LitServe, with batches and its fast queue enabled."""
 
 import os
 from typing import Any
@@ -10,32 +10,32 @@ from fastapi import Request
 
 
 class Api(litserve.LitAPI):
-    """Flat numbers as JSON, or an encoded file in a form -> probabilities."""
+    """Classifies flat numbers in JSON, or an encoded file in a form."""
 
     def setup(self, device: str) -> None:
-        """Load the graph, in the worker."""
+        """Load the graph in the worker."""
         self.classify = Classifier()
 
     def decode_request(self, request: Request) -> Floats:
-        """Read one request."""
+        """Decode one request to an image float32 [C, H, W]."""
         if "file" in request:
-            return self.classify.decoded(request["file"].file.read())[0]
+            return self.classify.decode(request["file"].file.read())[0]
         return self.classify.image(request["image"])[0]
 
     def batch(self, inputs: list[Floats]) -> Floats:
-        """Put requests together."""
+        """Stack the images of several requests."""
         return np.stack(inputs)
 
     def predict(self, images: Floats) -> Floats:
-        """Answer them."""
+        """Classify a batch."""
         return self.classify(images)
 
     def unbatch(self, output: Floats) -> list[Floats]:
-        """Take the answers apart."""
+        """Split the probabilities of a batch."""
         return list(output)
 
     def encode_response(self, output: Floats) -> dict[str, Any]:
-        """Write one answer."""
+        """Write one response."""
         return {"probabilities": output.tolist()}
 
 

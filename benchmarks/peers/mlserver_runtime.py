@@ -1,4 +1,4 @@
-"""The graph as a runtime of MLServer, as its documentation writes one; it batches by itself."""
+"""The graph as a custom runtime of MLServer, written as in its documentation."""
 
 from classifier import Classifier
 from mlserver import MLModel
@@ -7,7 +7,7 @@ from mlserver.types import InferenceRequest, InferenceResponse
 
 
 class Runtime(MLModel):
-    """What MLServer loads."""
+    """The runtime that MLServer loads; MLServer makes the batches."""
 
     async def load(self) -> bool:
         """Load the graph."""
@@ -15,7 +15,7 @@ class Runtime(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Answer the requests of a batch, which MLServer has made one."""
+        """Classify a batch, which MLServer has merged into one request."""
         images = NumpyCodec.decode_input(payload.inputs[0])
         output = NumpyCodec.encode_output("probabilities", self.classify(images))
         return InferenceResponse(model_name=self.name, outputs=[output])

@@ -1,4 +1,4 @@
-"""The graph as a deployment of Ray Serve, with its batching; the proxy listens."""
+"""The graph as a deployment of Ray Serve, with its batching, behind its HTTP proxy."""
 
 import os
 
@@ -20,25 +20,25 @@ from starlette.responses import Response
     logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
 )
 class Deployment:
-    """What Ray runs in a process of its own."""
+    """The deployment, which Ray runs in a process of its own."""
 
     def __init__(self) -> None:
         self.classify = Classifier()
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0)
-    async def classified(self, images: list[Floats]) -> list[Floats]:
-        """Answer requests together."""
+    async def classify_batch(self, images: list[Floats]) -> list[Floats]:
+        """Classify the images of several requests."""
         return list(self.classify(np.concatenate(images)))
 
     async def __call__(self, request: Request) -> Response:
-        """Flat numbers as JSON, or an encoded file."""
+        """Classify flat numbers in JSON, or an encoded file."""
         body = await request.body()
         if request.url.path.endswith("/png"):
-            image = self.classify.decoded(body)
+            image = self.classify.decode(body)
         else:
             image = self.classify.image(orjson.loads(body)["image"])
-        answer = {"probabilities": await self.classified(image)}
-        content = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        response = {"probabilities": await self.classify_batch(image)}
+        content = orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
         return Response(content, media_type="application/json")
 
 

@@ -1,7 +1,7 @@
-"""Dropout alive as people write it: FastAPI, a torch module, 100 passes through all of it.
+"""MC dropout as it is usually written: FastAPI and 100 passes through a whole torch module.
 
-The network is the bundle's, built by our own `training.network.classifier`; its weights are random, since a
-bundle holds none that torch reads. They cost the same.
+The architecture is the bundle's, built by `training.network.classifier`. The weights are random,
+since torch cannot read those of a bundle; they cost the same time.
 """
 
 import os
@@ -12,29 +12,30 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from torch import nn
 
-from model.bundle.architecture import Architecture
-from training.network.classifier import build
+from model.bundle.network_architecture import Architecture
+from training.network.classifier import build_classifier
 
 PASSES = 100
 
 app = FastAPI()
 torch.set_num_threads(1)
 shape = tuple(map(int, os.environ["BENCHMARK_SHAPE"].split(",")))
-network = build(Architecture.model_validate_json(os.environ["BENCHMARK_ARCHITECTURE"])).eval()
+architecture = Architecture.model_validate_json(os.environ["BENCHMARK_ARCHITECTURE"])
+network = build_classifier(architecture).eval()
 for module in network.modules():
     if isinstance(module, nn.Dropout):
         module.train()
 
 
 class Features(BaseModel):
-    """What a request holds."""
+    """The body of a request."""
 
     image: list[float]
 
 
 @app.post("/predict")
 def predict(features: Features) -> dict[str, list[float]]:
-    """Flat numbers -> means and standard deviations over the passes."""
+    """Return the mean and standard deviation of the probabilities over the passes."""
     image = torch.tensor(features.image).reshape(1, *shape)
     with torch.no_grad():
         passes = torch.stack([network(image).softmax(dim=-1)[0] for _ in range(PASSES)])

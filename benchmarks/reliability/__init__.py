@@ -1,1 +1,1 @@
-"""Programs that attack, break and overload the service, and say whether it stood."""
+"""Programs that attack the service, inject faults and restart it, and report the outcome."""

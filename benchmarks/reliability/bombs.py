@@ -1,6 +1,6 @@
-"""Bodies that are short to send and dear to read, each kind with its own way to be dear.
+"""Decompression bombs: bodies that are small to send and expensive to decode.
 
-Written byte by byte where an encoder would refuse to; knows no server.
+Assembled byte by byte where an encoder would refuse; knows no server.
 """
 
 import gzip
@@ -16,12 +16,12 @@ from benchmarks.reliability.wire import request
 
 _MIB = 2**20
 _BODY_BYTES = 10 * _MIB
-"""The service's limit, of a body as it is sent and as it is unpacked."""
+"""The service's limit for a body, compressed and decompressed."""
 _BOUNDARY = "bomb"
 
 
 def progressive_jpeg(side: int = 5000, scans: int = 2500) -> bytes:
-    """Write a grey JPEG that repeats its last scan: a decoder walks the image for each."""
+    """Write a grey JPEG that repeats its last scan; a decoder visits every pixel for each scan."""
     file = io.BytesIO()
     Image.new("L", (side, side), 128).save(file, "JPEG", progressive=True, quality=50)
     data = file.getvalue()
@@ -31,7 +31,7 @@ def progressive_jpeg(side: int = 5000, scans: int = 2500) -> bytes:
 
 
 def png(width: int, height: int, *chunks: bytes, depth: int = 8, interlaced: bool = False) -> bytes:
-    """Write a grey PNG of zeros, `chunks` before its pixels."""
+    """Write a grey PNG of zeros, with `chunks` before its pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, int(interlaced))
     packer = zlib.compressobj(9)
     row = bytes(1 + (width * depth + 7) // 8)
@@ -51,31 +51,31 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def text_chunks(count: int = 63) -> Iterator[bytes]:
-    """Write chunks of text that unpack to a MiB each."""
+    """Write text chunks that decompress to 1 MiB each."""
     packed = zlib.compress(bytes(_MIB - 128), 9)
     for number in range(count):
         yield chunk(b"zTXt", b"k%d\x00\x00" % number + packed)
 
 
 def rationals(count: int = 1_200_000) -> bytes:
-    """Write EXIF data with one entry of so many fractions, which Python objects are made of."""
-    begins = 8 + 2 + 2 * 12 + 4
+    """Write EXIF data with one entry of `count` fractions; each becomes a Python object."""
+    offset = 8 + 2 + 2 * 12 + 4
     entries = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(
-        ">HHII", 0xFDE8, 5, count, begins
+        ">HHII", 0xFDE8, 5, count, offset
     )
     head = b"MM\x00*" + struct.pack(">IH", 8, 2) + entries + bytes(4)
     return head + struct.pack(">II", 355, 113) * count
 
 
 def webp(side: int = 5000) -> bytes:
-    """Write a WebP of one colour: some tens of bytes."""
+    """Write a WebP of one colour, a few dozen bytes long."""
     file = io.BytesIO()
     Image.new("RGBA", (side, side), (1, 2, 3, 128)).save(file, "WEBP", lossless=True, method=0)
     return file.getvalue()
 
 
 def animated_gif(side: int = 2000, frames: int = 400) -> bytes:
-    """Write a GIF of many frames that are all alike."""
+    """Write a GIF of many identical frames."""
     file = io.BytesIO()
     Image.new("P", (side, side)).save(file, "GIF")
     data = file.getvalue()
@@ -84,28 +84,28 @@ def animated_gif(side: int = 2000, frames: int = 400) -> bytes:
 
 
 def run_length_bmp(side: int = 5000) -> bytes:
-    """Write a BMP whose runs are one pixel long: Pillow unpacks it in Python."""
+    """Write a BMP whose runs are one pixel long; Pillow decodes it in Python."""
     rows = (b"\x01\x00" * min(side, 900) + b"\x00\x00") * side + b"\x00\x01"
-    begins = 14 + 40 + 1024
-    head = b"BM" + struct.pack("<IHHI", begins + len(rows), 0, 0, begins)
-    about = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(rows), 0, 0, 256, 0)
-    return head + about + bytes(1024) + rows
+    offset = 14 + 40 + 1024
+    head = b"BM" + struct.pack("<IHHI", offset + len(rows), 0, 0, offset)
+    info_header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    return head + info_header + bytes(1024) + rows
 
 
 def form(files: list[bytes]) -> bytes:
-    """Write a form of files as a body."""
+    """Write a multipart body of files."""
     head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     parts = [head.encode() + each + b"\r\n" for each in files]
     return b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
 
 
 Bomb = Callable[[], bytes]
-"""Writes a whole request; only when it is called, since some take seconds."""
+"""A function that writes a whole request; called late, since some take seconds to write."""
 
 
 def image_bombs() -> dict[str, Bomb]:
-    """Return one of each kind."""
-    forms = f"multipart/form-data; boundary={_BOUNDARY}"
+    """Return an image bomb of each kind, by name."""
+    form_type = f"multipart/form-data; boundary={_BOUNDARY}"
     kinds: dict[str, tuple[str, Bomb]] = {
         "a progressive JPEG": ("image/jpeg", progressive_jpeg),
         "a WebP of one colour": ("image/webp", webp),
@@ -116,8 +116,8 @@ def image_bombs() -> dict[str, Bomb]:
         "a PNG with fractions": ("image/png", lambda: png(8, 8, chunk(b"eXIf", rationals()))),
         "a GIF of many frames": ("image/gif", animated_gif),
         "a BMP of short runs": ("image/bmp", run_length_bmp),
-        "a form of PNGs with text": (forms, lambda: form([png(8, 8, *text_chunks())] * 64)),
-        "a form of WebPs": (forms, lambda: form([webp()] * 2)),
+        "a form of PNGs with text": (form_type, lambda: form([png(8, 8, *text_chunks())] * 64)),
+        "a form of WebPs": (form_type, lambda: form([webp()] * 2)),
     }
 
     def sent(kind: str, write: Bomb) -> Bomb:
@@ -140,11 +140,11 @@ _PACKED = {
         b"0]}]}",
     ),
 }
-"""What a body begins with, what is repeated, what ends it."""
+"""Beginning of a body, repeated unit, end."""
 
 
-def packed_bombs() -> dict[str, Bomb]:
-    """Return a request with each body that unpacks to ten megabytes of something dear to parse."""
+def gzip_bombs() -> dict[str, Bomb]:
+    """Return requests with gzip bodies of 10 MiB decompressed, expensive to parse, by name."""
 
     def sent(name: str) -> Bomb:
         is_tensor = name == "a tensor of zeros"

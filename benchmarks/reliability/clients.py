@@ -1,9 +1,9 @@
-"""Clients that behave: each sends the next request when the last is answered, and counts.
+"""Well-behaved clients: each sends its next request when the last is answered, and counts.
 
-What an accepted request is: the connection stood and the whole request was handed to the kernel.
-One that is then reset or closed without an answer is lost; a connection that is refused is not, for
-its client tries again. A kept-alive connection that the server closes before the request was sent
-is not lost either; afterwards it is, since no client can tell.
+A request is accepted when the connection is open and the whole request was handed to the kernel. If
+the connection is then reset or closed without a response, the request is lost. A refused connection
+is not a loss, since its client tries again; neither is a kept-alive connection that the server
+closes before the request was sent. After that it is, since no client can tell the difference.
 """
 
 import asyncio
@@ -13,41 +13,41 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.reliability.wire import Address, answers, complete
+from benchmarks.reliability.wire import Address, complete_length, parse_responses
 
 _READ_BYTES = 65_536
 _RETRY_SECONDS = 0.02
 
 
 @dataclass
-class Seen:
-    """What the clients saw."""
+class ClientStats:
+    """Counts and latencies of the responses that clients got."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """By status, or "lost: …", "late", "refused"."""
+    """Number of requests by status, or by "lost: …", "late", "refused"; "sent" counts all."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds, of answers 200."""
+    """Seconds, of the responses with status 200."""
     losses: list[float] = field(default_factory=list)
-    """When a request was lost, seconds of `time.monotonic`."""
+    """When lost requests were sent, seconds of `time.monotonic`."""
 
     @property
     def good(self) -> int:
-        """Answers of status 200."""
+        """The number of responses with status 200."""
         return self.counts["200"]
 
     @property
     def lost(self) -> int:
-        """Requests that were accepted and never answered."""
+        """The number of requests that were accepted and never answered."""
         return sum(count for name, count in self.counts.items() if name.startswith("lost"))
 
     @property
     def worst(self) -> str:
-        """The worst that was seen: a loss before a status, a high status before a low one."""
+        """The worst outcome: a loss is worse than a status, a high status worse than a low one."""
         names = [name for name in self.counts if name not in {"refused", "sent"}]
         return max(names, key=lambda name: (not name.isdecimal(), name), default="none")
 
     def percentile(self, share: float) -> float:
-        """Return a percentile of the latencies, milliseconds; NaN of none."""
+        """Return a percentile of the latencies, milliseconds; NaN if there are none."""
         ordered = sorted(self.latencies)
         if not ordered:
             return float("nan")
@@ -55,46 +55,46 @@ class Seen:
 
 
 class Client:
-    """One client, in a loop that is closed, until it is told to stop."""
+    """One client in a closed loop, which sends until an event is set."""
 
     def __init__(
         self,
         address: Address,
         messages: Sequence[bytes],
-        seen: Seen,
+        stats: ClientStats,
         *,
         keep_alive: bool = True,
         source: str | None = None,
         every: float = 0.0,
         timeout: float = 60.0,
     ) -> None:
-        """Prepare it.
+        """Prepare the client; it connects when it runs.
 
         messages: whole requests, sent in turn.
         source: the address to send from.
-        every: seconds from one request to the next, if the answer came in time; 0: at once.
-        timeout: seconds after which an answer counts as late and the connection is closed.
+        every: seconds from one request to the next, if the response came in time; 0: at once.
+        timeout: seconds after which a response counts as late and the connection is closed.
         """
-        self._address, self._seen = address, seen
+        self._address, self._stats = address, stats
         self._messages = itertools.cycle(messages)
         self._keep_alive, self._every, self._timeout = keep_alive, every, timeout
         self._origin = None if source is None else (source, 0)
         self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def run(self, is_over: asyncio.Event) -> None:
-        """Send until it is over."""
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send requests until the event is set."""
         due = time.monotonic()
-        while not is_over.is_set():
-            await self._once()
+        while not stop.is_set():
+            await self._send_one()
             if self._every:
                 due = max(due + self._every, time.monotonic() - self._every)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
         self._close()
 
-    async def _once(self) -> None:
-        counts = self._seen.counts
-        begun = time.monotonic()
-        is_fresh = self._stream is None
+    async def _send_one(self) -> None:
+        counts = self._stats.counts
+        started = time.monotonic()
+        is_new = self._stream is None
         try:
             async with asyncio.timeout(self._timeout):
                 reader, writer = await self._connected()
@@ -102,28 +102,28 @@ class Client:
             counts["refused"] += 1
             await asyncio.sleep(_RETRY_SECONDS)
             return
-        if not is_fresh and reader.at_eof():  # closed while it was idle: nothing was sent on it
+        if not is_new and reader.at_eof():  # closed while it was idle: nothing was sent on it
             self._close()
             return
         counts["sent"] += 1
         try:
             writer.write(next(self._messages))
             async with asyncio.timeout(self._timeout):
-                data = await self._answer(reader)
+                data = await self._read_response(reader)
         except TimeoutError:
-            self._lose("late", begun)
+            self._record_loss("late", started)
             return
         except OSError as error:
-            self._lose(f"lost: {type(error).__name__}", begun)
+            self._record_loss(f"lost: {type(error).__name__}", started)
             return
-        if not complete(data):
-            self._lose("lost: half an answer" if data else "lost: closed", begun)
+        if not complete_length(data):
+            self._record_loss("lost: half a response" if data else "lost: closed", started)
             return
-        answer = answers(data)[-1]
-        counts[str(answer.status)] += 1
-        if answer.status == 200:
-            self._seen.latencies.append(time.monotonic() - begun)
-        if not self._keep_alive or b"connection: close" in answer.head.lower():
+        response = parse_responses(data)[-1]
+        counts[str(response.status)] += 1
+        if response.status == 200:
+            self._stats.latencies.append(time.monotonic() - started)
+        if not self._keep_alive or b"connection: close" in response.head.lower():
             self._close()
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -131,18 +131,18 @@ class Client:
             self._stream = await asyncio.open_connection(*self._address, local_addr=self._origin)
         return self._stream
 
-    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+    async def _read_response(self, reader: asyncio.StreamReader) -> bytes:
         data = b""
-        while not complete(data):
+        while not complete_length(data):
             piece = await reader.read(_READ_BYTES)
             if not piece:
                 return data
             data += piece
         return data
 
-    def _lose(self, how: str, when: float) -> None:
-        self._seen.counts[how] += 1
-        self._seen.losses.append(when)
+    def _record_loss(self, outcome: str, when: float) -> None:
+        self._stats.counts[outcome] += 1
+        self._stats.losses.append(when)
         self._close()
 
     def _close(self) -> None:
@@ -151,12 +151,12 @@ class Client:
             self._stream = None
 
 
-async def load_while(clients: Sequence[Client], happening: Callable[[], Awaitable[None]]) -> None:
-    """Let clients send for as long as something happens."""
-    is_over = asyncio.Event()
-    running = [asyncio.create_task(each.run(is_over)) for each in clients]
+async def load_while(clients: Sequence[Client], action: Callable[[], Awaitable[None]]) -> None:
+    """Run clients while an action is under way; return when both have ended."""
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(each.run(stop)) for each in clients]
     try:
-        await happening()
+        await action()
     finally:
-        is_over.set()
-        await asyncio.gather(*running)
+        stop.set()
+        await asyncio.gather(*tasks)

@@ -1,13 +1,13 @@
-"""Faults that come without an attacker: what do the clients of two workers lose, and is all well?
+"""Inject faults into a service of two workers: what do clients lose, and does it recover?
 
     python -m benchmarks.reliability.faults [--quick] [--record] [--only NAME,NAME]
 
-kill: a worker is killed under load (what it had in hand is lost; nobody may get a 503 for it).
-kill-parent: the supervisor is killed; its workers must not go on without it. stop: a worker is held
-still for 3 s. full-disk: the temporary folder fills up (a small tmpfs; needs root). memory: the
-address space ends early. releases: `releases.json` is damaged while serving, at start, and mended.
-models: the models' folder is taken away and put back. clock: it jumps a year ahead and back (needs
-faketime). A slow disk is not among them: it takes a device mapper.
+kill: a worker is killed under load (its requests in flight are lost; no client may get a 503).
+kill-parent: the supervisor is killed; its workers must end too. stop: a worker is suspended for
+3 s. full-disk: the temporary folder fills up (a small tmpfs; needs root). memory: the address space
+is limited. releases: `releases.json` is corrupted while serving and at start, and restored.
+models: the models folder is moved away and back. clock: it jumps a year ahead and back (needs
+faketime). A slow disk is not among them: it needs a device mapper.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.reliability.bombs import image_bombs
-from benchmarks.reliability.clients import Client, Seen, load_while
+from benchmarks.reliability.clients import Client, ClientStats, load_while
 from benchmarks.reliability.program import Options, run
-from benchmarks.reliability.report import Bar, Report
+from benchmarks.reliability.report import Criterion, Report
 from benchmarks.reliability.requests import infer, mixed
 from benchmarks.reliability.services import Service, control_listener
-from benchmarks.reliability.wire import ask, request
+from benchmarks.reliability.wire import exchange, request
 from benchmarks.serving.servers import ServerFailedError
 
 _CLIENTS = 32
@@ -44,145 +44,159 @@ _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 
 
 class SkippedError(Exception):
-    """A fault cannot be made here; the message says why."""
+    """A fault cannot be injected on this machine; the message gives the reason."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of one fault."""
+class FaultResult:
+    """The responses that clients got during one fault, and the criteria."""
 
-    seen: Seen
-    bars: Sequence[Bar]
-    told: str = ""
-    """What else there is to say."""
+    stats: ClientStats
+    criteria: Sequence[Criterion]
+    observation: str = ""
+    """A further observation, for the table."""
 
 
 def measure(options: Options) -> Report:
-    """Make each fault in turn."""
-    rows, bars, notes = [], [], []
+    """Inject each fault in turn."""
+    rows, criteria, notes = [], [], []
     for name, fault in _FAULTS.items():
-        if not options.wants(name):
+        if not options.includes(name):
             continue
-        options.say(name)
+        options.log(name)
         try:
-            outcome = fault(options)
+            result = fault(options)
         except SkippedError as error:
             notes.append(f"Left out, {name}: {error}")
             continue
         except ServerFailedError as error:
-            bars.append(Bar(name, str(error)[:120], "it serves", is_kept=False))
+            criteria.append(Criterion(name, str(error)[:120], "it serves", is_met=False))
             continue
-        counts = sorted(outcome.seen.counts.items())
-        told = ", ".join(f"{what}: {count:,}" for what, count in counts if what != "sent")
-        rows.append((name, told, f"{outcome.seen.percentile(1):,.0f}", outcome.told))
-        bars += outcome.bars
+        counts = sorted(result.stats.counts.items())
+        statuses = ", ".join(f"{key}: {count:,}" for key, count in counts if key != "sent")
+        rows.append((name, statuses, f"{result.stats.percentile(1):,.0f}", result.observation))
+        criteria += result.criteria
     return Report(
         title="Faults",
         setting=f"{options}; two workers on all cores, {_CLIENTS} clients in a closed loop.",
-        columns=("fault", "answers", "slowest, ms", "seen"),
+        columns=("fault", "responses", "slowest, ms", "observed"),
         rows=rows,
-        bars=bars,
+        criteria=criteria,
         notes=notes,
     )
 
 
-def _loaded(
-    service: Service, happening: Callable[[], None], after: float, messages: Sequence[bytes] = ()
-) -> Seen:
-    """Let something happen under load; return what the clients saw."""
-    seen = Seen()
+def _run_under_load(
+    service: Service, action: Callable[[], None], after: float, messages: Sequence[bytes] = ()
+) -> ClientStats:
+    """Run an action under load; return the statistics of the clients."""
+    stats = ClientStats()
 
-    async def happens() -> None:
+    async def delayed_action() -> None:
         await asyncio.sleep(_BEFORE_SECONDS)
-        await asyncio.to_thread(happening)
+        await asyncio.to_thread(action)
         await asyncio.sleep(after)
 
     async def load() -> None:
         clients = [
-            Client(service.address, messages or [infer()], seen, keep_alive=number % 2 == 0)
+            Client(service.address, messages or [infer()], stats, keep_alive=number % 2 == 0)
             for number in range(_CLIENTS)
         ]
-        await load_while(clients, happens)
+        await load_while(clients, delayed_action)
 
     asyncio.run(load())
-    return seen
+    return stats
 
 
-def _after(options: Options) -> float:
+def _seconds_after(options: Options) -> float:
     return _QUICK_AFTER_SECONDS if options.quick else _AFTER_SECONDS
 
 
-def _no_errors(name: str, seen: Seen, allowed: frozenset[str] = frozenset({"200"})) -> Bar:
+def _only_statuses(
+    name: str, stats: ClientStats, allowed: frozenset[str] = frozenset({"200"})
+) -> Criterion:
     odd = {
-        what: count
-        for what, count in seen.counts.items()
-        if what not in allowed | {"sent", "refused"} and not what.startswith("lost")
+        key: count
+        for key, count in stats.counts.items()
+        if key not in allowed | {"sent", "refused"} and not key.startswith("lost")
     }
-    told = ", ".join(f"{what}: {count}" for what, count in odd.items()) or "none"
-    return Bar(f"{name}: other answers than {', '.join(sorted(allowed))}", told, "none", not odd)
+    observation = ", ".join(f"{key}: {count}" for key, count in odd.items()) or "none"
+    return Criterion(
+        f"{name}: statuses other than {', '.join(sorted(allowed))}", observation, "none", not odd
+    )
 
 
-def _is_well(name: str, service: Service) -> Bar:
-    """Whether it serves, with two workers, once all is over."""
-    answers = [ask(service.address, infer(), timeout=5) for _ in range(10)]
-    good = sum(answer is not None and answer.status == 200 for answer in answers)
+def _recovered(name: str, service: Service) -> Criterion:
+    """Check that the service answers with two workers after the fault."""
+    responses = [exchange(service.address, infer(), timeout=5) for _ in range(10)]
+    good = sum(response is not None and response.status == 200 for response in responses)
     workers = len(service.workers())
-    told = f"{good} of {len(answers)} answered by {workers} workers"
-    return Bar(f"{name}: well afterwards", told, "10 of 10 by 2", (good, workers) == (10, 2))
+    observation = f"{good} of {len(responses)} answered by {workers} workers"
+    return Criterion(f"{name}: recovered", observation, "10 of 10 by 2", (good, workers) == (10, 2))
 
 
-def _kill(options: Options) -> Outcome:
+def _kill(options: Options) -> FaultResult:
     folder = options.folder("kill")
     with Service(folder, options.models_folder, options.port, *_WORKERS) as service:
         before = service.workers()
-        seen = _loaded(service, lambda: os.kill(before[0], signal.SIGKILL), _after(options))
+        stats = _run_under_load(
+            service, lambda: os.kill(before[0], signal.SIGKILL), _seconds_after(options)
+        )
         replaced = before[0] not in service.workers()
         most = _CLIENTS
-        lost = Bar("kill: lost", f"{seen.lost}", f"at most {most}", seen.lost <= most)
-        bars = [lost, _no_errors("kill", seen), _is_well("kill", service)]
-        return Outcome(seen, bars, "replaced" if replaced else "not replaced")
+        lost = Criterion("kill: lost", f"{stats.lost}", f"at most {most}", stats.lost <= most)
+        criteria = [lost, _only_statuses("kill", stats), _recovered("kill", service)]
+        return FaultResult(stats, criteria, "replaced" if replaced else "not replaced")
 
 
-def _kill_parent(options: Options) -> Outcome:
+def _kill_parent(options: Options) -> FaultResult:
     folder = options.folder("kill-parent")
     service = Service(folder, options.models_folder, options.port, *_WORKERS)
     with service:
         workers = service.workers()
         os.kill(service.pid, signal.SIGKILL)
-        begun = time.monotonic()
-        while left := [each for each in workers if _lives(each)]:
-            if time.monotonic() > begun + _ORPHANS_SECONDS:
+        started = time.monotonic()
+        while left := [each for each in workers if _is_running(each)]:
+            if time.monotonic() > started + _ORPHANS_SECONDS:
                 break
             time.sleep(0.05)
-        told = f"{len(left)} of {len(workers)} live on after {time.monotonic() - begun:.1f} s"
-        bars = [Bar("kill-parent: workers left", told, f"0 in {_ORPHANS_SECONDS:g} s", not left)]
-    return Outcome(Seen(), bars)
+        observation = (
+            f"{len(left)} of {len(workers)} still run after {time.monotonic() - started:.1f} s"
+        )
+        criteria = [
+            Criterion(
+                "kill-parent: workers left", observation, f"0 in {_ORPHANS_SECONDS:g} s", not left
+            )
+        ]
+    return FaultResult(ClientStats(), criteria)
 
 
-def _lives(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-def _stop(options: Options) -> Outcome:
+def _stop(options: Options) -> FaultResult:
     with Service(options.folder("stop"), options.models_folder, options.port, *_WORKERS) as service:
         worker = service.workers()[0]
 
-        def hold() -> None:
+        def suspend() -> None:
             os.kill(worker, signal.SIGSTOP)
             time.sleep(3)
             os.kill(worker, signal.SIGCONT)
 
-        seen = _loaded(service, hold, _after(options))
+        stats = _run_under_load(service, suspend, _seconds_after(options))
         same = worker in service.workers()
-        bars = [
-            Bar("stop: lost", f"{seen.lost}", "0", seen.lost == 0),
-            _no_errors("stop", seen),
-            _is_well("stop", service),
+        criteria = [
+            Criterion("stop: lost", f"{stats.lost}", "0", stats.lost == 0),
+            _only_statuses("stop", stats),
+            _recovered("stop", service),
         ]
-        return Outcome(seen, bars, "the same worker goes on" if same else "the worker was killed")
+        return FaultResult(
+            stats, criteria, "the same worker goes on" if same else "the worker was killed"
+        )
 
 
 @contextmanager
@@ -190,7 +204,7 @@ def tmpfs(folder: Path, kilobytes: int) -> Iterator[None]:
     """Mount a small file system in memory.
 
     Raises:
-        SkippedError: this user may not.
+        SkippedError: this user may not mount it.
     """
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
@@ -203,7 +217,7 @@ def tmpfs(folder: Path, kilobytes: int) -> Iterator[None]:
         subprocess.run(unmount, check=False, capture_output=True)  # noqa: S603
 
 
-def _full_disk(options: Options) -> Outcome:
+def _full_disk(options: Options) -> FaultResult:
     folder = options.folder("full-disk")
     small = folder / "small"
     small.mkdir()
@@ -216,15 +230,17 @@ def _full_disk(options: Options) -> Outcome:
             environment={"TMPDIR": str(small)},
         ) as service:
             before = service.workers()
-            seen = _loaded(service, lambda: fill(small), _after(options), _every_route())
+            stats = _run_under_load(
+                service, lambda: fill(small), _seconds_after(options), _every_route()
+            )
             same = before == service.workers()
-            bars = [
-                Bar("full-disk: lost", f"{seen.lost}", "0", seen.lost == 0),
-                _no_errors("full-disk", seen, frozenset({"200", "400", "404", "405", "415"})),
-                Bar("full-disk: workers died", "no" if same else "yes", "no", same),
-                _is_well("full-disk", service),
+            criteria = [
+                Criterion("full-disk: lost", f"{stats.lost}", "0", stats.lost == 0),
+                _only_statuses("full-disk", stats, frozenset({"200", "400", "404", "405", "415"})),
+                Criterion("full-disk: workers died", "no" if same else "yes", "no", same),
+                _recovered("full-disk", service),
             ]
-        return Outcome(seen, bars)
+        return FaultResult(stats, criteria)
 
 
 def fill(folder: Path) -> None:
@@ -238,17 +254,17 @@ def fill(folder: Path) -> None:
 
 
 def _every_route() -> list[bytes]:
-    """Requests that make new series of metrics, each in a place of its own on the disk."""
-    odd = [
+    """Return requests that create new Prometheus series, each with its own place on the disk."""
+    requests = [
         request(method, path, None if method == "GET" else b"{}", "Content-Type: application/json")
         for path in _PATHS
         for method in _METHODS
     ]
-    return [message for each in odd for message in (each, infer())]
+    return [message for each in requests for message in (each, infer())]
 
 
-def _memory(options: Options) -> Outcome:
-    """Each process may take so much address space and no more, as ulimit -v says."""
+def _memory(options: Options) -> FaultResult:
+    """Limit the address space of each process with ulimit -v, and send image bombs."""
     folder = options.folder("memory")
     limited = folder / "limited.sh"
     limited.write_text(f'#!/bin/sh\nulimit -v {_ADDRESS_SPACE_KILOBYTES}\nexec "$@"\n')
@@ -261,34 +277,34 @@ def _memory(options: Options) -> Outcome:
     ) as service:
         bombs = [write() for write in list(image_bombs().values())[:: 4 if options.quick else 1]]
 
-        def throw() -> None:
+        def send_bombs() -> None:
             for bomb in bombs:
-                ask(service.address, bomb, timeout=10)
+                exchange(service.address, bomb, timeout=10)
 
         before = service.workers()
-        seen = _loaded(service, throw, _after(options), mixed())
+        stats = _run_under_load(service, send_bombs, _seconds_after(options), mixed())
         same = before == service.workers()
-        bars = [
-            Bar("memory: lost", f"{seen.lost}", "0", seen.lost == 0),
-            _no_errors("memory", seen, frozenset({"200", "503"})),
-            _is_well("memory", service),
+        criteria = [
+            Criterion("memory: lost", f"{stats.lost}", "0", stats.lost == 0),
+            _only_statuses("memory", stats, frozenset({"200", "503"})),
+            _recovered("memory", service),
         ]
-        told = "the same workers" if same else "workers died"
-        return Outcome(seen, bars, f"{len(bombs)} image bombs meanwhile; {told}")
+        observation = "the same workers" if same else "workers died"
+        return FaultResult(stats, criteria, f"{len(bombs)} image bombs meanwhile; {observation}")
 
 
-def _releases(options: Options) -> Outcome:
+def _releases(options: Options) -> FaultResult:
     folder = options.folder("releases")
     control = folder / "control"
     control.mkdir()
     file = control / "releases.json"
     models = folder / "models"
     shutil.copytree(options.models_folder / "digits", models / "digits")
-    its, address = control_listener(options.port)
-    flags = (*_WORKERS, "--control-folder", str(control), *its)
-    bars = []
+    control_flags, address = control_listener(options.port)
+    flags = (*_WORKERS, "--control-folder", str(control), *control_flags)
+    criteria = []
     with Service(folder, models, options.port, *flags) as service:
-        pinned = ask(address, request("POST", "/models/digits/pin?version=1", b""), timeout=60)
+        pinned = exchange(address, request("POST", "/models/digits/pin?version=1", b""), timeout=60)
         assert pinned is not None, "the control listener does not answer"
         assert pinned.status == 200, pinned
         good = file.read_bytes()
@@ -296,37 +312,43 @@ def _releases(options: Options) -> Outcome:
         def damage() -> None:
             file.write_bytes(b"{damaged")
 
-        seen = _loaded(service, damage, _after(options) / 2)
-        bars += [
-            Bar("releases: lost", f"{seen.lost}", "0", seen.lost == 0),
-            _no_errors("releases", seen),
+        stats = _run_under_load(service, damage, _seconds_after(options) / 2)
+        criteria += [
+            Criterion("releases: lost", f"{stats.lost}", "0", stats.lost == 0),
+            _only_statuses("releases", stats),
         ]
-        mended, follow = [], request("POST", "/models/digits/follow", b"")
-        damaged = ask(address, follow, timeout=60)
+        restored, follow = [], request("POST", "/models/digits/follow", b"")
+        damaged = exchange(address, follow, timeout=60)
         refused = damaged is not None and damaged.status >= 400
-        bars.append(Bar("releases: a change while damaged", f"{refused}", "True", refused))
-        for what in ("mended", "deleted"):
-            if what == "mended":
+        criteria.append(
+            Criterion("releases: a change while damaged", f"{refused}", "True", refused)
+        )
+        for state in ("restored", "deleted"):
+            if state == "restored":
                 file.write_bytes(good)
             else:
                 file.write_bytes(b"{damaged")
                 time.sleep(2.5)
                 file.unlink()
             time.sleep(2.5)
-            answer = ask(address, follow, timeout=60)
-            mended.append(answer is not None and answer.status == 200)
-            told = "accepted" if mended[-1] else f"refused: {answer and answer.body!r}"
-            bars.append(Bar(f"releases: a change after {what}", told, "accepted", mended[-1]))
+            response = exchange(address, follow, timeout=60)
+            restored.append(response is not None and response.status == 200)
+            observation = "accepted" if restored[-1] else f"refused: {response and response.body!r}"
+            criteria.append(
+                Criterion(
+                    f"releases: a change after {state}", observation, "accepted", restored[-1]
+                )
+            )
         file.write_bytes(good)
         time.sleep(2.5)
-        bars.append(_is_well("releases", service))
+        criteria.append(_recovered("releases", service))
     file.write_bytes(b"{damaged")
-    bars.append(_starts_closed(options, models, flags))
-    return Outcome(seen, bars)
+    criteria.append(_refuses_damaged_pins(options, models, flags))
+    return FaultResult(stats, criteria)
 
 
-def _starts_closed(options: Options, models: Path, flags: tuple[str, ...]) -> Bar:
-    """Whether a service that cannot read its pins at start serves nothing rather than anything."""
+def _refuses_damaged_pins(options: Options, models: Path, flags: tuple[str, ...]) -> Criterion:
+    """Check that a service that cannot read its pins at start does not become ready."""
     folder = options.folder("releases-at-start")
     service = Service(folder, models, options.port, *flags)
     try:
@@ -336,35 +358,35 @@ def _starts_closed(options: Options, models: Path, flags: tuple[str, ...]) -> Ba
         is_closed = True
     finally:
         service.__exit__()
-    told = "not ready" if is_closed else "ready, and serves the newest"
-    return Bar("releases: started on a damaged file", told, "not ready", is_closed)
+    observation = "not ready" if is_closed else "ready, and serves the newest"
+    return Criterion("releases: started on a damaged file", observation, "not ready", is_closed)
 
 
-def _models(options: Options) -> Outcome:
+def _models(options: Options) -> FaultResult:
     folder = options.folder("models")
     models = folder / "models"
     shutil.copytree(options.models_folder / "digits", models / "digits")
     with Service(folder, models, options.port, *_WORKERS) as service:
 
-        def take_away() -> None:
+        def move_away() -> None:
             models.rename(folder / "away")
             time.sleep(3)
             (folder / "away").rename(models)
             time.sleep(2)
 
-        seen = _loaded(service, take_away, 1.0)
+        stats = _run_under_load(service, move_away, 1.0)
         deadline = time.monotonic() + 10
         while not service.is_ready() and time.monotonic() < deadline:
             time.sleep(0.1)
-        bars = [
-            Bar("models: lost", f"{seen.lost}", "0", seen.lost == 0),
-            _no_errors("models", seen),
-            _is_well("models", service),
+        criteria = [
+            Criterion("models: lost", f"{stats.lost}", "0", stats.lost == 0),
+            _only_statuses("models", stats),
+            _recovered("models", service),
         ]
-        return Outcome(seen, bars, "taken away for 3 s")
+        return FaultResult(stats, criteria, "moved away for 3 s")
 
 
-def _clock(options: Options) -> Outcome:
+def _clock(options: Options) -> FaultResult:
     if not shutil.which("faketime"):
         raise SkippedError("faketime is not installed here; apt-get install faketime.")
     folder = options.folder("clock")
@@ -389,18 +411,18 @@ def _clock(options: Options) -> Outcome:
                 time.sleep(2)
 
         before = service.workers()
-        seen = _loaded(service, jump, 1.0)
+        stats = _run_under_load(service, jump, 1.0)
         same = before == service.workers()
-        bars = [
-            Bar("clock: lost", f"{seen.lost}", "0", seen.lost == 0),
-            _no_errors("clock", seen),
-            Bar("clock: workers died", "no" if same else "yes", "no", same),
-            _is_well("clock", service),
+        criteria = [
+            Criterion("clock: lost", f"{stats.lost}", "0", stats.lost == 0),
+            _only_statuses("clock", stats),
+            Criterion("clock: workers died", "no" if same else "yes", "no", same),
+            _recovered("clock", service),
         ]
-        return Outcome(seen, bars, "a year ahead, a year back, and again")
+        return FaultResult(stats, criteria, "a year ahead, a year back, and again")
 
 
-_FAULTS: dict[str, Callable[[Options], Outcome]] = {
+_FAULTS: dict[str, Callable[[Options], FaultResult]] = {
     "kill": _kill,
     "kill-parent": _kill_parent,
     "stop": _stop,

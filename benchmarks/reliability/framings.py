@@ -1,37 +1,37 @@
-"""Requests whose end is hard to tell, each with another request hidden behind or inside its body.
+"""Requests with ambiguous framing, each with another request hidden after or inside its body.
 
 A parser that disagrees with RFC 9112 about where the outer request ends executes the inner one:
-request smuggling (CL.TE, TE.CL, Upgrade and their kin). Knows no server and opens no connection.
+request smuggling (CL.TE, TE.CL, Upgrade and similar). Knows no server and opens no connection.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 CONTROL_ROUTE = "/v2/repository/models/digits/unload"
-"""What the inner request asks for: a change that no stranger may make."""
+"""The route of the inner request: a change that no public client may make."""
 
 _MORE_THAN_64_BITS = 2**64
 _EMPTY_LINES = b"\r\n" * 40_000
-"""Parsers skip them before a request: wherever a read ends, what is behind them is intact."""
-_MOST_SINGLE_BYTES = 4096
+"""Parsers skip empty lines before a request, so wherever a read ends, the rest is intact."""
+_MAX_SINGLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Framing:
-    """An outer request with the inner one in or behind its body."""
+    """An outer request with the inner one in or after its body."""
 
     name: str
     head: bytes
     body: bytes
     is_pipelined: bool = False
-    """RFC 9112 takes the inner one for a request of its own, or leaves that open."""
+    """RFC 9112 makes the inner request a separate one, or leaves that open."""
 
     @property
     def writes(self) -> dict[str, list[bytes]]:
-        """The ways to send it: name → pieces."""
+        """The ways to send the request: name → pieces."""
         message = self.head + self.body
         ways = {"one write": [message], "two writes": [self.head, self.body]}
-        if len(message) <= _MOST_SINGLE_BYTES:
+        if len(message) <= _MAX_SINGLE_BYTES:
             ways["byte by byte"] = [message[i : i + 1] for i in range(len(message))]
         return ways
 
@@ -45,7 +45,7 @@ def inner_request(request_id: str) -> bytes:
 
 
 def framings(path: str, inner: bytes) -> list[Framing]:
-    """Write every framing, the outer request being for `path`."""
+    """Return every framing, with an outer request for `path`."""
     kinds = (_upgrades, _transfer_encodings, _chunks, _lengths, _heads, _requests)
     found = [framing for kind in kinds for framing in kind(path, inner)]
     assert len({each.name for each in found}) == len(found)
@@ -53,7 +53,7 @@ def framings(path: str, inner: bytes) -> list[Framing]:
 
 
 def _head(path: str, *lines: str, start: str = "POST {path} HTTP/1.1", host: bool = True) -> bytes:
-    """Write a head; each of `lines` may hold any bytes of latin-1, line ends too."""
+    """Write a head; each of `lines` may contain any latin-1 characters, also line ends."""
     usual = ["Host: x"] if host else []
     every = [start.format(path=path), *usual, *lines, "Content-Type: application/json", "", ""]
     return "\r\n".join(every).encode("latin-1")
@@ -141,7 +141,7 @@ _TRANSFER_ENCODINGS = {
     "LF before the name": "X: y\nTransfer-Encoding: chunked",
     "a byte above ASCII": "Transfer-Encoding: \xa0chunked",
 }
-"""Some are right, and must override the length and then close; the others are errors."""
+"""Some are valid, and must override the length and then close; the rest are errors."""
 
 
 def _transfer_encodings(path: str, inner: bytes) -> Iterator[Framing]:
@@ -177,7 +177,7 @@ def _chunks(path: str, inner: bytes) -> Iterator[Framing]:
         "as trailers": b"0\r\n" + inner,
         "behind a trailer": b"0\r\nX: y\r\n" + inner,
     }
-    broken = {
+    badly_framed = {
         "0x before the size": b"0x0\r\n\r\n",
         "a size above 64 bits": b"%x\r\n\r\n" % _MORE_THAN_64_BITS,
         "a sign before the size": b"+0\r\n\r\n",
@@ -203,11 +203,11 @@ def _chunks(path: str, inner: bytes) -> Iterator[Framing]:
         "behind a trailer that is whole": b"0\r\nX: y\r\n\r\n",
         "behind a trailer Content-Length": b"0\r\nContent-Length: 5\r\n\r\n",
         "behind a trailer Transfer-Encoding": b"0\r\nTransfer-Encoding: x\r\n\r\n",
-        "a space behind the size": b"0 \r\n\r\n",  # llhttp and others take it, for old clients
+        "a space behind the size": b"0 \r\n\r\n",  # llhttp and others accept it, for old clients
     }
     for name, body in inside.items():
         yield Framing(f"chunked, {name}", head, body)
-    for name, body in broken.items():
+    for name, body in badly_framed.items():
         yield Framing(f"chunked, {name}", head, body + inner)
     for name, body in valid.items():
         yield Framing(f"chunked, {name}", head, body + inner, is_pipelined=True)

@@ -1,13 +1,13 @@
-"""A million fuzzed requests: does one bring the service down, or get another's answer?
+"""Send a million fuzzed requests: does one crash the service, or get the response of another?
 
     python -m benchmarks.reliability.fuzz [--quick] [--record]
 
-Over many connections at once: requests that are odd in all but where they end, pipelined in one or
-several pieces, with good ones between, whose answers are known; good ones followed by one whose
-head or framing is broken; and clients that hang up. Every answer must name the request that it
-answers, a good request must get its own answer, and no answer may be a server's error but 503 and
-504, or 501 and 505, which RFC 9110 has for what a server does not speak. Memory is weighed each
-second, and its slope taken over the last two thirds.
+Over many connections at once: mutated requests whose framing is right, pipelined in one or several
+pieces, with good ones between, whose responses are known; good requests followed by one with a
+malformed head or framing; and clients that hang up. Every response must carry the id of its
+request, a good request must get its own response, and no response may have a status of 500 or more
+but 503 and 504, or 501 and 505, which RFC 9110 defines for unsupported methods and versions.
+Memory is measured each second; its slope is fitted to the last two thirds.
 """
 
 import asyncio
@@ -27,29 +27,30 @@ import uvloop
 
 from benchmarks.reliability.fuzz_requests import (
     Fuzzer,
-    as_expected,
     good_bodies,
     good_request,
+    replace_id,
 )
 from benchmarks.reliability.program import Options, run
-from benchmarks.reliability.report import Bar, Report
+from benchmarks.reliability.report import Criterion, Report
 from benchmarks.reliability.services import Service
-from benchmarks.reliability.wire import Address, answers, ask, complete
+from benchmarks.reliability.wire import Address, complete_length, exchange, parse_responses
 
 _REQUESTS, _QUICK_REQUESTS = 1_000_000, 20_000
 _CONNECTIONS = 64
 _PIPELINED = 12
 _BATCHES_PER_CONNECTION = 50
-_PATIENCE_SECONDS = 20.0
-_LAST_WORDS_SECONDS = 0.05
+_TIMEOUT_SECONDS = 20.0
+_TRAILING_SECONDS = 0.05
 _ALLOWED = {501, 503, 504, 505}
-_MOST_MB = 1.0
-"""Of growth in 100,000 requests."""
+_MAX_MB = 1.0
+"""Limit of the growth of memory in 100,000 requests."""
+_SHOWN_TRACEBACKS = 5
 _READ_BYTES = 65_536
 
 
 def measure(options: Options) -> Report:
-    """Fuzz, and watch."""
+    """Fuzz the service and measure its memory."""
     total = _QUICK_REQUESTS if options.quick else _REQUESTS
     quiet = ("--log-level", "warning")
     with Service(
@@ -59,53 +60,60 @@ def measure(options: Options) -> Report:
         *quiet,
         cores=options.service_cores,
     ) as service:
-        expected = _learn(service.address)
-        begun = time.monotonic()
-        counts, weights = _fuzz(options, service, total, expected)
-        seconds = time.monotonic() - begun
+        expected = _good_responses(service.address)
+        started = time.monotonic()
+        counts, memory_samples = _fuzz(options, service, total, expected)
+        seconds = time.monotonic() - started
         is_alive = service.server.status is None and service.is_ready()
         errors = [each for each in service.log().splitlines() if "Traceback" in each]
-        still = _learn(service.address) == expected if is_alive else False
-    return _report(options, counts, weights, seconds, len(errors), is_well=is_alive and still)
+        sys.stderr.writelines(f"{line}\n" for line in errors[:_SHOWN_TRACEBACKS])
+        is_unchanged = _good_responses(service.address) == expected if is_alive else False
+    return _report(
+        options, counts, memory_samples, seconds, len(errors), is_healthy=is_alive and is_unchanged
+    )
 
 
-def _learn(address: Address) -> list[bytes]:
-    """Return what each good request is answered with."""
+def _good_responses(address: Address) -> list[bytes]:
+    """Return the response body of each good request, with the id replaced."""
     found = []
     for body in good_bodies():
-        answer = ask(address, good_request(body, "to-learn"))
-        assert answer is not None, "the service does not answer a good request"
-        assert answer.status == 200, answer
-        found.append(as_expected(answer.body, "to-learn"))
-    assert len(set(found)) == len(found), "good requests must be told apart by their answers"
+        response = exchange(address, good_request(body, "to-learn"))
+        assert response is not None, "the service does not answer a good request"
+        assert response.status == 200, response
+        found.append(replace_id(response.body, "to-learn"))
+    assert len(set(found)) == len(found), "good requests must have different responses"
     return found
 
 
 def _fuzz(
     options: Options, service: Service, total: int, expected: list[bytes]
 ) -> tuple[Counter[str], list[tuple[float, float]]]:
-    """Return what was counted, and (seconds, MB) of the service."""
+    """Return the counts, and the memory of the service as (seconds, MB) pairs."""
     processes = len(os.sched_getaffinity(0))
     shares = [total // processes] * processes
-    weights = []
-    begun = time.monotonic()
+    memory_samples = []
+    started = time.monotonic()
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         work: list[Future[Counter[str]]] = [
-            pool.submit(_share, service.address, share, seed, expected)
+            pool.submit(_fuzz_in_process, service.address, share, seed, expected)
             for seed, share in enumerate(shares)
         ]
         while not all(each.done() for each in work):
-            weights.append((time.monotonic() - begun, service.server.proportional_memory()))
+            memory_samples.append(
+                (time.monotonic() - started, service.server.proportional_memory())
+            )
             time.sleep(1)
-        return sum((each.result() for each in work), Counter[str]()), weights
+        return sum((each.result() for each in work), Counter[str]()), memory_samples
 
 
-def _share(address: Address, total: int, seed: int, expected: list[bytes]) -> Counter[str]:
-    return uvloop.run(_Share(address, total, seed, expected).run())
+def _fuzz_in_process(
+    address: Address, total: int, seed: int, expected: list[bytes]
+) -> Counter[str]:
+    return uvloop.run(_FuzzClient(address, total, seed, expected).run())
 
 
-class _Share:
-    """What one process sends."""
+class _FuzzClient:
+    """Sends the requests of one process over many connections."""
 
     def __init__(self, address: Address, total: int, seed: int, expected: list[bytes]) -> None:
         self._address, self._left, self._expected = address, total, expected
@@ -126,7 +134,7 @@ class _Share:
                 reader, writer = await asyncio.open_connection(*self._address)
             except OSError as error:
                 self.counts[f"not connected: {type(error).__name__}"] += 1
-                self._left -= 1  # or else a service that has ended would be tried for ever
+                self._left -= 1  # otherwise a service that has ended would be retried forever
                 await asyncio.sleep(0.05)
                 continue
             try:
@@ -139,17 +147,19 @@ class _Share:
                 writer.transport.abort()
 
     async def _batch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Send some requests; return whether the connection goes on."""
+        """Send some requests; return whether the connection stays open."""
         draw = self._random.random()
         if draw < 0.75:
-            return await self._pipelined(reader, writer)
+            return await self._send_pipelined(reader, writer)
         if draw < 0.95:
-            await self._broken(reader, writer)
+            await self._send_malformed(reader, writer)
         else:
-            await self._hung_up(writer)
+            await self._send_and_hang_up(writer)
         return False
 
-    async def _pipelined(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _send_pipelined(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         fuzzed = self._random.randrange(1, _PIPELINED)
         ids, good, message = [], {}, b""
         for index in range(fuzzed + 1):
@@ -160,14 +170,14 @@ class _Share:
                 good[request_id] = self._random.randrange(len(self._bodies))
                 message += good_request(self._bodies[good[request_id]], request_id)
             else:
-                message += self._fuzzer.framed(request_id)
-        self._sent(len(ids))
+                message += self._fuzzer.well_framed(request_id)
+        self._count_sent(len(ids))
         await self._write(writer, message)
         return await self._read(reader, ids, good)
 
     async def _write(self, writer: asyncio.StreamWriter, message: bytes) -> None:
-        """Send a message in pieces, as far as the service takes it."""
-        for piece in self._fuzzer.pieces(message):
+        """Send a message in pieces until the service closes the connection."""
+        for piece in self._fuzzer.split(message):
             if writer.is_closing():
                 return
             writer.write(piece)
@@ -176,86 +186,90 @@ class _Share:
     async def _read(
         self, reader: asyncio.StreamReader, ids: Sequence[str], good: dict[str, int]
     ) -> bool:
-        """Read an answer for each; return whether all came."""
+        """Read a response for each id; return whether all came."""
         data = b""
         for position, request_id in enumerate(ids):
-            while not (size := complete(data)):
+            while not (size := complete_length(data)):
                 try:
-                    async with asyncio.timeout(_PATIENCE_SECONDS):
+                    async with asyncio.timeout(_TIMEOUT_SECONDS):
                         piece = await reader.read(_READ_BYTES)
                 except TimeoutError:
                     self.counts["never answered"] += 1
                     return False
                 if not piece:
-                    # It may close behind an error, not behind a good request.
+                    # It may close after an error, not after a good request.
                     if position and ids[position - 1] in good:
-                        self.counts["closed behind a good request"] += 1
+                        self.counts["closed after a good request"] += 1
                     return False
                 data += piece
-            self._judge(data[:size], request_id, good)
+            self._check(data[:size], request_id, good)
             data = data[size:]
         if data:
-            self.counts["more answers than requests"] += 1
+            self.counts["more responses than requests"] += 1
             return False
         return True
 
-    def _judge(self, data: bytes, request_id: str, good: dict[str, int]) -> None:
-        answer = answers(data)[-1]
-        self._count(answer.status)
-        if answer.request_id.startswith("fuzz-") and answer.request_id != request_id:
-            self.counts["answers to another request"] += 1
-        if request_id not in good or answer.status in _ALLOWED:
+    def _check(self, data: bytes, request_id: str, good: dict[str, int]) -> None:
+        response = parse_responses(data)[-1]
+        self._count(response.status)
+        if response.request_id.startswith("fuzz-") and response.request_id != request_id:
+            self.counts["responses to another request"] += 1
+        if request_id not in good or response.status in _ALLOWED:
             return
-        is_right = answer.status == 200 and answer.request_id == request_id
-        right = self._expected[good[request_id]]
-        if not is_right or as_expected(answer.body, request_id) != right:
+        is_right = response.status == 200 and response.request_id == request_id
+        expected = self._expected[good[request_id]]
+        if not is_right or replace_id(response.body, request_id) != expected:
             self.counts["good requests answered wrongly"] += 1
-            how = f"{answer.status}, {'with' if answer.request_id == request_id else 'without'}"
-            self.counts[f"wrong: {how} its id"] += 1
+            outcome = (
+                f"{response.status}, {'with' if response.request_id == request_id else 'without'}"
+            )
+            self.counts[f"wrong: {outcome} its id"] += 1
 
-    async def _broken(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Send a good request and a broken one behind it."""
+    async def _send_malformed(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Send a good request and a malformed one after it."""
         good, other = self._next_id(), self._next_id()
         which = self._random.randrange(len(self._bodies))
-        self._sent(2)
-        message = good_request(self._bodies[which], good) + self._fuzzer.broken(other)
+        self._count_sent(2)
+        message = good_request(self._bodies[which], good) + self._fuzzer.badly_framed(other)
         await self._write(writer, message)
         data = b""
-        while not (size := complete(data)):
+        while not (size := complete_length(data)):
             try:
-                async with asyncio.timeout(_PATIENCE_SECONDS):
+                async with asyncio.timeout(_TIMEOUT_SECONDS):
                     piece = await reader.read(_READ_BYTES)
             except TimeoutError:
                 piece = b""
             if not piece:
-                self.counts["good requests without an answer"] += 1
+                self.counts["good requests without a response"] += 1
                 return
             data += piece
-        self._judge(data[:size], good, {good: which})
+        self._check(data[:size], good, {good: which})
         with suppress(TimeoutError, OSError):
-            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            async with asyncio.timeout(_TRAILING_SECONDS):
                 data = data[size:] + await reader.read(_READ_BYTES)
-                for answer in answers(data):
-                    self._count(answer.status)
-                    if answer.request_id == good:
-                        self.counts["answers to another request"] += 1
+                for response in parse_responses(data):
+                    self._count(response.status)
+                    if response.request_id == good:
+                        self.counts["responses to another request"] += 1
 
-    async def _hung_up(self, writer: asyncio.StreamWriter) -> None:
-        self._sent(1)
-        message = self._fuzzer.framed(self._next_id())
-        await self._write(writer, self._fuzzer.cut(message))
+    async def _send_and_hang_up(self, writer: asyncio.StreamWriter) -> None:
+        self._count_sent(1)
+        message = self._fuzzer.well_framed(self._next_id())
+        await self._write(writer, self._fuzzer.truncate(message))
 
     def _count(self, status: int) -> None:
         self.counts[f"status {status}"] += 1
         if status >= 500 and status not in _ALLOWED:
             self.counts["server errors"] += 1
 
-    def _sent(self, count: int) -> None:
+    def _count_sent(self, count: int) -> None:
         self._left -= count
         self.counts["requests"] += count
 
     def _next_id(self) -> str:
-        """Make an id that no change of a few bits makes another's: heads are fuzzed, too."""
+        """Make an id that a mutation of a few bytes cannot turn into another; heads are fuzzed."""
         self._number += 1
         digest = hashlib.blake2b(f"{self._seed} {self._number}".encode(), digest_size=8)
         return f"fuzz-{digest.hexdigest()}-"
@@ -264,32 +278,41 @@ class _Share:
 def _report(
     options: Options,
     counts: Counter[str],
-    weights: list[tuple[float, float]],
+    memory_samples: list[tuple[float, float]],
     seconds: float,
     tracebacks: int,
     *,
-    is_well: bool,
+    is_healthy: bool,
 ) -> Report:
     sent = counts["requests"]
-    slope, memory = _slope(weights, sent / seconds)
-    none = (
+    slope, memory = _slope(memory_samples, sent / seconds)
+    must_be_zero = (
         "server errors",
-        "answers to another request",
+        "responses to another request",
         "good requests answered wrongly",
-        "good requests without an answer",
-        "closed behind a good request",
-        "more answers than requests",
+        "good requests without a response",
+        "closed after a good request",
+        "more responses than requests",
         "never answered",
     )
-    bars = [
-        Bar("crashes", "none" if is_well else "it is down, or not as it was", "none", is_well),
-        Bar("tracebacks in the log", f"{tracebacks}", "0", tracebacks == 0),
-        *(Bar(each, f"{counts[each]:,}", "0", counts[each] == 0) for each in none),
+    criteria = [
+        Criterion(
+            "crashes",
+            "none" if is_healthy else "it is down, or responds differently",
+            "none",
+            is_healthy,
+        ),
+        Criterion("tracebacks in the log", f"{tracebacks}", "0", tracebacks == 0),
+        *(Criterion(each, f"{counts[each]:,}", "0", counts[each] == 0) for each in must_be_zero),
     ]
     if not options.quick:
-        told = f"{slope:.2f} MB in 100,000 requests"
-        bars.append(Bar("memory's slope", told, f"at most {_MOST_MB:g}", slope <= _MOST_MB))
-    rows = [(name, f"{count:,}") for name, count in sorted(counts.items()) if name not in none]
+        description = f"{slope:.2f} MB in 100,000 requests"
+        criteria.append(
+            Criterion("memory growth", description, f"at most {_MAX_MB:g}", slope <= _MAX_MB)
+        )
+    rows = [
+        (name, f"{count:,}") for name, count in sorted(counts.items()) if name not in must_be_zero
+    ]
     rows += [("requests a second", f"{sent / seconds:,.0f}"), ("memory at each tenth, MB", memory)]
     return Report(
         title=f"{sent:,} fuzzed requests",
@@ -297,20 +320,20 @@ def _report(
         f"{_CONNECTIONS} connections from each of the cores {options.load_cores}.",
         columns=("what", "how many"),
         rows=rows,
-        bars=bars,
+        criteria=criteria,
     )
 
 
-def _slope(weights: list[tuple[float, float]], rate: float) -> tuple[float, str]:
-    """Return MB in 100,000 requests after a third of the time, and the weights in words."""
-    times, sizes = np.array(weights).T
+def _slope(memory_samples: list[tuple[float, float]], rate: float) -> tuple[float, str]:
+    """Return MB per 100,000 requests, fitted after a third of the time, and a description."""
+    times, sizes = np.array(memory_samples).T
     late = times >= times[-1] / 3
     tenths = sizes[np.linspace(0, len(sizes) - 1, 11).astype(int)]
-    told = f"{', '.join(f'{each:.0f}' for each in tenths)}; at most {sizes.max():.0f}"
+    description = f"{', '.join(f'{each:.0f}' for each in tenths)}; at most {sizes.max():.0f}"
     if late.sum() < 3:
-        return 0.0, told
+        return 0.0, description
     a_second = float(np.polyfit(times[late], sizes[late], 1)[0])
-    return 1e5 * a_second / rate, told
+    return 1e5 * a_second / rate, description
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Requests that nobody in their right mind would send, from a seed. Opens no connection."""
+"""Generates fuzzed requests from a seed. Opens no connection."""
 
 import gzip
 import io
@@ -10,10 +10,10 @@ import orjson
 from PIL import Image
 
 _SIDE = 8
-"""Of the digits' images, pixels."""
+"""Width and height of the digits' images, pixels."""
 _BOUNDARY = "fuzz"
 _IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-_MOST_CHANGES = 5
+_MAX_MUTATIONS = 5
 
 _ROUTES = ("/predict", "/uncertainty", "/v2/models/digits/infer", "/v2/models/digits-mc/infer")
 _OTHER_ROUTES = (
@@ -93,7 +93,20 @@ _FRAMINGS = (
     "X-A: b\rX-B: c",
     "X-A: " + "a" * 70_000,
 )
-_BITS = (b"\r\n", b"\n", b"\r", b"\x00", b"\xff", b"[", b"]", b"{", b'"', b"9" * 30, b"-", b"e9")
+_FRAGMENTS = (
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\x00",
+    b"\xff",
+    b"[",
+    b"]",
+    b"{",
+    b'"',
+    b"9" * 30,
+    b"-",
+    b"e9",
+)
 
 
 _ID = b"@the-id@"
@@ -101,7 +114,7 @@ _PATH = "/v2/models/digits/infer"
 
 
 def good_bodies() -> list[bytes]:
-    """Write requests whose answers are to be learnt, `_ID` standing for the id."""
+    """Write bodies of good requests; `_ID` stands for the id."""
     generator = random.Random(7)  # noqa: S311
     bodies = []
     for _ in range(16):
@@ -111,98 +124,98 @@ def good_bodies() -> list[bytes]:
 
 
 def good_request(body: bytes, request_id: str) -> bytes:
-    """Write a request with a body of `good_bodies`."""
+    """Write a request with a body of `good_bodies` and this id."""
     named = body.replace(_ID, request_id.encode())
     head = f"POST {_PATH} HTTP/1.1\r\nHost: x\r\nX-Request-ID: {request_id}\r\n"
     return f"{head}Content-Length: {len(named)}\r\n\r\n".encode() + named
 
 
-def as_expected(answer: bytes, request_id: str) -> bytes:
-    """Put `_ID` where the id stands in an answer's body."""
-    return answer.replace(request_id.encode(), _ID)
+def replace_id(response: bytes, request_id: str) -> bytes:
+    """Replace the id in a response body by `_ID`."""
+    return response.replace(request_id.encode(), _ID)
 
 
 class Fuzzer:
-    """Writes requests, from a seed."""
+    """Generates requests from a seed; the same seed gives the same requests."""
 
     def __init__(self, seed: int) -> None:
-        """Prepare bodies of every type."""
+        """Prepare a body of every content type."""
         self._random = random.Random(seed)  # noqa: S311
         self._bodies = _bodies()
 
-    def framed(self, request_id: str) -> bytes:
-        """Write a request that is odd in all but where it ends."""
-        pick = self._random
-        kind, body, headers = pick.choice(self._bodies)
-        if pick.random() < 0.7:
-            body = self.changed(body)
-        if pick.random() < 0.1:
+    def well_framed(self, request_id: str) -> bytes:
+        """Write a mutated request with the right framing: its Content-Length is its length."""
+        generator = self._random
+        kind, body, headers = generator.choice(self._bodies)
+        if generator.random() < 0.7:
+            body = self.mutate(body)
+        if generator.random() < 0.1:
             body, headers = gzip.compress(body, 1), (*headers, "Content-Encoding: gzip")
-            if pick.random() < 0.5:
-                body = self.changed(body)
-        route = kind if pick.random() < 0.8 else pick.choice((*_ROUTES, *_OTHER_ROUTES))
-        method = "POST" if pick.random() < 0.9 else pick.choice(_METHODS)
+            if generator.random() < 0.5:
+                body = self.mutate(body)
+        route = kind if generator.random() < 0.8 else generator.choice((*_ROUTES, *_OTHER_ROUTES))
+        method = "POST" if generator.random() < 0.9 else generator.choice(_METHODS)
         lines = list(headers)
-        if pick.random() < 0.2:
-            lines.insert(pick.randrange(len(lines) + 1), pick.choice(_HEADERS))
+        if generator.random() < 0.2:
+            lines.insert(generator.randrange(len(lines) + 1), generator.choice(_HEADERS))
         return _message(method, route + self._query(), request_id, lines, body)
 
-    def broken(self, request_id: str) -> bytes:
-        """Write a request whose head or framing is wrong, or may be."""
-        pick = self._random
-        message = self.framed(request_id)
+    def badly_framed(self, request_id: str) -> bytes:
+        """Write a request whose head or framing is mutated, and so may be malformed."""
+        generator = self._random
+        message = self.well_framed(request_id)
         head, end, body = message.partition(b"\r\n\r\n")
-        if pick.random() < 0.5:
+        if generator.random() < 0.5:
             lines = head.split(b"\r\n")
-            at = pick.randrange(1, len(lines) + 1)
-            lines.insert(at, pick.choice(_FRAMINGS).encode("latin-1"))
+            at = generator.randrange(1, len(lines) + 1)
+            lines.insert(at, generator.choice(_FRAMINGS).encode("latin-1"))
             head = b"\r\n".join(lines)
         else:
-            head = self.changed(head)
+            head = self.mutate(head)
         return head + end + body
 
-    def cut(self, message: bytes) -> bytes:
-        """Cut a message off, for a client that hangs up."""
+    def truncate(self, message: bytes) -> bytes:
+        """Return a beginning of a message, for a client that hangs up."""
         return message[: self._random.randrange(1, len(message) + 1)]
 
-    def pieces(self, message: bytes) -> list[bytes]:
-        """Cut a message into one to four pieces."""
+    def split(self, message: bytes) -> list[bytes]:
+        """Split a message into one to four pieces."""
         places = sorted(
             self._random.randrange(len(message)) for _ in range(self._random.randrange(4))
         )
         bounds = [0, *places, len(message)]
         return [message[a:b] for a, b in pairwise(bounds) if b > a]
 
-    def changed(self, data: bytes) -> bytes:
-        """Change some bytes: others in their place, put in, taken out, doubled, cut."""
-        pick, found = self._random, bytearray(data)
-        for _ in range(pick.randrange(1, _MOST_CHANGES)):
+    def mutate(self, data: bytes) -> bytes:
+        """Replace, insert, delete, repeat or flip some bytes, or cut the end off."""
+        generator, found = self._random, bytearray(data)
+        for _ in range(generator.randrange(1, _MAX_MUTATIONS)):
             if not found:
                 break
-            at = pick.randrange(len(found))
-            match pick.randrange(6):
+            at = generator.randrange(len(found))
+            match generator.randrange(6):
                 case 0:
-                    found[at] = pick.randrange(256)
+                    found[at] = generator.randrange(256)
                 case 1:
-                    found[at:at] = pick.choice(_BITS)
+                    found[at:at] = generator.choice(_FRAGMENTS)
                 case 2:
-                    del found[at : at + pick.randrange(1, 9)]
+                    del found[at : at + generator.randrange(1, 9)]
                 case 3:
-                    found[at:at] = found[at : at + pick.randrange(1, 33)]
+                    found[at:at] = found[at : at + generator.randrange(1, 33)]
                 case 4:
-                    found[at] ^= 1 << pick.randrange(8)
+                    found[at] ^= 1 << generator.randrange(8)
                 case _:
-                    if pick.random() < 0.3:
+                    if generator.random() < 0.3:
                         del found[at:]
         return bytes(found)
 
     def _query(self) -> str:
-        pick = self._random
-        if pick.random() < 0.8:
+        generator = self._random
+        if generator.random() < 0.8:
             return ""
         pairs = (
-            f"{pick.choice(_QUERY_NAMES)}={pick.choice(_QUERY_VALUES)}"
-            for _ in range(pick.randrange(1, 4))
+            f"{generator.choice(_QUERY_NAMES)}={generator.choice(_QUERY_VALUES)}"
+            for _ in range(generator.randrange(1, 4))
         )
         return "?" + "&".join(pairs)
 

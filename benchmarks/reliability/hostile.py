@@ -1,13 +1,13 @@
-"""Attacks on what is scarce, one after the other: what is left for clients that behave?
+"""Attack the service, one attack after the other: how many responses do good clients still get?
 
     python -m benchmarks.reliability.hostile [--quick] [--record] [--only NAME,NAME] [--cgroup PATH]
 
-The service has its defaults, one core and 2 GiB: in a cgroup made in --cgroup, or else it is
-weighed five times a second and its heaviest process killed above that. Attackers come from
-127.0.0.2 to 127.0.0.9, from a process of their own at low priority on the other core. Good clients
-come from 127.0.0.1 and send eight requests a second each, of mixed kinds, half of them over
-kept-alive connections; a probe asks for /health/live twenty times a second, each on a connection of
-its own. Kept: their answers 200 against those of as many seconds just before the attack.
+The service has its default settings, one core and 2 GiB: in a cgroup made in --cgroup, or else its
+memory is measured five times a second and its largest process killed above that. Attackers connect
+from 127.0.0.2 to 127.0.0.9, from a process of their own at low priority on the other core. Good
+clients connect from 127.0.0.1 and send eight requests per second each, of mixed kinds, half of them
+over kept-alive connections; a probe requests /health/live twenty times per second, each time on a
+new connection. Kept: the rate of status 200 as a share of that just before the attack.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks.reliability.attackers import LINGERED, READY, SWALLOWED, attacks
-from benchmarks.reliability.clients import Client, Seen, load_while
+from benchmarks.reliability.attackers import OPEN_AFTER_REFUSAL, READY, SENT_AFTER_REFUSAL, attacks
+from benchmarks.reliability.clients import Client, ClientStats, load_while
 from benchmarks.reliability.faults import SkippedError, fill, tmpfs
 from benchmarks.reliability.program import Options, run
-from benchmarks.reliability.report import Bar, Report
+from benchmarks.reliability.report import Criterion, Report
 from benchmarks.reliability.requests import mixed
 from benchmarks.reliability.services import MemoryWatch, Service
 from benchmarks.reliability.wire import request
@@ -33,23 +33,23 @@ from benchmarks.serving.environments import ROOT
 from benchmarks.serving.servers import ServerFailedError
 
 _GOOD_CLIENTS = 6
-_EVERY_SECONDS = 0.125
+_REQUEST_SECONDS = 0.125
 _PROBE_SECONDS = 0.05
 _SOURCE = "127.0.0.1"
 _ATTACK_SECONDS, _QUICK_ATTACK_SECONDS = 10.0, 3.0
 _BEFORE_SECONDS, _QUICK_BEFORE_SECONDS = 5.0, 2.0
 _SETTLE_SECONDS = 5.0
 _AFTER_SECONDS = 3.0
-_PATIENCE_SECONDS = 5.0
+_TIMEOUT_SECONDS = 5.0
 _AT_LEAST_SECONDS = {"a byte a second behind 408": 45.0}
-"""The time for a body is 30 s by default."""
-_MOST_NOTED = {SWALLOWED: 100.0, LINGERED: 5.0}
-_KEPT = 0.8
-_MOST_MILLISECONDS = 250.0
-_MOST_MB = 2**30 / 1e6
+"""Longer attacks, by name; the timeout of a body is 30 s by default."""
+_MAX_ATTACK_MEASUREMENTS = {SENT_AFTER_REFUSAL: 100.0, OPEN_AFTER_REFUSAL: 5.0}
+_MIN_KEPT = 0.8
+_MAX_LIVE_MILLISECONDS = 250.0
+_MAX_MB = 2**30 / 1e6
 _FULL_DISK = "a full temporary folder"
 _DESCRIPTORS = "silent connections"
-_MOST_DESCRIPTORS = 1024
+_MAX_DESCRIPTORS = 1024
 _TMPFS_KILOBYTES = 20_000
 _QUICK = (
     "256 heads without a body",
@@ -64,104 +64,109 @@ _QUICK = (
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """What good clients and the probe saw for a while."""
+class Interval:
+    """The responses that good clients and the probe got in an interval."""
 
     seconds: float
-    good: Seen
-    live: Seen
+    good: ClientStats
+    live: ClientStats
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
+        """Responses with status 200 per second."""
         return self.good.good / self.seconds
 
     @property
     def live_p99(self) -> float:
-        """Milliseconds; those without an answer lasted as long as the probe's patience."""
-        return _with_losses(self.live, 0.99)
+        """99th percentile, milliseconds; a probe without a response counts as its timeout."""
+        return _percentile_with_losses(self.live, 0.99)
 
     @property
-    def live_told(self) -> str:
-        """p50, p99 and most, milliseconds."""
-        return " / ".join(f"{_with_losses(self.live, share):,.0f}" for share in (0.5, 0.99, 1))
+    def live_percentiles(self) -> str:
+        """p50, p99 and maximum, milliseconds."""
+        return " / ".join(
+            f"{_percentile_with_losses(self.live, share):,.0f}" for share in (0.5, 0.99, 1)
+        )
 
 
-def _with_losses(seen: Seen, share: float) -> float:
-    failed = seen.lost + seen.counts["late"] + seen.counts["refused"]
-    whole = Seen(latencies=[*seen.latencies, *[_PATIENCE_SECONDS] * failed])
+def _percentile_with_losses(stats: ClientStats, share: float) -> float:
+    failed = stats.lost + stats.counts["late"] + stats.counts["refused"]
+    whole = ClientStats(latencies=[*stats.latencies, *[_TIMEOUT_SECONDS] * failed])
     return whole.percentile(share)
 
 
 @dataclass(frozen=True)
-class Attacked:
-    """What one attack did."""
+class AttackResult:
+    """The effect of one attack."""
 
     name: str
-    before: Stretch
-    during: Stretch
-    after: Stretch
-    """From 5 s after its end."""
+    before: Interval
+    during: Interval
+    after: Interval
+    """From 5 s after the end of the attack."""
     peak: float
-    """MB, of all processes of the service."""
+    """Peak memory of all processes of the service, MB."""
     was_killed: bool
     ended: bool
     """Whether the service has ended by itself."""
-    noted: dict[str, float]
-    """What the attackers noted."""
+    measured: dict[str, float]
+    """The measurements of the attackers."""
 
     @property
     def kept(self) -> float:
-        """Of the good clients' answers; they send no more than they did before."""
+        """Share of the good clients' rate that was kept; they send no more than before."""
         return min(1.0, self.during.rate / max(1e-9, self.before.rate))
 
     @property
     def recovered(self) -> float:
-        """The same, afterwards."""
+        """The same share after the attack."""
         return min(1.0, self.after.rate / max(1e-9, self.before.rate))
 
     @property
     def misses(self) -> list[str]:
-        """The bars that were missed."""
-        wrong = {
-            "answers": self.kept < _KEPT,
+        """The names of the missed criteria."""
+        missed = {
+            "responses": self.kept < _MIN_KEPT,
             "statuses": bool(set(self.during.good.counts) - {"200", "503", "sent"}),
-            "health": not self.during.live_p99 <= _MOST_MILLISECONDS,
-            "memory": self.peak > _MOST_MB or self.was_killed,
-            "after": self.recovered < 0.9 or not self.after.live_p99 <= _MOST_MILLISECONDS,
+            "health": not self.during.live_p99 <= _MAX_LIVE_MILLISECONDS,
+            "memory": self.peak > _MAX_MB or self.was_killed,
+            "after": self.recovered < 0.9 or not self.after.live_p99 <= _MAX_LIVE_MILLISECONDS,
             "ended": self.ended,
-            **{what: self.noted.get(what, 0.0) > most for what, most in _MOST_NOTED.items()},
+            **{
+                what: self.measured.get(what, 0.0) > most
+                for what, most in _MAX_ATTACK_MEASUREMENTS.items()
+            },
         }
-        return [name for name, is_wrong in wrong.items() if is_wrong]
+        return [name for name, is_missed in missed.items() if is_missed]
 
 
 def measure(options: Options) -> Report:
-    """Attack, each time a service of its own."""
+    """Run each attack against a new service."""
     names = [*attacks(), _FULL_DISK]
-    chosen = [each for each in names if options.wants(each)]
+    chosen = [each for each in names if options.includes(each)]
     if options.quick and not options.only:
         chosen = list(_QUICK)
-    found: list[Attacked] = []
-    failed: list[Bar] = []
+    found: list[AttackResult] = []
+    failed: list[Criterion] = []
     notes = []
     for index, name in enumerate(chosen):
         try:
-            found.append(_attacked(options, index, name))
+            found.append(_run_attack(options, index, name))
         except SkippedError as error:
             notes.append(f"Left out, {name}: {error}")
             continue
         except ServerFailedError as error:
-            failed.append(Bar(name, f"{error}"[:120], "all", is_kept=False))
+            failed.append(Criterion(name, f"{error}"[:120], "all", is_met=False))
             continue
         missed = ", ".join(found[-1].misses) or "none"
-        options.say(f"{name}: kept {found[-1].kept:.0%}; bars missed: {missed}")
+        options.log(f"{name}: kept {found[-1].kept:.0%}; criteria missed: {missed}")
     return _report(options, found, failed, notes)
 
 
-def _attacked(options: Options, index: int, name: str) -> Attacked:
+def _run_attack(options: Options, index: int, name: str) -> AttackResult:
     folder = options.folder(f"attack-{index}")
     with (
-        _place(name, folder) as (flags, environment, wrapper),
+        _limited_resources(name, folder) as (flags, environment, wrapper),
         Service(
             folder,
             options.models_folder,
@@ -178,29 +183,29 @@ def _attacked(options: Options, index: int, name: str) -> Attacked:
         watch = MemoryWatch(service)
         watch.start()
         quick = options.quick
-        _stretch(service, 0.5)  # warm
-        before = _stretch(service, _QUICK_BEFORE_SECONDS if quick else _BEFORE_SECONDS)
+        _measure_interval(service, 0.5)  # warm
+        before = _measure_interval(service, _QUICK_BEFORE_SECONDS if quick else _BEFORE_SECONDS)
         seconds = _QUICK_ATTACK_SECONDS if quick else _ATTACK_SECONDS
         seconds = max(seconds, _AT_LEAST_SECONDS.get(name, 0.0))
-        noted: dict[str, float] = {}
-        with _attacking(name, folder, service, seconds, noted):
-            during = _stretch(service, seconds)
+        measured: dict[str, float] = {}
+        with _attacking(name, folder, service, seconds, measured):
+            during = _measure_interval(service, seconds)
         time.sleep(_SETTLE_SECONDS)
-        after = _stretch(service, _AFTER_SECONDS)
+        after = _measure_interval(service, _AFTER_SECONDS)
         peak = watch.end()
         ended = service.server.status is not None
-        return Attacked(name, before, during, after, peak, watch.was_killed, ended, noted)
+        return AttackResult(name, before, during, after, peak, watch.was_killed, ended, measured)
 
 
-_Place = tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]
-"""The service's flags, its environment, and what runs it."""
+_Surroundings = tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]
+"""Flags of the service, environment variables, and the command that runs it."""
 
 
 @contextmanager
-def _place(name: str, folder: Path) -> Iterator[_Place]:
-    """Make little of what is attacked: a small disk, as few descriptors as Debian's default."""
+def _limited_resources(name: str, folder: Path) -> Iterator[_Surroundings]:
+    """Limit the attacked resource: a small disk, or the number of descriptors of Debian."""
     if name == _DESCRIPTORS:
-        yield (), {}, ("/bin/sh", "-c", f'ulimit -n {_MOST_DESCRIPTORS} && exec "$@"', "sh")
+        yield (), {}, ("/bin/sh", "-c", f'ulimit -n {_MAX_DESCRIPTORS} && exec "$@"', "sh")
         return
     if name != _FULL_DISK:
         yield (), {}, ()
@@ -213,11 +218,11 @@ def _place(name: str, folder: Path) -> Iterator[_Place]:
 
 @contextmanager
 def _attacking(
-    name: str, folder: Path, service: Service, seconds: float, noted: dict[str, float]
+    name: str, folder: Path, service: Service, seconds: float, measured: dict[str, float]
 ) -> Iterator[None]:
     if name == _FULL_DISK:
         fill(folder / "small")
-        name = "long queries"  # each is a line of the log, and a series of the metrics
+        name = "long queries"  # each writes a line of the log and creates a Prometheus series
     program = [sys.executable, "-m", "benchmarks.reliability.attackers", name]
     program += ["--port", str(service.address[1]), "--seconds", str(seconds)]
     with (folder / "attackers.txt").open("wb") as log:
@@ -229,22 +234,22 @@ def _attacking(
         )
     try:
         assert attacker.stdout is not None
-        said = attacker.stdout.readline().decode().strip()
-        if said != READY:
+        line = attacker.stdout.readline().decode().strip()
+        if line != READY:
             raise ServerFailedError("the attackers do not start; see attackers.txt")
         yield
     finally:
         with suppress(subprocess.TimeoutExpired, orjson.JSONDecodeError):
             attacker.wait(5)
-            noted |= orjson.loads(attacker.stdout.read()) if attacker.stdout else {}
+            measured |= orjson.loads(attacker.stdout.read()) if attacker.stdout else {}
         attacker.kill()
         attacker.wait()
         if attacker.stdout is not None:
             attacker.stdout.close()
 
 
-def _stretch(service: Service, seconds: float) -> Stretch:
-    good, live = Seen(), Seen()
+def _measure_interval(service: Service, seconds: float) -> Interval:
+    good, live = ClientStats(), ClientStats()
     clients = [
         Client(
             service.address,
@@ -252,8 +257,8 @@ def _stretch(service: Service, seconds: float) -> Stretch:
             good,
             keep_alive=bool(number % 2),
             source=_SOURCE,
-            every=_EVERY_SECONDS,
-            timeout=_PATIENCE_SECONDS,
+            every=_REQUEST_SECONDS,
+            timeout=_TIMEOUT_SECONDS,
         )
         for number in range(_GOOD_CLIENTS)
     ]
@@ -266,25 +271,27 @@ def _stretch(service: Service, seconds: float) -> Stretch:
             keep_alive=False,
             source=_SOURCE,
             every=_PROBE_SECONDS,
-            timeout=_PATIENCE_SECONDS,
+            timeout=_TIMEOUT_SECONDS,
         )
     ]
-    begun = time.monotonic()
+    started = time.monotonic()
     asyncio.run(load_while(clients, lambda: asyncio.sleep(seconds)))
-    # A client that waits for an answer waits on when the time is over.
-    return Stretch(max(seconds, time.monotonic() - begun), good, live)
+    # A client that still waits for a response makes the interval longer.
+    return Interval(max(seconds, time.monotonic() - started), good, live)
 
 
-def _report(options: Options, found: list[Attacked], failed: list[Bar], notes: list[str]) -> Report:
+def _report(
+    options: Options, found: list[AttackResult], failed: list[Criterion], notes: list[str]
+) -> Report:
     rows = [
         (
             each.name,
             f"{each.kept:.0%}",
             each.during.good.worst,
-            each.during.live_told,
+            each.during.live_percentiles,
             f"{each.peak:,.0f}" + (" (killed)" if each.was_killed else ""),
             f"{each.recovered:.0%}",
-            each.after.live_told,
+            each.after.live_percentiles,
             ", ".join(each.misses),
         )
         for each in found
@@ -292,22 +299,23 @@ def _report(options: Options, found: list[Attacked], failed: list[Bar], notes: l
     notes = [
         *notes,
         *(
-            f"{each.name}: {what}: {most:,.1f}."
+            f"{each.name}: {name}: {peak:,.1f}."
             for each in found
-            for what, most in each.noted.items()
+            for name, peak in each.measured.items()
         ),
     ]
-    limit = "in a cgroup" if options.cgroup else "weighed, and killed above that"
-    bars = [
-        Bar(each.name, ", ".join(each.misses) or "all", "all", not each.misses) for each in found
+    limit = "in a cgroup" if options.cgroup else "measured, and killed above that"
+    criteria = [
+        Criterion(each.name, ", ".join(each.misses) or "all", "all", not each.misses)
+        for each in found
     ]
     return Report(
-        title="Attacks, and what is left for others",
+        title="Attacks, and their effect on good clients",
         setting=f"{options}. The service on core {options.service_cores} with 2 GiB ({limit}), "
-        "default settings; the others on the other core. /health/live: p50 / p99 / most, "
-        f"milliseconds. Bars: at least {_KEPT:.0%} of good clients' answers kept, only 200 and "
-        f"503; /health/live at most {_MOST_MILLISECONDS:g} ms in the 99th percentile; memory at "
-        "most 1 GiB (MB, shared pages once); after 5 s as before.",
+        "default settings; the others on the other core. /health/live: p50 / p99 / maximum, "
+        f"milliseconds. Criteria: at least {_MIN_KEPT:.0%} of good clients' responses kept, only "
+        f"200 and 503; /health/live at most {_MAX_LIVE_MILLISECONDS:g} ms in the 99th percentile; "
+        "memory at most 1 GiB (MB, shared pages once); after 5 s as before.",
         columns=(
             "attack",
             "kept",
@@ -319,7 +327,7 @@ def _report(options: Options, found: list[Attacked], failed: list[Bar], notes: l
             "missed",
         ),
         rows=rows,
-        bars=[*bars, *failed],
+        criteria=[*criteria, *failed],
         notes=notes,
     )
 

@@ -20,35 +20,35 @@ NOTES_FILE = ROOT / "docs" / "reliability.md"
 
 @dataclass(frozen=True)
 class Options:
-    """What every program is told."""
+    """The parsed command line of a program, and its scratch folder."""
 
     quick: bool
     port: int
-    """The first of those that it may use."""
+    """The first of the ports that the program may use."""
     models_folder: Path
-    """Has the bundle digits/1; only read from."""
+    """Contains the bundle digits/1; it is only read."""
     scratch: Path
-    """An empty folder."""
+    """An empty folder for logs and copies."""
     service_cores: str
     load_cores: str
     cgroup: Path | None
-    """A cgroup whose children this user may make; the service runs in one of 2 GiB there."""
+    """A cgroup in which this user may create one; the service runs there with 2 GiB."""
     only: frozenset[str]
     """Names of the cases to run; empty for all."""
-    say: Callable[[str], None]
+    log: Callable[[str], None]
 
-    def wants(self, name: str) -> bool:
+    def includes(self, name: str) -> bool:
         """Whether a case is to be run."""
         return not self.only or name in self.only
 
     def folder(self, name: str) -> Path:
-        """Make a folder in the scratch folder."""
+        """Make a folder inside the scratch folder."""
         folder = self.scratch / name
         folder.mkdir(parents=True)
         return folder
 
     def __str__(self) -> str:
-        """Say what this ran on."""
+        """Describe the machine."""
         text = Path("/proc/cpuinfo").read_text()
         model = text.partition("model name")[2].partition("\n")[0].strip("\t :")
         return f"{model or platform.machine()}, {os.cpu_count()} cores"
@@ -61,7 +61,7 @@ def run(
     arguments: list[str],
     first_port: int,
 ) -> int:
-    """Read the flags, measure, print, record; return the exit status."""
+    """Parse the flags, measure, print, record; return the exit status."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.reliability.{name}",
         description=doc,
@@ -76,31 +76,31 @@ def run(
     parser.add_argument("--load-cores", default="1", help="as taskset -c takes them")
     parser.add_argument("--cgroup", type=Path, help="make the service's cgroup in this one")
     parser.add_argument("--only", default="", help="names of cases, with commas between")
-    given = parser.parse_args(arguments)
-    if not (given.models_folder / "digits" / "1").is_dir():
-        raise SystemExit(f"{given.models_folder} has no digits/1; make it with `make train`.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
-    scratch = ROOT / "build" / f"reliability-{name}-{given.port}"
+    parsed = parser.parse_args(arguments)
+    if not (parsed.models_folder / "digits" / "1").is_dir():
+        raise SystemExit(f"{parsed.models_folder} has no digits/1; make it with `make train`.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the started processes, too
+    scratch = ROOT / "build" / f"reliability-{name}-{parsed.port}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     console = Console()
-    os.sched_setaffinity(0, _cores(given.load_cores))
+    os.sched_setaffinity(0, _cores(parsed.load_cores))
     options = Options(
-        quick=given.quick,
-        port=given.port,
-        models_folder=given.models_folder.resolve(),
+        quick=parsed.quick,
+        port=parsed.port,
+        models_folder=parsed.models_folder.resolve(),
         scratch=scratch,
-        service_cores=given.service_cores,
-        load_cores=given.load_cores,
-        cgroup=given.cgroup,
-        only=frozenset(filter(None, given.only.split(","))),
-        say=console.log,
+        service_cores=parsed.service_cores,
+        load_cores=parsed.load_cores,
+        cgroup=parsed.cgroup,
+        only=frozenset(filter(None, parsed.only.split(","))),
+        log=console.log,
     )
     report = measure(options)
     report.print(console)
-    if given.record:
-        shown = [each for each in arguments if each != "--record"]
-        command = shlex.join(["python", "-m", f"benchmarks.reliability.{name}", *shown])
+    if parsed.record:
+        flags = [each for each in arguments if each != "--record"]
+        command = shlex.join(["python", "-m", f"benchmarks.reliability.{name}", *flags])
         report.add_to(NOTES_FILE, command)
     return report.status
 

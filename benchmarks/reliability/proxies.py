@@ -1,4 +1,4 @@
-"""nginx and HAProxy of Debian before the service, as people set them up: control routes get 403.
+"""Debian's nginx and HAProxy in front of the service, configured to refuse control routes (403).
 
 Their configurations are written into a temporary folder; they listen on loopback alone.
 """
@@ -62,20 +62,20 @@ backend service
 
 
 class ProxyMissingError(Exception):
-    """A proxy is not here and cannot be installed; the message says so."""
+    """A proxy is not installed and cannot be; the message gives the reason."""
 
 
-def install(name: str, say: Callable[[str], None]) -> None:
-    """Install a proxy from the distribution's packages where it is absent.
+def install(name: str, log: Callable[[str], None]) -> None:
+    """Install a proxy from the distribution's packages if it is absent.
 
     Raises:
-        ProxyMissingError: it cannot be.
+        ProxyMissingError: it cannot be installed.
     """
     if _program(name):
         return
     if os.geteuid() or not shutil.which("apt-get"):
         raise ProxyMissingError(f"{name} is not installed here; apt-get install {name}.")
-    say(f"installing {_PACKAGES[name]}")
+    log(f"installing {_PACKAGES[name]}")
     # RUNLEVEL=1: the package starts no server of its own.
     environment = {**os.environ, "RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
     command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", _PACKAGES[name]]
@@ -90,10 +90,10 @@ def install(name: str, say: Callable[[str], None]) -> None:
 def proxy(
     name: str, folder: Path, port: int, service: Address
 ) -> Iterator[tuple[Address, Address]]:
-    """Run a proxy before the service.
+    """Run a proxy in front of the service.
 
-    Yields where it listens, on `port` and the next: one that refuses control routes, and one that
-    knows nothing of them and adds no header that tells of a client elsewhere.
+    Yields its two addresses, on `port` and the next: the first refuses control routes, the second
+    forwards them, without a header that reveals the client's address.
     """
     program = _program(name)
     assert program is not None, name
@@ -123,8 +123,8 @@ def _wait(address: Address, process: "subprocess.Popen[bytes]", log: Path) -> No
         with suppress(OSError), socket.create_connection(address, 1):
             return
         time.sleep(0.05)
-    said = log.read_text().replace(f"{log.parent}/", "").strip()
-    raise ProxyMissingError(f"it does not start: {said[-300:]}")
+    output = log.read_text().replace(f"{log.parent}/", "").strip()
+    raise ProxyMissingError(f"it does not start: {output[-300:]}")
 
 
 def _program(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a program of this package ends in: a table, bars kept or missed, and a dated entry."""
+"""The result of a program of this package: a table, criteria met or missed, and a dated entry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,61 +12,67 @@ _RECORDS = "\n## Records\n\nNewest first.\n"
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A figure that must be reached."""
+class Criterion:
+    """A measured value and the limit that it has to meet."""
 
     name: str
     measured: str
-    wanted: str
-    is_kept: bool
+    required: str
+    is_met: bool
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one program saw."""
+    """The measurements of one program."""
 
     title: str
     setting: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-    bars: Sequence[Bar]
+    criteria: Sequence[Criterion]
     notes: Sequence[str] = ()
-    """Sentences: what was left out and why, what was seen beside."""
+    """Sentences: cases that were left out and why, and further observations."""
 
     @property
     def status(self) -> int:
-        """The exit status: 1 where a bar was missed."""
-        return 0 if all(each.is_kept for each in self.bars) else 1
+        """The exit status: 1 where a criterion was missed."""
+        return 0 if all(each.is_met for each in self.criteria) else 1
 
     def print(self, console: Console) -> None:
-        """Show it."""
+        """Print the table, the notes and the criteria."""
         table = Table(*self.columns, title=self.title)
         for row in self.rows:
             table.add_row(*row)
         console.print(table, markup=False)
         for note in self.notes:
             console.print(note, markup=False)
-        for bar in self.bars:
-            verdict = "kept" if bar.is_kept else "MISSED"
-            console.print(f"{verdict}: {bar.name}: {bar.measured} ({bar.wanted})", markup=False)
+        for criterion in self.criteria:
+            verdict = "met" if criterion.is_met else "MISSED"
+            console.print(
+                f"{verdict}: {criterion.name}: {criterion.measured} ({criterion.required})",
+                markup=False,
+            )
 
     def entry(self, command: str) -> str:
-        """Return the entry, Markdown, with today's date."""
+        """Return the dated entry as Markdown."""
         return "\n\n".join(
             [
                 f"### {date.today():%Y-%m-%d} · {self.title}",
                 f"`{command}`: {self.setting}",
                 _table(self.columns, self.rows),
                 _table(
-                    ("bar", "measured", "wanted", ""),
-                    [(b.name, b.measured, b.wanted, _verdict(b)) for b in self.bars],
+                    ("criterion", "measured", "required", ""),
+                    [
+                        (each.name, each.measured, each.required, _verdict(each))
+                        for each in self.criteria
+                    ],
                 ),
                 *self.notes,
             ]
         )
 
     def add_to(self, file: Path, command: str) -> None:
-        """Put the entry before the others, below the heading "Records" of a file."""
+        """Insert the entry before the others, below the heading "Records" of a file."""
         head, heading, rest = file.read_text(encoding="utf-8").partition(_RECORDS)
         if not heading:
             raise SystemExit(
@@ -76,8 +82,8 @@ class Report:
         file.write_text(text, encoding="utf-8")
 
 
-def _verdict(bar: Bar) -> str:
-    return "kept" if bar.is_kept else "**missed**"
+def _verdict(criterion: Criterion) -> str:
+    return "met" if criterion.is_met else "**missed**"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

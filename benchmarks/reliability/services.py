@@ -1,4 +1,4 @@
-"""`python -m service` as these programs start it, weigh it and read its log."""
+"""Starts `python -m service`, measures its memory and reads its log."""
 
 import os
 import signal
@@ -12,22 +12,22 @@ from typing import Any, Self
 
 import orjson
 
-from benchmarks.reliability.wire import Address, ask, request
+from benchmarks.reliability.wire import Address, exchange, request
 from benchmarks.serving.environments import ROOT
 from benchmarks.serving.servers import Command, Server, ServerFailedError
 from service.settings import ServiceSettings
 
 MEMORY_LIMIT = 2 * 2**30
-"""Of the container that an attacked service stands in, bytes."""
+"""Memory limit of a service under attack, like that of its container, bytes."""
 
 _READY_IN_A_ROW = 8
-"""One of several workers may be ready and the next not; each is asked on a new connection."""
+"""Successive probes, each on a new connection: one worker may be ready and the next not."""
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
 
 class Service:
-    """A running service, waited for until it is ready."""
+    """A running service; as a context manager it waits until the service is ready."""
 
     def __init__(
         self,
@@ -40,13 +40,13 @@ class Service:
         cgroup: Path | None = None,
         wrapper: Sequence[str] = (),
     ) -> None:
-        """Start it.
+        """Start the service.
 
-        folder: for its log.
+        folder: gets its log.
         flags: as `python -m service` takes them.
         cores: as `taskset -c` takes them; empty for all.
         cgroup: a folder of cgroups; the service gets a child of MEMORY_LIMIT bytes there.
-        wrapper: what comes before the command, and runs it.
+        wrapper: a command that runs the service's command, which is appended.
         """
         self.address: Address = ("127.0.0.1", port)
         self._log = folder / "log.txt"
@@ -57,9 +57,9 @@ class Service:
         if self._cgroup is not None:
             enter = f'echo $$ > {self._cgroup / "cgroup.procs"} && exec "$@"'
             program = ["sh", "-c", enter, "sh", *program]
-        given = {"PYTHONPATH": str(ROOT), **(environment or {})}
-        # This process may be held to one core, which a child would inherit.
-        self.server = Server(Command(program, given), cores or _every_core(), folder)
+        variables = {"PYTHONPATH": str(ROOT), **(environment or {})}
+        # This process may be pinned to one core, which a child would inherit.
+        self.server = Server(Command(program, variables), cores or _all_cores(), folder)
 
     def __enter__(self) -> Self:
         try:
@@ -77,11 +77,11 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started."""
+        """The id of the process that was started."""
         return self.server.pid
 
     def workers(self) -> list[int]:
-        """The ids of its worker processes; none where it serves by itself."""
+        """Return the ids of the worker processes; none where the service has a single process."""
         found = []
         for process in self.server.processes():
             with suppress(OSError):
@@ -92,29 +92,29 @@ class Service:
         return sorted(found)
 
     def wait_until_ready(self, seconds: float = _START_SECONDS) -> None:
-        """Wait until it is ready.
+        """Wait until the service is ready.
 
         Raises:
-            ServerFailedError: it ended, or was not in time.
+            ServerFailedError: it ended, or was not ready in time.
         """
         deadline = time.monotonic() + seconds
         while not all(self.is_ready() for _ in range(_READY_IN_A_ROW)):
             self.server.require_running()
             if time.monotonic() > deadline:
-                raise ServerFailedError(f"it is not ready: {self.server.last_words()}")
+                raise ServerFailedError(f"it is not ready: {self.server.log_tail()}")
             time.sleep(_POLL_SECONDS)
 
     def is_ready(self) -> bool:
-        """Ask it."""
-        answer = ask(self.address, request("GET", "/health/ready"), timeout=2)
-        return answer is not None and answer.status == 200
+        """Send a request to /health/ready."""
+        response = exchange(self.address, request("GET", "/health/ready"), timeout=2)
+        return response is not None and response.status == 200
 
     def log(self) -> str:
-        """Return all that it wrote."""
+        """Return the whole output of the service."""
         return self._log.read_text(errors="replace")
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """Return its log's lines of one event."""
+        """Return the log entries of one event."""
         found = []
         for line in self.log().splitlines():
             with suppress(orjson.JSONDecodeError):
@@ -124,14 +124,14 @@ class Service:
         return found
 
 
-def _every_core() -> str:
+def _all_cores() -> str:
     return f"0-{(os.cpu_count() or 1) - 1}"
 
 
 def control_listener(port: int) -> tuple[tuple[str, ...], Address]:
-    """Return the flags of a listener for changes of models, and where it is.
+    """Return the flags that make the service open a control listener, and its address.
 
-    port: the public one; where the service has no other listener, changes are asked for there.
+    port: the public port; a service without a control listener takes control requests there.
     """
     if "control_port" not in ServiceSettings.model_fields:
         return (), ("127.0.0.1", port)
@@ -139,19 +139,19 @@ def control_listener(port: int) -> tuple[tuple[str, ...], Address]:
 
 
 class MemoryWatch(threading.Thread):
-    """Weighs a service five times a second; ends it above the limit, as a container's would be."""
+    """Measures the memory of a service five times a second; kills it above the limit."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(daemon=True)
         self._service = service
-        self._is_over = threading.Event()
+        self._stopped = threading.Event()
         self.peak = 0.0
-        """MB, pages that several share counted once."""
+        """MB, pages that several processes share counted once (PSS)."""
         self.was_killed = False
 
     def run(self) -> None:
-        """Watch until told to end."""
-        while not self._is_over.wait(0.2):
+        """Measure until `end` is called."""
+        while not self._stopped.wait(0.2):
             now = self._service.server.proportional_memory()
             self.peak = max(self.peak, now)
             if now * 1000 > MEMORY_LIMIT / 1024 and not self.was_killed:
@@ -160,8 +160,8 @@ class MemoryWatch(threading.Thread):
                     os.kill(_heaviest(self._service), signal.SIGKILL)
 
     def end(self) -> float:
-        """Stop; return the peak."""
-        self._is_over.set()
+        """Stop measuring; return the peak."""
+        self._stopped.set()
         self.join()
         return self.peak
 
@@ -177,7 +177,7 @@ def _resident(process: int) -> int:
 
 
 def _make_cgroup(parent: Path) -> Path:
-    """Make a cgroup of one processor and MEMORY_LIMIT bytes, of version 1 or 2."""
+    """Make a cgroup (version 1 or 2) with one processor and MEMORY_LIMIT bytes."""
     folder = parent / f"dropserve-{os.getpid()}"
     folder.mkdir()
     limits = {

@@ -1,6 +1,6 @@
-"""HTTP as bytes over a socket: send pieces, read until silence, take answers apart.
+"""HTTP as bytes over a socket: write requests, send them in pieces, parse the responses.
 
-No client library stands between: it would mend what is to be sent broken.
+No client library is used, since it would correct requests that are malformed on purpose.
 """
 
 import re
@@ -19,8 +19,8 @@ Address = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer; without a body where its head says of none."""
+class Response:
+    """One response; its body is empty where the head declares none."""
 
     status: int
     head: bytes
@@ -28,13 +28,13 @@ class Answer:
 
     @property
     def request_id(self) -> str:
-        """The id of the request that it answers, or ""."""
+        """The id of the request that this responds to, or ""."""
         found = _REQUEST_ID.search(self.head)
         return found[1].decode("latin-1") if found else ""
 
 
-def answers(data: bytes) -> list[Answer]:
-    """Take apart what a server sent; what is cut off at the end is left out."""
+def parse_responses(data: bytes) -> list[Response]:
+    """Parse the responses of a server; one that is cut off at the end is left out."""
     found = []
     while data.startswith(b"HTTP/"):
         head, end, rest = data.partition(b"\r\n\r\n")
@@ -46,7 +46,7 @@ def answers(data: bytes) -> list[Answer]:
         else:
             size = int(length[1]) if length else 0
             body, data = rest[:size], rest[size:]
-        found.append(Answer(int(head.split()[1]), head, body))
+        found.append(Response(int(head.split()[1]), head, body))
     return found
 
 
@@ -60,7 +60,7 @@ def _unchunked(data: bytes) -> tuple[bytes, bytes]:
         body, data = body + data[:size], data[size + 2 :]
 
 
-def talk(
+def send_raw(
     address: Address,
     pieces: Sequence[bytes],
     *,
@@ -68,10 +68,11 @@ def talk(
     pause: float = 0.0,
     source: str | None = None,
 ) -> tuple[bytes, bool]:
-    """Send pieces on a connection of their own; return what came and whether it was closed.
+    """Send pieces on a new connection; return the received bytes and whether it was closed.
 
-    silence: seconds without a byte after which no more is waited for.
+    silence: stop reading after so many seconds without a byte.
     pause: seconds between two pieces.
+    source: the address to send from.
     """
     data, closed = b"", False
     origin = None if source is None else (source, 0)
@@ -97,36 +98,36 @@ def talk(
 def request(
     method: str, path: str, body: bytes | None = None, *headers: str, host: str = "x"
 ) -> bytes:
-    """Write a request as it should be."""
+    """Write a well-formed request."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *headers]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
 
-def ask(
+def exchange(
     address: Address, message: bytes, *, timeout: float = 10, source: str | None = None
-) -> Answer | None:
-    """Send one request on a connection of its own; None where no answer came in time."""
+) -> Response | None:
+    """Send one request on a new connection; None if no response came within `timeout` seconds."""
     origin = None if source is None else (source, 0)
     data = b""
     deadline = time.monotonic() + timeout
     try:
         with socket.create_connection(address, timeout, source_address=origin) as connection:
             connection.sendall(message)
-            while not (whole := complete(data)):
+            while not (whole := complete_length(data)):
                 connection.settimeout(max(0.001, deadline - time.monotonic()))
                 piece = connection.recv(_READ_BYTES)
                 if not piece:
                     return None
                 data += piece
-            return answers(data[:whole])[-1]
+            return parse_responses(data[:whole])[-1]
     except OSError:
         return None
 
 
-def complete(data: bytes) -> int:
-    """Return how many bytes the first answer of status 200 or more takes; 0: not whole yet."""
+def complete_length(data: bytes) -> int:
+    """Return the length of the first response with status 200 or more; 0 if it is incomplete."""
     begin = 0
     while True:
         end = data.find(b"\r\n\r\n", begin)

@@ -1,1 +1,1 @@
-"""Ours and other model servers, side by side in one run."""
+"""Throughput and latency of Dropserve and other model servers, side by side in one run."""

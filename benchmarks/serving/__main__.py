@@ -1,12 +1,12 @@
-"""How fast ours answers beside other model servers, on one core each, in one run.
+"""Compare the speed of our service with other model servers, on one core each, in one run.
 
     python -m benchmarks.serving [--quick] [--peers ours,bare,triton] [--record docs]
 
-All servers run the same `model.onnx` with one thread and are brought up once, each in its own
-environment. In every round each answers in turn while the others are held still (SIGSTOP). A server
-whose probabilities are not the model's own is left out. wrk sends from so many connections as fast
-as answers come; `benchmarks.serving.open_loop` sends at rising rates. Read the ratios: they are of
-medians within this run. Needs wrk and taskset.
+All servers run the same `model.onnx` with one thread and are started once, each in its own
+environment. In every round each is loaded in turn while the others are suspended (SIGSTOP). A
+server whose probabilities differ from the model's is left out. wrk sends as fast as responses come;
+`benchmarks.serving.open_loop` sends at rising rates. Read the ratios: they compare medians within
+this run. Needs wrk, h2load and taskset.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks.serving.comparison import Plan, compare
 from benchmarks.serving.peers import INT8, PEERS, Kind, Peer, other_checkout
 from benchmarks.serving.report import records
-from benchmarks.serving.setup import add_flags, read_flags, shown
+from benchmarks.serving.setup import add_flags, read_flags, recorded_flags
 from model.bundle.store import open_bundle
 
 _FULL = Plan(
@@ -34,7 +34,7 @@ _QUICK = Plan(rounds=3, seconds=1, connections=(1, 32), rates=(), kinds=("OIP JS
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, print, record."""
+    """Measure, print the records, and add them to the notes with --record."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving",
         description=__doc__,
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
         "--before", type=Path, help="another checkout of this project, to compare this one with"
     )
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=int, help="of each stretch of load")
+    parser.add_argument("--seconds", type=int, help="of each measurement")
     parser.add_argument("--connections", help="of the closed loop, with commas between, rising")
     parser.add_argument("--rates", help="of the open loop, requests a second, rising; or none")
     parser.add_argument("--kinds", help=f"of requests: {', '.join(get_args(Kind))}")
@@ -65,10 +65,10 @@ def main(arguments: list[str]) -> None:
         peers.insert(1, (other_checkout(options.before), setup.bundle))
     console = Console()
     comparison = compare(peers, plan, setup, setup.scratch(), console.log)
-    if not comparison.subjects:
+    if not comparison.servers:
         raise SystemExit("No server answered.")
-    setting = f"{setup} Servers take turns; those that wait are held still."
-    command = shlex.join(["python", "-m", "benchmarks.serving", *shown(arguments)])
+    setting = f"{setup} Servers take turns; those that wait are suspended."
+    command = shlex.join(["python", "-m", "benchmarks.serving", *recorded_flags(arguments)])
     for record in reversed(records(comparison, plan, setting)):
         record.print(console)
         if options.record:
@@ -76,14 +76,14 @@ def main(arguments: list[str]) -> None:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    usual = _QUICK if options.quick else _FULL
-    rates = usual.rates if options.rates is None else _numbers(options.rates)
+    defaults = _QUICK if options.quick else _FULL
+    rates = defaults.rates if options.rates is None else _numbers(options.rates)
     return Plan(
-        rounds=options.rounds or usual.rounds,
-        seconds=options.seconds or usual.seconds,
-        connections=tuple(map(int, _numbers(options.connections))) or usual.connections,
+        rounds=options.rounds or defaults.rounds,
+        seconds=options.seconds or defaults.seconds,
+        connections=tuple(map(int, _numbers(options.connections))) or defaults.connections,
         rates=rates,
-        kinds=_kinds(options.kinds) or usual.kinds,
+        kinds=_kinds(options.kinds) or defaults.kinds,
     )
 
 

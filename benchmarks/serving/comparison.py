@@ -1,6 +1,6 @@
-"""Brings the servers up, lets each answer in turn, round after round, and keeps what was seen.
+"""Starts the servers, loads one at a time in every round, and collects the measurements.
 
-Knows what a server is asked and how it is loaded; how to write it down is `report`'s.
+Knows the requests that a server accepts and how load is generated; `report` writes the tables.
 """
 
 import math
@@ -16,50 +16,51 @@ import orjson
 from numpy.typing import NDArray
 
 from benchmarks.serving.environments import EnvironmentFailedError, versions
-from benchmarks.serving.load import Load, LoadFailedError, Stretch, Target
-from benchmarks.serving.open_loop import Arrivals
-from benchmarks.serving.payloads import Answer, Floats
-from benchmarks.serving.peers import Ask, Kind, Peer, Stage
+from benchmarks.serving.load import ClosedLoopResult, LoadGenerator, LoadGeneratorError, Target
+from benchmarks.serving.open_loop import OpenLoopResult
+from benchmarks.serving.payloads import Floats, Response
+from benchmarks.serving.peers import Endpoint, Kind, LaunchSpec, Peer
 from benchmarks.serving.servers import Server, ServerFailedError
 from benchmarks.serving.setup import Setup
 from model.bundle.store import GOLDEN_FILE, Bundle
-from model.dropout.sampling import FixedSamples
-from model.inference.predictor import Predictor, open_tested
+from model.dropout.sampling_methods import FixedSamples
+from model.inference.predictor import Predictor
+from model.inference.predictor_loading import load_predictor
 
 _TOLERANCE = 1e-3
-"""Of a probability. ONNX Runtime of another version rounds otherwise (about 1e-6)."""
+"""Of a probability. Another version of ONNX Runtime rounds differently (about 1e-6)."""
 
 _START_SECONDS = 180.0
 _POLL_SECONDS = 0.02
-_ANSWER_SECONDS = 30.0
+_RESPONSE_TIMEOUT_SECONDS = 30.0
 _WARM_UP_SECONDS = 1
-_MOST_SECONDS = 30
+_MAX_SECONDS = 30
 _OVERLOADED = 0.9
-"""Of what was offered; who answers less is not asked for more."""
+"""Share of the offered requests; no higher rate is offered to a server that answers less."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-class NoAnswerError(Exception):
-    """A request had no answer of status 200; the message says what came."""
+class NoResponseError(Exception):
+    """A request got no response with status 200; the message describes what came instead."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured."""
+    """Rounds, durations, connections, rates and kinds of request of a comparison."""
 
     rounds: int
     seconds: int
-    """Of each stretch of load."""
+    """Duration of each measurement."""
     connections: tuple[int, ...]
     rates: tuple[float, ...]
-    """Of the open loop, rising, requests a second; none: no open loop."""
+    """Rates of the open loop, rising, requests per second; empty for no open loop."""
     kinds: tuple[Kind, ...]
 
 
 @dataclass
-class Subject:
-    """A server that is up and answers rightly, and what was seen of it."""
+class MeasuredServer:
+    """A running server whose responses were checked, and its measurements."""
 
     peer: Peer
     versions: str
@@ -68,252 +69,263 @@ class Subject:
     targets: dict[Kind, Target]
     processes: int = 0
     memory: list[float] = field(default_factory=list)
-    stretches: dict[tuple[Kind, int], list[Stretch]] = field(default_factory=dict)
-    arrivals: dict[float, list[Arrivals]] = field(default_factory=dict)
+    """MB after each round, shared pages counted once (PSS)."""
+    closed_loop: dict[tuple[Kind, int], list[ClosedLoopResult]] = field(default_factory=dict)
+    open_loop: dict[float, list[OpenLoopResult]] = field(default_factory=dict)
 
     @property
     def open_kind(self) -> Kind:
-        """The kind of request that the open loop sends: the first."""
+        """The kind of request that the open loop sends: the first one."""
         return next(iter(self.targets))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was seen of all, and why the others are missing."""
+    """The measured servers, and why others were left out."""
 
-    subjects: Sequence[Subject]
-    missing: dict[str, str]
-    """Title or title and kind → reason."""
+    servers: Sequence[MeasuredServer]
+    left_out: dict[str, str]
+    """Title, or title and kind of request → reason."""
 
 
 class Expected:
-    """What a bundle says of the image that every server is asked about."""
+    """The probabilities that a bundle gives for the image that is sent to every server."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._predictor: Predictor = open_tested(bundle)
+        self._predictor: Predictor = load_predictor(bundle)
         self.image = image_of(bundle)
         self._prediction = self._predictor.predict(self.image[None])
 
     def probabilities(self, samples: int | None) -> NDArray[np.float64]:
-        """Return what is right; of `samples` with dropout alive, None for without."""
+        """Return the expected probabilities, float64 [K].
+
+        samples: MC dropout samples; None for the deterministic prediction.
+        """
         if samples is None:
             return np.asarray(self._prediction.probabilities[0])
-        how = FixedSamples(0, samples)
-        return np.asarray(self._predictor.uncertainty(self._prediction, how).mean_probabilities[0])
+        uncertainty = self._predictor.uncertainty(self._prediction, FixedSamples(0, samples))
+        return np.asarray(uncertainty.mean_probabilities[0])
 
-    def fault(self, peer: Peer, ask: Ask, found: Sequence[float]) -> str:
-        """Say what is wrong with an answer; nothing if it is right."""
-        right = self.probabilities(ask.samples)
-        if len(found) != len(right) or not abs(sum(found) - 1) < _TOLERANCE:
-            return f"its answer is no distribution over {len(right)} classes"
-        off = float(np.abs(right - np.array(found)).max())
-        return (
-            f"its probabilities are off by {off:.2g}" if peer.trained and off > _TOLERANCE else ""
-        )
+    def mismatch(self, peer: Peer, endpoint: Endpoint, probabilities: Sequence[float]) -> str:
+        """Describe what is wrong with the probabilities of a response; empty if nothing is."""
+        expected = self.probabilities(endpoint.samples)
+        if len(probabilities) != len(expected) or not abs(sum(probabilities) - 1) < _TOLERANCE:
+            return f"its response is no distribution over {len(expected)} classes"
+        error = float(np.abs(expected - np.array(probabilities)).max())
+        if peer.trained and error > _TOLERANCE:
+            return f"its probabilities are off by {error:.2g}"
+        return ""
 
 
 def image_of(bundle: Bundle) -> Floats:
-    """Return the first of a bundle's golden images, in the 256 levels that a PNG holds."""
+    """Return the first golden image of a bundle, rounded to the 256 levels that a PNG holds."""
     with np.load(bundle.path / GOLDEN_FILE) as golden:
         image = golden["images"][0]
     return np.asarray(np.round(255 * image) / 255, np.float32)
 
 
 def compare(
-    peers: Sequence[tuple[Peer, Bundle]], plan: Plan, setup: Setup, folder: Path, say: Say
+    peers: Sequence[tuple[Peer, Bundle]], plan: Plan, setup: Setup, folder: Path, log: Log
 ) -> Comparison:
-    """Measure every server that can be brought up.
+    """Measure every server that can be started.
 
-    folder: an empty one.
+    folder: an empty folder for logs and intermediate results.
     """
-    return _Run(plan, setup, folder, say).compared(peers)
+    return _ComparisonRun(plan, setup, folder, log).run(peers)
 
 
-class _Run:
-    """One comparison under way."""
+class _ComparisonRun:
+    """The state of one comparison while it runs."""
 
-    def __init__(self, plan: Plan, setup: Setup, folder: Path, say: Say) -> None:
-        self._plan, self._setup, self._folder, self._say = plan, setup, folder, say
-        self._missing: dict[str, str] = {}
+    def __init__(self, plan: Plan, setup: Setup, folder: Path, log: Log) -> None:
+        self._plan, self._setup, self._folder, self._log = plan, setup, folder, log
+        self._left_out: dict[str, str] = {}
 
-    def compared(self, peers: Sequence[tuple[Peer, Bundle]]) -> Comparison:
-        """Bring all up, measure round after round, end all."""
-        stages = self._stages(peers)
-        load = Load(self._setup.load_cores, _new(self._folder / "load"))
+    def run(self, peers: Sequence[tuple[Peer, Bundle]]) -> Comparison:
+        """Start all servers, measure them round by round, stop them."""
+        specs = self._launch_specs(peers)
+        load = LoadGenerator(self._setup.load_cores, _make_folder(self._folder / "load"))
         with ExitStack() as stack:
-            with self._setup.turn():
-                subjects = self._brought_up(stages, stack)
-            for number in range(self._plan.rounds if subjects else 0):
-                # Each round begins with another, so that none always follows the same neighbour.
-                first = number % len(subjects)
-                with self._setup.turn():
-                    for subject in (*subjects[first:], *subjects[:first]):
-                        if subject.peer.title not in self._missing:
-                            title = subject.peer.title
-                            self._say(f"round {number + 1} of {self._plan.rounds}: {title}")
-                            self._measure(subject, load, number)
-                self._keep(subjects)
-        measured = [each for each in subjects if each.peer.title not in self._missing]
-        return Comparison(measured, self._missing)
+            with self._setup.exclusive():
+                servers = self._start_all(specs, stack)
+            for number in range(self._plan.rounds if servers else 0):
+                # Another one goes first in each round: none always follows the same neighbour.
+                first = number % len(servers)
+                with self._setup.exclusive():
+                    for measured in (*servers[first:], *servers[:first]):
+                        if measured.peer.title not in self._left_out:
+                            title = measured.peer.title
+                            self._log(f"round {number + 1} of {self._plan.rounds}: {title}")
+                            self._measure(measured, load, number)
+                self._save(servers)
+        complete = [each for each in servers if each.peer.title not in self._left_out]
+        return Comparison(complete, self._left_out)
 
-    def _stages(self, peers: Sequence[tuple[Peer, Bundle]]) -> list[tuple[Peer, Stage]]:
-        stages = []
+    def _launch_specs(self, peers: Sequence[tuple[Peer, Bundle]]) -> list[tuple[Peer, LaunchSpec]]:
+        specs = []
         for port, (peer, bundle) in enumerate(peers, start=self._setup.first_port):
             try:
-                python = self._setup.python(peer.environment, self._say)
+                python = self._setup.python(peer.environment, self._log)
             except EnvironmentFailedError as error:
                 self._leave_out(peer.title, f"it cannot be installed ({error})")
                 continue
-            stages.append((peer, Stage(python, bundle, _new(self._folder / peer.name), port)))
-        return stages
+            specs.append(
+                (peer, LaunchSpec(python, bundle, _make_folder(self._folder / peer.name), port))
+            )
+        return specs
 
-    def _brought_up(self, stages: Sequence[tuple[Peer, Stage]], stack: ExitStack) -> list[Subject]:
-        subjects = []
-        for peer, stage in stages:
-            self._say(f"{peer.title}: starting")
+    def _start_all(
+        self, specs: Sequence[tuple[Peer, LaunchSpec]], stack: ExitStack
+    ) -> list[MeasuredServer]:
+        servers = []
+        for peer, spec in specs:
+            self._log(f"{peer.title}: starting")
             try:
                 with ExitStack() as started:
-                    command = peer.command(stage)
+                    command = peer.command(spec)
                     cores = self._setup.server_cores
-                    server = started.enter_context(Server(command, cores, stage.folder))
-                    subject = self._checked(peer, stage, server)
-                    stack.push(started.pop_all())  # it is up: ended with the others
+                    server = started.enter_context(Server(command, cores, spec.folder))
+                    measured = self._check(peer, spec, server)
+                    # It has started, so it is stopped together with the others.
+                    stack.push(started.pop_all())
             except (ServerFailedError, AssertionError, OSError) as error:
                 self._leave_out(peer.title, str(error))
                 continue
-            subject.server.hold()
-            subjects.append(subject)
-            self._say(f"{peer.title}: up after {subject.start_seconds:.1f} s")
-        return subjects
+            measured.server.suspend()
+            servers.append(measured)
+            self._log(f"{peer.title}: up after {measured.start_seconds:.1f} s")
+        return servers
 
     def _seconds(self, target: Target, connections: int) -> int:
-        """Return how long to load a server: long enough for a slow one to answer all twice."""
+        """Return how long to load a server: a slow one must be able to answer everybody twice."""
         started = time.monotonic()
-        ask_once(target)
+        request_once(target)
         twice = 2 * connections * (time.monotonic() - started)
-        return max(self._plan.seconds, min(math.ceil(twice), _MOST_SECONDS))
+        return max(self._plan.seconds, min(math.ceil(twice), _MAX_SECONDS))
 
-    def _keep(self, subjects: Sequence[Subject]) -> None:
-        """Write down everything seen so far, in case the run does not reach its end."""
-        seen = {
+    def _save(self, servers: Sequence[MeasuredServer]) -> None:
+        """Write all measurements so far to a file, in case the run does not reach its end."""
+        measurements = {
             each.peer.name: {
                 "versions": each.versions,
                 "start_seconds": each.start_seconds,
                 "memory": each.memory,
-                "stretches": {
-                    f"{kind}, {connections}": [asdict(one) for one in stretches]
-                    for (kind, connections), stretches in each.stretches.items()
+                "closed_loop": {
+                    f"{kind}, {connections}": [asdict(one) for one in results]
+                    for (kind, connections), results in each.closed_loop.items()
                 },
-                "arrivals": {
-                    f"{rate:g}": [asdict(one) for one in arrivals]
-                    for rate, arrivals in each.arrivals.items()
+                "open_loop": {
+                    f"{rate:g}": [asdict(one) for one in results]
+                    for rate, results in each.open_loop.items()
                 },
             }
-            for each in subjects
+            for each in servers
         }
-        text = orjson.dumps({"seen": seen, "missing": self._missing}, option=orjson.OPT_INDENT_2)
-        (self._folder / "seen.json").write_bytes(text)
+        text = orjson.dumps(
+            {"servers": measurements, "left_out": self._left_out}, option=orjson.OPT_INDENT_2
+        )
+        (self._folder / "measurements.json").write_bytes(text)
 
     def _leave_out(self, title: str, reason: str) -> None:
-        self._missing[title] = reason
-        self._say(f"{title}: left out, {reason}")
+        self._left_out[title] = reason
+        self._log(f"{title}: left out, {reason}")
 
-    def _checked(self, peer: Peer, stage: Stage, server: Server) -> Subject:
-        """Wait for its first answer; keep the kinds of request that it answers rightly."""
-        expected = Expected(stage.bundle)
+    def _check(self, peer: Peer, spec: LaunchSpec, server: Server) -> MeasuredServer:
+        """Wait for the first response; keep the kinds of request that get right probabilities."""
+        expected = Expected(spec.bundle)
         targets: dict[Kind, Target] = {}
         seconds = 0.0
-        for ask in peer.asks:
-            if ask.kind not in self._plan.kinds:
+        for endpoint in peer.endpoints:
+            if endpoint.kind not in self._plan.kinds:
                 continue
-            path = ask.path.format(name=stage.bundle.manifest.name)
-            target = Target(stage.port, path, ask.write(expected.image))
+            path = endpoint.path.format(name=spec.bundle.manifest.name)
+            target = Target(spec.port, path, endpoint.write(expected.image))
             try:
-                answer = first_answer(server, target) if not seconds else ask_once(target)
+                response = first_response(server, target) if not seconds else request_once(target)
                 seconds = seconds or time.monotonic() - server.started
-                fault = expected.fault(peer, ask, ask.read(answer))
-            except NoAnswerError as error:
-                fault = str(error)
+                mismatch = expected.mismatch(peer, endpoint, endpoint.read(response))
+            except NoResponseError as error:
+                mismatch = str(error)
             except (ValueError, KeyError, TypeError, IndexError) as error:
-                fault = f"its answer cannot be read ({error!r})"
-            if fault:
-                self._leave_out(f"{peer.title}, {ask.kind}", fault)
+                mismatch = f"its response cannot be read ({error!r})"
+            if mismatch:
+                self._leave_out(f"{peer.title}, {endpoint.kind}", mismatch)
             else:
-                targets[ask.kind] = target
+                targets[endpoint.kind] = target
         if not targets:
-            raise ServerFailedError("it answers none of these requests rightly")
-        return Subject(peer, versions(stage.python, peer.packages), seconds, server, targets)
+            raise ServerFailedError("it answers none of these requests correctly")
+        return MeasuredServer(peer, versions(spec.python, peer.packages), seconds, server, targets)
 
-    def _measure(self, subject: Subject, load: Load, number: int) -> None:
-        """Let one server answer, all the others being held."""
-        subject.server.let_go()
+    def _measure(self, measured: MeasuredServer, load: LoadGenerator, number: int) -> None:
+        """Load one server while all the others are suspended."""
+        measured.server.resume()
         try:
-            for kind, target in subject.targets.items():
-                load.closed(target, self._plan.connections[0], _WARM_UP_SECONDS)
+            for kind, target in measured.targets.items():
+                load.closed_loop(target, self._plan.connections[0], _WARM_UP_SECONDS)
                 for connections in self._plan.connections:
-                    subject.server.wait_until_idle()
+                    measured.server.wait_until_idle()
                     seconds = self._seconds(target, connections)
-                    seen = load.closed(target, connections, seconds)
-                    subject.stretches.setdefault((kind, connections), []).append(seen)
+                    result = load.closed_loop(target, connections, seconds)
+                    measured.closed_loop.setdefault((kind, connections), []).append(result)
             for rate in self._plan.rates:
-                known = subject.arrivals.get(rate)
-                if known is None and number:
+                earlier = measured.open_loop.get(rate)
+                if earlier is None and number:
                     break  # more than it could answer in the first round
-                target = subject.targets[subject.open_kind]
-                subject.server.wait_until_idle()
-                seen_of_rate = load.open(target, rate, self._plan.seconds, seed=number)
-                subject.arrivals.setdefault(rate, []).append(seen_of_rate)
-                if number == 0 and seen_of_rate.answered < _OVERLOADED:
+                target = measured.targets[measured.open_kind]
+                measured.server.wait_until_idle()
+                open_result = load.open_loop(target, rate, self._plan.seconds, seed=number)
+                measured.open_loop.setdefault(rate, []).append(open_result)
+                if number == 0 and open_result.answered < _OVERLOADED:
                     break
-            subject.memory.append(subject.server.proportional_memory())
-            subject.processes = len(subject.server.processes())
-            subject.server.require_running()
-        except (LoadFailedError, ServerFailedError, NoAnswerError) as error:
-            self._leave_out(subject.peer.title, f"in round {number + 1}: {error}")
+            measured.memory.append(measured.server.proportional_memory())
+            measured.processes = len(measured.server.processes())
+            measured.server.require_running()
+        except (LoadGeneratorError, ServerFailedError, NoResponseError) as error:
+            self._leave_out(measured.peer.title, f"in round {number + 1}: {error}")
         finally:
-            subject.server.hold()
+            measured.server.suspend()
 
 
-def first_answer(server: Server, target: Target) -> Answer:
-    """Ask until it answers with 200; return that.
+def first_response(server: Server, target: Target) -> Response:
+    """Send a request until its response has status 200; return that response.
 
     Raises:
-        ServerFailedError: it has ended, or does not answer in time.
+        ServerFailedError: the server has ended, or does not answer in time.
     """
     deadline = time.monotonic() + _START_SECONDS
-    reason = "nothing"
+    reason = "no response"
     while time.monotonic() < deadline:
         server.require_running()
         try:
-            return ask_once(target)
-        except NoAnswerError as error:
+            return request_once(target)
+        except NoResponseError as error:
             reason = str(error)
         time.sleep(_POLL_SECONDS)
     raise ServerFailedError(
-        f"not ready after {_START_SECONDS:.0f} s ({reason}): {server.last_words()}"
+        f"not ready after {_START_SECONDS:.0f} s ({reason}): {server.log_tail()}"
     )
 
 
-def ask_once(target: Target) -> Answer:
-    """Send one request; return its answer of status 200.
+def request_once(target: Target) -> Response:
+    """Send one request; return its response with status 200.
 
     Raises:
-        NoAnswerError: there is none.
+        NoResponseError: there is none, or it has another status.
     """
-    connection = HTTPConnection("127.0.0.1", target.port, timeout=_ANSWER_SECONDS)
+    connection = HTTPConnection("127.0.0.1", target.port, timeout=_RESPONSE_TIMEOUT_SECONDS)
     try:
         connection.request("POST", target.path, target.content.body, dict(target.content.headers))
         response = connection.getresponse()
         body = response.read()
     except (OSError, HTTPException) as error:
-        raise NoAnswerError(f"{target.path}: {error!r}") from None
+        raise NoResponseError(f"{target.path}: {error!r}") from None
     finally:
         connection.close()
     if response.status != 200:
-        raise NoAnswerError(f"{target.path}: {response.status} {body[:200]!r}")
-    return Answer({name.lower(): value for name, value in response.getheaders()}, body)
+        raise NoResponseError(f"{target.path}: {response.status} {body[:200]!r}")
+    return Response({name.lower(): value for name, value in response.getheaders()}, body)
 
 
-def _new(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder

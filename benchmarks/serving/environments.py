@@ -1,4 +1,4 @@
-"""An environment of its own for each server, from its file of requirements. Knows no server."""
+"""A virtual environment for each server, made from its requirements file. Knows no server."""
 
 import subprocess
 import sys
@@ -9,40 +9,40 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 REQUIREMENTS = ROOT / "benchmarks" / "peers"
 ENVIRONMENTS = ROOT / ".venv-bench"
-_MADE = "made"
+_STAMP = "made"
 
 
 class EnvironmentFailedError(Exception):
-    """An environment cannot be made; the message is the last line of what pip wrote."""
+    """An environment cannot be made; the message is the last line of the output of pip."""
 
 
-def environment(name: str, package_index: str, say: Callable[[str], None]) -> Path:
-    """Return the Python of an environment; make it where its requirements have changed since.
+def environment(name: str, package_index: str, log: Callable[[str], None]) -> Path:
+    """Return the Python of an environment; make it if its requirements are newer than it.
 
-    package_index: another package index beside the default one.
+    package_index: another package index beside the default one; empty for none.
 
     Raises:
-        EnvironmentFailedError: it cannot be made.
+        EnvironmentFailedError: the environment cannot be made.
     """
     requirements = REQUIREMENTS / f"{name}.requirements.txt"
     folder = ENVIRONMENTS / name
     python = folder / "bin" / "python"
-    made = folder / _MADE
-    if made.exists() and made.stat().st_mtime >= requirements.stat().st_mtime:
+    stamp = folder / _STAMP
+    if stamp.exists() and stamp.stat().st_mtime >= requirements.stat().st_mtime:
         return python
-    say(f"installing {requirements.name} into {folder.relative_to(ROOT)}")
+    log(f"installing {requirements.name} into {folder.relative_to(ROOT)}")
     _run(sys.executable, "-m", "venv", str(folder))
     index = ["--extra-index-url", package_index] if package_index else []
     _run(
         *(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *(*index, "--requirement", str(requirements)),
     )
-    made.touch()
+    stamp.touch()
     return python
 
 
 def versions(python: Path, packages: tuple[str, ...]) -> str:
-    """Say which versions of some packages an environment has."""
+    """List the versions of some packages in an environment: `numpy 2.1.0, onnxruntime 1.20.0`."""
     folders = [str(path) for path in python.parent.parent.glob("lib/python*/site-packages")]
     found = {each.name.lower(): each.version for each in distributions(path=folders)}
     return ", ".join(f"{name} {found[name]}" for name in packages if name in found)

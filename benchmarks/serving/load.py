@@ -1,6 +1,7 @@
-"""Load on one address, from cores of its own: wrk in a closed loop, ours in an open one.
+"""Load generators on their own cores: wrk (closed loop), h2load (paced), `open_loop` (open loop).
 
-Needs wrk (https://github.com/wg/wrk). Knows no server, only a port and a request.
+Needs wrk (https://github.com/wg/wrk) and h2load (of nghttp2). Knows no server, only a port and a
+request.
 """
 
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import orjson
 
 from benchmarks.serving.environments import ROOT
-from benchmarks.serving.open_loop import Arrivals
+from benchmarks.serving.open_loop import OpenLoopResult
 from benchmarks.serving.payloads import Content
 
 _SCRIPT = """
@@ -33,13 +34,13 @@ end
 """
 
 
-class LoadFailedError(Exception):
-    """A load generator has failed; the message is what it said."""
+class LoadGeneratorError(Exception):
+    """A load generator has failed; the message is its output."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a request goes."""
+    """A request, and the port and path that it is sent to."""
 
     port: int
     path: str
@@ -47,12 +48,12 @@ class Target:
 
     @property
     def url(self) -> str:
-        """The address."""
+        """The URL of the request."""
         return f"http://127.0.0.1:{self.port}{self.path}"
 
     @property
     def message(self) -> bytes:
-        """The request as it goes over the wire."""
+        """The bytes of the whole HTTP/1.1 request."""
         headers = {
             "Host": f"127.0.0.1:{self.port}",
             "Content-Length": str(len(self.content.body)),
@@ -63,38 +64,42 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """What wrk saw of one stretch of load; latencies in milliseconds."""
+class ClosedLoopResult:
+    """One measurement by wrk: each connection waits for a response before its next request."""
 
     connections: int
     rate: float
-    """Good answers a second."""
+    """Responses with status 200 per second."""
     refused: int
+    """Responses with another status."""
     lost: int
+    """Requests without a response."""
     p50: float
+    """Milliseconds."""
     p99: float
+    """Milliseconds."""
 
 
 @dataclass(frozen=True)
-class Paced:
-    """What h2load saw of requests at a given rate."""
+class PacedResult:
+    """One measurement by h2load: requests at a fixed rate."""
 
     offered: float
-    """Requests a second."""
+    """Requests per second."""
     rate: float
-    """Good answers a second."""
-    answers: dict[str, int]
-    """How many of each class of status, `2xx` say, and without an answer."""
+    """Responses with status 2xx per second."""
+    statuses: dict[str, int]
+    """How many responses of each class of status (`2xx`), and how many requests without one."""
 
 
-class Load:
-    """The load generators, on their cores."""
+class LoadGenerator:
+    """Runs the load generators on the cores that are reserved for them."""
 
     def __init__(self, cores: str, folder: Path) -> None:
-        """Prepare them.
+        """Check that the programs are installed.
 
         cores: as `taskset -c` takes them; empty for all.
-        folder: an empty one.
+        folder: an empty folder for scripts and request bodies.
         """
         if not shutil.which("wrk"):
             raise SystemExit("Install wrk, which sends the load: apt-get install wrk")
@@ -104,47 +109,50 @@ class Load:
         self._folder = folder
         (folder / "load.lua").write_text(_SCRIPT)
 
-    def closed(self, target: Target, connections: int, seconds: int) -> Stretch:
-        """Let so many connections each send the next request when the last is answered."""
+    def closed_loop(self, target: Target, connections: int, seconds: int) -> ClosedLoopResult:
+        """Load with `connections` connections; each sends its next request after a response."""
         body = self._folder / "body"
         body.write_bytes(target.content.body)
         headers = "".join(f"{name}:{value}\n" for name, value in target.content.headers.items())
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s"]
         script = ["-s", str(self._folder / "load.lua"), target.url]
-        text = self._said(
+        text = self._run(
             [*self._pin, *command, *script], {"BODY": str(body), "HEADERS": headers}, seconds
         )
-        return stretch(text, connections)
+        return parse_wrk(text, connections)
 
-    def open(
+    def open_loop(
         self, target: Target, rate: float, seconds: int, seed: int, *, even: bool = False
-    ) -> Arrivals:
-        """Send at a rate, whether or not answers come; at random, or with equal gaps."""
+    ) -> OpenLoopResult:
+        """Send at a rate (requests per second), whether or not responses come.
+
+        even: with equal gaps; otherwise the arrivals are a Poisson process.
+        """
         file = self._folder / "request"
         file.write_bytes(target.message)
         program = [sys.executable, "-m", "benchmarks.serving.open_loop"]
         options = {"--port": target.port, "--rate": rate, "--seconds": seconds, "--seed": seed}
         flags = [f"{name}={value}" for name, value in options.items()]
         flags += ["--even"] if even else []
-        text = self._said([*self._pin, *program, *flags, str(file)], {}, seconds)
-        return Arrivals(**orjson.loads(text))
+        text = self._run([*self._pin, *program, *flags, str(file)], {}, seconds)
+        return OpenLoopResult(**orjson.loads(text))
 
-    def paced(self, target: Target, rate: float, connections: int, seconds: int) -> Paced:
-        """Send at a rate that `open`, in Python, could not keep up with.
+    def paced(self, target: Target, rate: float, connections: int, seconds: int) -> PacedResult:
+        """Send at a rate that `open_loop`, in Python, could not keep up with.
 
-        Each connection sends its part of it at equal gaps, or later where it awaits an answer.
+        Each connection sends its share at equal gaps, or later where it still waits for a response.
         """
         body = self._folder / "body"
         body.write_bytes(target.content.body)
         headers = [f"--header={name}: {value}" for name, value in target.content.headers.items()]
         command = ["h2load", "--h1", "--threads=1", f"--clients={connections}"]
         command += [f"--duration={seconds}", "--warm-up-time=1", f"--rps={rate / connections}"]
-        text = self._said(
+        text = self._run(
             [*self._pin, *command, f"--data={body}", *headers, target.url], {}, seconds
         )
-        return paced(text, rate, seconds)
+        return parse_h2load(text, rate, seconds)
 
-    def _said(self, command: list[str], environment: dict[str, str], seconds: int) -> str:
+    def _run(self, command: list[str], environment: dict[str, str], seconds: int) -> str:
         try:
             done = subprocess.run(  # noqa: S603
                 command,
@@ -156,31 +164,37 @@ class Load:
                 timeout=60 + 3 * seconds,
             )
         except subprocess.TimeoutExpired:
-            raise LoadFailedError(f"{command[0]} did not end in time") from None
+            raise LoadGeneratorError(f"{command[0]} did not end in time") from None
         if done.returncode:
-            raise LoadFailedError((done.stderr or done.stdout).strip()[-500:])
+            raise LoadGeneratorError((done.stderr or done.stdout).strip()[-500:])
         return done.stdout
 
 
-def paced(text: str, rate: float, seconds: int) -> Paced:
-    """Read what h2load printed."""
-    answers = {name: int(count) for count, name in re.findall(r"(\d+) ([2345]xx)", text)}
+def parse_h2load(text: str, rate: float, seconds: int) -> PacedResult:
+    """Parse the output of h2load.
+
+    Raises:
+        LoadGeneratorError: it is no measurement.
+    """
+    statuses = {name: int(count) for count, name in re.findall(r"(\d+) ([2345]xx)", text)}
     lost = re.search(r"(\d+) errored, (\d+) timeout", text)
-    if not answers or lost is None:
-        raise LoadFailedError(text.strip()[-500:])
-    answers["lost"] = sum(map(int, lost.groups()))
-    return Paced(rate, answers["2xx"] / seconds, {each: n for each, n in answers.items() if n})
+    if not statuses or lost is None:
+        raise LoadGeneratorError(text.strip()[-500:])
+    statuses["lost"] = sum(map(int, lost.groups()))
+    return PacedResult(
+        rate, statuses["2xx"] / seconds, {each: n for each, n in statuses.items() if n}
+    )
 
 
-def stretch(text: str, connections: int) -> Stretch:
-    """Read what wrk printed with our script."""
-    told = orjson.loads(text.strip().splitlines()[-1])
-    good = told["requests"] - told["refused"]
-    return Stretch(
+def parse_wrk(text: str, connections: int) -> ClosedLoopResult:
+    """Parse the output of wrk with our script."""
+    summary = orjson.loads(text.strip().splitlines()[-1])
+    good = summary["requests"] - summary["refused"]
+    return ClosedLoopResult(
         connections=connections,
-        rate=1e6 * good / told["microseconds"],
-        refused=told["refused"],
-        lost=told["lost"],
-        p50=told["p50"],
-        p99=told["p99"],
+        rate=1e6 * good / summary["microseconds"],
+        refused=summary["refused"],
+        lost=summary["lost"],
+        p50=summary["p50"],
+        p99=summary["p99"],
     )

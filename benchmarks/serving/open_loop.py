@@ -1,16 +1,16 @@
-"""Requests at a given rate whether or not answers come: an open loop, as users are.
+"""Send requests at a given rate whether or not responses come: an open loop, like users.
 
     python -m benchmarks.serving.open_loop --port 8000 --rate 500 --seconds 5 REQUEST_FILE
 
 The file holds one HTTP/1.1 request as it goes over the wire. Gaps between requests are exponential
 (Poisson arrivals), from a seed, as many independent users make them, or all equal. A latency runs
 from when a request was due, not from when it could be sent, so that a server which stalls is
-charged for all who would have come meanwhile, which is what "coordinated omission" leaves out. A
-request takes an idle connection, else a new one, else waits for one. Waiting for the next is
-spinning, since timers are too coarse: give it a core of its own. Prints one line of JSON.
+charged for every request that was due meanwhile, which "coordinated omission" leaves out. A
+request takes an idle connection, else a new one, else waits for one. The loop spins until the next
+request is due, since timers are too coarse: give it a core of its own. Prints one line of JSON.
 
-What is packaged for Debian, PyPI and npm leaves a gap here: wrk and hey send the next request when
-the last is answered, autocannon too, only slower.
+The load generators that Debian, PyPI and npm package leave a gap here: wrk, hey and autocannon are
+closed loops, which send the next request when the last one is answered.
 """
 
 import argparse
@@ -30,30 +30,30 @@ import orjson
 import uvloop
 
 _FIRST_CONNECTIONS = 16
-_PATIENCE_SECONDS = 10.0  # after the last request was due
+_TIMEOUT_SECONDS = 10.0  # after the last request was due
 _WAITING = 0
 _HUNG_UP = 1
-_NO_ANSWER = {_WAITING: "given up", _HUNG_UP: "hung up"}
-"""What stands for the status where we waited in vain, or the server closed the connection."""
+_NO_RESPONSE = {_WAITING: "given up", _HUNG_UP: "hung up"}
+"""What stands for the status after a timeout, or where the server closed the connection."""
 
 
 @dataclass(frozen=True)
-class Arrivals:
-    """What came of one stretch of load. Latencies are of the answers of status 200."""
+class OpenLoopResult:
+    """One measurement of an open loop. Latencies are of the responses with status 200."""
 
     rate: float
-    """Asked for, requests a second."""
+    """The requested rate, requests per second."""
     offered: int
-    answers: dict[str, int]
-    """How many of each status, or "given up" or "hung up" where there was none."""
+    statuses: dict[str, int]
+    """How many responses of each status; "given up" or "hung up" where there was none."""
     good_rate: float
-    """Answers of status 200 a second, as they came in."""
+    """Responses with status 200 per second, by when they came in."""
     latencies: dict[str, float]
-    """Percentile → milliseconds; a request without an answer lasted until we knew."""
+    """Percentile → milliseconds; a request without a response counts until that was known."""
     answered: float
-    """Answers of status 200 as a share of the requests that were due in the same time."""
+    """Responses with status 200 as a share of the requests that were due in the same time."""
     lateness: float
-    """99th percentile of how much too late we sent, milliseconds; large: do not believe it."""
+    """99th percentile of the delay of sending, milliseconds; large: the result is invalid."""
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class _Connection(asyncio.Protocol):
         self._request: Request | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -92,7 +92,7 @@ class _Connection(asyncio.Protocol):
         self._gone(self)
 
     def close(self) -> None:
-        """End it, whatever is under way."""
+        """Close the connection at once."""
         self._transport.abort()
 
     def send(self, request: Request, message: bytes) -> bool:
@@ -120,11 +120,11 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-class Load:
-    """The requests of one stretch, and the connections they take."""
+class OpenLoop:
+    """The connections of one measurement, and the requests that wait for one."""
 
-    def __init__(self, port: int, message: bytes, most_connections: int) -> None:
-        self._port, self._message, self._most = port, message, most_connections
+    def __init__(self, port: int, message: bytes, max_connections: int) -> None:
+        self._port, self._message, self._max_connections = port, message, max_connections
         self._idle: list[_Connection] = []
         self._waiting: deque[Request] = deque()
         self._connections: set[_Connection] = set()
@@ -132,9 +132,9 @@ class Load:
         self._loop = asyncio.get_running_loop()
 
     async def send(self, times: Sequence[float]) -> tuple[list[Request], float]:
-        """Send a request at each of these times, seconds from now, rising.
+        """Send a request at each of these times: seconds from now, rising.
 
-        Returns them, once all are answered or given up, and when "now" was.
+        Returns the requests, once all are answered or given up, and when "now" was.
         """
         await asyncio.gather(*(self._open() for _ in range(_FIRST_CONNECTIONS)))
         requests = []
@@ -145,12 +145,12 @@ class Load:
                 await asyncio.sleep(0)
             requests.append(Request(due))
             self._take(requests[-1])
-        give_up = perf_counter() + _PATIENCE_SECONDS
-        while perf_counter() < give_up and any(not each.answered for each in requests):
+        deadline = perf_counter() + _TIMEOUT_SECONDS
+        while perf_counter() < deadline and any(not each.answered for each in requests):
             await asyncio.sleep(0.01)
         for each in requests:
             each.answered = each.answered or perf_counter()
-            each.sent = each.sent or each.due  # it has waited for a connection all the time
+            each.sent = each.sent or each.due  # it waited for a connection all the time
         for connection in list(self._connections):
             connection.close()
         return requests, begun
@@ -160,7 +160,7 @@ class Load:
             if self._idle.pop().send(request, self._message):
                 return
         self._waiting.append(request)
-        if len(self._connections) + len(self._opening) < self._most:
+        if len(self._connections) + len(self._opening) < self._max_connections:
             task = self._loop.create_task(self._open())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
@@ -185,19 +185,19 @@ class Load:
         self._connections.discard(connection)
 
 
-def arrivals(
+def summarize(
     requests: list[Request], begun: float, rate: float, warm_up: float, seconds: float
-) -> Arrivals:
-    """Say what came of requests, those of the first `warm_up` seconds left out."""
+) -> OpenLoopResult:
+    """Summarize requests; those of the first `warm_up` seconds are left out."""
     start = begun + warm_up
     counted = [each for each in requests if each.due >= start]
-    answers = Counter(_NO_ANSWER.get(each.status, str(each.status)) for each in counted)
+    statuses = Counter(_NO_RESPONSE.get(each.status, str(each.status)) for each in counted)
     in_time = [each for each in requests if start <= each.answered < start + seconds]
-    charged = [each.answered - each.due for each in counted if each.status in (200, *_NO_ANSWER)]
-    return Arrivals(
+    charged = [each.answered - each.due for each in counted if each.status in (200, *_NO_RESPONSE)]
+    return OpenLoopResult(
         rate=rate,
         offered=len(counted),
-        answers=dict(answers),
+        statuses=dict(statuses),
         good_rate=sum(each.status == 200 for each in in_time) / seconds,
         latencies=percentiles(charged),
         answered=sum(each.status == 200 for each in in_time) / max(1, len(counted)),
@@ -206,7 +206,7 @@ def arrivals(
 
 
 def due_times(rate: float, seconds: float, seed: int) -> list[float]:
-    """Return when requests are due, for so many seconds: exponential gaps of the mean 1 / rate."""
+    """Return when requests are due, seconds: exponential gaps with the mean 1 / rate."""
     generator = np.random.default_rng(seed)
     expected = rate * seconds
     gaps = generator.exponential(1 / rate, int(expected + 10 * np.sqrt(expected) + 10))
@@ -215,12 +215,12 @@ def due_times(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def even_times(rate: float, seconds: float) -> list[float]:
-    """Return when requests are due, for so many seconds: gaps of 1 / rate."""
+    """Return when requests are due, seconds: equal gaps of 1 / rate."""
     return list((np.arange(1, rate * seconds) / rate).astype(float))
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
-    """Return percentiles in milliseconds, of those that were reached; NaN of nothing."""
+    """Return percentiles in milliseconds, each a value that occurred; NaN of no values."""
     shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "most": 1.0}
     if not seconds:
         return dict.fromkeys(shares, float("nan"))
@@ -229,7 +229,7 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 
 
 def main(arguments: list[str]) -> None:
-    """Send, wait, print."""
+    """Send the requests, wait for the responses, print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("file", type=Path)
     parser.add_argument("--port", type=int, required=True)
@@ -241,14 +241,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--even", action="store_true", help="equal gaps between requests")
     options = parser.parse_args(arguments)
     seconds = options.warm_up + options.seconds
-    random = partial(due_times, seed=options.seed)
-    times = (even_times if options.even else random)(options.rate, seconds)
+    poisson_times = partial(due_times, seed=options.seed)
+    times = (even_times if options.even else poisson_times)(options.rate, seconds)
 
     async def send() -> tuple[list[Request], float]:
-        return await Load(options.port, options.file.read_bytes(), options.connections).send(times)
+        return await OpenLoop(options.port, options.file.read_bytes(), options.connections).send(
+            times
+        )
 
     requests, begun = uvloop.run(send())
-    found = arrivals(requests, begun, options.rate, options.warm_up, options.seconds)
+    found = summarize(requests, begun, options.rate, options.warm_up, options.seconds)
     sys.stdout.buffer.write(orjson.dumps(asdict(found)) + b"\n")
 
 

@@ -1,6 +1,6 @@
-"""One image → the bodies that servers take, and their answers → probabilities.
+"""Encodes an image as the request bodies that servers accept; decodes their responses.
 
-Knows no server: which of these a server takes, and where, is in `benchmarks.serving.peers`.
+Knows no server: `benchmarks.serving.peers` lists which of these a server accepts at which path.
 """
 
 import io
@@ -30,7 +30,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """A response's headers, their names in lower case, and its body."""
 
     headers: Mapping[str, str]
@@ -38,23 +38,23 @@ class Answer:
 
 
 def flat(image: Floats) -> Content:
-    """Write {"image": [numbers]}, what a hand-written endpoint takes; the shape is its own."""
+    """Write {"image": [numbers]}, for a hand-written endpoint, which knows the shape."""
     return _json({"image": _numbers(image)})
 
 
 def nested(image: Floats) -> Content:
-    """Write {"instances": [numbers [H, W], or [H, W, C]]}, what our own routes take."""
+    """Write {"instances": [numbers [H, W] or [H, W, C]]}, for our own routes."""
     rows = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
     return _json({"instances": [np.ascontiguousarray(rows)]})
 
 
 def batch(image: Floats) -> Content:
-    """Write {"images": numbers [1, C, H, W]}, what an array as a parameter takes."""
+    """Write {"images": numbers [1, C, H, W]}, for an endpoint with an array as a parameter."""
     return _json({"images": image[None]})
 
 
 def open_inference(image: Floats, samples: int | None = None) -> Content:
-    """Write the Open Inference Protocol's JSON; of `samples`, our dropout alive."""
+    """Write the Open Inference Protocol's JSON; with `samples`, for our MC dropout model."""
     output = "probabilities" if samples is None else "mean_probabilities"
     parameters = {} if samples is None else {"parameters": {"samples": samples}}
     tensor = {**_tensor(image), "data": _numbers(image)}
@@ -62,7 +62,7 @@ def open_inference(image: Floats, samples: int | None = None) -> Content:
 
 
 def open_inference_binary(image: Floats) -> Content:
-    """Write the protocol with the numbers as bytes behind the JSON, and ask for such an answer."""
+    """Write the protocol with a binary tensor after the JSON, and request a binary output."""
     raw = image.tobytes()
     head = orjson.dumps(
         {
@@ -90,30 +90,30 @@ def form(image: Floats, field: str = "file") -> Content:
     return Content({"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}, body)
 
 
-def of_list(answer: Answer) -> list[float]:
-    """Read {"probabilities": [numbers]}."""
-    return list(orjson.loads(answer.body)["probabilities"])
+def parse_list(response: Response) -> list[float]:
+    """Parse {"probabilities": [numbers]}."""
+    return list(orjson.loads(response.body)["probabilities"])
 
 
-def of_rows(answer: Answer) -> list[float]:
-    """Read [[numbers]]."""
-    return list(orjson.loads(answer.body)[0])
+def parse_rows(response: Response) -> list[float]:
+    """Parse [[numbers]]."""
+    return list(orjson.loads(response.body)[0])
 
 
-def of_predictions(answer: Answer) -> list[float]:
-    """Read what our own routes answer."""
-    return list(orjson.loads(answer.body)["predictions"][0]["probabilities"].values())
+def parse_predictions(response: Response) -> list[float]:
+    """Parse a response of our own routes."""
+    return list(orjson.loads(response.body)["predictions"][0]["probabilities"].values())
 
 
-def of_open_inference(answer: Answer) -> list[float]:
-    """Read the first output of the protocol's JSON."""
-    return list(orjson.loads(answer.body)["outputs"][0]["data"])
+def parse_open_inference(response: Response) -> list[float]:
+    """Parse the first output of the protocol's JSON."""
+    return list(orjson.loads(response.body)["outputs"][0]["data"])
 
 
-def of_open_inference_binary(answer: Answer) -> list[float]:
-    """Read the numbers behind the protocol's JSON."""
-    head = int(answer.headers[_LENGTH.lower()])
-    return list(np.frombuffer(answer.body[head:], np.float32).astype(float))
+def parse_open_inference_binary(response: Response) -> list[float]:
+    """Parse the binary tensor after the protocol's JSON."""
+    head = int(response.headers[_LENGTH.lower()])
+    return list(np.frombuffer(response.body[head:], np.float32).astype(float))
 
 
 def _json(content: dict[str, Any]) -> Content:
@@ -130,7 +130,7 @@ def _numbers(image: Floats) -> Floats:
 
 def _encoded(image: Floats) -> bytes:
     pixels = np.round(255 * image).astype(np.uint8)
-    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+    encoded = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    encoded.save(file, "PNG")
     return file.getvalue()

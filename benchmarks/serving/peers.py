@@ -1,7 +1,7 @@
-"""The servers that are compared: how each is started, what it takes and what it answers.
+"""The servers that are compared: how each is started, its requests and its responses.
 
-Each runs the bundle's `model.onnx` with ONNX Runtime on one thread, set up as its documentation
-advises for speed; what runs in it is in `benchmarks/peers/`. Knows no process and no load.
+Each runs the bundle's `model.onnx` with ONNX Runtime on one thread, configured as its documentation
+advises for speed; the code that it runs is in `benchmarks/peers/`. Knows no process and no load.
 """
 
 import json
@@ -14,44 +14,46 @@ from typing import Literal
 
 from benchmarks.serving import payloads
 from benchmarks.serving.environments import REQUIREMENTS, ROOT
-from benchmarks.serving.payloads import Answer, Content, Floats
+from benchmarks.serving.payloads import Content, Floats, Response
 from benchmarks.serving.servers import Command
 from model.bundle.store import MODEL_FILE, Bundle
-from model.inference.predictor import calibrated
+from model.inference.predictor_loading import read_calibrator
 from tests.differential.installation import Installation
 
 Kind = Literal["JSON", "OIP JSON", "OIP binary", "PNG", "dropout JSON", "dropout OIP JSON"]
-"""OIP: the Open Inference Protocol. JSON: numbers in whatever form is natural to the server."""
+"""OIP: the Open Inference Protocol. JSON: numbers in the form that is natural to the server."""
 
 OURS = "ours"
 SAMPLES = 64
-_GRPC_OFFSET = 50  # from a server's port to the other one that MLServer insists on
+_GRPC_OFFSET = 50  # from a server's HTTP port to the gRPC port that MLServer insists on
 _MLSERVER_BATCH_SECONDS = 0.001  # 0 would switch its batches off
 PASSES = 100
-"""Samples of `dropout JSON`: as many as the usual loop over a torch module makes."""
+"""Samples of `dropout JSON`: the number that a loop over a torch module usually takes."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What a server is started with."""
+class LaunchSpec:
+    """The files and the port that a server is started with."""
 
     python: Path
-    """Of its environment."""
+    """The interpreter of the server's environment."""
     bundle: Bundle
     folder: Path
-    """An empty one, its own."""
+    """An empty folder for this server alone."""
     port: int
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the scripts in `benchmarks/peers/` read."""
-        fitted = calibrated(self.bundle)
-        spec = self.bundle.manifest.input
+        """The environment variables that the scripts in `benchmarks/peers/` read."""
+        calibration = read_calibrator(self.bundle)
+        input_spec = self.bundle.manifest.input
         return {
             "BENCHMARK_PORT": str(self.port),
             "BENCHMARK_MODEL": str((self.bundle.path / MODEL_FILE).resolve()),
-            "BENCHMARK_SHAPE": f"{spec.channels},{spec.height},{spec.width}",
-            "BENCHMARK_TEMPERATURE": str(fitted.numbers.temperature if fitted else 1.0),
+            "BENCHMARK_SHAPE": f"{input_spec.channels},{input_spec.height},{input_spec.width}",
+            "BENCHMARK_TEMPERATURE": str(
+                calibration.parameters.temperature if calibration else 1.0
+            ),
             "PYTHONPATH": str(REQUIREMENTS),
             "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}",
             "ORT_DISABLE_TELEMETRY": "1",
@@ -60,15 +62,15 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One way to ask a server. `{name}` in the path stands for the model's."""
+class Endpoint:
+    """One kind of request that a server accepts. `{name}` in the path is the model's name."""
 
     kind: Kind
     path: str
     write: Callable[[Floats], Content]
-    read: Callable[[Answer], list[float]]
+    read: Callable[[Response], list[float]]
     samples: int | None = None
-    """With dropout alive; None: the deterministic answer."""
+    """MC dropout samples; None for the deterministic prediction."""
 
 
 @dataclass(frozen=True)
@@ -78,38 +80,42 @@ class Peer:
     name: str
     title: str
     packages: tuple[str, ...]
-    """Whose versions matter."""
-    command: Callable[[Stage], Command]
-    asks: tuple[Ask, ...]
+    """Packages whose versions are reported."""
+    command: Callable[[LaunchSpec], Command]
+    endpoints: tuple[Endpoint, ...]
     note: str = ""
-    """What a reader must know to judge its figures."""
+    """What a reader must know to judge its measurements."""
     trained: bool = True
     """Whether it has the bundle's weights, so that its probabilities can be checked."""
     quick: bool = field(default=False)
-    """Whether the quick run has it too."""
+    """Whether the quick run includes it."""
 
     @property
     def environment(self) -> str:
-        """The name of its file of requirements."""
+        """The name of its requirements file."""
         return self.name.partition("-")[0]
 
 
-def _script(file: str) -> Callable[[Stage], Command]:
-    def command(stage: Stage) -> Command:
-        return Command([str(stage.python), str(REQUIREMENTS / file)], stage.environment)
+def _script(file: str) -> Callable[[LaunchSpec], Command]:
+    def command(spec: LaunchSpec) -> Command:
+        return Command([str(spec.python), str(REQUIREMENTS / file)], spec.environment)
 
     return command
 
 
-def service(stage: Stage, *options: str, root: Path = ROOT) -> Command:
-    """Start ours; `options` as `python -m service` takes them, `root` the checkout it is in."""
-    manifest = stage.bundle.manifest
-    models = ["--models-folder", str(stage.bundle.path.resolve().parent.parent)]
-    which = ["--models", f"{manifest.name}@{manifest.version}"]
-    program = [str(stage.python), "-m", "service", "--port", str(stage.port)]
-    # No server here writes a line for each request, but for the one that is run as people run it.
+def service(spec: LaunchSpec, *options: str, root: Path = ROOT) -> Command:
+    """Return the command that starts our service.
+
+    options: as `python -m service` takes them.
+    root: the checkout to run.
+    """
+    manifest = spec.bundle.manifest
+    models = ["--models-folder", str(spec.bundle.path.resolve().parent.parent)]
+    model = ["--models", f"{manifest.name}@{manifest.version}"]
+    program = [str(spec.python), "-m", "service", "--port", str(spec.port)]
+    # No server here logs each request, except "FastAPI, as usual".
     quiet = ["--log-level", "warning"]
-    return Command([*program, *models, *which, *quiet, *options], {"PYTHONPATH": str(root)})
+    return Command([*program, *models, *model, *quiet, *options], {"PYTHONPATH": str(root)})
 
 
 _TRITON_CONFIGURATION = """
@@ -123,33 +129,33 @@ dynamic_batching {{ }}
 """
 
 
-def _triton(stage: Stage) -> Command:
-    installation = Installation.of(stage.python)
-    installation.link_backends(stage.folder / "backends")
-    manifest = stage.bundle.manifest
-    version = stage.folder / "models" / manifest.name / "1"
+def _triton(spec: LaunchSpec) -> Command:
+    installation = Installation.inspect(spec.python)
+    installation.link_backends(spec.folder / "backends")
+    manifest = spec.bundle.manifest
+    version = spec.folder / "models" / manifest.name / "1"
     version.mkdir(parents=True)
     (version / "model.py").symlink_to(REQUIREMENTS / "triton_model.py")
     (version / "classifier.py").symlink_to(REQUIREMENTS / "classifier.py")
-    spec = manifest.input
+    input_spec = manifest.input
     (version.parent / "config.pbtxt").write_text(
         _TRITON_CONFIGURATION.format(
             name=manifest.name,
-            image=[spec.channels, spec.height, spec.width],
+            image=[input_spec.channels, input_spec.height, input_spec.width],
             classes=len(manifest.class_names),
         )
     )
-    command = installation.command(stage.folder, stage.port, "{mark}")
-    return Command(command, {**installation.environment, **stage.environment})
+    command = installation.command(spec.folder, spec.port, "{mark}")
+    return Command(command, {**installation.environment, **spec.environment})
 
 
-def _mlserver(stage: Stage) -> Command:
-    name = stage.bundle.manifest.name
+def _mlserver(spec: LaunchSpec) -> Command:
+    name = spec.bundle.manifest.name
     common = {"debug": False, "parallel_workers": 0, "metrics_endpoint": None}
     settings = common | {
         "host": "127.0.0.1",
-        "http_port": stage.port,
-        "grpc_port": stage.port + _GRPC_OFFSET,
+        "http_port": spec.port,
+        "grpc_port": spec.port + _GRPC_OFFSET,
     }
     model = {
         "name": name,
@@ -157,109 +163,109 @@ def _mlserver(stage: Stage) -> Command:
         "max_batch_size": 64,
         "max_batch_time": _MLSERVER_BATCH_SECONDS,
     }
-    (stage.folder / "settings.json").write_text(json.dumps(settings))
-    (stage.folder / "model-settings.json").write_text(json.dumps(model))
-    program = stage.python.parent / "mlserver"
-    return Command([str(program), "start", str(stage.folder)], stage.environment)
+    (spec.folder / "settings.json").write_text(json.dumps(settings))
+    (spec.folder / "model-settings.json").write_text(json.dumps(model))
+    program = spec.python.parent / "mlserver"
+    return Command([str(program), "start", str(spec.folder)], spec.environment)
 
 
-def _bentoml(stage: Stage) -> Command:
-    program = stage.python.parent / "bentoml"
-    address = ["--host", "127.0.0.1", "--port", str(stage.port)]
+def _bentoml(spec: LaunchSpec) -> Command:
+    program = spec.python.parent / "bentoml"
+    address = ["--host", "127.0.0.1", "--port", str(spec.port)]
     arguments = ["serve", "bentoml_service:Service", *address, "--working-dir", str(REQUIREMENTS)]
     return Command(
         [str(program), *arguments],
         {
-            **stage.environment,
-            "BENTOML_HOME": str(stage.folder / "home"),
+            **spec.environment,
+            "BENTOML_HOME": str(spec.folder / "home"),
             "BENTOML_DO_NOT_TRACK": "True",
         },
     )
 
 
-def _ray(stage: Stage) -> Command:
+def _ray(spec: LaunchSpec) -> Command:
     environment = {
-        **stage.environment,
+        **spec.environment,
         "RAY_USAGE_STATS_ENABLED": "0",
         # What Ray's documentation calls its high-throughput settings.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     }
-    return Command([str(stage.python), str(REQUIREMENTS / "ray_serve.py")], environment)
+    return Command([str(spec.python), str(REQUIREMENTS / "ray_serve.py")], environment)
 
 
-def _torch(stage: Stage) -> Command:
-    architecture = stage.bundle.manifest.architecture.model_dump_json()
+def _torch(spec: LaunchSpec) -> Command:
+    architecture = spec.bundle.manifest.architecture.model_dump_json()
     environment = {
-        **stage.environment,
+        **spec.environment,
         "PYTHONPATH": str(ROOT),
         "BENCHMARK_ARCHITECTURE": architecture,
     }
-    return Command([str(stage.python), str(REQUIREMENTS / "torch_dropout.py")], environment)
+    return Command([str(spec.python), str(REQUIREMENTS / "torch_dropout.py")], environment)
 
 
 _OIP = "/v2/models/{name}/infer"
-_OIP_JSON = Ask("OIP JSON", _OIP, payloads.open_inference, payloads.of_open_inference)
-_OIP_BINARY = Ask(
-    "OIP binary", _OIP, payloads.open_inference_binary, payloads.of_open_inference_binary
+_OIP_JSON = Endpoint("OIP JSON", _OIP, payloads.open_inference, payloads.parse_open_inference)
+_OIP_BINARY = Endpoint(
+    "OIP binary", _OIP, payloads.open_inference_binary, payloads.parse_open_inference_binary
 )
 
-_OURS = (
-    Ask("JSON", "/predict", payloads.nested, payloads.of_predictions),
+_OUR_ENDPOINTS = (
+    Endpoint("JSON", "/predict", payloads.nested, payloads.parse_predictions),
     _OIP_JSON,
     _OIP_BINARY,
-    Ask("PNG", "/predict", payloads.png, payloads.of_predictions),
+    Endpoint("PNG", "/predict", payloads.png, payloads.parse_predictions),
 )
-_OURS_WITH_DROPOUT = (
-    Ask(
+_OUR_MC_ENDPOINTS = (
+    Endpoint(
         "dropout JSON",
         f"/uncertainty?samples={PASSES}",
         payloads.nested,
-        payloads.of_predictions,
+        payloads.parse_predictions,
         samples=PASSES,
     ),
-    Ask(
+    Endpoint(
         "dropout OIP JSON",
         "/v2/models/{name}-mc/infer",
         partial(payloads.open_inference, samples=SAMPLES),
-        payloads.of_open_inference,
+        payloads.parse_open_inference,
         samples=SAMPLES,
     ),
 )
 _SERVICE_PACKAGES = ("fastapi", "uvicorn", "onnxruntime")
 
-INT8 = Peer("ours-int8", "ours, int8", _SERVICE_PACKAGES, service, _OURS)
-"""Ours with another bundle; not one of `PEERS`."""
+INT8 = Peer("ours-int8", "ours, int8", _SERVICE_PACKAGES, service, _OUR_ENDPOINTS)
+"""Our service with a quantized bundle; not one of `PEERS`."""
 
 
 def other_checkout(root: Path) -> Peer:
-    """Return ours as another checkout has it; with the packages of this one, and their versions."""
+    """Return our service from another checkout, run with the packages of this one."""
     return Peer(
         "ours-before",
         "ours, before",
         _SERVICE_PACKAGES,
         partial(service, root=root.resolve()),
-        _OURS + _OURS_WITH_DROPOUT,
+        _OUR_ENDPOINTS + _OUR_MC_ENDPOINTS,
         note="another checkout of this project",
     )
 
 
 PEERS = (
-    Peer(OURS, "ours", _SERVICE_PACKAGES, service, _OURS + _OURS_WITH_DROPOUT, quick=True),
+    Peer(OURS, "ours", _SERVICE_PACKAGES, service, _OUR_ENDPOINTS + _OUR_MC_ENDPOINTS, quick=True),
     Peer(
         "bare",
         "bare Starlette",
         ("starlette", "uvicorn", "onnxruntime"),
         _script("bare.py"),
         (
-            Ask("JSON", "/predict", payloads.flat, payloads.of_list),
-            Ask("OIP JSON", "/infer", payloads.open_inference, payloads.of_open_inference),
-            Ask(
+            Endpoint("JSON", "/predict", payloads.flat, payloads.parse_list),
+            Endpoint("OIP JSON", "/infer", payloads.open_inference, payloads.parse_open_inference),
+            Endpoint(
                 "OIP binary",
                 "/infer",
                 payloads.open_inference_binary,
-                payloads.of_open_inference_binary,
+                payloads.parse_open_inference_binary,
             ),
-            Ask("PNG", "/png", payloads.png, payloads.of_list),
+            Endpoint("PNG", "/png", payloads.png, payloads.parse_list),
         ),
         note="no validation, limits, batches, metrics or ids: what remains is HTTP and the graph",
         quick=True,
@@ -287,8 +293,8 @@ PEERS = (
         ("litserve", "fastapi", "onnxruntime"),
         _script("litserve_api.py"),
         (
-            Ask("JSON", "/predict", payloads.flat, payloads.of_list),
-            Ask("PNG", "/predict", payloads.form, payloads.of_list),
+            Endpoint("JSON", "/predict", payloads.flat, payloads.parse_list),
+            Endpoint("PNG", "/predict", payloads.form, payloads.parse_list),
         ),
         note="batches, fast queue, one worker",
     ),
@@ -298,8 +304,8 @@ PEERS = (
         ("bentoml", "starlette", "onnxruntime"),
         _bentoml,
         (
-            Ask("JSON", "/predict", payloads.batch, payloads.of_rows),
-            Ask("PNG", "/png", payloads.form, payloads.of_rows),
+            Endpoint("JSON", "/predict", payloads.batch, payloads.parse_rows),
+            Endpoint("PNG", "/png", payloads.form, payloads.parse_rows),
         ),
         note="adaptive batching, one worker",
     ),
@@ -309,8 +315,8 @@ PEERS = (
         ("ray", "onnxruntime"),
         _ray,
         (
-            Ask("JSON", "/predict", payloads.flat, payloads.of_list),
-            Ask("PNG", "/png", payloads.png, payloads.of_list),
+            Endpoint("JSON", "/predict", payloads.flat, payloads.parse_list),
+            Endpoint("PNG", "/png", payloads.png, payloads.parse_list),
         ),
         note="one replica, batches, its throughput settings; proxy and replica share the core",
     ),
@@ -320,8 +326,8 @@ PEERS = (
         ("fastapi", "uvicorn", "onnxruntime"),
         _script("fastapi_usual.py"),
         (
-            Ask("JSON", "/predict", payloads.flat, payloads.of_list),
-            Ask("PNG", "/png", payloads.form, payloads.of_list),
+            Endpoint("JSON", "/predict", payloads.flat, payloads.parse_list),
+            Endpoint("PNG", "/png", payloads.form, payloads.parse_list),
         ),
         note="a list of floats in a pydantic model, a plain function, all defaults",
     ),
@@ -330,7 +336,7 @@ PEERS = (
         "FastAPI and torch",
         ("fastapi", "torch"),
         _torch,
-        (Ask("dropout JSON", "/predict", payloads.flat, payloads.of_list, samples=PASSES),),
+        (Endpoint("dropout JSON", "/predict", payloads.flat, payloads.parse_list, samples=PASSES),),
         note=f"{PASSES} passes through the module; random weights, which cost the same, so that "
         "its probabilities are not checked",
         trained=False,

@@ -1,9 +1,9 @@
-"""A server as processes: started on its core, held still, let go on, weighed, ended.
+"""A server as a tree of processes: start on given cores, suspend, resume, measure memory, end.
 
-Every server is up for the whole run, and all but the one that is measured are held still with
-SIGSTOP. Starting each anew in every round would be no more honest: all would be measured cold, and
-the slow starters would be measured seldom. A server that is held still takes no processor time; the
-memory that it goes on holding takes none from the others while the machine has enough.
+Every server runs for the whole comparison, and all but the one that is measured are suspended with
+SIGSTOP. Starting each anew in every round would be no fairer: all would be measured cold, and slow
+starters would be measured seldom. A suspended server takes no processor time; the memory that it
+keeps does not slow the others down while the machine has enough.
 """
 
 import os
@@ -23,17 +23,17 @@ _END_SECONDS = 15.0
 _POLL_SECONDS = 0.05
 _LOG_LINES = 5
 _IDLE_SECONDS = 0.2
-_IDLE_SHARE = 0.4  # of a core; Ray is never wholly idle
+_IDLE_SHARE = 0.4  # of a core; Ray is never completely idle
 _IDLE_DEADLINE_SECONDS = 60.0
 
 
 class ServerFailedError(Exception):
-    """A server cannot be started, or has ended; the message says why in a line."""
+    """A server cannot be started, or has ended; the message gives the reason in one line."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What starts a server, and what its environment holds besides ours."""
+    """The command that starts a server, and its environment variables beside our own."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -43,10 +43,10 @@ class Server:
     """A running server and all processes that it has started."""
 
     def __init__(self, command: Command, cores: str, folder: Path) -> None:
-        """Start it.
+        """Start the server.
 
-        cores: those it may run on, as `taskset -c` takes them; empty for all.
-        folder: for its log; also where it runs.
+        cores: the cores that it may run on, as `taskset -c` takes them; empty for all.
+        folder: its working directory, which also gets its log.
         """
         self.mark = f"dropserve_{uuid.uuid4().hex}"
         self._log = folder / "log.txt"
@@ -63,7 +63,7 @@ class Server:
                 start_new_session=True,
             )
         self.started = time.monotonic()
-        self._never_rests = False
+        self._never_idle = False
 
     def __enter__(self) -> Self:
         return self
@@ -73,42 +73,42 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started."""
+        """The id of the process that was started."""
         return self._process.pid
 
     @property
     def status(self) -> int | None:
-        """What it ended with; None while it runs."""
+        """The exit status of that process; None while it runs."""
         return self._process.poll()
 
     def require_running(self) -> None:
-        """Raise ServerFailedError if it has ended by itself."""
+        """Raise ServerFailedError if the server has ended by itself."""
         if self._process.poll() is not None:
-            raise ServerFailedError(f"it ended by itself: {self.last_words()}")
+            raise ServerFailedError(f"it ended by itself: {self.log_tail()}")
 
     def wait(self) -> int:
-        """Wait until it ends by itself; return its status."""
+        """Wait until the server ends by itself; return its exit status."""
         return self._process.wait(_END_SECONDS)
 
-    def last_words(self) -> str:
-        """Return the last lines of its log, as one."""
+    def log_tail(self) -> str:
+        """Return the last lines of the log, joined into one."""
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return " / ".join(line.strip() for line in lines[-_LOG_LINES:])[-600:]
 
-    def hold(self) -> None:
-        """Hold every process of it still."""
+    def suspend(self) -> None:
+        """Stop all processes of the server (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
 
-    def let_go(self) -> None:
-        """Let them all go on."""
+    def resume(self) -> None:
+        """Continue all processes of the server (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def wait_until_idle(self) -> None:
-        """Wait until it works little: some go on for clients that have left.
+        """Wait until the server uses little processor time: some still work for clients that left.
 
-        A minute at most, and no second time for one that never rests: LitServe polls.
+        Waits a minute at most, and only once for a server that never becomes idle: LitServe polls.
         """
-        if self._never_rests:
+        if self._never_idle:
             return
         deadline = time.monotonic() + _IDLE_DEADLINE_SECONDS
         before = self._processor_seconds()
@@ -118,7 +118,7 @@ class Server:
             if now - before < _IDLE_SHARE * _IDLE_SECONDS:
                 return
             before = now
-        self._never_rests = True
+        self._never_idle = True
 
     def _processor_seconds(self) -> float:
         ticks = 0
@@ -129,7 +129,7 @@ class Server:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def proportional_memory(self) -> float:
-        """Return the memory of all its processes, MB; pages that several share count once (PSS)."""
+        """Return the memory of all processes, MB; pages that several share count once (PSS)."""
         kilobytes = 0
         for process in self.processes():
             with suppress(OSError):
@@ -138,21 +138,21 @@ class Server:
         return kilobytes / 1000
 
     def processes(self) -> dict[int, str]:
-        """Return its processes, each id with when it started.
+        """Return the process ids of the server, each with its start time in clock ticks.
 
-        They are descendants, and orphans by the mark they have inherited.
+        They are the descendants, and orphans, found by an environment variable they inherited.
         """
-        alive = _alive()
-        found = {self._process.pid} & set(alive)
-        while more := {each for each, (parent, _) in alive.items() if parent in found} - found:
+        running = _running_processes()
+        found = {self._process.pid} & set(running)
+        while more := {each for each, (parent, _) in running.items() if parent in found} - found:
             found |= more
-        found |= {each for each in set(alive) - found if self._is_marked(each)}
-        return {each: alive[each][1] for each in found}
+        found |= {each for each in set(running) - found if self._is_marked(each)}
+        return {each: running[each][1] for each in found}
 
     def end(self) -> None:
-        """Ask it to end, then end whatever is left of it."""
+        """Send SIGTERM, wait, then kill all processes that are left."""
         known = self.processes()
-        self.let_go()
+        self.resume()
         with suppress(ProcessLookupError):
             self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -168,10 +168,12 @@ class Server:
             region.unlink(missing_ok=True)
 
     def _left(self, known: dict[int, str]) -> set[int]:
-        """Those that live on: an id of `known` that started at another time is a stranger's."""
-        alive = _alive()
-        stayed = {each for each, start in known.items() if alive.get(each, ("", ""))[1] == start}
-        return stayed | set(self.processes())
+        """Return the processes that still run; an id with another start time was reused."""
+        running = _running_processes()
+        survivors = {
+            each for each, start in known.items() if running.get(each, ("", ""))[1] == start
+        }
+        return survivors | set(self.processes())
 
     def _is_marked(self, process: int) -> bool:
         try:
@@ -185,13 +187,13 @@ class Server:
                 os.kill(process, number)
 
 
-def _alive() -> dict[int, tuple[int, str]]:
-    """Return the parent of every living process, and when it started."""
-    alive = {}
+def _running_processes() -> dict[int, tuple[int, str]]:
+    """Return the parent of every running process, and its start time in clock ticks."""
+    running = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             # pid (name) state parent … start …, and the name may hold anything
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if fields[0] != "Z":
-                alive[int(folder.name)] = (int(fields[1]), fields[19])
-    return alive
+                running[int(folder.name)] = (int(fields[1]), fields[19])
+    return running

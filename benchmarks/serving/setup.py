@@ -1,4 +1,4 @@
-"""Where servers and their load run, and what they serve: the flags that both commands share."""
+"""The bundle, cores, ports and environments of a benchmark: flags that both commands share."""
 
 import argparse
 import fcntl
@@ -19,21 +19,21 @@ _BUNDLES = (ROOT / "models" / "fashion-mnist" / "1", ROOT / "models" / "digits" 
 
 @dataclass(frozen=True)
 class Setup:
-    """Where things run, and where they come from."""
+    """The bundle that is served, and the cores, ports and environments that are used."""
 
     bundle: Bundle
     server_cores: str
     load_cores: str
     first_port: int
     pythons: dict[str, Path]
-    """Environments that are not to be made, by the name of their requirements."""
+    """Python interpreters of existing environments, by the name of their requirements file."""
     package_index: str
     lock: Path | None
-    """A file that is locked while something is measured, where others measure here too."""
+    """A file that is locked during a measurement, where other benchmarks share the machine."""
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Have the machine to ourselves, among those who take the same lock."""
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock, so that no other benchmark that takes it measures at the same time."""
         if self.lock is None:
             yield
             return
@@ -41,23 +41,23 @@ class Setup:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def python(self, name: str, say: Callable[[str], None]) -> Path:
-        """Return the Python of an environment; make it if need be, and say so.
+    def python(self, name: str, log: Callable[[str], None]) -> Path:
+        """Return the Python of an environment; make the environment if necessary, and log that.
 
         Raises:
             EnvironmentFailedError: it cannot be made.
         """
-        return self.pythons.get(name) or environment(name, self.package_index, say)
+        return self.pythons.get(name) or environment(name, self.package_index, log)
 
     def scratch(self) -> Path:
-        """Return an empty folder, where the servers' logs remain until the next run."""
+        """Return an empty folder; the servers' logs stay there until the next run."""
         folder = ROOT / "build" / f"serving-{self.first_port}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
     def __str__(self) -> str:
-        """Say what is served, and on what."""
+        """Describe the model, the cores and the machine, as a sentence for a record."""
         manifest = self.bundle.manifest
         return (
             f"{manifest.name} version {manifest.version}, ONNX Runtime on one thread; the server "
@@ -66,7 +66,7 @@ class Setup:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say where things run."""
+    """Add the flags of a `Setup`."""
     parser.add_argument("--bundle", type=Path, help="folder of a bundle")
     parser.add_argument("--server-cores", default="0", help="as taskset -c takes them")
     parser.add_argument("--load-cores", default="1", help="as taskset -c takes them")
@@ -88,7 +88,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_flags(options: argparse.Namespace) -> Setup:
-    """Return what those flags say; SIGTERM ends as Ctrl-C does."""
+    """Return the `Setup` of the parsed flags; from now on SIGTERM ends the program like Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return Setup(
         bundle=_bundle(options.bundle),
@@ -103,9 +103,9 @@ def read_flags(options: argparse.Namespace) -> Setup:
     )
 
 
-def shown(arguments: list[str]) -> list[str]:
-    """The flags that say what was measured, without those that say where things lie."""
-    places = (
+def recorded_flags(arguments: list[str]) -> list[str]:
+    """Return the flags that describe the measurement, without those that name local paths."""
+    local = (
         "--bundle",
         "--int8",
         "--before",
@@ -115,12 +115,12 @@ def shown(arguments: list[str]) -> list[str]:
         "--package-index",
         "--port",
     )
-    shown, skip = [], False
+    kept, skip = [], False
     for each in arguments:
-        if not skip and not each.startswith(places):
-            shown.append(each)
-        skip = each in places
-    return shown
+        if not skip and not each.startswith(local):
+            kept.append(each)
+        skip = each in local
+    return kept
 
 
 def _bundle(path: Path | None) -> Bundle:
@@ -131,7 +131,7 @@ def _bundle(path: Path | None) -> Bundle:
 
 
 def _machine() -> str:
-    """Say what this runs on."""
+    """Describe the processor and the Python version."""
     text = Path("/proc/cpuinfo").read_text()
     model = text.partition("model name")[2].partition("\n")[0].strip("\t :") or platform.machine()
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"

@@ -1,7 +1,8 @@
-"""The exported artefact on disk: `models/<name>/<version>/`. Knows no inference.
+"""Writing and opening of bundles in `models/<name>/<version>/`. Knows no inference.
 
-A bundle is written to a draft folder beside its place, flushed, and renamed: a reader sees a whole
-bundle or none. Nothing in it is pickled. Opening one reads every file once, and checks its SHA-256.
+A bundle is written to a draft folder beside its final path, flushed and renamed, so a reader sees a
+complete bundle or none. Nothing in it is pickled. Opening a bundle reads every file once and checks
+its SHA-256.
 """
 
 import errno
@@ -18,8 +19,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from model.bundle.architecture import Architecture, DropoutLayer
-from model.bundle.files import chunks_in, folder, read_in
+from model.bundle.bounded_reading import open_folder, read_chunks_at, read_file_at
+from model.bundle.network_architecture import Architecture, DropoutLayer
 from model.errors import BundleError
 from model.images.preprocessing import InputSpec
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibration
@@ -33,24 +34,24 @@ REPORT_FOLDER = "report"
 CARD_FILE = f"{REPORT_FOLDER}/card.md"
 
 SAMPLED_SUFFIX = "-mc"
-"""Ends the name under which protocols offer a model with dropout alive."""
+"""Suffix of the name under which protocols offer a model with dropout active."""
 
 MAX_MANIFEST_BYTES = 64 * 2**20
-"""Of `manifest.json`; two confusion matrices of a thousand classes take 26 MB of it."""
+"""Size limit of `manifest.json`; two confusion matrices of a thousand classes take 26 MB."""
 MAX_FILE_BYTES = 2**31 - 1
-"""Of any other file: protocol buffers, which the graphs are, can be no larger."""
+"""Size limit of any other file; the graphs are protocol buffers, which cannot be larger."""
 MAX_CARD_BYTES = 16 * 2**20
-"""Of the model card, which is kept in memory."""
+"""Size limit of the model card, which is kept in memory."""
 MAX_INPUT_VALUES = 2**24
-"""Of one image: channels x height x width."""
+"""Limit on channels x height x width of one image."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _DRAFT_PREFIX = ".draft-"
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
-"""What rename says where the place is a folder with something in it, or a file."""
-_MOST_ATTEMPTS = 100
-"""At a version's number, while others publish the same model."""
+_NAME_TAKEN_ERRNOS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+"""Errors of rename(2) if the target is a non-empty folder or a file."""
+_MAX_ATTEMPTS = 100
+"""How often to try the next version number while other processes publish the same model."""
 
 
 def check_name(name: str) -> str:
@@ -84,7 +85,7 @@ Precision = Literal["fp32", "int8"]
 
 
 class Manifest(BaseModel):
-    """`manifest.json`: all that is true of a bundle, beside its weights."""
+    """`manifest.json`: the description of a bundle and the digests of its files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,7 +102,7 @@ class Manifest(BaseModel):
     calibration: Calibration | None = Field(
         None, description="null: uncalibrated, for want of validation images"
     )
-    metrics: dict[str, Any] = Field(description="the figures measured on the exported bundle")
+    metrics: dict[str, Any] = Field(description="the metrics measured on the exported bundle")
     training: dict[str, Any] = Field(description="the configuration of the run")
     data: dict[str, Any] = Field(description="name, digest and sizes of the data set")
     libraries: dict[str, str] = Field(description="versions that trained and exported it")
@@ -110,64 +111,67 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose manifest is valid and whose files have the digests it names."""
+    """A verified bundle on disk: the manifest is valid and all digests match."""
 
     path: Path
     manifest: Manifest
     card: str
-    """The model card, Markdown."""
-    _kept: dict[str, bytes] = field(repr=False, compare=False, default_factory=dict)
+    """The model card as Markdown."""
+    _contents: dict[str, bytes] = field(repr=False, compare=False, default_factory=dict)
 
     def take(self, file: str) -> bytes:
-        """Return a file's content, which has the digest that the manifest names.
+        """Return the content of a file, verified against its digest in the manifest.
 
-        What a predictor is made of was kept when the bundle was opened, and is handed out once, so
-        that it does not stay in memory; anything else is read, and checked, again.
+        `open_bundle` keeps the files that a predictor needs. Each of them is handed out once and
+        released, so that it does not stay in memory. Any other file is read and verified again.
 
         Raises:
-            BundleError: it cannot be read, or has changed since.
+            BundleError: the file cannot be read, or has changed since.
         """
-        if file in self._kept:
-            return self._kept.pop(file)
-        with _opened(self.path) as descriptor:
-            chunks = _verified(self.path, descriptor, file, self.manifest.files[file])
+        if file in self._contents:
+            return self._contents.pop(file)
+        with _open_bundle_folder(self.path) as descriptor:
+            chunks = _read_verified(self.path, descriptor, file, self.manifest.files[file])
             return b"".join(chunks)
 
 
 @dataclass
 class Draft:
-    """A bundle being written: fill `path`, and set `manifest` (its `files` are filled in)."""
+    """A bundle under construction: its writer fills `path` and sets `manifest` without `files`."""
 
     path: Path
     version: int = 0
-    """0 until it is published: only then is it known which number is free."""
+    """0 until it is published, since only then is it known which number is free."""
     manifest: dict[str, Any] = field(default_factory=dict)
-    describe: Callable[[int], None] = lambda _version: None
-    """Writes the files that name the version, once it is known; again where it was taken."""
+    write_versioned: Callable[[int], None] = lambda _version: None
+    """Writes the files that contain the version number. It is called once the number is known, and
+    again if another process has taken that number."""
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Open and verify the bundle in `path`, which may be a symbolic link; nothing in it may be.
+    """Open and verify the bundle in `path`.
+
+    `path` itself may be a symbolic link, nothing in it may be one.
 
     Raises:
-        BundleError: no manifest, one that is not valid or of another schema, or a file that is
-            missing, is no regular file, or differs from its digest.
+        BundleError: the manifest is missing, invalid or of another schema, or a file is missing,
+            is not a regular file, or differs from its digest.
     """
-    with _opened(path) as descriptor:
+    with _open_bundle_folder(path) as descriptor:
         manifest = _read_manifest(path, descriptor)
-        _check_place(path, manifest)
-        fitted = (CALIBRATION_FILE,) if manifest.calibration else ()
-        kept = (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE, *fitted)
-        for needed in kept:
-            if needed not in manifest.files:
-                raise BundleError(f"{path} lists no {needed}; export it again.")
+        _check_location(path, manifest)
+        calibration = (CALIBRATION_FILE,) if manifest.calibration else ()
+        required = (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE, *calibration)
+        for file in required:
+            if file not in manifest.files:
+                raise BundleError(f"{path} lists no {file}; export it again.")
         contents = {}
         for file, digest in manifest.files.items():
-            chunks = _verified(path, descriptor, file, digest)
-            if file in kept:
+            chunks = _read_verified(path, descriptor, file, digest)
+            if file in required:
                 contents[file] = b"".join(chunks)
             else:
-                for _ in chunks:
+                for _ in chunks:  # only to verify the digest
                     pass
     try:
         card = contents.pop(CARD_FILE).decode()
@@ -176,18 +180,18 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest, card, contents)
 
 
-def names(models: Path) -> list[str]:
+def list_models(models: Path) -> list[str]:
     """List the models that have at least one version in the folder `models`, sorted."""
     if not models.is_dir():
         return []
     return sorted(
         entry.name
         for entry in models.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and versions(models, entry.name)
+        if entry.is_dir() and not entry.name.startswith(".") and list_versions(models, entry.name)
     )
 
 
-def versions(models: Path, name: str) -> list[int]:
+def list_versions(models: Path, name: str) -> list[int]:
     """List the versions of one model, highest first, without opening them."""
     try:
         numbers = [
@@ -195,23 +199,24 @@ def versions(models: Path, name: str) -> list[int]:
             for entry in (models / name).iterdir()
             if entry.is_dir() and _VERSION.fullmatch(entry.name)
         ]
-    except (FileNotFoundError, NotADirectoryError, PermissionError):  # such as lost+found
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # for example lost+found
         return []
     return sorted(numbers, reverse=True)
 
 
 @contextmanager
 def new_version(models: Path, name: str) -> Iterator[Draft]:
-    """Write the next version of model `name`; nothing is left behind when the block raises.
+    """Yield a draft and publish it as the next version of model `name` when the block ends.
 
-    Which number that is, is settled when the block has ended: whoever ends first has the lower one.
+    If the block raises, nothing is left behind. The version number is assigned at the end of the
+    block, so of two concurrent writers the one that ends first has the lower number.
 
     Raises:
         BundleError: the folder cannot be written or the disk is full.
     """
     folder = models / name
     try:
-        temporary = _draft_folder(folder)
+        temporary = _create_draft_folder(folder)
     except OSError as error:
         raise BundleError(_cannot_write(folder, error)) from error
     try:
@@ -222,12 +227,12 @@ def new_version(models: Path, name: str) -> Iterator[Draft]:
         raise BundleError(_cannot_write(folder, error)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # it is not empty, or another has removed it
+        with suppress(OSError):  # it is not empty, or another process has removed it
             folder.rmdir()
 
 
 def require_writable(models: Path) -> None:
-    """Raise BundleError now, rather than after an hour's training, if `models` can't be written."""
+    """Raise BundleError if `models` cannot be written, before an hour of training is spent."""
     try:
         models.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=models, prefix=_DRAFT_PREFIX):
@@ -237,10 +242,10 @@ def require_writable(models: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """Give the descriptor of a bundle's folder."""
+def _open_bundle_folder(path: Path) -> Iterator[int]:
+    """Yield the descriptor of the folder of a bundle."""
     try:
-        with folder(path) as descriptor:
+        with open_folder(path) as descriptor:
             yield descriptor
     except OSError as error:
         raise BundleError(_cannot_read(path / MANIFEST_FILE, error)) from None
@@ -249,7 +254,7 @@ def _opened(path: Path) -> Iterator[int]:
 def _read_manifest(path: Path, descriptor: int) -> Manifest:
     file = path / MANIFEST_FILE
     try:
-        text = read_in(descriptor, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        text = read_file_at(descriptor, MANIFEST_FILE, MAX_MANIFEST_BYTES)
     except OSError as error:
         raise BundleError(_cannot_read(file, error)) from None
     try:
@@ -263,7 +268,7 @@ def _read_manifest(path: Path, descriptor: int) -> Manifest:
         ) from None
 
 
-def _check_place(path: Path, manifest: Manifest) -> None:
+def _check_location(path: Path, manifest: Manifest) -> None:
     if str(manifest.version) != path.name or manifest.name != path.parent.name:
         raise BundleError(
             f"{path} holds {manifest.name} version {manifest.version}; put it back into "
@@ -277,12 +282,12 @@ def _check_place(path: Path, manifest: Manifest) -> None:
         )
 
 
-def _verified(path: Path, descriptor: int, file: str, digest: str) -> Iterator[bytes]:
-    """Read a file of a bundle piece by piece; fails after the last where its digest is another."""
+def _read_verified(path: Path, descriptor: int, file: str, digest: str) -> Iterator[bytes]:
+    """Yield the chunks of a file; raise BundleError after the last one if the digest differs."""
     actual = hashlib.sha256()
     limit = MAX_CARD_BYTES if file == CARD_FILE else MAX_FILE_BYTES
     try:
-        for chunk in chunks_in(descriptor, file, limit):
+        for chunk in read_chunks_at(descriptor, file, limit):
             actual.update(chunk)
             yield chunk
     except OSError as error:
@@ -291,25 +296,25 @@ def _verified(path: Path, descriptor: int, file: str, digest: str) -> Iterator[b
         raise BundleError(f"{path / file} differs from its SHA-256; copy the bundle again.")
 
 
-def _draft_folder(place: Path) -> Path:
-    """Make a folder for a draft in `place`, which another writer may be about to remove."""
-    for _ in range(_MOST_ATTEMPTS):
-        place.mkdir(parents=True, exist_ok=True)
+def _create_draft_folder(folder: Path) -> Path:
+    """Create a draft folder in `folder`, which another writer may remove at the same time."""
+    for _ in range(_MAX_ATTEMPTS):
+        folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            return Path(tempfile.mkdtemp(prefix=_DRAFT_PREFIX, dir=place))
+            return Path(tempfile.mkdtemp(prefix=_DRAFT_PREFIX, dir=folder))
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def _publish(draft: Draft, folder: Path) -> None:
-    """Rename the draft to the next free version of its model, whoever else publishes one."""
-    for _ in range(_MOST_ATTEMPTS):
-        draft.version = _free_number(folder)
-        draft.describe(draft.version)
-        _complete(draft)
+    """Rename the draft to the next free version, even while other processes publish versions."""
+    for _ in range(_MAX_ATTEMPTS):
+        draft.version = _next_version(folder)
+        draft.write_versioned(draft.version)
+        _write_manifest(draft)
         try:
             draft.path.rename(folder / str(draft.version))
         except OSError as error:
-            if error.errno not in _TAKEN:
+            if error.errno not in _NAME_TAKEN_ERRNOS:
                 raise
         else:
             _flush(folder)
@@ -317,25 +322,25 @@ def _publish(draft: Draft, folder: Path) -> None:
     raise BundleError(f"Others publish versions of {folder} all the time; try again.")
 
 
-def _free_number(folder: Path) -> int:
-    """Return the number after the highest that anything in the folder has."""
+def _next_version(folder: Path) -> int:
+    """Return the number after the highest version in the folder."""
     taken = [int(entry.name) for entry in folder.iterdir() if _VERSION.fullmatch(entry.name)]
     return max(taken, default=0) + 1
 
 
-def _complete(draft: Draft) -> None:
-    """Write the manifest, last, and flush every file."""
-    written = draft.path / MANIFEST_FILE
-    written.unlink(missing_ok=True)
+def _write_manifest(draft: Draft) -> None:
+    """Write the manifest with the digests of all other files, and flush every file."""
+    target = draft.path / MANIFEST_FILE
+    target.unlink(missing_ok=True)
     files = sorted(file for file in draft.path.rglob("*") if file.is_file())
     digests = {file.relative_to(draft.path).as_posix(): _sha256(file) for file in files}
     manifest = Manifest(**draft.manifest, version=draft.version, files=digests)
     text = manifest.model_dump_json(indent=2)
     if len(text) >= MAX_MANIFEST_BYTES:  # thousands of classes
         text = manifest.model_dump_json()
-    written.write_text(text + "\n", encoding="utf-8")
+    target.write_text(text + "\n", encoding="utf-8")
     folders = [entry for entry in draft.path.rglob("*") if entry.is_dir()]
-    for entry in [*files, written, *folders, draft.path]:
+    for entry in [*files, target, *folders, draft.path]:
         _flush(entry)
     draft.path.chmod(0o755)  # mkdtemp made it private; another user may serve it
 

@@ -18,10 +18,11 @@ point
   t XOR 1 complements of each other). In a wider layer elements repeat, with fresh shifts.
 - Any number of samples is a sum of powers of two: one block each, randomised independently.
 
-That is the design `orthogonal`. Two others serve where its samples, which depend on one another,
-would not do. `paired` is a row of blocks of two, each unit's point and the point opposite (at
-p = 0.5 a mask and its complement): the pairs are independent, and fewer samples are the first ones
-of more. `independent` is what others do, kept to compare with.
+That is the design `orthogonal`. Its samples depend on one another; two other designs serve where
+that is not allowed. `paired` is a sequence of blocks of two, each unit's point and the opposite
+point (at p = 0.5 a mask and its complement, antithetic sampling): the pairs are independent, and a
+smaller number of samples is a prefix of a larger one. `independent` is plain MC dropout, kept for
+comparison.
 
 Sources: Hedayat, Sloane & Stufken 1999 (orthogonal arrays as linear codes); Niederreiter 1992
 (digital nets); Owen 1995 (randomised nets). Bits come from SHAKE-256, so they depend on no
@@ -38,14 +39,14 @@ import numpy as np
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
-from model.bundle.architecture import DropoutLayer
+from model.bundle.network_architecture import DropoutLayer
 
 MAX_SAMPLES = 1 << 16
-"""The largest block whose field is tabulated below."""
+"""The size of the largest block for which `_PRIMITIVE` has a field."""
 MAX_SEED = 2**63 - 1
 _CACHE_BYTES = 64 * 2**20
-_WORDS_AT_ONCE = 2**18
-"""Of random bits; they take some 6 ms, in which no other thread of Python runs."""
+_CHUNK_WORDS = 2**18
+"""Random words drawn at once. They take about 6 ms, in which no other Python thread runs."""
 
 # Primitive polynomials over GF(2), by degree; bit i is the coefficient of x^i.
 _PRIMITIVE = {
@@ -68,40 +69,41 @@ _PRIMITIVE = {
 }
 
 _OPPOSITE = np.uint32(1 << 31)
-"""XORed with a point it gives the one half the unit interval away."""
+"""A point XOR this is the point half of the unit interval away."""
 
 Design = Literal["orthogonal", "paired", "independent"]
 Masks = tuple[NDArray[np.float32], ...]
 
 
-def _key(
+def _cache_key(
     seed: int, samples: int, layers: Sequence[DropoutLayer], design: Design = "orthogonal"
 ) -> object:
     return seed, samples, tuple((layer.p, layer.width) for layer in layers), design
 
 
-def _bytes(masks: Masks) -> int:
+def _total_bytes(masks: Masks) -> int:
     return sum(mask.nbytes for mask in masks)
 
 
 @cached(
-    cache=LRUCache(_CACHE_BYTES, getsizeof=_bytes),
-    key=_key,
+    cache=LRUCache(_CACHE_BYTES, getsizeof=_total_bytes),
+    key=_cache_key,
     lock=Lock(),
 )
 def draw(
     seed: int, samples: int, layers: Sequence[DropoutLayer], design: Design = "orthogonal"
 ) -> Masks:
-    """Draw one mask a layer; cached, so the arrays are read-only.
+    """Draw one mask array per dropout layer; cached, so the arrays are read-only.
 
     Args:
         seed: 0 .. 2^63 - 1.
         samples: T, 1 .. 65,536.
         layers: p (probability of zeroing) and width F of each dropout layer.
-        design: how the samples depend on one another; each alone is a Bernoulli draw in all three.
+        design: how the samples depend on one another. In all designs each single mask is a
+            Bernoulli draw.
 
     Returns:
-        For each layer float32 [T, F] holding 0 or 1/(1-p).
+        For each layer float32 [T, F] of values 0 or 1/(1-p).
 
     Raises:
         ValueError: seed or samples out of range.
@@ -123,7 +125,7 @@ def _mask(points: NDArray[np.uint32], p: float) -> NDArray[np.float32]:
 
 
 def _orthogonal(seed: int, samples: int, layer: int, width: int) -> NDArray[np.uint32]:
-    """Points of all blocks, uint32 [T, width]; so are those of the other designs."""
+    """Return the points of all blocks: uint32 [T, width], as for the other designs."""
     return np.concatenate([_points(seed, layer, order, width) for order in _blocks(samples)])
 
 
@@ -143,14 +145,14 @@ def _random_points(purpose: str, count: int, width: int) -> NDArray[np.uint32]:
 
 
 def _blocks(samples: int) -> Iterator[int]:
-    """Yield the exponents of the powers of two that add up to `samples`, largest first."""
+    """Yield the exponents of the powers of two whose sum is `samples`, largest first."""
     for order in reversed(range(samples.bit_length())):
         if samples >> order & 1:
             yield order
 
 
 def _points(seed: int, layer: int, order: int, width: int) -> NDArray[np.uint32]:
-    """One block: the points of `width` units in 2^order samples, uint32 [2^order, width]."""
+    """Return one block: the points of `width` units in 2^order samples, uint32 [2^order, width]."""
     shifts = _random_points(f"{seed}/{layer}/{order}/shift", 1, width)
     if order == 0:
         return shifts
@@ -159,19 +161,19 @@ def _points(seed: int, layer: int, order: int, width: int) -> NDArray[np.uint32]
 
 
 def _elements(seed: int, layer: int, order: int, width: int) -> NDArray[np.int64]:
-    """Draw a nonzero field element a unit, all different while they last: int64 [width]."""
+    """Draw a nonzero field element per unit, distinct until all have been used: int64 [width]."""
     candidates = np.arange(1, 2**order)
-    low_half_last = candidates < 2 ** (order - 1)
+    in_low_half = candidates < 2 ** (order - 1)
     sets = -(-width // len(candidates))
     keys = _words(f"{seed}/{layer}/{order}/order", sets * len(candidates))
-    orders = [np.lexsort((key, low_half_last)) for key in keys.reshape(sets, -1)]
+    orders = [np.lexsort((key, in_low_half)) for key in keys.reshape(sets, -1)]
     return np.concatenate([candidates[order] for order in orders])[:width]
 
 
 def _multiply(
     samples: NDArray[np.int64], elements: NDArray[np.int64], order: int
 ) -> NDArray[np.int64]:
-    """Outer product in GF(2^order): int64 [len(samples), len(elements)]."""
+    """Return the outer product in GF(2^order): int64 [len(samples), len(elements)]."""
     powers, logarithms = _field(order)
     exponents = logarithms[samples][:, np.newaxis] + logarithms[elements][np.newaxis]
     products: NDArray[np.int64] = powers[exponents % len(powers)]
@@ -181,7 +183,7 @@ def _multiply(
 
 @lru_cache(maxsize=len(_PRIMITIVE))
 def _field(order: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tabulate the generator's powers, int64 [2^order - 1], and each element's logarithm."""
+    """Return the powers of the generator, int64 [2^order - 1], and the logarithms to its base."""
     powers = [1]
     while len(powers) < 2**order - 1:
         power = powers[-1] << 1
@@ -192,16 +194,16 @@ def _field(order: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _words(purpose: str, count: int) -> NDArray[np.uint64]:
-    """Draw random words named by their purpose, uint64 [count].
+    """Draw random words that depend only on `purpose`: uint64 [count].
 
-    They are drawn in pieces, since other threads of Python wait while one is made.
+    They are drawn in chunks, since hashing holds the GIL and other threads wait.
     """
-    starts = range(0, max(count, 1), _WORDS_AT_ONCE)
-    pieces = [_piece(purpose, start, min(_WORDS_AT_ONCE, count - start)) for start in starts]
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    starts = range(0, max(count, 1), _CHUNK_WORDS)
+    chunks = [_chunk(purpose, start, min(_CHUNK_WORDS, count - start)) for start in starts]
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def _piece(purpose: str, start: int, count: int) -> NDArray[np.uint64]:
+def _chunk(purpose: str, start: int, count: int) -> NDArray[np.uint64]:
     name = f"{purpose}/from {start}" if start else purpose
     key = f"dropserve masks 1/{name}".encode()
     return np.frombuffer(hashlib.shake_256(key).digest(8 * count), dtype="<u8").astype(np.uint64)

@@ -1,36 +1,39 @@
-"""A network's logits -> its classification, as nodes behind its own. Knows no weights.
+"""Softmax and argmax as ONNX nodes that are appended to a network's graph. Knows no weights.
 
-In float32, like the logits: the tensors of the Open Inference Protocol, with no call of their own.
-`Prediction.probabilities` has float64 for everything else.
+The probabilities are float32, like the logits: the Open Inference Protocol outputs them as they
+are, without another call. Everything else uses `Prediction.probabilities`, which are float64.
 """
 
 from functools import lru_cache
 
 import numpy as np
 
-from model.graphs.encoding import Graph
 from model.graphs.mc_statistics import Feeds
+from model.graphs.onnx_encoding import Graph
 
 _PREFIX = "classification/"
 _SCALE = _PREFIX + "scale"
 
 OUTPUTS = _PREFIX + "probabilities", _PREFIX + "labels"
-"""Outputs: softmax of the logits over the temperature, float32 [N, K]; the first of the highest,
-int64 [N]."""
+"""Outputs: the softmax of logits / temperature, float32 [N, K], and the index of the first class
+with the highest probability, int64 [N]."""
 
 
-def behind(logits: str) -> bytes:
-    """Encode what is put behind a model's bytes to classify by its value `logits` [N, K]."""
+def encode_nodes(logits: str) -> bytes:
+    """Encode the nodes that classify by the value `logits`, float32 [N, K].
+
+    The bytes are appended to those of the model that has this value.
+    """
     graph = Graph(_PREFIX)
     scaled = graph.node("Mul", logits, graph.input("scale", [1]))
     probabilities = graph.node("Softmax", scaled, axis=-1, name="probabilities")
     graph.node("ArgMax", probabilities, axis=-1, keepdims=0, name="labels")
     graph.output("probabilities", ["batch", "classes"])
     graph.output("labels", ["batch"], np.int64)
-    return graph.appended()
+    return graph.encode_nodes()
 
 
 @lru_cache(maxsize=64)
-def scaling(temperature: float) -> Feeds:
-    """Return the input that the logits are multiplied by."""
+def temperature_input(temperature: float) -> Feeds:
+    """Return the input by which the logits are multiplied: 1 / temperature, float32 [1]."""
     return {_SCALE: np.array([1 / temperature], np.float32)}

@@ -1,36 +1,38 @@
-"""ONNX Runtime's sessions: how a graph is started, and what is used of it."""
+"""ONNX Runtime's sessions: how one is created, and the protocols of what is used of it."""
 
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-# Importing ONNX Runtime would else write a device id into the home folder and report to its maker.
+# Otherwise importing ONNX Runtime writes a device id into the home folder and sends telemetry.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-_MOST_FOLDED_BYTES = 64 * 2**20
+_MAX_FOLDED_BYTES = 64 * 2**20
 
 _CONFIGURATION = {
-    # Idle threads that spin would take the cores from the event loop and from other workers.
+    # Idle threads that spin take the cores from the event loop and from other workers.
     "session.intra_op.allow_spinning": "0",
-    # Bytes that begin like ONNX Runtime's own format are not taken for it: `model.graphs.embedded_weights` reads ONNX.
+    # `model.graphs.external_data_check` checks ONNX only, so ONNX Runtime must not detect its own
+    # format from the first bytes.
     "session.load_model_format": "ONNX",
-    # `model.graphs.embedded_weights` refuses graphs with values elsewhere; where this names no folder, none is found.
+    # A second defence beside `model.graphs.external_data_check`: this is not a folder, so no
+    # external file is found.
     "session.model_external_initializers_file_folder_path": os.devnull,
-    # A few bytes may describe a constant of any size.
-    "optimization.constant_folding_max_output_size_in_bytes": str(_MOST_FOLDED_BYTES),
+    # A few bytes can describe a constant of any size.
+    "optimization.constant_folding_max_output_size_in_bytes": str(_MAX_FOLDED_BYTES),
 }
 
 
 class Binding(Protocol):
-    """What is used of `onnxruntime.IOBinding`: inputs and outputs that stay from run to run."""
+    """The part of `onnxruntime.IOBinding` in use: inputs and outputs kept from run to run."""
 
     def bind_cpu_input(self, name: str, arr_on_cpu: Any) -> None:
-        """Give an input, which is not copied."""
+        """Bind an input, which is not copied."""
         ...
 
     def bind_output(self, name: str) -> None:
-        """Ask for an output."""
+        """Bind an output, which ONNX Runtime allocates."""
         ...
 
     def copy_outputs_to_cpu(self) -> Sequence[Any]:
@@ -39,15 +41,15 @@ class Binding(Protocol):
 
 
 class RunOptions(Protocol):
-    """What is used of `onnxruntime.RunOptions`."""
+    """The part of `onnxruntime.RunOptions` in use."""
 
     terminate: bool
-    """Set to True, from any thread, it ends the runs under way that have these options at their
-    next node, and each that begins, with an exception; until it is set back."""
+    """While it is True, every run with these options raises an exception at its next node, and so
+    does every new one. Any thread may set it."""
 
 
 class Session(Protocol):
-    """What is used of `onnxruntime.InferenceSession`."""
+    """The part of `onnxruntime.InferenceSession` in use."""
 
     def run(
         self,
@@ -59,67 +61,75 @@ class Session(Protocol):
         ...
 
     def get_outputs(self) -> Sequence[Any]:
-        """Describe the outputs; each has a `shape`."""
+        """Describe the outputs; each has a `name` and a `shape`."""
         ...
 
     def io_binding(self) -> Binding:
-        """Begin a binding."""
+        """Create an empty binding."""
         ...
 
     def run_with_iobinding(self, iobinding: Any, run_options: RunOptions | None = None) -> None:
-        """Run the graph on what is bound."""
+        """Run the graph on the inputs and outputs of a binding."""
         ...
 
 
 def run_options() -> RunOptions:
-    """Make options of runs, which another thread may use to end them."""
+    """Create run options, by which another thread can terminate runs."""
     options: RunOptions = onnxruntime.RunOptions()
     return options
 
 
-class Stop:
-    """Ends the starts of sessions that were given it, and the runs with its options.
+class CancellationToken:
+    """Cancels the creation of the sessions that it watches, and the runs with its options.
 
-    It may be set from another thread.
-
-    A node that computes is waited for: a loop ends before its next step, one huge product after it.
+    Another thread may set it. A node that is computing runs to its end: a loop stops before its
+    next step, a single huge product only after it.
     """
 
     def __init__(self) -> None:
         self.run_options = run_options()
-        """For the runs that it is to end."""
-        self._starting: list[onnxruntime.SessionOptions] = []
+        """Options for the runs that it is to cancel."""
+        self._watched: list[onnxruntime.SessionOptions] = []
         self.is_set = False
 
     def set(self) -> None:
-        """Let whatever is under way, or begins later, fail."""
+        """Make everything under its watch fail, whether it runs now or begins later."""
         self.is_set = True
         self.run_options.terminate = True
-        for options in self._starting:
+        for options in self._watched:
             options.set_load_cancellation_flag(True)
 
     def watch(self, options: onnxruntime.SessionOptions) -> None:
-        """Take part in the start of a session."""
-        self._starting.append(options)
+        """Watch the creation of a session with these options."""
+        self._watched.append(options)
         options.set_load_cancellation_flag(self.is_set)
 
 
-def start(model: bytes, threads: int, *, plan: bool = False, stop: Stop | None = None) -> Session:
-    """Start ONNX Runtime on an encoded graph, with `threads` threads for one run.
+def create_session(
+    model: bytes,
+    threads: int,
+    *,
+    memory_pattern: bool = False,
+    cancellation: CancellationToken | None = None,
+) -> Session:
+    """Create an ONNX Runtime session on the CPU for an encoded graph.
 
-    plan: keep a plan of the memory for every size of batch: many small nodes are a tenth faster,
-        but where there are large ones it takes much memory.
-    stop: by which the start can be ended; None: by nothing.
+    Args:
+        model: the bytes of a ModelProto.
+        threads: how many threads compute one run.
+        memory_pattern: whether to keep a memory plan for every batch size. It makes a graph of many
+            small nodes a tenth faster, and takes much memory where nodes are large.
+        cancellation: cancels the creation; None: it cannot be cancelled.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only; they also arrive as exceptions
-    options.enable_mem_pattern = plan
+    options.enable_mem_pattern = memory_pattern
     for key, value in _CONFIGURATION.items():
         options.add_session_config_entry(key, value)
-    if stop is not None:
-        stop.watch(options)
+    if cancellation is not None:
+        cancellation.watch(options)
     session: Session = onnxruntime.InferenceSession(
         model, options, providers=["CPUExecutionProvider"]
     )

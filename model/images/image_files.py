@@ -1,8 +1,8 @@
-"""An image file -> the same picture in a file that holds nothing else. Decodes no pixel.
+"""Stripping of image files: metadata and further frames are removed. Decodes no pixel.
 
-Text, colour profiles, thumbnails, EXIF and the later frames of an animation are no part of the
-picture that is classified, and they may be dear: a text chunk of a PNG unpacks to a thousand times
-its size. So decoders never see them. Of EXIF and XMP the orientation alone is read.
+Text, colour profiles, thumbnails, EXIF and the later frames of an animation do not matter for the
+classification, and may be expensive to read: a text chunk of a PNG unpacks to a thousand times its
+size. So decoders never get them. Only the orientation is read from EXIF and XMP.
 """
 
 import re
@@ -13,81 +13,80 @@ from dataclasses import dataclass
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS")
-_END_OF_IMAGE = b"\xff\xd9"
-_MOST_SCANS = 4096
-_MOST_PARTS = 2**15
-"""Of a file: chunks, segments or blocks; what comes after them is passed over."""
+_MAX_SCANS = 4096
+_MAX_PARTS = 2**15
+"""Most chunks, segments or blocks of a file; the rest of the file is ignored."""
 _GIF_BLOCK = re.compile(rb"[!,;]")
-_MOST_METADATA_BYTES = 2**16
-_MOST_ENTRIES = 1000
-"""Of an EXIF directory."""
+_MAX_METADATA_BYTES = 2**16
+_MAX_EXIF_ENTRIES = 1000
+"""Most entries of an EXIF directory that are read."""
 
-_ORIENTATION = 0x0112
-_WHOLE_NUMBERS = {3: "H", 4: "I"}
-"""Types of EXIF that an orientation may have, as `struct` calls them."""
+_ORIENTATION_TAG = 0x0112
+_INTEGER_FORMATS = {3: "H", 4: "I"}
+"""EXIF types that an orientation may have -> their format characters in `struct`."""
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-"""What ends the pixels of a JPEG's scan: neither a stuffed zero, nor a restart, nor a filler."""
-_DATA_OF_A_JPEG = frozenset(
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""A marker that ends the pixels of a scan: no stuffed zero, restart marker or fill byte."""
+_JPEG_KEPT_MARKERS = frozenset(
     {0xDB, 0xC4, 0xCC, 0xDD, 0xDC, 0xDA, 0xE0, 0xEE} | set(range(0xC0, 0xD0))
 )
-"""Markers of tables, frames, scans, and of the two that say which colours these are."""
-_ANIMATED, _ALPHA = 0x02, 0x10
-"""Flags of a WebP's VP8X chunk."""
+"""Markers of tables, frames and scans, and of APP0 and APP14, which declare the colour space."""
+_WEBP_ANIMATED, _WEBP_ALPHA = 0x02, 0x10
+"""Flags of the VP8X chunk of a WebP file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture's file, without anything else."""
+class StrippedImage:
+    """An image file without metadata and further frames, and what its structure declares."""
 
     data: bytes
     orientation: int = 1
-    """As EXIF has it, 1 to 8: how the picture is to be turned or mirrored."""
+    """The EXIF orientation, 1 to 8: how to turn or mirror the image."""
     size: tuple[int, int] | None = None
-    """Width and height; None: the file's decoder finds them without making room for them."""
+    """Width and height; None: the decoder reads them without allocating memory for pixels."""
     scans: int = 1
-    """How often a decoder goes over all the pixels."""
-    run_bytes: int = 0
-    """Length of what is in run-length encoding, which is decoded run by run."""
+    """How many passes over all pixels a decoder makes."""
+    run_length_bytes: int = 0
+    """Bytes in run-length encoding, which are decoded run by run."""
     has_end: bool = True
-    """False: the mark after the last pixel is missing, and perhaps pixels too."""
+    """False: the marker after the last pixel is missing, and perhaps pixels too."""
 
 
-def picture(data: bytes) -> Picture:
-    """Take the picture out of a file; what is not of a known format is left as it is."""
-    for magic, read in _FORMATS.items():
+def strip_metadata(data: bytes) -> StrippedImage:
+    """Remove metadata and further frames from a file; a file of an unknown format is unchanged."""
+    for magic, strip in _STRIPPERS.items():
         if data.startswith(magic):
-            return read(data)
-    return Picture(data)
+            return strip(data)
+    return StrippedImage(data)
 
 
-def _png(data: bytes) -> Picture:
+def _strip_png(data: bytes) -> StrippedImage:
     view = memoryview(data)
     kept: list[bytes | memoryview] = [_PNG]
     pixels: list[memoryview] = []
     orientation, xmp = None, b""
-    place, in_pixels = len(_PNG), True
-    for _ in range(_MOST_PARTS):
-        if place + 8 > len(data):
+    position, in_pixels = len(_PNG), True
+    for _ in range(_MAX_PARTS):
+        if position + 8 > len(data):
             break
-        length, kind = struct.unpack_from(">I4s", data, place)
-        content = view[place + 8 : place + 8 + length]
+        length, kind = struct.unpack_from(">I4s", data, position)
+        content = view[position + 8 : position + 8 + length]
         if kind == b"IDAT" and in_pixels:
             pixels.append(content)
-        elif pixels:  # the pixels are in chunks that follow each other
+        elif pixels:  # the chunks of the pixels are consecutive
             in_pixels = False
         if kind in _PNG_KEPT and not pixels:
-            kept.append(view[place : place + 12 + length])
+            kept.append(view[position : position + 12 + length])
         elif kind == b"eXIf":
-            orientation = _orientation(bytes(content[:_MOST_METADATA_BYTES]))
-        elif kind == b"iTXt" and length <= _MOST_METADATA_BYTES:
+            orientation = _orientation(bytes(content[:_MAX_METADATA_BYTES]))
+        elif kind == b"iTXt" and length <= _MAX_METADATA_BYTES:
             xmp = xmp or bytes(content)
         elif kind == b"IEND" or not kind.isalpha():
             break
-        place += 12 + length
+        position += 12 + length
     if pixels:
         kept += [_png_chunk(b"IDAT", b"".join(pixels)), _png_chunk(b"IEND", b"")]
-    return Picture(b"".join(kept), orientation or _xmp_orientation(xmp))
+    return StrippedImage(b"".join(kept), orientation or _xmp_orientation(xmp))
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -95,38 +94,38 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)))
 
 
-def _jpeg(data: bytes) -> Picture:
+def _strip_jpeg(data: bytes) -> StrippedImage:
     kept: list[bytes | memoryview] = [data[:2]]
     metadata: list[bytes] = []
-    place, scans, has_end = 2, 0, False
+    position, scans, has_end = 2, 0, False
     view = memoryview(data)
-    for _ in range(_MOST_PARTS):
-        found = _MARKER.search(data, place)
+    for _ in range(_MAX_PARTS):
+        found = _JPEG_MARKER.search(data, position)
         if found is None:
             break
         start = found.start()
         marker = data[start + 1]
         if scans:
-            kept.append(view[place:start])  # the pixels of the scan
-        if marker in (0xD8, 0xD9):  # another picture's beginning is an error, and this one's end
+            kept.append(view[position:start])  # the pixels of the scan
+        if marker in (0xD8, 0xD9):  # the start of another image also ends this one
             has_end = True
             kept.append(view[start : start + 2])
             break
-        if marker == 0x01:  # it has no length
-            place = start + 2
+        if marker == 0x01:  # TEM, which has no length
+            position = start + 2
             continue
         length = int.from_bytes(data[start + 2 : start + 4])
-        place = start + 2 + max(2, length)
-        if marker in _DATA_OF_A_JPEG:
-            kept.append(view[start:place])
+        position = start + 2 + max(2, length)
+        if marker in _JPEG_KEPT_MARKERS:
+            kept.append(view[start:position])
         elif marker == 0xE1 and not scans:
-            metadata.append(data[start + 4 : place])
+            metadata.append(data[start + 4 : position])
         scans += marker == 0xDA
-        if scans > _MOST_SCANS:
+        if scans > _MAX_SCANS:
             break
     if scans and not has_end:
-        kept.append(view[place:])
-    return Picture(
+        kept.append(view[position:])
+    return StrippedImage(
         b"".join(kept), _jpeg_orientation(metadata), scans=max(1, scans), has_end=has_end
     )
 
@@ -137,63 +136,63 @@ def _jpeg_orientation(segments: list[bytes]) -> int:
     return _orientation(exif) or _xmp_orientation(xmp)
 
 
-def _gif(data: bytes) -> Picture:
-    """Keep what belongs to the first frame."""
+def _strip_gif(data: bytes) -> StrippedImage:
+    """Keep only what belongs to the first frame."""
     colours = 3 * 2 ** ((data[10] & 7) + 1) if len(data) > 10 and data[10] & 0x80 else 0
-    place = 13 + colours
-    kept, control = [data[:place]], b""
-    for _ in range(_MOST_PARTS):
-        found = _GIF_BLOCK.search(data, place)
+    position = 13 + colours
+    kept, control = [data[:position]], b""
+    for _ in range(_MAX_PARTS):
+        found = _GIF_BLOCK.search(data, position)
         if found is None:
             break
-        place, kind = found.start(), found[0]
+        position, kind = found.start(), found[0]
         if kind == b";":
             break
         if kind == b"!":
-            end = _end_of_blocks(data, place + 2)
-            if data[place + 1 : place + 2] == b"\xf9":
-                control = data[place:end]
-            place = end
+            end = _end_of_blocks(data, position + 2)
+            if data[position + 1 : position + 2] == b"\xf9":
+                control = data[position:end]
+            position = end
         else:
-            flags = data[place + 9] if place + 9 < len(data) else 0
+            flags = data[position + 9] if position + 9 < len(data) else 0
             table = 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
-            end = _end_of_blocks(data, place + 10 + table + 1)
-            kept += [control, data[place:end]]
+            end = _end_of_blocks(data, position + 10 + table + 1)
+            kept += [control, data[position:end]]
             if end <= len(data):
                 kept.append(b";")
             break
-    return Picture(b"".join(kept))
+    return StrippedImage(b"".join(kept))
 
 
-def _end_of_blocks(data: bytes, place: int) -> int:
-    """Find what follows a GIF's sub-blocks; beyond the end of the data if that comes first."""
-    while place < len(data):
-        length = data[place]
-        place += 1 + length
+def _end_of_blocks(data: bytes, position: int) -> int:
+    """Return the position after the sub-blocks of a GIF; beyond the data if it is cut off."""
+    while position < len(data):
+        length = data[position]
+        position += 1 + length
         if not length:
-            return place
+            return position
     return len(data) + 1
 
 
-def _bmp(data: bytes) -> Picture:
+def _strip_bmp(data: bytes) -> StrippedImage:
     is_run_length = len(data) >= 34 and data[14] >= 40 and data[30] in (1, 2)
-    return Picture(data, run_bytes=len(data) if is_run_length else 0)
+    return StrippedImage(data, run_length_bytes=len(data) if is_run_length else 0)
 
 
-def _webp(data: bytes) -> Picture:
-    """Keep what belongs to the first frame."""
+def _strip_webp(data: bytes) -> StrippedImage:
+    """Keep only what belongs to the first frame."""
     if data[8:12] != b"WEBP":
-        return Picture(data)
+        return StrippedImage(data)
     kept = [b"WEBP"]
     orientation, xmp, has_frame = None, b"", False
-    for kind, start, end in _chunks(data):
+    for kind, start, end in _riff_chunks(data):
         content = data[start + 8 : end]
         if kind == b"EXIF":
-            orientation = _orientation(content[:_MOST_METADATA_BYTES])
+            orientation = _orientation(content[:_MAX_METADATA_BYTES])
         elif kind == b"XMP ":
-            xmp = content[:_MOST_METADATA_BYTES]
+            xmp = content[:_MAX_METADATA_BYTES]
         elif kind == b"VP8X" and content:
-            flags = content[0] & (_ANIMATED | _ALPHA)  # the others speak of what is left out
+            flags = content[0] & (_WEBP_ANIMATED | _WEBP_ALPHA)  # the other flags declare metadata
             kept.append(data[start : start + 8] + bytes([flags]) + data[start + 9 : end])
         elif kind in (b"ANIM", b"ALPH"):
             kept.append(data[start:end])
@@ -202,23 +201,23 @@ def _webp(data: bytes) -> Picture:
             kept.append(data[start:end])
     content = b"".join(kept)
     file = b"".join((b"RIFF", struct.pack("<I", len(content)), content))
-    return Picture(file, orientation or _xmp_orientation(xmp), _webp_size(file))
+    return StrippedImage(file, orientation or _xmp_orientation(xmp), _webp_size(file))
 
 
-def _chunks(data: bytes) -> list[tuple[bytes, int, int]]:
-    """List a RIFF file's chunks: kind, where it starts, and where it ends with its padding."""
+def _riff_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
+    """Return the chunks of a RIFF file: kind, start, and end with padding."""
     chunks: list[tuple[bytes, int, int]] = []
-    place = 12
-    while place + 8 <= len(data) and len(chunks) < _MOST_PARTS:
-        kind, length = struct.unpack_from("<4sI", data, place)
-        end = place + 8 + length + length % 2
-        chunks.append((kind, place, end))
-        place = end
+    position = 12
+    while position + 8 <= len(data) and len(chunks) < _MAX_PARTS:
+        kind, length = struct.unpack_from("<4sI", data, position)
+        end = position + 8 + length + length % 2
+        chunks.append((kind, position, end))
+        position = end
     return chunks
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Read the size of a WebP's canvas, for which its decoder makes room when it is opened."""
+    """Read the canvas size of a WebP, for which its decoder allocates memory when it is opened."""
     kind = data[12:16]
     if len(data) < 30:
         return None
@@ -232,35 +231,37 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _orientation(exif: bytes) -> int | None:
-    """Read the orientation from EXIF, and nothing else of it; None: it has none that counts."""
+    """Read the orientation from EXIF data; None if there is no valid one."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    found = None
+    orientation = None
     try:
         if order is None or struct.unpack_from(f"{order}H", exif, 2) != (42,):
             return None
-        (place,) = struct.unpack_from(f"{order}I", exif, 4)
-        (entries,) = struct.unpack_from(f"{order}H", exif, place)
-        for entry in range(min(entries, _MOST_ENTRIES)):
-            at = place + 2 + 12 * entry
-            tag, kind, count = struct.unpack_from(f"{order}HHI", exif, at)
-            if tag == _ORIENTATION and kind in _WHOLE_NUMBERS and count == 1:
-                (found,) = struct.unpack_from(order + _WHOLE_NUMBERS[kind], exif, at + 8)
-    except struct.error:  # it is cut off
+        (position,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, position)
+        for entry in range(min(entries, _MAX_EXIF_ENTRIES)):
+            offset = position + 2 + 12 * entry
+            tag, kind, count = struct.unpack_from(f"{order}HHI", exif, offset)
+            if tag == _ORIENTATION_TAG and kind in _INTEGER_FORMATS and count == 1:
+                (orientation,) = struct.unpack_from(
+                    order + _INTEGER_FORMATS[kind], exif, offset + 8
+                )
+    except struct.error:  # the data are cut off
         pass
-    return found
+    return orientation
 
 
 def _xmp_orientation(xmp: bytes) -> int:
-    found = _XMP_ORIENTATION.search(xmp)
-    return int(found[1]) if found else 1
+    match = _XMP_ORIENTATION.search(xmp)
+    return int(match[1]) if match else 1
 
 
-_FORMATS: dict[bytes, Callable[[bytes], Picture]] = {
-    _PNG: _png,
-    _JPEG: _jpeg,
-    b"GIF87a": _gif,
-    b"GIF89a": _gif,
-    b"BM": _bmp,
-    b"RIFF": _webp,
+_STRIPPERS: dict[bytes, Callable[[bytes], StrippedImage]] = {
+    _PNG: _strip_png,
+    _JPEG: _strip_jpeg,
+    b"GIF87a": _strip_gif,
+    b"GIF89a": _strip_gif,
+    b"BM": _strip_bmp,
+    b"RIFF": _strip_webp,
 }

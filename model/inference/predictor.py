@@ -1,7 +1,7 @@
-"""ONNX Runtime over one bundle's graphs. Knows no HTTP, no batching between callers, no torch.
+"""The predictor of one bundle: ONNX Runtime over its two graphs. Knows no HTTP and no torch.
 
-Training measures every published figure through it and the service answers through it, so what the
-report says is what the server does. Rows never influence each other: an image's numbers are the
+Training computes all reported metrics with it and the service predicts with it, so the report
+describes what the server does. Rows never influence each other: the outputs of an image have the
 same bytes alone and in any batch, with any number of threads.
 """
 
@@ -9,98 +9,100 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from model.bundle.architecture import DropoutLayer
-from model.bundle.golden import Golden
-from model.bundle.store import GOLDEN_FILE, HEAD_FILE, MODEL_FILE, Bundle
+from model.bundle.golden_outputs import Golden
+from model.bundle.network_architecture import DropoutLayer
+from model.bundle.store import HEAD_FILE, MODEL_FILE
 from model.dropout import masks
-from model.dropout.analytic import POINTS, normal_logits
+from model.dropout.adaptive_stopping import label_is_decided
+from model.dropout.analytic_integration import QMC_POINTS, normal_logits
 from model.dropout.masks import Masks
-from model.dropout.sampling import FIRST_BLOCK, AdaptiveSamples, Analytic, FixedSamples, Sampling
-from model.dropout.sequential_test import settled
+from model.dropout.sampling_methods import (
+    FIRST_BLOCK,
+    AdaptiveSamples,
+    Analytic,
+    FixedSamples,
+    Sampling,
+)
 from model.errors import BundleError, MethodError
-from model.graphs import calibrated_softmax as classification
-from model.graphs.embedded_weights import WireError, require_self_contained
-from model.graphs.mc_statistics import BLOCK, DETAILS, MAIN, Feeds, behind, rule, scaling
-from model.graphs.sessions import RunOptions, Session, Stop, start
-from model.uncertainty.calibration import CALIBRATION_FILE, Arrays, Calibrator, uniform_draws
-from model.uncertainty.summary import (
+from model.graphs import calibrated_softmax, mc_statistics
+from model.graphs.external_data_check import OnnxEncodingError, require_self_contained
+from model.graphs.mc_statistics import DETAIL_OUTPUTS, SUMMARY_OUTPUTS, VECTOR_WIDTH, Feeds
+from model.graphs.sessions import CancellationToken, RunOptions, Session, create_session
+from model.inference.head_io_binding import BoundHead
+from model.uncertainty.calibration import Calibrator
+from model.uncertainty.uncertainty_measures import (
     Summary,
     Uncertainty,
-    answer,
-    integrate,
-    joined,
+    concatenate,
     softmax,
     summarise,
+    summarise_points,
+    to_uncertainty,
 )
 
-GOLDEN_TOLERANCE = 1e-3
-"""Allowed |difference| of a golden logit: other processors round differently (about 1e-5), damage
-does more. Of int8 too: its integers are exact, and what is rounded comes behind them."""
-
 _HEAD_BYTES = 32 * 2**20
-"""Bound on the largest array of one run of the head, [rows, samples, width]."""
+"""Size limit of the largest array of one head run, [rows, samples, width]."""
 
-_BOUND = 4
-"""Ways of asking whose masks stay bound to the head; each holds as much as one of its runs."""
+_MAX_BOUND_HEADS = 4
+"""How many samplings keep their inputs bound to the head; each takes as much memory as one run."""
 
-_SMALL_BYTES = 2**20
-"""Of a head beside whose weights plans of memory do not count."""
+_SMALL_HEAD_BYTES = 2**20
+"""Size of a head up to which the memory of its plans does not matter."""
 
 _MAX_TRUNK_ROWS = 64
-"""Rows of one trunk run: more only grow ONNX Runtime's arena."""
+"""Rows of one trunk run; more rows only grow the arena of ONNX Runtime."""
 
-_ANSWER = ["logits", "features", *classification.OUTPUTS]
+_MODEL_OUTPUTS = ["logits", "features", *calibrated_softmax.OUTPUTS]
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass
 class Prediction:
-    """The deterministic pass over N images and K classes.
+    """The outputs of the deterministic pass for N images over K classes.
 
     Attributes:
-        logits: float32 [N, K].
-        features: float32 [N, F].
-        classification: probabilities, float32 [N, K], and the likeliest labels, int64 [N].
-        temperature: what the logits are divided by.
+        logits: float32 [N, K], not divided by the temperature.
+        features: float32 [N, F], the output of the trunk.
+        classification: calibrated probabilities, float32 [N, K], and the labels, int64 [N].
+        temperature: divides the logits in the softmax.
     """
 
-    logits: Floats
-    features: Floats
-    classification: tuple[Floats, NDArray[np.int64]]
+    logits: Float32Array
+    features: Float32Array
+    classification: tuple[Float32Array, NDArray[np.int64]]
     temperature: float = 1.0
-    _part_of: "tuple[Prediction, slice | NDArray[np.int64]] | None" = None
+    _source: "tuple[Prediction, slice | NDArray[np.int64]] | None" = None
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """Softmax of the logits over the temperature, float64 [N, K]."""
-        if self._part_of is None:
+        if self._source is None:
             return softmax(self.logits, self.temperature)
-        whole, rows = self._part_of
-        return whole.probabilities[rows]  # computed once for all parts
+        whole, rows = self._source
+        return whole.probabilities[rows]  # computed once for all its parts
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Prediction":
         """Return some of the rows."""
-        singles, labels = self.classification
+        probabilities, labels = self.classification
         return Prediction(
             self.logits[rows],
             self.features[rows],
-            (singles[rows], labels[rows]),
+            (probabilities[rows], labels[rows]),
             self.temperature,
             (self, rows),
         )
 
     @classmethod
-    def joined(cls, parts: "Sequence[Prediction]") -> "Prediction":
-        """Put the rows of several passes one after another."""
+    def concatenate(cls, parts: "Sequence[Prediction]") -> "Prediction":
+        """Return the rows of several predictions, in order."""
         probabilities, labels = zip(*[part.classification for part in parts], strict=True)
         return cls(
             np.concatenate([part.logits for part in parts]),
@@ -110,90 +112,92 @@ class Prediction:
         )
 
 
-class _Bound:
-    """What stays of the head's runs from one to the next: inputs, and the outputs' places."""
-
-    def __init__(self, head: Session, feeds: Feeds, names: Sequence[str]) -> None:
-        self._head = head
-        self._feeds = feeds  # the binding may point into them
-        self._names = names
-        self._rows = 0
-        self._binding = head.io_binding()
-        for name, value in feeds.items():
-            self._binding.bind_cpu_input(name, value)
-
-    def run(self, features: Floats, options: RunOptions | None) -> Sequence[Any]:
-        """Return the outputs for features [N, F]."""
-        if len(features) != self._rows:
-            self._rows = len(features)
-            for name in self._names:
-                self._binding.bind_output(name)
-        self._binding.bind_cpu_input("features", features)
-        self._head.run_with_iobinding(self._binding, options)
-        return self._binding.copy_outputs_to_cpu()
-
-
 class Predictor:
-    """The two graphs of one bundle, opened. Not for two threads at once."""
+    """The two graphs of one bundle and its calibrator. Only one thread may use it at a time."""
 
     def __init__(
         self,
         layers: Sequence[DropoutLayer],
         model: Session,
         head: Session,
-        options: RunOptions | None = None,
+        run_options: RunOptions | None = None,
+        calibrator: Calibrator | None = None,
     ) -> None:
         self._layers = tuple(layers)
         self._model = model
         self._head = head
-        self.calibrated: Calibrator | None = None
-        """Its temperatures, and what turns answers into decisions; None: answers as they come."""
-        self.run_options = options
-        """Of every run of both graphs, to end it from another thread; None: it cannot be ended.
-
-        With options a brief run takes up to a tenth longer.
+        self._calibrator = calibrator
+        parameters = None if calibrator is None else calibrator.parameters
+        self.temperature = 1.0 if parameters is None else parameters.temperature
+        """Divides the logits of the deterministic pass."""
+        self.sampled_temperature = 1.0 if parameters is None else parameters.sampled_temperature
+        """Divides the logits of every sample."""
+        self.run_options = run_options
+        """Options of every run of both graphs, by which another thread can terminate it; None: no
+        run can be terminated. With options a short run takes up to a tenth longer.
         """
-        self._bound: LRUCache[tuple[FixedSamples, float], _Bound] = LRUCache(_BOUND)
-        self._last_asked: tuple[FixedSamples, float] | None = None
-        self._last_bound: _Bound
+        self._bound_heads: LRUCache[FixedSamples, BoundHead] = LRUCache(_MAX_BOUND_HEADS)
+        self._last_sampling: FixedSamples | None = None
+        self._last_bound_head: BoundHead
         self.classes = int(model.get_outputs()[0].shape[-1])
-        # The figures hold two numbers of a class and a sample.
+        # The MC statistics hold two numbers for each class and sample.
         self._widest = max(2 * self.classes, *(layer.width for layer in self._layers))
 
     @classmethod
     def open(cls, folder: Path, layers: Sequence[DropoutLayer], threads: int = 1) -> Self:
-        """Start ONNX Runtime on the graphs in `folder`, with `threads` threads for the trunk.
+        """Create an uncalibrated predictor from the graphs in `folder`.
+
+        Args:
+            folder: has the files MODEL_FILE and HEAD_FILE.
+            layers: the dropout layers of the head.
+            threads: how many threads compute the trunk.
 
         Raises:
             BundleError: a graph cannot be read, or ONNX Runtime cannot load it.
         """
-        return cls.start(lambda file: (folder / file).read_bytes(), folder, layers, threads)
+        return cls.from_files(lambda file: (folder / file).read_bytes(), folder, layers, threads)
 
     @classmethod
-    def start(
+    def from_files(
         cls,
         read: Callable[[str], bytes],
         folder: Path,
         layers: Sequence[DropoutLayer],
         threads: int = 1,
-        stop: Stop | None = None,
+        cancellation: CancellationToken | None = None,
     ) -> Self:
-        """Start ONNX Runtime on graphs that `read` gives by their file's name; as `open`.
+        """Create an uncalibrated predictor from graphs whose bytes `read` returns by file name.
 
-        folder: what an error calls them.
-        stop: by which the start and every run can be ended.
+        Args:
+            read: called with MODEL_FILE, then with HEAD_FILE.
+            folder: named in errors.
+            layers: the dropout layers of the head.
+            threads: how many threads compute the trunk.
+            cancellation: cancels this and every later run; None: neither can be cancelled.
+
+        Raises:
+            BundleError: a graph is refused, or ONNX Runtime cannot load it.
         """
         try:
-            weights = _self_contained(read(MODEL_FILE))
-            model = start(weights + classification.behind("logits"), threads, stop=stop)
-            figures = behind("logits", int(model.get_outputs()[0].shape[-1]))
-            # Several threads would split sums, and round them, by their number.
-            weights = _self_contained(read(HEAD_FILE))
-            small = len(weights) <= _SMALL_BYTES
-            head = start(weights + figures, threads=1, plan=small, stop=stop)
+            graph = read(MODEL_FILE)
+            require_self_contained(graph)
+            model = create_session(
+                graph + calibrated_softmax.encode_nodes("logits"),
+                threads,
+                cancellation=cancellation,
+            )
+            classes = int(model.get_outputs()[0].shape[-1])
+            graph = read(HEAD_FILE)
+            require_self_contained(graph)
+            head = create_session(
+                graph + mc_statistics.encode_nodes("logits", classes),
+                threads=1,  # more threads would split sums, and so round them, by their number
+                memory_pattern=len(graph) <= _SMALL_HEAD_BYTES,
+                cancellation=cancellation,
+            )
         except BundleError:
             raise
-        except WireError as error:
+        except OnnxEncodingError as error:
             raise BundleError(
                 f"{folder} has a graph that is refused: {error}; export it again."
             ) from None
@@ -202,167 +206,184 @@ class Predictor:
             raise BundleError(
                 f"{folder} cannot be loaded by ONNX Runtime ({reason}); export it again."
             ) from None
-        return cls(layers, model, head, None if stop is None else stop.run_options)
+        run_options = None if cancellation is None else cancellation.run_options
+        return cls(layers, model, head, run_options)
 
-    def predict(self, images: Floats) -> Prediction:
-        """Run the whole network once; images float32 [N, C, H, W] in 0..1."""
-        temperature = self.calibrated.numbers.temperature if self.calibrated else 1.0
+    def with_calibrator(self, calibrator: Calibrator | None) -> Self:
+        """Return a predictor over the same graphs with another calibrator; None: uncalibrated."""
+        return type(self)(self._layers, self._model, self._head, self.run_options, calibrator)
+
+    @property
+    def calibrator(self) -> Calibrator | None:
+        """Read-only, since cached inputs depend on its temperatures; None: uncalibrated."""
+        return self._calibrator
+
+    def predict(self, images: Float32Array) -> Prediction:
+        """Run the network once without dropout; images float32 [N, C, H, W] in 0..1."""
         if len(images) <= _MAX_TRUNK_ROWS:
-            return self._predict(images, temperature)
-        return Prediction.joined(
+            return self._predict(images)
+        return Prediction.concatenate(
             [
-                self._predict(images[start:stop], temperature)
+                self._predict(images[start:stop])
                 for start, stop in _chunks(len(images), _MAX_TRUNK_ROWS)
             ]
         )
 
-    def _predict(self, images: Floats, temperature: float) -> Prediction:
-        feeds = {"images": images, **classification.scaling(temperature)}
-        logits, features, probabilities, labels = self._model.run(_ANSWER, feeds, self.run_options)
-        return Prediction(logits, features, (probabilities, labels), temperature)
+    def _predict(self, images: Float32Array) -> Prediction:
+        feeds = {"images": images, **calibrated_softmax.temperature_input(self.temperature)}
+        logits, features, probabilities, labels = self._model.run(
+            _MODEL_OUTPUTS, feeds, self.run_options
+        )
+        return Prediction(logits, features, (probabilities, labels), self.temperature)
 
-    def sample(self, features: Floats, how: FixedSamples) -> Floats:
-        """Run the head with dropout alive: features [N, F] -> logits float32 [N, T, K]."""
-        return self._sampled(features, masks.draw(how.seed, how.samples, self._layers, how.design))
+    def sample(self, features: Float32Array, sampling: FixedSamples) -> Float32Array:
+        """Run the head with dropout active.
 
-    def summary(self, prediction: Prediction, how: FixedSamples) -> Summary:
-        """Say how sure the answers of a deterministic pass are, in brief."""
-        features, bound = prediction.features, self._bind(how)
-        rows = self._head_rows(how.samples)
+        Args:
+            features: float32 [N, F], the output of the trunk.
+            sampling: the number of samples T, their seed and their design.
+
+        Returns:
+            Logits, float32 [N, T, K], not divided by the temperature.
+        """
+        return self._run_samples(features, self._draw_masks(sampling))
+
+    def summary(self, prediction: Prediction, sampling: FixedSamples) -> Summary:
+        """Estimate the uncertainty of a prediction, without the details of `uncertainty`.
+
+        sampling: must be `summary_only`.
+        """
+        features, head = prediction.features, self._bind_head(sampling)
+        rows = self._max_head_rows(sampling.samples)
         if len(features) <= rows:
-            return Summary.of(bound.run(features, self.run_options))
-        return Summary.joined(
+            return Summary.from_outputs(head.run(features, self.run_options))
+        return Summary.concatenate(
             [
-                Summary.of(bound.run(features[start:stop], self.run_options))
+                Summary.from_outputs(head.run(features[start:stop], self.run_options))
                 for start, stop in _chunks(len(features), rows)
             ]
         )
 
-    def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
-        """Say how sure the answers of a deterministic pass are.
+    def uncertainty(self, prediction: Prediction, sampling: Sampling) -> Uncertainty:
+        """Estimate the uncertainty of a prediction.
 
         Raises:
-            MethodError: the analytic method, of a head with several dropout layers.
+            MethodError: the analytic method, for a head with several dropout layers.
         """
-        match how:
-            case FixedSamples(samples=most) | AdaptiveSamples(most=most):
+        match sampling:
+            case FixedSamples(samples=samples) | AdaptiveSamples(max_samples=samples):
                 pass
             case Analytic():
-                most = max(POINTS, self._layers[0].width + 1)
-        count, rows = len(prediction.logits), self._head_rows(most)
+                samples = max(QMC_POINTS, self._layers[0].width + 1)
+        count, rows = len(prediction.logits), self._max_head_rows(samples)
         if count <= rows:
-            return self._uncertainty(prediction, how)
-        return joined(
+            return self._uncertainty(prediction, sampling)
+        return concatenate(
             [
-                self._uncertainty(prediction.take(slice(start, stop)), how)
+                self._uncertainty(prediction.take(slice(start, stop)), sampling)
                 for start, stop in _chunks(count, rows)
             ]
         )
 
-    def _uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
-        found = self._asked(prediction, how)
-        if self.calibrated is None:
-            return found
-        features = prediction.features
-        return replace(
-            found,
-            typicality=self.calibrated.typicality(features),
-            set_draws=uniform_draws(features),
-        )
-
-    def _asked(self, prediction: Prediction, how: Sampling) -> Uncertainty:
-        match how:
+    def _uncertainty(self, prediction: Prediction, sampling: Sampling) -> Uncertainty:
+        match sampling:
             case FixedSamples():
-                return answer(
-                    self._bind(how).run(prediction.features, self.run_options), how.samples
-                )
+                outputs = self._bind_head(sampling).run(prediction.features, self.run_options)
+                uncertainty = to_uncertainty(outputs, sampling.samples)
             case AdaptiveSamples():
-                return self._until_settled(prediction, how)
+                uncertainty = self._adaptive(prediction, sampling)
             case Analytic():
-                return self._integral(prediction)
+                uncertainty = self._analytic(prediction)
+        if self._calibrator is None:
+            return uncertainty
+        return self._calibrator.complete(uncertainty, prediction.features)
 
-    def _until_settled(self, prediction: Prediction, how: AdaptiveSamples) -> Uncertainty:
-        """Take samples, twice as many each time, until each image's label is settled."""
-        drawn = masks.draw(how.seed, how.most, self._layers, "paired")
+    def _adaptive(self, prediction: Prediction, sampling: AdaptiveSamples) -> Uncertainty:
+        """Draw samples, in blocks that double their number, until each label is decided."""
+        all_masks = masks.draw(sampling.seed, sampling.max_samples, self._layers, "paired")
         expected = prediction.logits.argmax(axis=-1)
-        waiting = np.arange(len(expected))
+        undecided = np.arange(len(expected))
         logits = np.empty((len(expected), 0, self.classes), np.float32)
         parts, order = [], []
         total = 0
-        while len(waiting):
-            start, total = total, min(max(FIRST_BLOCK, 2 * total), how.most)
-            block = tuple(mask[start:total] for mask in drawn)
-            more = self._sampled(prediction.features[waiting], block)
+        while len(undecided):
+            start, total = total, min(max(FIRST_BLOCK, 2 * total), sampling.max_samples)
+            block = tuple(mask[start:total] for mask in all_masks)
+            more = self._run_samples(prediction.features[undecided], block)
             logits = np.concatenate([logits, more], axis=1)
-            done = settled(
-                softmax(logits / np.float64(self.sampled_temperature)), expected[waiting]
+            decided = label_is_decided(
+                softmax(logits / np.float64(self.sampled_temperature)), expected[undecided]
             )
-            ready = done | (total == how.most)
-            if ready.any():
-                summary = summarise(logits[ready], self.sampled_temperature)
-                parts.append(replace(summary, settled=done[ready]))
-                order.append(waiting[ready])
-            waiting, logits = waiting[~ready], logits[~ready]
-        return joined(parts).take(np.argsort(np.concatenate(order)))
+            finished = decided | (total == sampling.max_samples)
+            if finished.any():
+                part = summarise(logits[finished], self.sampled_temperature)
+                parts.append(replace(part, label_decided=decided[finished]))
+                order.append(undecided[finished])
+            undecided, logits = undecided[~finished], logits[~finished]
+        return concatenate(parts).take(np.argsort(np.concatenate(order)))
 
-    def _integral(self, prediction: Prediction) -> Uncertainty:
+    def _analytic(self, prediction: Prediction) -> Uncertainty:
         if len(self._layers) > 1:
             raise MethodError(
                 f"The analytic method is for heads with one dropout layer, and this one has "
                 f"{len(self._layers)}; use mc_dropout."
             )
         (layer,) = self._layers
-        alone = np.eye(layer.width + 1, layer.width, dtype=np.float32)  # each unit, and none
-        logits = self._sampled(prediction.features, (alone,))
+        single_units = np.eye(layer.width + 1, layer.width, dtype=np.float32)  # the last: no unit
+        logits = self._run_samples(prediction.features, (single_units,))
         bias = logits[0, -1]
-        return integrate(
+        return summarise_points(
             normal_logits(logits[:, :-1] - bias, bias, layer.p), self.sampled_temperature
         )
 
-    @property
-    def sampled_temperature(self) -> float:
-        """What the logits of every sample are divided by."""
-        return self.calibrated.numbers.sampled_temperature if self.calibrated else 1.0
+    def _draw_masks(self, sampling: FixedSamples) -> Masks:
+        return masks.draw(sampling.seed, sampling.samples, self._layers, sampling.design)
 
-    def _sampled(self, features: Floats, drawn: Masks) -> Floats:
-        rows, samples = self._head_rows(len(drawn[0])), len(drawn[0])
+    def _run_samples(self, features: Float32Array, drawn: Masks) -> Float32Array:
+        """Run the head with the masks: features [N, F] -> logits float32 [N, T, K]."""
+        samples = len(drawn[0])
+        inputs = self._head_inputs(drawn)
         runs = [
-            self._run(["logits"], features[start:stop], drawn)[0][:, :samples]
-            for start, stop in _chunks(len(features), rows)
+            self._head.run(
+                ["logits"], {"features": features[start:stop], **inputs}, self.run_options
+            )[0][:, :samples]
+            for start, stop in _chunks(len(features), self._max_head_rows(samples))
         ]
-        return _joined(runs)
+        return _concatenate(runs)
 
-    def _run(self, names: Sequence[str], features: Floats, drawn: Masks) -> Sequence[Any]:
-        feeds = {"features": features, **self._feeds(drawn)}
-        return self._head.run(names, feeds, self.run_options)
+    def _bind_head(self, sampling: FixedSamples) -> BoundHead:
+        """Bind the inputs to the head that are the same for all requests with this sampling."""
+        if sampling != self._last_sampling:
+            if sampling not in self._bound_heads:
+                only_summary = sampling.summary_only or sampling.samples == 1
+                names = SUMMARY_OUTPUTS if only_summary else SUMMARY_OUTPUTS + DETAIL_OUTPUTS
+                inputs = self._head_inputs(self._draw_masks(sampling))
+                self._bound_heads[sampling] = BoundHead(self._head, inputs, names)
+            self._last_sampling, self._last_bound_head = sampling, self._bound_heads[sampling]
+        return self._last_bound_head
 
-    def _bind(self, how: FixedSamples) -> _Bound:
-        """Bind to the head what does not change from one request to the next."""
-        asked = how, self.sampled_temperature
-        if asked != self._last_asked:
-            if asked not in self._bound:
-                drawn = masks.draw(how.seed, how.samples, self._layers, how.design)
-                names = MAIN if how.brief or how.samples == 1 else MAIN + DETAILS
-                self._bound[asked] = _Bound(self._head, self._feeds(drawn), names)
-            self._last_asked, self._last_bound = asked, self._bound[asked]
-        return self._last_bound
-
-    def _feeds(self, drawn: Masks) -> Feeds:
+    def _head_inputs(self, drawn: Masks) -> Feeds:
+        """Return the inputs of the head, except the features."""
         random = len(drawn[0]) > 1
-        if not random:  # a single sample is taken twice: so it has a spread, of 0
+        if not random:  # a single sample counts as two equal ones, so it has a variance, of 0
             drawn = tuple(np.repeat(mask, 2, axis=0) for mask in drawn)
-        named: Feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
-        return named | rule(len(drawn[0]), random) | scaling(self.sampled_temperature)
+        inputs: Feeds = {f"mask_{index}": mask for index, mask in enumerate(drawn)}
+        return (
+            inputs
+            | mc_statistics.sample_count_inputs(len(drawn[0]), random)
+            | mc_statistics.temperature_input(self.sampled_temperature)
+        )
 
-    def _head_rows(self, samples: int) -> int:
-        if samples % BLOCK:
+    def _max_head_rows(self, samples: int) -> int:
+        """Return how many rows one run of the head may have."""
+        if samples % VECTOR_WIDTH:
             return 1
-        # The head holds the weights times the features, then samples.
+        # First the head computes the weights times the features, then the samples.
         cells = max(samples * self._widest, self.classes * self._layers[0].width)
         return max(1, _HEAD_BYTES // (4 * cells))
 
     def self_test(self, golden: Golden) -> dict[str, float]:
-        """Return by how much the golden outputs differ from those of now, by their kind."""
+        """Return the largest |difference| between golden and current logits, by their kind."""
         prediction = self.predict(golden.images)
         sampled = self.sample(prediction.features, FixedSamples(golden.seed, golden.samples))
         return {
@@ -371,75 +392,9 @@ class Predictor:
         }
 
 
-def open_tested(bundle: Bundle, threads: int = 1, stop: Stop | None = None) -> Predictor:
-    """Start a verified bundle and run its self-test.
-
-    stop: by which that, and every later run, can be ended.
-
-    Raises:
-        BundleError: it cannot be loaded, or gives other outputs than it must.
-    """
-    layers = bundle.manifest.dropout_layers
-    predictor = Predictor.start(bundle.take, bundle.path, layers, threads, stop)
-    named = len(bundle.manifest.class_names)
-    if predictor.classes != named:
-        raise BundleError(
-            f"{bundle.path} names {named} classes, but its network tells {predictor.classes} "
-            "apart; export the bundle again."
-        )
-    _test(predictor, bundle)
-    predictor.calibrated = calibrated(bundle)
-    return predictor
-
-
-def _test(predictor: Predictor, bundle: Bundle) -> None:
-    file, manifest = bundle.path / GOLDEN_FILE, bundle.manifest
-    try:
-        golden = Golden.read(bundle.take(GOLDEN_FILE), manifest.input, len(manifest.class_names))
-        differences = predictor.self_test(golden)
-    except BundleError:
-        raise
-    except Exception as error:  # whatever a damaged graph or archive raises
-        raise BundleError(
-            f"{file}: the self-test cannot run ({error}); export the bundle again."
-        ) from None
-    for what, difference in differences.items():
-        if not difference <= GOLDEN_TOLERANCE:  # also true of NaN
-            raise BundleError(
-                f"{file}: the self-test's {what} differ by {difference:.2g}, more than "
-                f"{GOLDEN_TOLERANCE:g}; export the bundle again."
-            )
-
-
-def calibrated(bundle: Bundle) -> Calibrator | None:
-    """Read what was fitted on the validation images; None where nothing was.
-
-    Raises:
-        BundleError: the file cannot be used.
-    """
-    manifest, numbers = bundle.manifest, bundle.manifest.calibration
-    if numbers is None:
-        return None
-    file = bundle.path / CALIBRATION_FILE
-    content = bundle.take(CALIBRATION_FILE)
-    try:
-        arrays = Arrays.read(content, numbers.images, manifest.features, len(manifest.class_names))
-    except ValueError as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise BundleError(f"{file} cannot be used ({reason}); export it again.") from None
-    if (len(arrays.thr), len(arrays.axes)) != (numbers.images, manifest.features):
-        raise BundleError(f"{file} is of another model; export the bundle again.")
-    return Calibrator(numbers, arrays)
-
-
-def _self_contained(graph: bytes) -> bytes:
-    require_self_contained(graph)
-    return graph
-
-
 def _chunks(count: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _joined(parts: Sequence[NDArray[Number]]) -> NDArray[Number]:
+def _concatenate(parts: Sequence[NDArray[Number]]) -> NDArray[Number]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,1 +1,4 @@
-"""TODO."""
+"""What is derived from logits and features: uncertainty, calibration and typicality.
+
+It draws no mask and knows no bundle.
+"""

@@ -1,10 +1,11 @@
-"""What was fitted on a bundle's validation images, and what it says of an answer.
+"""A bundle's calibration: temperatures, prediction sets, abstention and typicality.
 
-Knows no HTTP and fits nothing: `training.export.calibrate` does that, on the exported graphs.
+It was fitted on validation images by `training.export.calibrate`, with the exported graphs. This
+module applies it. It fits nothing and knows no HTTP.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
@@ -13,28 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.npz import Expected, read_arrays
+from model.npz_arrays import ArraySpec, read_arrays
 from model.uncertainty.ood import RelativeMahalanobis
-from model.uncertainty.summary import Uncertainty
+from model.uncertainty.uncertainty_measures import Uncertainty
 
 CALIBRATION_FILE = "calibration.npz"
-FEWEST_IMAGES = 100
-"""Validation images without which nothing is fitted."""
+MIN_CALIBRATION_IMAGES = 100
+"""With fewer validation images nothing is fitted, and the bundle stays uncalibrated."""
 
 RISK_STARTS = 10
-"""Shares of the images from which a threshold is looked for."""
+"""How many starting points the search for a confidence threshold uses, see `threshold`."""
 
 SetKind = Literal["thr", "aps"]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+Float64Array = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
 
 
 class Calibration(BaseModel):
-    """`calibration` in the manifest: what was fitted, beside the arrays in `calibration.npz`."""
+    """`calibration` in the manifest: the scalars that go with the arrays in `calibration.npz`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images: int = Field(ge=FEWEST_IMAGES, description="validation images it was fitted on")
+    images: int = Field(ge=MIN_CALIBRATION_IMAGES, description="validation images it was fitted on")
     temperature: float = Field(gt=0, description="divides the logits of the deterministic answer")
     sampled_temperature: float = Field(gt=0, description="divides the logits of every sample")
     samples: int = Field(ge=1, description="of the answers that the rest was fitted on")
@@ -43,94 +45,99 @@ class Calibration(BaseModel):
     guarantee: float = Field(gt=0, lt=1, description="confidence that it is kept")
 
 
-class Arrays(BaseModel):
-    """`calibration.npz`; n validation images, C classes, F features. All float64."""
+class CalibrationArrays(BaseModel):
+    """`calibration.npz`: n validation images, C classes, F features; all float64."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    thr: Floats
+    thr: Float64Array
     """[n] ascending: 1 - the true class's mean probability."""
-    aps: Floats
-    """[n] ascending: probability of the classes likelier than the true one, and part of its own."""
-    confidences: Floats
+    aps: Float64Array
+    """[n] ascending: the `aps_scores` of the true classes."""
+    confidences: Float64Array
     """[n] descending: the label's mean probability."""
-    risk_bounds: Floats
-    """[n]: of answers at least as confident as `confidences`, no more than this share are wrong."""
-    axes: Floats
+    risk_bounds: Float64Array
+    """[n]: upper bounds on the error rate of predictions at least as confident as `confidences`."""
+    axes: Float64Array
     """[F, 2D], of `model.uncertainty.ood.RelativeMahalanobis`."""
-    centres: Floats
+    centres: Float64Array
     """[C, D], of the same."""
-    middle: Floats
+    middle: Float64Array
     """[D], of the same."""
-    nearness: Floats
-    """[n] ascending: how near a class the validation images lie."""
+    nearness: Float64Array
+    """[n] ascending: the `RelativeMahalanobis.score` of the validation images."""
 
     @model_validator(mode="after")
-    def _fit_one_another(self) -> Self:
-        sorted_ones = (self.thr, self.aps, -self.confidences, self.nearness)
-        scores = (*sorted_ones, self.risk_bounds)
+    def _check_arrays(self) -> Self:
+        ascending = (self.thr, self.aps, -self.confidences, self.nearness)
+        scores = (*ascending, self.risk_bounds)
         directions = (self.axes, self.centres, self.middle[np.newaxis])
         if not (
-            all(each.dtype == np.float64 and np.isfinite(each).all() for each in self._all())
+            all(each.dtype == np.float64 and np.isfinite(each).all() for each in self._arrays())
             and {each.shape for each in scores} == {(len(self.thr),)}
-            and all((np.diff(each) >= 0).all() for each in sorted_ones)
+            and all((np.diff(each) >= 0).all() for each in ascending)
             and all(each.ndim == 2 for each in directions)
             and self.axes.shape[1] == 2 * self.centres.shape[1] == 2 * len(self.middle)
         ):
             raise ValueError("its arrays do not fit one another")
         return self
 
-    def _all(self) -> list[Floats]:
+    def _arrays(self) -> list[Float64Array]:
         return [getattr(self, name) for name in type(self).model_fields]
 
     @property
-    def density(self) -> RelativeMahalanobis:
-        """What the features' typicality is measured with."""
+    def relative_mahalanobis(self) -> RelativeMahalanobis:
+        """The out-of-distribution score that the typicality is a quantile of."""
         return RelativeMahalanobis(self.axes, self.centres, self.middle)
 
     def threshold(self, max_risk: float) -> float | None:
-        """Return the least confidence to answer with, or None where no threshold is known to do.
+        """Return the confidence below which to abstain, or None if no threshold keeps the risk.
 
-        Selection with guaranteed risk (Geifman & El-Yaniv 2017): with confidence `guarantee` over
-        the draw of the validation images, at most `max_risk` of the answers at least as confident
-        are wrong. Their binary search gives up where half of the images are too few to tell. Here
-        one image after the other is answered from each of RISK_STARTS shares on, which split what
-        the guarantee leaves, until a bound fails (fixed sequences: Angelopoulos et al. 2022). Both
-        take the risk to fall as the confidence rises.
+        Selection with guaranteed risk (Geifman & El-Yaniv 2017): with probability `guarantee` over
+        the draw of the validation images, at most `max_risk` of the predictions at least as
+        confident are wrong. Their binary search fails where half of the images are too few for a
+        bound. Here fixed-sequence testing (Angelopoulos et al. 2022) starts at each of RISK_STARTS
+        shares of the images, which divide the error 1 - `guarantee` among them, and accepts one
+        image after the other, by falling confidence, until a bound exceeds `max_risk`. Both methods
+        assume that the risk falls as the confidence rises.
         """
         count = len(self.risk_bounds)
-        broken = np.append(self.risk_bounds > max_risk, True)
+        exceeded = np.append(self.risk_bounds > max_risk, True)
         starts = [count * (part + 1) // RISK_STARTS - 1 for part in range(RISK_STARTS)]
-        ends = [start + int(broken[start:].argmax()) for start in starts if not broken[start]]
+        ends = [start + int(exceeded[start:].argmax()) for start in starts if not exceeded[start]]
         return float(self.confidences[max(ends) - 1]) if ends else None
 
     @classmethod
     def read(cls, data: bytes, images: int, features: int, classes: int) -> Self:
-        """Read the file's bytes, of n images, F features and at most C classes.
+        """Read the bytes of the file, with n `images`, F `features` and at most C `classes`.
 
         Raises:
-            ArchiveError, ValidationError: it is damaged, lacks an array, or is of another model.
+            ArchiveError, ValidationError: the file is damaged, lacks an array, or belongs to
+                another model.
         """
-        scores = Expected(np.float64, (images,))
+        scores = ArraySpec(np.float64, (images,))
         expected = {
             **dict.fromkeys(("thr", "aps", "confidences", "risk_bounds", "nearness"), scores),
-            "axes": Expected(np.float64, (features, 2 * features)),
-            "centres": Expected(np.float64, (classes, features)),
-            "middle": Expected(np.float64, (features,)),
+            "axes": ArraySpec(np.float64, (features, 2 * features)),
+            "centres": ArraySpec(np.float64, (classes, features)),
+            "middle": ArraySpec(np.float64, (features,)),
         }
         return cls.model_validate(read_arrays(data, expected))
 
     def write(self, path: Path) -> None:
-        """Write the file `path`."""
+        """Write the arrays to the file `path`."""
         np.savez_compressed(path, **self.model_dump())
 
 
-def aps_scores(probabilities: Floats, draws: Floats) -> Floats:
-    """Return for each class the total of the likelier ones and a drawn part of its own: [N, K].
+def aps_scores(probabilities: Float64Array, draws: Float64Array) -> Float64Array:
+    """Return the randomised APS scores of all classes: float64 [N, K].
+
+    The score of a class is the total probability of all likelier classes plus a random share of its
+    own probability (Romano et al. 2020).
 
     Args:
         probabilities: [N, K].
-        draws: [N], the part of its own that counts, 0..1.
+        draws: [N] in 0..1, the share of its own probability that counts.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")
     totals = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)
@@ -140,23 +147,23 @@ def aps_scores(probabilities: Floats, draws: Floats) -> Floats:
     return scores
 
 
-_MOST_KNOWN = 64
-"""Thresholds that are remembered; a client may ask for any risk."""
+_THRESHOLD_CACHE_SIZE = 64
+"""Clients may request any risk, so the cache of thresholds is bounded."""
 
 
-def conformal_threshold(known: Floats, coverage: float) -> float:
-    """Return the score up to which classes belong to a set; infinite where images are too few.
+def conformal_threshold(scores: Float64Array, coverage: float) -> float:
+    """Return the score up to which classes belong to a set; infinite where n is too small.
 
     Args:
-        known: [n] ascending, scores of the true classes of validation images.
+        scores: [n] ascending, scores of the true classes of validation images.
         coverage: 0 < coverage < 1.
     """
-    rank = int(np.ceil((len(known) + 1) * coverage))
-    return float(known[rank - 1]) if rank <= len(known) else np.inf
+    rank = int(np.ceil((len(scores) + 1) * coverage))
+    return float(scores[rank - 1]) if rank <= len(scores) else np.inf
 
 
-def uniform_draws(features: NDArray[np.float32]) -> Floats:
-    """Draw a number in 0..1 for each image, always the same for the same features: [N].
+def uniform_draws(features: Float32Array) -> Float64Array:
+    """Return a pseudo-random number in 0..1 for each image, a hash of its features: float64 [N].
 
     Args:
         features: float32 [N, F].
@@ -168,53 +175,68 @@ def uniform_draws(features: NDArray[np.float32]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What to do with the answers for N images, K classes."""
+    """The prediction sets and abstentions for N images over K classes."""
 
     coverage: float
+    """Of the prediction sets."""
     max_risk: float
-    sets: Bools
-    """[N, K]: which classes belong to each prediction set."""
-    abstain: Bools
-    """[N]: the answer is not sure enough to keep to `max_risk`."""
+    """The error rate that abstention keeps."""
+    sets: BoolArray
+    """bool [N, K]: which classes belong to each prediction set."""
+    abstain: BoolArray
+    """bool [N]: whether the prediction is not confident enough to keep to `max_risk`."""
 
 
 class Calibrator:
-    """A calibration, ready for answers."""
+    """Applies a calibration: typicality, prediction sets and abstention come from here only."""
 
-    def __init__(self, numbers: Calibration, arrays: Arrays) -> None:
-        self.numbers = numbers
+    def __init__(self, parameters: Calibration, arrays: CalibrationArrays) -> None:
+        self.parameters = parameters
         self._arrays = arrays
-        self._density = arrays.density
-        # What every request asks for again takes long to find.
-        self.threshold = lru_cache(_MOST_KNOWN)(arrays.threshold)
-        """As `Arrays.threshold`."""
+        self._relative_mahalanobis = arrays.relative_mahalanobis
+        # A search takes long, and most requests have the same risk.
+        self.threshold = lru_cache(_THRESHOLD_CACHE_SIZE)(arrays.threshold)
+        """`CalibrationArrays.threshold`, cached."""
 
     def write(self, path: Path) -> None:
         """Write the arrays to the file `path`."""
         self._arrays.write(path)
 
-    def decide(
-        self, answer: Uncertainty, coverage: float, kind: SetKind, max_risk: float | None
-    ) -> Decisions:
-        """Turn uncertainties into decisions.
+    def complete(self, uncertainty: Uncertainty, features: Float32Array) -> Uncertainty:
+        """Return the uncertainty with the typicality and the set draws of its images filled in.
 
         Args:
-            answer: of calibrated probabilities.
+            uncertainty: of N images.
+            features: float32 [N, F] of the same images.
+        """
+        return replace(
+            uncertainty,
+            typicality=self.typicality(features),
+            set_draws=uniform_draws(features),
+        )
+
+    def decide(
+        self, uncertainty: Uncertainty, coverage: float, kind: SetKind, max_risk: float | None
+    ) -> Decisions:
+        """Compute prediction sets and abstentions.
+
+        Args:
+            uncertainty: from calibrated probabilities, with set draws.
             coverage: of the prediction sets, 0 < coverage < 1.
             kind: of the prediction sets.
-            max_risk: error rate to keep, 0 < max_risk < 1; None for the bundle's own.
+            max_risk: error rate to keep, 0 < max_risk < 1; None for the bundle's default.
         """
-        probabilities = answer.mean_probabilities
-        risk = self.numbers.max_risk if max_risk is None else max_risk
+        probabilities = uncertainty.mean_probabilities
+        risk = self.parameters.max_risk if max_risk is None else max_risk
         threshold = self.threshold(risk)
         confident = probabilities.max(axis=1) >= (np.inf if threshold is None else threshold)
-        sets = self.prediction_sets(probabilities, coverage, kind, answer.set_draws)
+        sets = self.prediction_sets(probabilities, coverage, kind, uncertainty.set_draws)
         return Decisions(coverage, risk, sets, ~confident)
 
     def prediction_sets(
-        self, probabilities: Floats, coverage: float, kind: SetKind, draws: Floats
-    ) -> Bools:
-        """Say which classes belong to each image's set: bool [N, K].
+        self, probabilities: Float64Array, coverage: float, kind: SetKind, draws: Float64Array
+    ) -> BoolArray:
+        """Return which classes belong to each image's prediction set: bool [N, K].
 
         Split conformal prediction (Vovk et al. 2005): a set holds the true class with probability
         `coverage`, for images drawn as the validation images were.
@@ -223,24 +245,24 @@ class Calibrator:
             probabilities: mean probabilities, [N, K].
             coverage: 0 < coverage < 1.
             kind: `thr` takes the classes above a threshold (Sadinle et al. 2019): the smallest sets
-                on average; `aps` the likeliest ones up to a total (Romano et al. 2020): fairer to
-                hard images.
-            draws: [N] in 0..1, of `uniform_draws`; `thr` uses none.
+                on average. `aps` takes the likeliest classes up to a total probability (Romano et
+                al. 2020): better coverage for hard images.
+            draws: [N] in 0..1, from `uniform_draws`; `thr` uses none.
         """
-        known = self._arrays.thr if kind == "thr" else self._arrays.aps
+        validation_scores = self._arrays.thr if kind == "thr" else self._arrays.aps
         scores = 1 - probabilities if kind == "thr" else aps_scores(probabilities, draws)
-        sets: Bools = scores <= conformal_threshold(known, coverage)
-        if kind == "aps":  # else a draw would leave the clearest images without a class
+        sets: BoolArray = scores <= conformal_threshold(validation_scores, coverage)
+        if kind == "aps":  # otherwise the draws leave the clearest images without a class
             sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True
         return sets
 
-    def typicality(self, features: NDArray[np.float32]) -> Floats:
-        """Return the share of validation images that lie farther out, 0..1: [N].
+    def typicality(self, features: Float32Array) -> Float64Array:
+        """Return the share of validation images that lie farther out: float64 [N] in 0..1.
 
         Args:
             features: float32 [N, F].
         """
-        known = self._arrays.nearness
-        nearness = self._density.score(features)
-        farthest = np.where(np.isfinite(nearness), nearness, -np.inf)
-        return np.searchsorted(known, farthest) / len(known)
+        validation_scores = self._arrays.nearness
+        scores = self._relative_mahalanobis.score(features)
+        finite = np.where(np.isfinite(scores), scores, -np.inf)
+        return np.searchsorted(validation_scores, finite) / len(validation_scores)

@@ -1,6 +1,6 @@
-"""The OpenAPI description: what FastAPI knows of its routes, and what it cannot know of the others.
+"""Completes the OpenAPI description that FastAPI generates, with the routes of /v1 and /v2.
 
-Nothing here is asked while a request is answered.
+FastAPI cannot describe these, since their handlers parse the requests. No request runs this code.
 """
 
 import re
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api import protocol_schemas as protocol
+from service.api import open_inference_schemas as wire
 from service.api import schemas
 from service.api.open_inference import LENGTH_HEADER
-from service.api.routes import NamedRoute
-from service.codecs import tensors
+from service.codecs import infer_requests
 from service.codecs.image_bodies import JSON_TYPE
 from service.settings import ServiceSettings
 
@@ -24,139 +24,157 @@ _REFERENCE = "#/components/schemas/{model}"
 _BINARY_TYPE = "application/octet-stream"
 _BINARY = {"type": "string", "format": "binary"}
 _COMMON_ERRORS = (400, 431, 500, 503)
-"""Of every route: no HTTP, too long a head or query, a fault, too much to do or about to stop."""
+"""Errors of every route: malformed HTTP, a head that is too long, a fault, overload or shutdown."""
 _BODY_ERRORS = (408, 413, 415)
 _MODEL_ERRORS = (404,)
 _CONTROL_ERRORS = (403, 404, 409, 501, 504)
 _WHITE_PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
 )
-"""An image that every model takes, since files are resized: a PNG in base64."""
+"""A PNG file in base64. Every model accepts it, since image files are resized."""
 _INFER_EXAMPLE = {
     "inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": [_WHITE_PIXEL]}]
 }
 _INSTANCES_EXAMPLE = {"instances": [{"b64": _WHITE_PIXEL}]}
 _PATH_PARAMETERS = {
-    "name": "a model's name; with -mc behind it, the same model with dropout alive",
-    "version": "a version in service, by its number or as stable or canary",
+    "name": "a model's name; with the suffix -mc, the same model with dropout active",
+    "version": "an active version, by its number or as stable or canary",
 }
 
 
 @dataclass(frozen=True)
 class _Operation:
-    """What one route of a protocol takes and gives; `answer` None: an empty body."""
+    """The request and the response of one route; `response` is None for an empty body."""
 
     summary: str
-    answer: type[BaseModel] | dict[str, Any] | None
+    response: type[BaseModel] | dict[str, Any] | None
     errors: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
     body_required: bool = False
     example: Any = None
-    has_binary: bool = False
-    error_shapes: dict[int, type[BaseModel]] = field(default_factory=dict)
+    accepts_binary: bool = False
+    error_schemas: dict[int, type[BaseModel]] = field(default_factory=dict)
 
 
-_UNREADY: dict[int, type[BaseModel]] = {503: protocol.Unready}
+_UNREADY: dict[int, type[BaseModel]] = {503: wire.Unready}
 _ROWS = _Operation(
     "Answer in row form",
-    protocol.RowPredictions,
+    wire.RowPredictions,
     (*_MODEL_ERRORS, *_BODY_ERRORS, 504),
     schemas.Rows,
     body_required=True,
     example=_INSTANCES_EXAMPLE,
 )
-_STATUS = _Operation("Whether a model is ready, and its versions", protocol.ModelStatus, (404,))
-_SERVER = _Operation("What the server is", protocol.ServerMetadata)
+_STATUS = _Operation("Whether a model is ready, and its versions", wire.ModelStatus, (404,))
+_SERVER = _Operation("What the server is", wire.ServerMetadata)
 _OPERATIONS = {
-    "GET /v1/models": _Operation("The models' names", protocol.RowModels),
+    "GET /v1/models": _Operation("The models' names", wire.RowModels),
     "GET /v1/models/{name}": _STATUS,
     "POST /v1/models/{name}:predict": _ROWS,
     "GET /v2": _SERVER,
     "GET /v2/": _SERVER,
     "GET /v2/health/live": _Operation("Whether the process answers", schemas.Live),
     "GET /v2/health/ready": _Operation(
-        "Whether a bundle is loaded and warmed", schemas.Ready, error_shapes=_UNREADY
+        "Whether a bundle is loaded and warmed", schemas.Ready, error_schemas=_UNREADY
     ),
-    "GET /v2/models/stats": _Operation("What every model's requests cost", protocol.Statistics),
+    "GET /v2/models/stats": _Operation("What every model's requests cost", wire.Statistics),
     "GET /v2/models/{name}": _Operation(
-        "What a model takes and gives", protocol.ModelMetadata, _MODEL_ERRORS
+        "What a model takes and gives", wire.ModelMetadata, _MODEL_ERRORS
     ),
     "GET /v2/models/{name}/ready": _Operation(
-        "Whether a model answers", protocol.ModelReady, _MODEL_ERRORS, error_shapes=_UNREADY
+        "Whether a model answers",
+        wire.ModelReady,
+        _MODEL_ERRORS,
+        error_schemas=_UNREADY,
     ),
     "GET /v2/models/{name}/config": _Operation(
-        "Triton's model configuration", protocol.ModelConfiguration, _MODEL_ERRORS
+        "Triton's model configuration", wire.ModelConfiguration, _MODEL_ERRORS
     ),
     "GET /v2/models/{name}/stats": _Operation(
-        "What a model's requests cost", protocol.Statistics, _MODEL_ERRORS
+        "What a model's requests cost", wire.Statistics, _MODEL_ERRORS
     ),
     "POST /v2/models/{name}/infer": _Operation(
         "Answer an inference request",
-        protocol.InferResponse,
+        wire.InferResponse,
         (*_MODEL_ERRORS, *_BODY_ERRORS, 501, 504),
-        tensors.InferRequest,
+        infer_requests.InferRequest,
         body_required=True,
         example=_INFER_EXAMPLE,
-        has_binary=True,
+        accepts_binary=True,
     ),
     "POST /v2/repository/index": _Operation(
         "Every version that serves or was refused, and why",
         {"type": "array", "items": {"$ref": _REFERENCE.format(model="IndexEntry")}},
         _BODY_ERRORS,
-        protocol.IndexRequest,
+        wire.IndexRequest,
     ),
     "POST /v2/repository/models/{name}/load": _Operation(
         "Put a model into service",
         None,
         (*_BODY_ERRORS, *_CONTROL_ERRORS),
-        protocol.LoadRequest,
+        wire.LoadRequest,
     ),
     "POST /v2/repository/models/{name}/unload": _Operation(
         "Take a model out of service",
         None,
         (*_BODY_ERRORS, *_CONTROL_ERRORS),
-        protocol.UnloadRequest,
+        wire.UnloadRequest,
     ),
 }
-_OTHERS: tuple[type[BaseModel], ...] = (protocol.IndexEntry, schemas.Instances, schemas.Error)
+_EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
+    wire.IndexEntry,
+    schemas.Instances,
+    schemas.Error,
+)
 
 
-def describe(
-    found: dict[str, Any], routes: Sequence[NamedRoute], settings: ServiceSettings
+def complete_description(
+    description: dict[str, Any], routes: Sequence[APIRoute], settings: ServiceSettings
 ) -> dict[str, Any]:
-    """Complete the description that FastAPI has made; it is changed in place, and returned.
+    """Add the routes of /v1 and /v2, common errors and examples to FastAPI's description.
 
-    routes: those of /v1 and /v2.
+    description: changed in place, and returned. routes: the routes of /v1 and /v2.
     """
-    for methods in found["paths"].values():
+    _complete_native_operations(description, settings)
+    for route in routes:
+        method = "POST" if "POST" in (route.methods or ()) else "GET"
+        path = route.path.replace("/versions/{version}", "")
+        operation = _describe_operation(route.path, method, _OPERATIONS[f"{method} {path}"])
+        description["paths"].setdefault(route.path, {})[method.lower()] = operation
+    _add_schemas(description)
+    return description
+
+
+def _complete_native_operations(description: dict[str, Any], settings: ServiceSettings) -> None:
+    for methods in description["paths"].values():
         for operation in methods.values():
             body = operation.get("requestBody", {}).get("content", {})
             if JSON_TYPE in body:
                 body[JSON_TYPE]["example"] = _INSTANCES_EXAMPLE
             for status in _COMMON_ERRORS:
-                operation["responses"].setdefault(str(status), _error(status))
-            operation["responses"].setdefault("default", _error(None))
+                operation["responses"].setdefault(str(status), _error_response(status))
+            operation["responses"].setdefault("default", _error_response(None))
             for parameter in operation.get("parameters", ()):
-                _narrow(parameter, settings)
-    for route in routes:
-        method = "POST" if "POST" in (route.methods or ()) else "GET"
-        path = route.path.replace("/versions/{version}", "")
-        operation = _operation(route.path, method, _OPERATIONS[f"{method} {path}"])
-        found["paths"].setdefault(route.path, {})[method.lower()] = operation
-    shapes = {each.answer for each in _OPERATIONS.values() if isinstance(each.answer, type)}
-    shapes |= {each.body for each in _OPERATIONS.values() if each.body is not None}
-    shapes |= {shape for each in _OPERATIONS.values() for shape in each.error_shapes.values()}
-    chosen = sorted(shapes | set(_OTHERS), key=lambda shape: shape.__name__)
-    _, described = models_json_schema(
-        [(shape, "validation") for shape in chosen], ref_template=_REFERENCE
+                _narrow_parameter(parameter, settings)
+
+
+def _add_schemas(description: dict[str, Any]) -> None:
+    classes = set(_EXTRA_SCHEMAS)
+    for operation in _OPERATIONS.values():
+        classes |= {operation.response} if isinstance(operation.response, type) else set()
+        classes |= {operation.body} if operation.body is not None else set()
+        classes |= set(operation.error_schemas.values())
+    by_name = sorted(classes, key=lambda schema_class: schema_class.__name__)
+    _, document = models_json_schema(
+        [(schema_class, "validation") for schema_class in by_name], ref_template=_REFERENCE
     )
-    known = found["components"]["schemas"]
-    known |= {name: each for name, each in described["$defs"].items() if name not in known}
-    return found
+    schemas_by_name = description["components"]["schemas"]
+    for name, schema in document["$defs"].items():
+        schemas_by_name.setdefault(name, schema)
 
 
-def _narrow(parameter: dict[str, Any], settings: ServiceSettings) -> None:
-    """Say of a query parameter what may be sent: no null, which only stands for leaving it out."""
+def _narrow_parameter(parameter: dict[str, Any], settings: ServiceSettings) -> None:
+    """Describe exactly the values of a query parameter; null is not one, it means absent."""
     schema = parameter["schema"]
     options = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
     if len(options) == 1:
@@ -166,20 +184,34 @@ def _narrow(parameter: dict[str, Any], settings: ServiceSettings) -> None:
         schema["oneOf"][1]["maximum"] = settings.max_samples
 
 
-def _operation(path: str, method: str, known: _Operation) -> dict[str, Any]:
-    described: dict[str, Any] = {
+def _describe_operation(path: str, method: str, operation: _Operation) -> dict[str, Any]:
+    document: dict[str, Any] = {
         "tags": ["TensorFlow Serving" if path.startswith("/v1") else "Open Inference Protocol"],
-        "summary": known.summary,
+        "summary": operation.summary,
         "operationId": "_".join(re.findall(r"\w+", f"{method.lower()} {path}"))
         + ("_" if path.endswith("/") else ""),
-        "responses": {"200": _answer(known)}
+        "responses": {"200": _success_response(operation)}
         | {
-            str(status): _error(status, known.error_shapes.get(status, schemas.Error))
-            for status in sorted({*_COMMON_ERRORS, *known.errors})
+            str(status): _error_response(status, operation.error_schemas.get(status, schemas.Error))
+            for status in sorted({*_COMMON_ERRORS, *operation.errors})
         }
-        | {"default": _error(None)},
+        | {"default": _error_response(None)},
     }
-    parameters = [
+    parameters = _parameters(path, operation)
+    if parameters:
+        document["parameters"] = parameters
+    if operation.body is not None:
+        content: dict[str, Any] = {JSON_TYPE: {"schema": _schema_reference(operation.body)}}
+        if operation.example is not None:
+            content[JSON_TYPE]["example"] = operation.example
+        if operation.accepts_binary:
+            content[_BINARY_TYPE] = {"schema": _BINARY}
+        document["requestBody"] = {"required": operation.body_required, "content": content}
+    return document
+
+
+def _parameters(path: str, operation: _Operation) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = [
         {
             "name": name,
             "in": "path",
@@ -189,7 +221,7 @@ def _operation(path: str, method: str, known: _Operation) -> dict[str, Any]:
         }
         for name in re.findall(r"{(\w+)}", path)
     ]
-    if known.has_binary:
+    if operation.accepts_binary:
         parameters.append(
             {
                 "name": LENGTH_HEADER,
@@ -199,39 +231,39 @@ def _operation(path: str, method: str, known: _Operation) -> dict[str, Any]:
                 "schema": {"type": "integer", "minimum": 0},
             }
         )
-    if parameters:
-        described["parameters"] = parameters
-    if known.body is not None:
-        content: dict[str, Any] = {JSON_TYPE: {"schema": _reference(known.body)}}
-        if known.example is not None:
-            content[JSON_TYPE]["example"] = known.example
-        if known.has_binary:
-            content[_BINARY_TYPE] = {"schema": _BINARY}
-        described["requestBody"] = {"required": known.body_required, "content": content}
-    return described
+    return parameters
 
 
-def _answer(known: _Operation) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": HTTPStatus.OK.phrase}
-    if known.answer is None:
-        return answer
-    schema = known.answer if isinstance(known.answer, dict) else _reference(known.answer)
-    answer["content"] = {JSON_TYPE: {"schema": schema}}
-    if known.has_binary:
-        answer["content"][_BINARY_TYPE] = {"schema": _BINARY}
-        answer["headers"] = {
+def _success_response(operation: _Operation) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": HTTPStatus.OK.phrase}
+    if operation.response is None:
+        return response
+    schema = (
+        operation.response
+        if isinstance(operation.response, dict)
+        else _schema_reference(operation.response)
+    )
+    response["content"] = {JSON_TYPE: {"schema": schema}}
+    if operation.accepts_binary:
+        response["content"][_BINARY_TYPE] = {"schema": _BINARY}
+        response["headers"] = {
             LENGTH_HEADER: {
                 "description": "bytes of the JSON that the binary tensors follow",
                 "schema": {"type": "string", "pattern": "^[0-9]+$"},
             }
         }
-    return answer
+    return response
 
 
-def _error(status: int | None, shape: type[BaseModel] = schemas.Error) -> dict[str, Any]:
+def _error_response(
+    status: int | None, schema_class: type[BaseModel] = schemas.Error
+) -> dict[str, Any]:
     phrase = "Any other error" if status is None else HTTPStatus(status).phrase
-    return {"description": phrase, "content": {JSON_TYPE: {"schema": _reference(shape)}}}
+    return {
+        "description": phrase,
+        "content": {JSON_TYPE: {"schema": _schema_reference(schema_class)}},
+    }
 
 
-def _reference(shape: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _REFERENCE.format(model=shape.__name__)}
+def _schema_reference(schema_class: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=schema_class.__name__)}

@@ -1,4 +1,4 @@
-"""POST /predict and POST /uncertainty."""
+"""POST /predict and POST /uncertainty: classify images, deterministically or with MC dropout."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -7,42 +7,75 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
 from model.uncertainty.calibration import Decisions
-from model.uncertainty.summary import Uncertainty
-from service.api import answers, schemas
-from service.api.routes import NamedRoute, request_id, rows_response
-from service.api.sampling_options import sampling
+from model.uncertainty.uncertainty_measures import Uncertainty
+from service.api import response_builders, schemas
+from service.api.routes import new_router, predictions_response, request_id
+from service.api.sampling_options import parse_sampling
 from service.codecs.image_bodies import FORM_TYPE, JSON_TYPE
 from service.errors import UncertaintyDisabledError
+from service.http.fast_path.fast_path_route import FastPathRoute
 from service.observability.metrics import Metrics
-from service.registry.repository import Repository
+from service.registry.model_repository import Repository
 from service.sandbox.image_reader import IMAGE_TYPES, ImageReader
 from service.settings import ServiceSettings
 
-_FEW_IMAGES = 8
-_FILES = {
+_MAX_DEFERRED_IMAGES = 8
+"""The metrics of a request with more images are updated at once, not deferred."""
+_FORM_SCHEMA = {
     "type": "object",
     "properties": {
         "file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
     },
     "required": ["file"],
 }
-_BODY: dict[str, Any] = {
+_REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             JSON_TYPE: {"schema": {"$ref": "#/components/schemas/Instances"}},
-            FORM_TYPE: {"schema": _FILES},
+            FORM_TYPE: {"schema": _FORM_SCHEMA},
             **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
         },
     }
 }
-_COLUMNS = 3
-"""Figures of each class in an answer with dropout alive."""
+_NUMBERS_PER_CLASS = 3
+"""Numbers in a prediction with dropout active, for each class."""
 _ERRORS = schemas.error_responses(400, 404, 408, 413, 415, 500, 503, 504)
 
 
-class Predictions:
-    """The endpoints."""
+def router(
+    settings: ServiceSettings, repository: Repository, reader: ImageReader, metrics: Metrics
+) -> APIRouter:
+    """Build both routes; where uncertainty is switched off, the second one says so."""
+    predictions = _PredictionEndpoints(settings, repository, reader, metrics)
+    routes = new_router("predictions")
+    add = partial(
+        routes.add_api_route,
+        methods=["POST"],
+        responses=_ERRORS,
+        openapi_extra=_REQUEST_BODY,
+        route_class_override=FastPathRoute,
+    )
+    add(
+        "/predict",
+        predictions.predict,
+        summary="Classify images",
+        response_model=schemas.Predictions,
+    )
+    if settings.uncertainty:
+        add(
+            "/uncertainty",
+            predictions.uncertainty,
+            summary="Classify images and say how sure each answer is",
+            response_model=schemas.UncertainPredictions,
+        )
+    else:
+        routes.post("/uncertainty", include_in_schema=False)(predictions.uncertainty_disabled)
+    return routes
+
+
+class _PredictionEndpoints:
+    """The request handlers of the routes."""
 
     def __init__(
         self,
@@ -56,108 +89,83 @@ class Predictions:
         self._reader = reader
         self._metrics = metrics
 
-    def router(self) -> APIRouter:
-        """Build both routes, or the first alone where uncertainty is switched off."""
-        routes = APIRouter(tags=["predictions"])
-        routes.post(
-            "/predict",
-            summary="Classify images",
-            response_model=schemas.Predictions,
-            responses=_ERRORS,
-            openapi_extra=_BODY,
-        )(self.predict)
-        if self._settings.uncertainty:
-            routes.post(
-                "/uncertainty",
-                summary="Classify images and say how sure each answer is",
-                response_model=schemas.UncertainPredictions,
-                responses=_ERRORS,
-                openapi_extra=_BODY,
-            )(self.uncertainty)
-        else:
-            routes.post("/uncertainty", include_in_schema=False)(self.disabled)
-        return routes
-
-    def express(self) -> list[NamedRoute]:
-        """Build the routes of requests without query parameters."""
-
-        async def predict(request: Request) -> Response:
-            return await self.predict(request, schemas.ModelQuery())
-
-        async def uncertainty(request: Request) -> Response:
-            return await self.uncertainty(request, schemas.UncertaintyQuery())
-
-        routes = [NamedRoute("/predict", predict, methods=["POST"])]
-        if self._settings.uncertainty:
-            routes.append(NamedRoute("/uncertainty", uncertainty, methods=["POST"]))
-        return routes
-
     async def predict(
         self, request: Request, query: Annotated[schemas.ModelQuery, Query()]
     ) -> Response:
-        """Answer deterministically."""
-        served = self._repository.get(query.model, query.version, request_id(request))
-        manifest = served.bundle.manifest
-        with served, served.batcher.statistics.request() as timing:
+        """Classify images deterministically."""
+        model = self._repository.get(query.model, query.version, request_id(request))
+        manifest = model.bundle.manifest
+        with model, model.batcher.statistics.time_request() as timing:
             images = await self._reader.read(request, manifest.input)
-            timing.has_read(len(images))
-            prediction = await served.batcher.predict(images)
-            timing.has_answered()
-            content = {"model": manifest.name, "version": served.version}
-            rows = partial(answers.plain, prediction, manifest.class_names)
-            return await rows_response(content, rows, len(images) * len(manifest.class_names))
+            timing.mark_input_read(len(images))
+            prediction = await model.batcher.predict(images)
+            timing.mark_predicted()
+            content = {"model": manifest.name, "version": model.version}
+            rows = partial(
+                response_builders.deterministic_predictions, prediction, manifest.class_names
+            )
+            return await predictions_response(
+                content, rows, len(images) * len(manifest.class_names)
+            )
 
     async def uncertainty(
         self, request: Request, query: Annotated[schemas.UncertaintyQuery, Query()]
     ) -> Response:
-        """Answer with dropout alive."""
-        served = self._repository.get(query.model, query.version, request_id(request))
-        how = sampling(query, self._settings)
-        manifest = served.bundle.manifest
-        with served, served.batcher.sampled_statistics.request() as timing:
+        """Classify images with dropout active, and describe how uncertain each prediction is."""
+        model = self._repository.get(query.model, query.version, request_id(request))
+        sampling = parse_sampling(query, self._settings)
+        manifest = model.bundle.manifest
+        with model, model.batcher.sampled_statistics.time_request() as timing:
             images = await self._reader.read(request, manifest.input)
-            timing.has_read(len(images))
-            answer = await served.batcher.uncertainty(images, how)
-            timing.has_answered()
+            timing.mark_input_read(len(images))
+            uncertainty = await model.batcher.uncertainty(images, sampling)
+            timing.mark_predicted()
             decisions = None
-            if served.calibrated is not None:
-                decisions = served.calibrated.decide(
-                    answer, query.coverage, query.sets, query.max_risk
+            if model.calibrator is not None:
+                decisions = model.calibrator.decide(
+                    uncertainty, query.coverage, query.sets, query.max_risk
                 )
-            _observe(answer, decisions, self._metrics, manifest.name)
+            _record_metrics(uncertainty, decisions, self._metrics, manifest.name)
             content = {
                 "model": manifest.name,
-                "version": served.version,
+                "version": model.version,
                 "method": query.method,
-                **answers.asked(how, decisions),
+                **response_builders.sampling_fields(sampling, decisions),
             }
-            rows = partial(answers.uncertain, answer, manifest.class_names, decisions, how)
-            count = _COLUMNS * len(images) * len(manifest.class_names)
-            return await rows_response(content, rows, count)
+            rows = partial(
+                response_builders.uncertain_predictions,
+                uncertainty,
+                manifest.class_names,
+                decisions,
+                sampling,
+            )
+            count = _NUMBERS_PER_CLASS * len(images) * len(manifest.class_names)
+            return await predictions_response(content, rows, count)
 
-    async def disabled(self, request: Request) -> Response:
-        """Say that it is."""
+    async def uncertainty_disabled(self, request: Request) -> Response:
+        """Answer POST /uncertainty where the server runs with --no-uncertainty."""
         raise UncertaintyDisabledError(
             "POST /uncertainty is switched off on this server; use /predict, or start it without "
             "--no-uncertainty."
         )
 
 
-def _observe(
-    answer: Uncertainty, decisions: Decisions | None, metrics: Metrics, model: str
+def _record_metrics(
+    uncertainty: Uncertainty, decisions: Decisions | None, metrics: Metrics, model: str
 ) -> None:
     observed = [
-        (metrics.predictive_entropy, answer.predictive_entropy),
-        (metrics.mutual_information, answer.mutual_information),
+        (metrics.predictive_entropy, uncertainty.predictive_entropy),
+        (metrics.mutual_information, uncertainty.mutual_information),
     ]
     abstentions = 0
     if decisions is not None:
         observed += [
-            (metrics.typicality, answer.typicality),
+            (metrics.typicality, uncertainty.typicality),
             (metrics.set_size, decisions.sets.sum(axis=1)),
         ]
         abstentions = int(np.count_nonzero(decisions.abstain))
-    if len(answer.labels) > _FEW_IMAGES:  # of many such requests the sum would hold up others
-        metrics.uncertain(model, observed, abstentions)
+    # Deferred updates run together, so those of many large requests would delay other requests.
+    if len(uncertainty.labels) > _MAX_DEFERRED_IMAGES:
+        metrics.observe_uncertainty(model, observed, abstentions)
     else:
-        metrics.tally.later(metrics.uncertain, model, observed, abstentions)
+        metrics.deferred.defer(metrics.observe_uncertainty, model, observed, abstentions)

@@ -1,26 +1,25 @@
-"""HTTP in, HTTP out; no numerics."""
+"""What the routes share: fast responses, repeated query parameters, access control."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
-from starlette.types import Scope
 
 from service.errors import ControlDisabledError, InvalidQueryError
+from service.http.http_protocol import CONTROL
 from service.http.middleware import REQUEST_ID
-from service.http.protocol import CONTROL
 from service.settings import ServiceSettings
 
-MANY_NUMBERS = 2**14
-"""In an answer: more are written beside the event loop, which they would hold up."""
+MAX_INLINE_NUMBERS = 2**14
+"""A response with more numbers is serialised in a thread, so as not to block the event loop."""
 
 
-class Answer(Response):
-    """A whole answer of status 200, in less than half the time that Starlette needs for one."""
+class RawResponse(Response):
+    """A complete response of status 200. It takes less than half the time of Starlette's."""
 
     def __init__(
         self,
@@ -28,7 +27,7 @@ class Answer(Response):
         media_type: bytes = b"application/json",
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Take the body, and further headers, their names in small letters."""
+        """Set the body, and additional headers, whose names must be in lower case."""
         self.status_code = 200
         self.background = None
         self.body = body
@@ -39,36 +38,36 @@ class Answer(Response):
         ]
 
 
-def json_response(content: Mapping[str, Any]) -> Answer:
-    """Serialise once, floats in full; NumPy's numbers with the digits of their own precision."""
-    return Answer(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+def json_response(content: Mapping[str, Any]) -> RawResponse:
+    """Build a JSON response; NumPy's numbers get the digits of their own precision."""
+    return RawResponse(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-async def rows_response(
+async def predictions_response(
     content: dict[str, Any], rows: Callable[[], Sequence[Any]], count: int
-) -> Answer:
-    """Serialise an answer and its predictions; many of them beside the event loop.
+) -> RawResponse:
+    """Build a JSON response with `predictions`; many predictions are serialised in a thread.
 
-    rows: makes the predictions. count: of the numbers in all of them.
+    rows: builds the predictions. count: numbers in all predictions together.
     """
-    if count <= MANY_NUMBERS:
+    if count <= MAX_INLINE_NUMBERS:
         content["predictions"] = rows()
         return json_response(content)
-    return await asyncio.to_thread(_in_pieces, content, rows)
+    return await asyncio.to_thread(_serialize_by_row, content, rows)
 
 
-def _in_pieces(content: Mapping[str, Any], rows: Callable[[], Sequence[Any]]) -> Answer:
-    """Serialise row by row: to do it in one go would keep Python's lock all the time."""
-    written = b",".join([_dumped(row) for row in rows()])
-    return json_response({**content, "predictions": orjson.Fragment(b"[" + written + b"]")})
+def _serialize_by_row(content: Mapping[str, Any], rows: Callable[[], Sequence[Any]]) -> RawResponse:
+    """Serialise each row by itself; a single orjson call would hold the GIL throughout."""
+    serialised = b",".join([_dumps(row) for row in rows()])
+    return json_response({**content, "predictions": orjson.Fragment(b"[" + serialised + b"]")})
 
 
-def _dumped(content: Any) -> bytes:
+def _dumps(content: Any) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 async def refuse_repeated_parameters(request: Request) -> None:
-    """Refuse a query parameter that is given twice, rather than pick one of its values."""
+    """Refuse a query parameter that occurs twice, rather than ignore one of its values."""
     seen = set()
     for name, _ in request.query_params.multi_items():
         if name in seen:
@@ -76,33 +75,31 @@ async def refuse_repeated_parameters(request: Request) -> None:
         seen.add(name)
 
 
-_OF_PAGES = ("origin", "sec-fetch-site")
-"""Headers that browsers alone send, and no page can leave out."""
+def new_router(
+    tag: str, prefix: str = "", responses: dict[int | str, dict[str, Any]] | None = None
+) -> APIRouter:
+    """Return a router of documented routes, which refuse a query parameter that is given twice."""
+    once = Depends(refuse_repeated_parameters)
+    return APIRouter(prefix=prefix, tags=[tag], responses=responses, dependencies=[once])
 
 
-class NamedRoute(Route):
-    """A route that is counted under its path, as FastAPI's own are, without their cost."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Note the route in the scope, where the middleware finds it."""
-        match, child_scope = super().matches(scope)
-        if match is not Match.NONE:
-            child_scope["route"] = self
-        return match, child_scope
+_BROWSER_HEADERS = ("origin", "sec-fetch-site")
+"""Request headers that only browsers send, and that no web page can suppress."""
 
 
 def require_control(request: Request, settings: ServiceSettings) -> None:
-    """Refuse whoever may not change which models are in service.
+    """Refuse a request that may not change the active versions.
 
-    By which listener a request came decides it, never what the request says of itself: a proxy on
-    this machine need not say for whom it asks.
+    The listener on which the request arrived decides, never its headers or address, since a proxy
+    on this machine need not forward the address of its client.
 
     Raises:
-        ControlDisabledError: by the settings, or because the request comes from a web page.
+        ControlDisabledError: the settings forbid it, or the request comes from a web page.
     """
     if settings.control == "nobody":
         raise ControlDisabledError("Models cannot be changed over HTTP here (--control nobody).")
-    if any(name in request.headers for name in _OF_PAGES):  # which a browser here happens to show
+    # A page of any origin may send requests from a browser on this machine.
+    if any(name in request.headers for name in _BROWSER_HEADERS):
         raise ControlDisabledError("Models cannot be changed from a web page; use a client.")
     if settings.control == "local" and not request.scope.get(CONTROL):
         raise ControlDisabledError(
@@ -112,5 +109,5 @@ def require_control(request: Request, settings: ServiceSettings) -> None:
 
 
 def request_id(request: Request) -> str:
-    """Return the request's id as its client gave it, or the one the middleware made."""
+    """Return the request's id, which its client has sent or the middleware has generated."""
     return str(request.scope.get(REQUEST_ID, ""))

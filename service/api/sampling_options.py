@@ -1,25 +1,27 @@
-"""What a request asks of dropout -> what a head is asked. Knows no HTTP."""
+"""Validated query parameters -> the `Sampling` that a predictor takes. Knows no HTTP."""
 
-from model.dropout.sampling import AdaptiveSamples, Analytic, FixedSamples, Sampling
+from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from service.api.schemas import SamplingQuery
 from service.errors import InvalidQueryError
 from service.settings import ServiceSettings
 
 
-def sampling(query: SamplingQuery, settings: ServiceSettings, *, brief: bool = False) -> Sampling:
-    """Turn what a request asks into what a head is asked.
+def parse_sampling(
+    query: SamplingQuery, settings: ServiceSettings, *, summary_only: bool = False
+) -> Sampling:
+    """Build the sampling that a request selects, with the configured defaults filled in.
 
-    brief: without the figures that a protocol does not give.
+    summary_only: compute only the statistics that the Open Inference Protocol returns.
 
     Raises:
-        InvalidQueryError: more samples than allowed, or parameters that exclude one another.
+        InvalidQueryError: too many samples, or parameters that exclude one another.
     """
     if query.method == "analytic":
-        _refuse(query, ("samples", "seed", "design"), "method=analytic draws no samples")
+        _refuse_parameters(query, ("samples", "seed", "design"), "method=analytic draws no samples")
         return Analytic()
     seed = settings.default_seed if query.seed is None else query.seed
     if query.samples == "auto":
-        _refuse(query, ("design",), "samples=auto draws masks in independent pairs")
+        _refuse_parameters(query, ("design",), "samples=auto draws masks in independent pairs")
         return AdaptiveSamples(seed, settings.max_samples)
     samples = settings.default_samples if query.samples is None else query.samples
     if samples > settings.max_samples:
@@ -27,10 +29,10 @@ def sampling(query: SamplingQuery, settings: ServiceSettings, *, brief: bool = F
             f"Parameter 'samples': at most {settings.max_samples} are drawn here, "
             f"but got {samples}."
         )
-    return FixedSamples(seed, samples, query.design or "orthogonal", brief)
+    return FixedSamples(seed, samples, query.design or "orthogonal", summary_only)
 
 
-def _refuse(query: SamplingQuery, names: tuple[str, ...], reason: str) -> None:
+def _refuse_parameters(query: SamplingQuery, names: tuple[str, ...], reason: str) -> None:
     for name in names:
         if getattr(query, name) is not None:
             raise InvalidQueryError(f"Parameter {name!r}: {reason}; leave it out.")

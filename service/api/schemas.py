@@ -1,10 +1,10 @@
-"""What goes over the wire: the shapes that the OpenAPI description shows. Knows no numerics."""
+"""Pydantic schemas of the native routes. They validate queries and make the OpenAPI description."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from model.bundle.architecture import DropoutLayer
+from model.bundle.network_architecture import DropoutLayer
 from model.bundle.store import Manifest, Precision
 from model.dropout.masks import MAX_SEED
 from model.images.preprocessing import InputSpec
@@ -19,34 +19,34 @@ ByClass = dict[str, Probability]
 
 
 _VERSION = (
-    "a version in service, by its number or as stable or canary; if left out stable, or canary for "
-    "its share of the requests"
+    "an active version, by its number or as stable or canary; if left out, the stable one, or the "
+    "canary for its share of the requests"
 )
 
 
-class _Shape(BaseModel):
+class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ModelQuery(_Shape):
+class ModelQuery(_Schema):
     """Query parameters of every route that answers for a model."""
 
     model: str | None = Field(None, description="model name; the default model if left out")
     version: str | None = Field(None, description=_VERSION)
 
 
-class NoQuery(_Shape):
-    """The query of routes that take none."""
+class NoQuery(_Schema):
+    """The query of routes that take no parameters."""
 
 
-class VersionQuery(_Shape):
-    """The query of a model's card."""
+class VersionQuery(_Schema):
+    """Query parameters of GET /models/{name}."""
 
     version: str | None = Field(None, description=_VERSION)
 
 
-class SamplingQuery(_Shape):
-    """How dropout is to be sampled."""
+class SamplingQuery(_Schema):
+    """Query parameters that select how dropout is sampled."""
 
     samples: (
         Annotated[
@@ -56,15 +56,18 @@ class SamplingQuery(_Shape):
         | None
     ) = Field(
         None,
-        description="dropout samples T, or 'auto': as many as settle each label, at most the "
+        description="dropout samples T, or 'auto': as many as decide each label, at most the "
         "configured maximum; the configured number if left out",
     )
     seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="of the dropout masks; the configured one if left out"
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="seed of the dropout masks; the configured one if left out",
     )
     method: Method = Field(
         "mc_dropout",
-        description="mc_dropout draws samples; analytic integrates the distribution they are of, "
+        description="mc_dropout draws samples; analytic integrates the distribution of the logits, "
         "and takes neither samples nor seed nor design",
     )
     design: OfferedDesign | None = Field(
@@ -90,14 +93,14 @@ class UncertaintyQuery(ModelQuery, SamplingQuery):
     )
 
 
-class EncodedImage(_Shape):
+class EncodedImage(_Schema):
     """A PNG, JPEG, WebP, GIF or BMP file."""
 
     b64: str = Field(description="the file's bytes in base64")
 
 
-class Instances(_Shape):
-    """A JSON body: one or more images."""
+class Instances(_Schema):
+    """The JSON body of POST /predict and POST /uncertainty: one or more images."""
 
     instances: list[EncodedImage | list[list[Probability | list[Probability]]]] = Field(
         min_length=1,
@@ -105,13 +108,13 @@ class Instances(_Shape):
     )
 
 
-class NamedImage(_Shape):
+class NamedImage(_Schema):
     """An image under its input's name, as TensorFlow Serving's clients may send it."""
 
     images: EncodedImage | list[list[Probability | list[Probability]]]
 
 
-class Rows(_Shape):
+class Rows(_Schema):
     """The body of /v1: `Instances` as TensorFlow Serving's clients send them."""
 
     instances: list[EncodedImage | NamedImage | list[list[Probability | list[Probability]]]] = (
@@ -120,32 +123,32 @@ class Rows(_Shape):
     signature_name: Literal["serving_default"] = "serving_default"
 
 
-class Prediction(_Shape):
-    """The deterministic answer for one image."""
+class Prediction(_Schema):
+    """The deterministic prediction for one image."""
 
     label: str = Field(description="the class of the highest probability")
     confidence: Probability = Field(description="the label's probability")
     probabilities: ByClass = Field(description="by class name; they add up to 1")
 
 
-class Predictions(_Shape):
-    """The answer of POST /predict, one prediction an image, in order."""
+class Predictions(_Schema):
+    """The response of POST /predict: one prediction per image, in order."""
 
     model: str
     version: str
     predictions: list[Prediction]
 
 
-class UncertainPrediction(_Shape):
-    """The answer with dropout alive for one image; entropies in nats."""
+class UncertainPrediction(_Schema):
+    """The prediction with dropout active for one image; entropies in nats."""
 
     label: str = Field(description="the class of the highest mean probability")
     confidence: Probability = Field(description="the label's mean probability")
     probabilities: ByClass = Field(description="mean over samples, by class name")
     probability_std: dict[str, float] = Field(description="standard deviation over samples")
     standard_error: dict[str, float | None] = Field(
-        description="of the mean, from the sampling alone: a safe bound; null where fewer than two "
-        "samples were drawn"
+        description="standard error of the mean, an upper bound of the error from sampling alone; "
+        "null where fewer than two samples were drawn"
     )
     predictive_entropy: Nats = Field(description="entropy of the mean, 0..ln K: total uncertainty")
     expected_entropy: Nats = Field(
@@ -161,22 +164,22 @@ class UncertainPrediction(_Shape):
         "first; of thr it may be empty; null: uncalibrated"
     )
     typicality: Probability | None = Field(
-        description="share of validation images that are less like the training images; null: "
+        description="share of validation images that are less typical than this image; null: "
         "uncalibrated"
     )
     abstain: bool | None = Field(
-        description="true: not sure enough to keep to `max_risk`; null: uncalibrated"
+        description="true: the error rate would exceed `max_risk`; null: uncalibrated"
     )
     samples_used: int | None = Field(None, description="with samples=auto alone")
     stopped_because: Literal["settled", "maximum"] | None = Field(
         None,
-        description="with samples=auto alone: settled, the label is the one that endless sampling "
-        "would give, with a confidence of 99 %; maximum, the samples ran out first",
+        description="with samples=auto alone: settled, the label is decided, i.e. with a "
+        "confidence of 99 % more samples would not change it; maximum, the samples ran out first",
     )
 
 
-class UncertainPredictions(_Shape):
-    """The answer of POST /uncertainty, one prediction an image, in order."""
+class UncertainPredictions(_Schema):
+    """The response of POST /uncertainty: one prediction per image, in order."""
 
     model: str
     version: str
@@ -194,8 +197,8 @@ class UncertainPredictions(_Shape):
     predictions: list[UncertainPrediction]
 
 
-class ModelSummary(_Shape):
-    """A model in service."""
+class ModelSummary(_Schema):
+    """The active versions of a model."""
 
     name: str
     version: str
@@ -210,62 +213,62 @@ class ModelSummary(_Shape):
     canary_share: float = Field(description="of the requests that name no version, 0..1")
 
 
-class CanaryQuery(_Shape):
-    """The query that starts a canary."""
+class CanaryQuery(_Schema):
+    """Query parameters of POST /models/{name}/canary."""
 
     version: int = Field(ge=1, description="version to try")
     share: float = Field(0.1, gt=0, le=1, description="of the requests that name no version")
 
 
-class PinQuery(_Shape):
-    """The query that holds a version."""
+class PinQuery(_Schema):
+    """Query parameters of POST /models/{name}/pin."""
 
-    version: int = Field(ge=1, description="version to hold")
+    version: int = Field(ge=1, description="version to pin")
 
 
-class RefusedVersion(_Shape):
-    """A version that was not loaded."""
+class RefusedVersion(_Schema):
+    """A version that was refused when it was loaded."""
 
     name: str
     version: str
     reason: str
 
 
-class Models(_Shape):
-    """The answer of GET /models."""
+class Models(_Schema):
+    """The response of GET /models."""
 
     default: str | None = Field(description="the model of requests that name none")
     models: list[ModelSummary]
     refused: list[RefusedVersion]
 
 
-class ModelCard(_Shape):
-    """The answer of GET /models/{name}: the manifest and the card, Markdown."""
+class ModelCard(_Schema):
+    """The response of GET /models/{name}: the manifest, and the model card as Markdown."""
 
     manifest: Manifest
     card: str
 
 
-class Live(_Shape):
-    """The answer of GET /health/live."""
+class Live(_Schema):
+    """The response of GET /health/live."""
 
     live: Literal[True]
 
 
-class Ready(_Shape):
-    """The answer of GET /health/ready when it is 200."""
+class Ready(_Schema):
+    """The response of GET /health/ready when its status is 200."""
 
     ready: Literal[True]
 
 
-class Error(_Shape):
-    """Every error, on every route."""
+class Error(_Schema):
+    """The response of every error, on every route."""
 
     error: str = Field(description="a sentence that says what to do")
-    code: str = Field(description="a word for programs")
+    code: str = Field(description="a machine-readable code")
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe a route's errors for OpenAPI: one shape, foreseen or not."""
-    described: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in statuses}
-    return described | {"default": {"model": Error, "description": "Any other error"}}
+    """Build FastAPI's `responses` for a route's error statuses; all have the schema `Error`."""
+    responses: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in statuses}
+    return responses | {"default": {"model": Error, "description": "Any other error"}}

@@ -1,39 +1,38 @@
-"""/v1/…: TensorFlow Serving's REST form, which KServe's V1 clients speak. No numerics."""
+"""/v1/…: TensorFlow Serving's REST API in row format, which KServe's V1 clients use, too."""
 
 from typing import Any
 
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.model_endpoint import ModelEndpoint, bundle_name
-from service.api.routes import NamedRoute, json_response, request_id, rows_response
+from service.api.open_inference_model import ModelEndpoint, split_model_name
+from service.api.routes import json_response, predictions_response, request_id
 from service.codecs.tensors import Tensor
-from service.registry.repository import Repository
+from service.registry.model_repository import Repository
 from service.sandbox.image_reader import ImageReader
 from service.settings import ServiceSettings
 
 
-def routes(
-    settings: ServiceSettings, repository: Repository, reader: ImageReader
-) -> list[NamedRoute]:
-    """Build the four routes."""
+def router(settings: ServiceSettings, repository: Repository, reader: ImageReader) -> APIRouter:
+    """Build the routes of the models' names, of a model's status and of its predictions."""
 
-    def face(request: Request) -> ModelEndpoint:
-        name, sampled = bundle_name(request.path_params["name"], settings)
+    def resolve(request: Request) -> ModelEndpoint:
+        name, dropout_active = split_model_name(request.path_params["name"], settings)
         version = request.path_params.get("version")
-        return ModelEndpoint(repository.get(name, version, request_id(request)), sampled)
+        return ModelEndpoint(repository.get(name, version, request_id(request)), dropout_active)
 
     async def names(_request: Request) -> Response:
-        return json_response({"models": [offer.stable.name for offer in repository.offers]})
+        return json_response({"models": [each.stable.name for each in repository.active_versions]})
 
     async def status(request: Request) -> Response:
-        asked = face(request)
-        versions = repository.versions(asked.served)
+        endpoint = resolve(request)
+        versions = repository.versions(endpoint.model)
         if "version" in request.path_params:
-            versions = [asked.served]
+            versions = [endpoint.model]
         return json_response(
             {
-                "name": asked.name,
+                "name": endpoint.name,
                 "ready": True,
                 "model_version_status": [
                     {
@@ -47,26 +46,26 @@ def routes(
         )
 
     async def predict(request: Request) -> Response:
-        asked = face(request)
-        with asked.served, asked.statistics.request() as timing:
-            images = await reader.read_rows(request, asked.spec)
-            timing.has_read(len(images))
-            outputs = await asked.answer(images, asked.how({}, settings), None)
-            timing.has_answered()
-            return await rows_response(
+        endpoint = resolve(request)
+        with endpoint.model, endpoint.statistics.time_request() as timing:
+            images = await reader.read_rows(request, endpoint.spec)
+            timing.mark_input_read(len(images))
+            outputs = await endpoint.infer(images, endpoint.sampling({}, settings), None)
+            timing.mark_predicted()
+            return await predictions_response(
                 {}, lambda: _rows(outputs), sum(tensor.values.size for tensor in outputs)
             )
 
-    found = [NamedRoute("/v1/models", names, methods=["GET"])]
-    for model in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
-        found += [
-            NamedRoute(f"{model}:predict", predict, methods=["POST"]),
-            NamedRoute(model, status, methods=["GET"]),
-        ]
-    return found
+    routes = APIRouter(prefix="/v1", include_in_schema=False)  # `openapi` describes them
+    routes.add_api_route("/models", names, methods=["GET", "HEAD"])
+    for model in ("/models/{name}", "/models/{name}/versions/{version}"):
+        routes.add_api_route(f"{model}:predict", predict, methods=["POST"])
+        routes.add_api_route(model, status, methods=["GET", "HEAD"])
+    return routes
 
 
 def _rows(outputs: list[Tensor]) -> list[dict[str, Any]]:
+    """Return the outputs of each image by name (TensorFlow Serving's row format)."""
     columns = {
         tensor.name: [each.decode() for each in tensor.values]
         if tensor.datatype == "BYTES"

@@ -1,4 +1,4 @@
-"""Content codings of HTTP, both ways, within limits (RFC 9110, 8.4). Knows no request."""
+"""Compresses and decompresses bodies by HTTP content coding (RFC 9110, 8.4), within a limit."""
 
 import zlib
 from collections.abc import Callable
@@ -6,73 +6,80 @@ from collections.abc import Callable
 from service.errors import BodyTooLargeError, CompressionError
 
 IDENTITY = "identity"
-WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # RFC 1952, RFC 1950
+WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""zlib's `wbits` by content coding: gzip is RFC 1952, deflate is RFC 1950."""
 
-_FASTEST = 1
-_LONGEST_PREFERENCE = 1_024
-"""Of an Accept-Encoding, in characters; browsers send some thirty."""
+_FASTEST_LEVEL = 1
+_MAX_ACCEPT_ENCODING_CHARACTERS = 1_024
+"""A longer Accept-Encoding header is ignored; browsers send about thirty characters."""
 
 
-def unpack(body: bytes, encoding: str, limit: int) -> bytes:
-    """Unpack a whole body to at most `limit` bytes.
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Decompress a body to at most `limit` bytes.
 
     Raises:
-        BodyTooLargeError, CompressionError.
+        BodyTooLargeError: the body decompresses to more than `limit` bytes.
+        CompressionError: the body is not one complete stream of this encoding.
     """
     if encoding == IDENTITY:
         return body
-    unpacked = unpack_if_small(body, encoding, limit)
-    if unpacked is None:
-        raise too_large(limit)
-    return unpacked
+    decompressed = decompress_up_to(body, encoding, limit)
+    if decompressed is None:
+        raise body_too_large_error(limit)
+    return decompressed
 
 
-def unpack_if_small(body: bytes, encoding: str, limit: int) -> bytes | None:
-    """Unpack a body; None: it comes to more than `limit` bytes. Raises CompressionError."""
-    unpacker = zlib.decompressobj(WINDOW_BITS[encoding])
+def decompress_up_to(body: bytes, encoding: str, limit: int) -> bytes | None:
+    """Decompress a body; return None if that gives more than `limit` bytes.
+
+    Raises:
+        CompressionError: the body is not one complete stream of this encoding.
+    """
+    decompressor = zlib.decompressobj(WINDOW_BITS[encoding])
     try:
-        unpacked = unpacker.decompress(body, limit + 1)
+        decompressed = decompressor.decompress(body, limit + 1)
     except zlib.error:
-        unpacked = None
-    if unpacked is not None and len(unpacked) > limit:
+        decompressed = None
+    if decompressed is not None and len(decompressed) > limit:
         return None
-    if unpacked is None or not unpacker.eof or unpacker.unused_data:
+    if decompressed is None or not decompressor.eof or decompressor.unused_data:
         raise CompressionError(
             f"The body is not one whole {encoding} stream; compress it again, or send it as "
             "it is without Content-Encoding."
         )
-    return unpacked
+    return decompressed
 
 
-def too_large(limit: int) -> BodyTooLargeError:
-    """Build the error of a body that is, packed or unpacked, larger than `limit` bytes."""
+def body_too_large_error(limit: int) -> BodyTooLargeError:
+    """Build the error of a body larger than `limit` bytes, compressed or decompressed."""
     return BodyTooLargeError(
         f"The body is larger than {limit:,} bytes; send fewer or smaller images."
     )
 
 
-def packer(accept_encoding: str) -> tuple[str, Callable[[bytes], bytes]] | None:
-    """Choose how to compress an answer, by the request's Accept-Encoding (RFC 9110, 12.5.3).
+def choose_compressor(accept_encoding: str) -> tuple[str, Callable[[bytes], bytes]] | None:
+    """Choose how to compress a response by the request's Accept-Encoding (RFC 9110, 12.5.3).
 
     Returns:
-        the Content-Encoding and what packs so; None to leave the answer as it is.
+        the Content-Encoding and the function that compresses; None to send the body uncompressed.
     """
-    if len(accept_encoding) > _LONGEST_PREFERENCE:
+    if len(accept_encoding) > _MAX_ACCEPT_ENCODING_CHARACTERS:
         return None
-    weights = dict(map(_weighed, accept_encoding.split(",")))
-    others = weights.get("*", 0.0)
-    offered = {encoding: weights.get(encoding, others) for encoding in WINDOW_BITS}
-    best = max(offered, key=lambda encoding: offered[encoding])
-    if not offered[best] > 0:  # also true of NaN
+    weights = dict(map(_parse_weight, accept_encoding.split(",")))
+    default_weight = weights.get("*", 0.0)
+    supported = {encoding: weights.get(encoding, default_weight) for encoding in WINDOW_BITS}
+    best = max(supported, key=lambda encoding: supported[encoding])
+    if not supported[best] > 0:  # `not … > 0` refuses NaN, too
         return None
 
-    def pack(body: bytes) -> bytes:
-        return zlib.compress(body, _FASTEST, WINDOW_BITS[best])
+    def compress(body: bytes) -> bytes:
+        return zlib.compress(body, _FASTEST_LEVEL, WINDOW_BITS[best])
 
-    return best, pack
+    return best, compress
 
 
-def _weighed(item: str) -> tuple[str, float]:
+def _parse_weight(item: str) -> tuple[str, float]:
+    """Split `gzip;q=0.5` into the coding and its weight; an invalid weight counts as 0."""
     encoding, _, parameter = item.partition(";")
     weight = parameter.strip().removeprefix("q=")
     try:

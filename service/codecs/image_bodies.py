@@ -1,7 +1,7 @@
-"""A body's bytes -> the images in it, all at once and in one thread.
+"""Extracts and decodes the images in a request body.
 
-Runs on the event loop for what is small, and in a sandbox process for everything else, so it
-imports no web framework. Knows no request and no model beyond the input it declares.
+The code is synchronous. It runs inline for small bodies and in a sandbox process for all others,
+so it imports no web framework. Knows no request and no model beyond the input that it declares.
 """
 
 import base64
@@ -14,17 +14,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from model.images.preprocessing import (
-    InputSpec,
-    from_numbers,
-    from_tensor,
-    open_all,
-    require_planes,
-    to_float,
-)
-from service.codecs.forms import form_files
-from service.codecs.limits import Limits
-from service.codecs.tensors import InferRequest, Tensor
+from model.images.pixel_values import from_numbers, from_tensor, require_nchw
+from model.images.preprocessing import InputSpec, open_all, to_float
+from service.codecs.image_limits import Limits
+from service.codecs.infer_requests import InferRequest
+from service.codecs.multipart_forms import read_form_files
+from service.codecs.tensors import Tensor
 from service.errors import (
     EmptyBodyError,
     InvalidBase64Error,
@@ -36,33 +31,35 @@ from service.errors import (
 
 JSON_TYPE = "application/json"
 FORM_TYPE = "multipart/form-data"
-INPUT = "images"
-"""Name of the one tensor that a model takes."""
+INPUT_NAME = "images"
+"""Name of the only input tensor of a model."""
 
-Layout = Literal["native", "rows"]
-"""Of a JSON body: `native` is that of /predict and /uncertainty, `rows` TensorFlow Serving's."""
+JsonLayout = Literal["native", "rows"]
+"""Format of a JSON body: `native` for /predict and /uncertainty, `rows` for TensorFlow Serving."""
 
 Item = Any
-"""An image: a file's bytes, or nested numbers."""
+"""One image of a body: the bytes of a file, or nested lists of numbers."""
 Images = NDArray[np.uint8] | NDArray[np.float32]
-"""[N, C, H, W]: 0..255 as decoded, or 0..1."""
-Ask = Callable[[int, int], None]
-"""Told how many bytes of memory the next step takes, and how many pixels it decodes; returns when
-it may be taken."""
+"""[N, C, H, W]: uint8 in 0..255 as decoded, or float32 in 0..1."""
+ReserveMemory = Callable[[int, int], None]
+"""Takes the bytes of memory and the pixels that the next step needs; returns, perhaps after a
+wait, when the step may run, and raises if it may not."""
 
-_INSTANCES = '{"instances": [IMAGE, ...]}'
+_INSTANCES_FORM = '{"instances": [IMAGE, ...]}'
 _SIGNATURE = "serving_default"
 _ROWS_FIELDS = {"instances", "signature_name"}
-JSON_BYTES = 24
-"""Of memory that a byte of JSON comes to, at most: `[],` is a list of 56 bytes and its place."""
-_SPARE_VALUES = 2**16
-"""Of a JSON body beside its numbers."""
+MEMORY_BYTES_PER_JSON_BYTE = 24
+"""Upper bound of parsed JSON in memory: `[],` becomes a list of 56 bytes and a pointer to it."""
+_EXTRA_JSON_VALUES = 2**16
+"""Values that a JSON body may have besides the pixels."""
 
 
-def read_items(body: bytes, content_type: str, layout: Layout, limits: Limits) -> Sequence[Item]:
-    """Find the images in a body, at least one and no more than allowed; decodes none.
+def read_items(
+    body: bytes, content_type: str, layout: JsonLayout, limits: Limits
+) -> Sequence[Item]:
+    """Extract the images of a body without decoding them: between 1 and `limits.images` items.
 
-    content_type: the header as it came.
+    content_type: the unparsed value of the header.
 
     Raises:
         EmptyBodyError, InvalidJsonError, InvalidRequestError, InvalidBase64Error,
@@ -72,24 +69,26 @@ def read_items(body: bytes, content_type: str, layout: Layout, limits: Limits) -
         raise EmptyBodyError("The request has no body; send an image.")
     kind = media_type(content_type)
     if kind == FORM_TYPE:
-        return form_files(body, content_type, limits)
+        return read_form_files(body, content_type, limits)
     if kind != JSON_TYPE:
         return [body]
     content = read_json(body)
-    instances = _native(content) if layout == "native" else _rows(content)
+    instances = _native_instances(content) if layout == "native" else _row_instances(content)
     if not instances:
         raise EmptyBodyError("'instances' is empty; send at least one image.")
     limits.check_count(len(instances))
     return [_from_base64(item) if isinstance(item, dict) else item for item in instances]
 
 
-def to_images(items: Sequence[Item], spec: InputSpec, limits: Limits, ask: Ask) -> Images:
-    """Decode files and check numbers, in their order; raises InputError."""
+def to_images(
+    items: Sequence[Item], spec: InputSpec, limits: Limits, reserve: ReserveMemory
+) -> Images:
+    """Decode the files and validate the numbers of `items`, in order; raises InputError."""
     files = [item for item in items if type(item) is bytes]
     if not files:
         images = [from_numbers(item, spec) for item in items]
         return np.stack(images) if len(images) > 1 else images[0][np.newaxis]
-    pixels = decode_files(files, spec, limits, ask)
+    pixels = decode_files(files, spec, limits, reserve)
     if len(files) == len(items):
         return pixels
     decoded = iter(to_float(pixels))
@@ -99,73 +98,86 @@ def to_images(items: Sequence[Item], spec: InputSpec, limits: Limits, ask: Ask) 
 
 
 def decode_files(
-    files: Sequence[bytes], spec: InputSpec, limits: Limits, ask: Ask
+    files: Sequence[bytes], spec: InputSpec, limits: Limits, reserve: ReserveMemory
 ) -> NDArray[np.uint8]:
     """Decode image files to uint8 [N, C, H, W]; raises InputError."""
     opened = open_all(files, limits.image_pixels, limits.request_pixels)
-    ask(opened.peak_bytes, opened.pixels)
+    reserve(opened.peak_bytes, opened.pixels)
     return opened.load(spec)
 
 
-def bound_json(body: bytes, content_type: str, spec: InputSpec, limits: Limits, ask: Ask) -> None:
-    """Refuse JSON of more values than the images of a request have, before it is read.
+def check_json_size(
+    body: bytes, content_type: str, spec: InputSpec, limits: Limits, reserve: ReserveMemory
+) -> None:
+    """Refuse JSON of far more values than a request can have, and reserve memory to parse it.
+
+    Commas and brackets are counted, since parsing is what takes the memory. A body of another
+    content type passes.
 
     Raises:
-        TooManyImagesError: several times as many.
+        TooManyImagesError: the JSON has more than twice the values of `limits.images` images.
     """
     if media_type(content_type) != JSON_TYPE:
         return
-    values = spec.height * spec.width * (spec.channels + 2)  # each pixel may be a list
-    most = 2 * limits.images * values + _SPARE_VALUES
-    if body.count(b",") + body.count(b"[") > most:
+    image_values = spec.height * spec.width * (spec.channels + 2)  # each pixel may be a list
+    max_values = 2 * limits.images * image_values + _EXTRA_JSON_VALUES
+    if body.count(b",") + body.count(b"[") > max_values:
         raise TooManyImagesError(
             f"The JSON holds far more values than the {limits.images} images that one request "
             f"may have, of {spec.channels} x {spec.height} x {spec.width} numbers each; send "
             "fewer or smaller images."
         )
-    ask(JSON_BYTES * len(body), 0)
+    reserve(MEMORY_BYTES_PER_JSON_BYTE * len(body), 0)
 
 
-def of_tensors(tensors: Sequence[Tensor], spec: InputSpec) -> Images | list[bytes]:
-    """Take the images out of the inputs of a request: as an array, or as files still to be decoded.
+def images_from_tensors(tensors: Sequence[Tensor], spec: InputSpec) -> Images | list[bytes]:
+    """Extract the images from the input tensors of a request.
+
+    Returns:
+        an array [N, C, H, W] for FP32 and UINT8, or the encoded files for BYTES.
 
     Raises:
-        InvalidTensorError: another input than `images`, or another rank.
-        InputError, InvalidBase64Error: about the images.
+        InvalidTensorError: the request has an input other than `images`, or of another rank.
+        InputError, InvalidBase64Error: an image cannot be used.
     """
-    if len(tensors) != 1 or tensors[0].name != INPUT:
+    if len(tensors) != 1 or tensors[0].name != INPUT_NAME:
         names = ", ".join(repr(tensor.name) for tensor in tensors)
-        raise InvalidTensorError(f"The one input is {INPUT!r}, but the request has {names}.")
+        raise InvalidTensorError(f"The one input is {INPUT_NAME!r}, but the request has {names}.")
     tensor = tensors[0]
     values = tensor.values
     if tensor.datatype == "FP32":
         return from_tensor(values, spec)
     if tensor.datatype == "UINT8":
-        require_planes(values.shape, spec)
+        require_nchw(values.shape, spec)
         return values
     if values.ndim != 1 or not len(values):
-        raise not_a_list_of_files(values.shape)
+        raise encoded_shape_error(values.shape)
     return [
-        unpack_base64(each, f"An element of {INPUT!r}") if isinstance(each, str) else each
+        decode_base64(each, f"An element of {INPUT_NAME!r}") if isinstance(each, str) else each
         for each in values
     ]
 
 
-def check_inputs(request: InferRequest, limits: Limits) -> None:
-    """Hold the shapes that a request declares to the limits, before its values are looked at.
+def check_input_shapes(request: InferRequest, limits: Limits) -> None:
+    """Check the declared shapes of the inputs against the limits, before their values are parsed.
 
     Raises:
-        TooManyImagesError, InvalidTensorError.
+        TooManyImagesError: the first dimension exceeds the limit.
+        InvalidTensorError: a BYTES input has more elements than images are allowed.
     """
     for each in request.inputs:
         if each.shape and each.shape[0] > limits.images:
             limits.check_count(each.shape[0])
         if each.datatype == "BYTES" and math.prod(each.shape) > limits.images:
-            raise not_a_list_of_files(each.shape)
+            raise encoded_shape_error(each.shape)
 
 
-def check_raw(length: int, spec: InputSpec) -> None:
-    """Hold a raw request, which is one image and nothing else, to its length in bytes."""
+def check_raw_length(length: int, spec: InputSpec) -> None:
+    """Check the length of a raw request, whose body is one FP32 image and nothing else.
+
+    Raises:
+        InvalidTensorError: the body has another number of bytes.
+    """
     expected = 4 * spec.channels * spec.height * spec.width
     if length != expected:
         raise InvalidTensorError(
@@ -174,13 +186,15 @@ def check_raw(length: int, spec: InputSpec) -> None:
         )
 
 
-def not_a_list_of_files(shape: Sequence[int]) -> InvalidTensorError:
-    """Build the error of encoded images in another shape."""
-    return InvalidTensorError(f"Encoded images are of shape [N], but {INPUT!r} has {list(shape)}.")
+def encoded_shape_error(shape: Sequence[int]) -> InvalidTensorError:
+    """Build the error of encoded images whose shape is not [N]."""
+    return InvalidTensorError(
+        f"Encoded images are of shape [N], but {INPUT_NAME!r} has {list(shape)}."
+    )
 
 
 def media_type(content_type: str) -> str:
-    """Return a Content-Type without its parameters, in small letters."""
+    """Return a Content-Type without its parameters, in lower case."""
     if content_type == JSON_TYPE:
         return content_type
     return content_type.partition(";")[0].strip().lower()
@@ -197,8 +211,8 @@ def read_json(body: bytes) -> Any:
         ) from None
 
 
-def unpack_base64(text: str, what: str) -> bytes:
-    """Decode base64; raises InvalidBase64Error, naming `what` it was."""
+def decode_base64(text: str, what: str) -> bytes:
+    """Decode base64; raises InvalidBase64Error, whose message begins with `what`."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -206,30 +220,32 @@ def unpack_base64(text: str, what: str) -> bytes:
         raise InvalidBase64Error(f"{what} is not base64; {hint} (RFC 4648).") from None
 
 
-def _native(content: Any) -> Sequence[Any]:
+def _native_instances(content: Any) -> Sequence[Any]:
     if not isinstance(content, dict) or set(content) != {"instances"}:
-        raise InvalidRequestError(f"The body is not of the form {_INSTANCES} and nothing else.")
-    return _list(content["instances"])
+        raise InvalidRequestError(
+            f"The body is not of the form {_INSTANCES_FORM} and nothing else."
+        )
+    return _require_list(content["instances"])
 
 
-def _rows(content: Any) -> Sequence[Any]:
-    """Return the images of a request in row form; each may stand under its input's name."""
+def _row_instances(content: Any) -> Sequence[Any]:
+    """Return the images of TensorFlow Serving's row form; each may be `{"images": IMAGE}`."""
     if not isinstance(content, dict) or not {"instances"} <= set(content) <= _ROWS_FIELDS:
         raise InvalidRequestError(
-            f"The body is not of the form {_INSTANCES}, with or without "
+            f"The body is not of the form {_INSTANCES_FORM}, with or without "
             f'"signature_name": "{_SIGNATURE}".'
         )
     if content.get("signature_name", _SIGNATURE) != _SIGNATURE:
         raise InvalidRequestError(f"The one signature here is {_SIGNATURE!r}; leave it out.")
     return [
-        each[INPUT] if isinstance(each, Mapping) and set(each) == {INPUT} else each
-        for each in _list(content["instances"])
+        each[INPUT_NAME] if isinstance(each, Mapping) and set(each) == {INPUT_NAME} else each
+        for each in _require_list(content["instances"])
     ]
 
 
-def _list(instances: Any) -> list[Any]:
+def _require_list(instances: Any) -> list[Any]:
     if not isinstance(instances, list):
-        raise InvalidRequestError(f"'instances' is not a list; send {_INSTANCES}.")
+        raise InvalidRequestError(f"'instances' is not a list; send {_INSTANCES_FORM}.")
     return instances
 
 
@@ -237,4 +253,4 @@ def _from_base64(item: dict[str, Any]) -> bytes:
     text = item.get("b64")
     if set(item) != {"b64"} or not isinstance(text, str):
         raise InvalidRequestError('An image given as an object must be {"b64": "..."} alone.')
-    return unpack_base64(text, "A 'b64' field")
+    return decode_base64(text, "A 'b64' field")

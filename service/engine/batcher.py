@@ -1,9 +1,9 @@
-"""Rows from many requests -> one run. Knows no HTTP and no file.
+"""Batches the rows of concurrent requests into inference runs. Knows no HTTP and no file.
 
-Whatever has queued while the last run was under way goes next; nothing waits for a timer. Runs
-happen one at a time: on a thread of their own, so that the event loop stays free, or inline, on the
-event loop itself, where they are so brief that waking the thread would count. A run that nobody
-waits for any more is ended.
+All requests that were queued during one run form the next batch; no timer delays a batch. Runs
+happen one at a time: on a thread, so that the event loop stays free, or inline, on the event-loop
+thread, where they are so short that waking the other thread would add noticeably. A run whose
+requests are all cancelled or timed out is terminated.
 """
 
 import asyncio
@@ -19,61 +19,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.store import SAMPLED_SUFFIX
-from model.dropout.sampling import FixedSamples, Sampling
+from model.dropout.sampling_methods import FixedSamples, Sampling
 from model.graphs.sessions import RunOptions, run_options
 from model.inference.predictor import Prediction
-from model.uncertainty.summary import Summary, Uncertainty
-from service.engine.latency import Costs, LatencyEstimator
-from service.engine.pending_requests import Answer, Deadlines, Floats, PendingRequest
+from model.uncertainty.uncertainty_measures import Summary, Uncertainty
+from service.engine.latency_estimator import Costs, LatencyEstimator
+from service.engine.pending_requests import DeadlineTimer, Floats, PendingRequest, Result
 from service.engine.scheduling import SLICE_SECONDS, Batch, RequestQueue
 from service.errors import NotReadyError, OverloadedError
 from service.observability.metrics import Metrics
-from service.observability.model_statistics import Statistics
+from service.observability.triton_statistics import ModelStatistics
 
 _STOPPING = "The server is stopping; send the request to another."
 _TERMINATION_SECONDS = 1.0
-"""How long a run that was told to end is waited for."""
+"""How long `close` waits for a run that it has terminated."""
 
 
 class RowPredictor(Protocol):
-    """What is used of `model.inference.predictor.Predictor`."""
+    """The part of `model.inference.predictor.Predictor` that the batcher uses."""
 
     def predict(self, images: Floats) -> Prediction:
-        """Run the whole network once."""
+        """Run trunk and head once, without dropout; images are float32 [N, C, H, W]."""
         ...
 
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
-        """Say how sure the answers are; requests with equal sampling share one call."""
+        """Run the head with dropout active; requests with equal `sampling` share one call."""
         ...
 
     def summary(self, prediction: Prediction, how: FixedSamples) -> Summary:
-        """Say it in brief."""
+        """Return a summary of the same samples, which is cheaper to compute."""
         ...
 
 
 @runtime_checkable
 class Interruptible(Protocol):
-    """A predictor whose runs can be ended."""
+    """A predictor whose runs can be terminated from another thread."""
 
     run_options: RunOptions | None
-    """Of the runs that begin now."""
+    """The options of the runs that begin from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one queue."""
+    """The limits of one batcher, in rows and seconds."""
 
     batch_rows: int
     queue_rows: int
     timeout_seconds: float
     inline_seconds: float = 0.002
-    """A run that takes no longer holds up the event loop: to wake a thread takes a tenth of it."""
+    """Runs estimated to take no longer run inline; waking the thread costs a tenth of this."""
     slice_seconds: float = SLICE_SECONDS
-    """A request that is estimated to take longer is run in slices, between which others run."""
+    """Requests estimated to take longer run in slices, between which other requests run."""
 
 
 class Batcher:
-    """The queue in front of one predictor. Start it inside a running event loop."""
+    """The queue and the runs of one predictor. Create it inside a running event loop."""
 
     def __init__(
         self,
@@ -84,155 +84,163 @@ class Batcher:
         version: str = "1",
         costs: Costs | None = None,
     ) -> None:
-        """Begin with nobody waiting.
+        """Start with an empty queue.
 
-        costs: what the network takes, as measured; None: no request is too costly, and none is run
-            in slices.
+        name, version: of the model, for metrics and the thread's name.
+        costs: the measured costs of the network; None: no request is refused as too costly, and
+            none runs in slices.
         """
         self._predictor = predictor
         self._limits = limits
         self._latency = LatencyEstimator(costs)
         self._queue = RequestQueue(limits.batch_rows, limits.slice_seconds, self._latency)
         self._running: Batch | None = None
-        """The run on the thread."""
+        """The batch that runs on the thread."""
         self._interruptible = predictor if isinstance(predictor, Interruptible) else None
         self._run_options = run_options() if self._interruptible else None
-        """Of the runs on the thread; None: each run ends by itself."""
+        """The options of the runs on the thread; None: the runs cannot be terminated."""
         self._idle = asyncio.Event()
         self._idle.set()
-        self._had_one = False
+        self._ran_inline_this_turn = False
         self._closing = False
         self._loop = asyncio.get_running_loop()
-        self._deadlines = Deadlines(self._loop)
+        self._deadlines = DeadlineTimer(self._loop)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"inference-{name}")
-        self._tally = metrics.tally
-        self._stop_showing = metrics.tally.show(
+        self._deferred = metrics.deferred
+        self._unregister_queue_gauge = metrics.deferred.add_gauge_source(
             metrics.queue_rows.labels(name), lambda: self._queue.rows
         )
         self._batch_rows = metrics.batch_rows.labels(name)
         self._trunk_seconds = metrics.stage.labels("trunk")
         self._head_seconds = metrics.stage.labels("head")
-        self.statistics = Statistics(metrics, name, version)
-        """Of the deterministic answers."""
-        self.sampled_statistics = Statistics(metrics, name + SAMPLED_SUFFIX, version)
-        """Of the answers with dropout alive."""
+        self.statistics = ModelStatistics(metrics, name, version)
+        """The statistics of deterministic predictions."""
+        self.sampled_statistics = ModelStatistics(metrics, name + SAMPLED_SUFFIX, version)
+        """The statistics of predictions with dropout active."""
 
     def predict(
         self, images: Floats, timeout_seconds: float | None = None
     ) -> Coroutine[Any, Any, Prediction]:
-        """Answer float32 [N, C, H, W] deterministically.
+        """Predict float32 [N, C, H, W] deterministically.
 
-        Who cancels this is forgotten: what of it has not run yet never is.
+        When the caller is cancelled, rows that have not run yet never run.
 
-        timeout_seconds: how long the caller waits; None, or more than the limit: the limit.
+        timeout_seconds: how long the caller waits, at most the configured limit; None: the limit.
 
         Raises:
-            TooCostlyError: it takes longer than that.
-            OverloadedError: the queue is full, or takes longer than that.
-            DeadlineError: no answer in time.
+            TooCostlyError: the request alone would take longer than the timeout.
+            OverloadedError: the queue is full, or would take longer than the timeout.
+            DeadlineError: the result was not ready in time.
             NotReadyError: the batcher is closing.
         """
         return cast(Coroutine[Any, Any, Prediction], self._submit(images, None, timeout_seconds))
 
-    def answer(
+    def infer(
         self, images: Floats, sampling: Sampling | None, timeout_seconds: float | None
-    ) -> Coroutine[Any, Any, Answer]:
-        """Answer as `predict`, or with dropout alive, in brief where that is enough."""
+    ) -> Coroutine[Any, Any, Result]:
+        """Predict as `sampling` describes: None as `predict`, otherwise with dropout active.
+
+        Waits and raises as `predict`.
+        """
         return self._submit(images, sampling, timeout_seconds)
 
     def uncertainty(
         self, images: Floats, sampling: Sampling, timeout_seconds: float | None = None
     ) -> Coroutine[Any, Any, Uncertainty]:
-        """Answer float32 [N, C, H, W] with dropout alive; waits and raises as `predict`."""
-        answer = self._submit(images, sampling, timeout_seconds)
-        return cast(Coroutine[Any, Any, Uncertainty], answer)
+        """Predict float32 [N, C, H, W] with dropout active; waits and raises as `predict`."""
+        result = self._submit(images, sampling, timeout_seconds)
+        return cast(Coroutine[Any, Any, Uncertainty], result)
 
     async def close(self, timeout_seconds: float | None = None) -> None:
-        """Answer what is queued, take nothing more, and end the thread.
+        """Finish the pending requests, accept no new ones, and end the thread.
 
-        timeout_seconds: then the run under way is ended, and who still waits is told so; None: all
-            are answered, however long that takes.
+        timeout_seconds: afterwards the current run is terminated and the remaining requests fail;
+            None: wait until all are finished.
         """
         self._closing = True
-        if not await self._is_idle_within(timeout_seconds):
+        if not await self._wait_until_idle(timeout_seconds):
             self._abort()
-            await self._is_idle_within(_TERMINATION_SECONDS if self._run_options else 0)
-        self._stop_showing()
+            await self._wait_until_idle(_TERMINATION_SECONDS if self._run_options else 0)
+        self._unregister_queue_gauge()
         self._thread.shutdown(wait=self._idle.is_set())
 
-    async def _is_idle_within(self, seconds: float | None) -> bool:
+    async def _wait_until_idle(self, seconds: float | None) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         return self._idle.is_set()
 
     def _abort(self) -> None:
-        """Tell everybody that no answer comes, and end the run under way."""
-        running = self._running.jobs if self._running else ()
-        for job in (*self._queue, *running):
-            job.fail(NotReadyError(_STOPPING))
+        """Fail all pending requests and terminate the current run."""
+        running = self._running.requests if self._running else ()
+        for request in (*self._queue, *running):
+            request.fail(NotReadyError(_STOPPING))
         self._terminate_if_unawaited()
 
     async def _submit(
         self, images: Floats, sampling: Sampling | None, timeout_seconds: float | None
-    ) -> Answer:
+    ) -> Result:
         if self._closing:
             raise NotReadyError(_STOPPING)
-        waiting = self._queue.rows
-        if waiting and not self._queue.has_room(len(images), self._limits.queue_rows):
-            raise OverloadedError(f"{waiting} images are waiting already; try again in a second.")
+        queued = self._queue.rows
+        if queued and not self._queue.has_room(len(images), self._limits.queue_rows):
+            raise OverloadedError(f"{queued} images are waiting already; try again in a second.")
         limit = self._limits.timeout_seconds
-        job = PendingRequest(
+        request = PendingRequest(
             images, sampling, limit if timeout_seconds is None else min(timeout_seconds, limit)
         )
         if (
             timeout_seconds is None
-            and not self._had_one  # nobody else is here, nor was answered in this turn of the loop
+            and not self._ran_inline_this_turn  # requests that arrive together are batched
             and self._idle.is_set()
-            and self._is_brief((job,))
+            and self._fits_inline((request,))
         ):
-            return self._answer_now(job)
-        answer = self._queue_up(job)
+            return self._infer_now(request)
+        future = self._enqueue(request)
         try:
-            return await answer
+            return await future
         finally:
-            self._forget(job)
-            del answer
+            self._discard(request)
+            del future
 
-    def _is_brief(self, jobs: Sequence[PendingRequest]) -> bool:
-        return self._latency.seen_seconds(jobs) <= self._limits.inline_seconds
+    def _fits_inline(self, requests: Sequence[PendingRequest]) -> bool:
+        return self._latency.run_seconds(requests) <= self._limits.inline_seconds
 
-    def _answer_now(self, job: PendingRequest) -> Answer:
-        self._had_one = True
-        (run,) = self._answer_each(Batch([job], job.rows))
-        answer = run.take_answers()[0]
-        self._loop.call_soon(self._end_turn, run)
+    def _infer_now(self, request: PendingRequest) -> Result:
+        self._ran_inline_this_turn = True
+        (batch,) = self._infer_with_retry(Batch([request], request.rows))
+        result = batch.pop_results()[0]
+        self._loop.call_soon(self._finish_inline_turn, batch)
         try:
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
+            if isinstance(result, Exception):
+                raise result
+            return result
         finally:
-            del answer  # an error's trace leads here: it must not lead back to the error
+            del result  # breaks the cycle from an error by its traceback to this frame and back
 
-    def _end_turn(self, run: Batch) -> None:
-        self._had_one = False
-        self._note_run(run)  # now that the answer is out
+    def _finish_inline_turn(self, batch: Batch) -> None:
+        self._ran_inline_this_turn = False
+        self._record(batch)  # after the response has been written
 
-    def _queue_up(self, job: PendingRequest) -> "asyncio.Future[Answer]":
-        self._queue.add(job)
-        job.answer = self._loop.create_future()
-        self._deadlines.add(job)
+    def _enqueue(self, request: PendingRequest) -> "asyncio.Future[Result]":
+        self._queue.add(request)
+        request.future = self._loop.create_future()
+        self._deadlines.add(request)
         if self._idle.is_set():
             self._idle.clear()
-            self._loop.call_soon(self._run)  # once whatever has arrived with this has queued
-        return job.answer
+            self._loop.call_soon(
+                self._run_next_batch
+            )  # after requests that arrived together are queued
+        return request.future
 
-    def _forget(self, job: PendingRequest) -> None:
-        """Forget a job that is answered, or whose caller has gone."""
-        self._deadlines.remove(job)
-        job.answer = None  # an error's trace leads to the caller: it must not lead back
-        if job.waiting:
-            self._queue.withdraw(job)
+    def _discard(self, request: PendingRequest) -> None:
+        """Drop a request that is finished, or whose caller was cancelled."""
+        self._deadlines.remove(request)
+        request.future = (
+            None  # breaks the cycle from an error by its traceback to the caller and back
+        )
+        if request.queued_rows:
+            self._queue.remove(request)
         if self._running is not None:
             self._terminate_if_unawaited()
 
@@ -240,163 +248,182 @@ class Batcher:
         if self._running and self._run_options and not self._running.is_awaited():
             self._run_options.terminate = True
 
-    def _run(self) -> None:
-        """Run what is queued, inline if that is brief, else on the thread; then what has queued."""
-        run = self._queue.take()
-        if run is None:
-            self._end(())
-        elif run.part is None and self._is_brief(run.jobs):
-            self._run_inline(run)
+    def _run_next_batch(self) -> None:
+        """Run the next batch, inline if it is short enough, else on the thread."""
+        batch = self._queue.next_batch()
+        if batch is None:
+            self._finish(())
+        elif batch.row_slice is None and self._fits_inline(batch.requests):
+            self._run_batch_inline(batch)
         else:
-            self._run_on_thread(run)
+            self._run_batch_on_thread(batch)
 
-    def _run_inline(self, run: Batch) -> None:
+    def _run_batch_inline(self, batch: Batch) -> None:
         try:
-            runs = self._answer_each(run)
-        except BaseException as error:  # an interrupt, say, which is not for this to handle
-            self._end([_failed(run, error)])
+            batches = self._infer_with_retry(batch)
+        except BaseException as error:  # KeyboardInterrupt, for example, which is not handled here
+            self._finish([_fail_all(batch, error)])
             raise
-        self._end(runs)
+        self._finish(batches)
 
-    def _run_on_thread(self, run: Batch) -> None:
-        self._running = run
+    def _run_batch_on_thread(self, batch: Batch) -> None:
+        self._running = batch
         try:
-            running = self._loop.run_in_executor(self._thread, self._answer_on_thread, run)
-        except RuntimeError as error:  # there can be no further thread
-            self._end([_failed(run, error)])
+            running = self._loop.run_in_executor(self._thread, self._infer_on_thread, batch)
+        except RuntimeError as error:  # the executor cannot start its thread
+            self._finish([_fail_all(batch, error)])
             return
-        running.add_done_callback(partial(self._end_on_thread, run))
+        running.add_done_callback(partial(self._finish_on_thread, batch))
 
-    def _end_on_thread(self, run: Batch, ended: "asyncio.Future[Sequence[Batch]]") -> None:
+    def _finish_on_thread(self, batch: Batch, ended: "asyncio.Future[Sequence[Batch]]") -> None:
         try:
-            runs = ended.result()
-        except BaseException as error:  # SystemExit, say: the thread hands on whatever it was
-            runs = [_failed(run, error)]
+            batches = ended.result()
+        except BaseException as error:  # SystemExit, for example
+            batches = [_fail_all(batch, error)]
         if self._run_options:
-            self._run_options.terminate = False  # what it was to end is over
-        self._end(runs)
+            self._run_options.terminate = False  # the terminated run has ended
+        self._finish(batches)
 
-    def _end(self, runs: Sequence[Batch]) -> None:
+    def _finish(self, batches: Sequence[Batch]) -> None:
         self._running = None
         try:
-            for run in runs:
-                self._deliver(run)
-            for run in runs:
-                self._note_run(run)
-                self._queue.ran(run)
-        finally:  # whatever happened, those who wait have their turn
+            for batch in batches:
+                self._deliver(batch)
+            for batch in batches:
+                self._record(batch)
+                self._queue.finish(batch)
+        finally:  # even after an error, the pending requests have to run
             if self._queue:
-                self._loop.call_soon(self._run)
+                self._loop.call_soon(self._run_next_batch)
             else:
                 self._idle.set()
 
-    def _deliver(self, run: Batch) -> None:
-        """Hand each job its answer, unless its caller has given up meanwhile."""
-        for job, answer in zip(run.jobs, run.take_answers(), strict=True):
-            if isinstance(answer, Exception):
-                job.fail(answer)
-            elif run.part is None:
-                job.deliver(answer)
+    def _deliver(self, batch: Batch) -> None:
+        """Give each request its result or error, unless its caller no longer waits."""
+        for request, result in zip(batch.requests, batch.pop_results(), strict=True):
+            if isinstance(result, Exception):
+                request.fail(result)
+            elif batch.row_slice is None:
+                request.set_result(result)
             else:
-                job.deliver_part(answer)
+                request.add_slice_result(result)
 
-    def _answer_on_thread(self, run: Batch) -> Sequence[Batch]:
-        """Answer so that the event loop, which goes on meanwhile, can end it."""
+    def _infer_on_thread(self, batch: Batch) -> Sequence[Batch]:
+        """Run a batch on the thread, with the options by which the event loop can terminate it."""
         if self._interruptible is None:
-            return self._answer_each(run)
+            return self._infer_with_retry(batch)
         self._interruptible.run_options = self._run_options
         try:
-            return self._answer_each(run)
+            return self._infer_with_retry(batch)
         finally:
-            self._interruptible.run_options = None  # which is faster
+            self._interruptible.run_options = None  # inline runs are faster without options
 
-    def _answer_each(self, run: Batch) -> Sequence[Batch]:
-        """One run for all jobs; if it fails, each alone, so that one cannot fail another."""
-        run.started = time.perf_counter()
+    def _infer_with_retry(self, batch: Batch) -> Sequence[Batch]:
+        """Run all requests together; if that fails, each alone, so that one cannot fail another.
+
+        Returns one batch for each run that counts: the joint one, or one for each request.
+        """
+        batch.started = time.perf_counter()
         try:
-            run.answers = self._answer_together(run)
-            run.ended = time.perf_counter()
+            batch.results = self._infer(batch)
+            batch.ended = time.perf_counter()
         except Exception as error:
-            if len(run.jobs) > 1 and run.is_awaited():
-                jobs = [job for job in run.jobs if job.has_caller()]
+            if len(batch.requests) > 1 and batch.is_awaited():
+                requests = [request for request in batch.requests if request.is_awaited()]
                 return [
-                    again for job in jobs for again in self._answer_each(Batch([job], job.rows))
+                    retried
+                    for request in requests
+                    for retried in self._infer_with_retry(Batch([request], request.rows))
                 ]
-            run.answers = [error] * len(run.jobs)
-        return [run]
+            batch.results = [error] * len(batch.requests)
+        return [batch]
 
-    def _answer_together(self, run: Batch) -> Sequence[Answer]:
-        jobs = run.jobs
-        images = _joined([job.images for job in jobs])
-        if run.part is not None:
-            images = images[run.part]
+    def _infer(self, batch: Batch) -> Sequence[Result]:
+        """Run the trunk once for all rows, and the head once for each distinct sampling."""
+        requests = batch.requests
+        images = _concatenated([request.images for request in requests])
+        if batch.row_slice is not None:
+            images = images[batch.row_slice]
         prediction = self._predictor.predict(images)
-        run.trunk_ended = time.perf_counter()
-        if len(jobs) == 1:
-            return [self._answer_of(prediction, jobs[0].sampling)]
-        answers: dict[int, Answer] = {}
-        alike: dict[Sampling | None, list[int]] = {}
-        for index, job in enumerate(jobs):
-            alike.setdefault(job.sampling, []).append(index)
-        for sampling, members in alike.items():
-            part = prediction
-            if len(members) < len(jobs):
-                part = prediction.take(_rows_of(members, [job.rows for job in jobs]))
-            answer = self._answer_of(part, sampling)
+        batch.trunk_ended = time.perf_counter()
+        if len(requests) == 1:
+            return [self._result_for(prediction, requests[0].sampling)]
+        results: dict[int, Result] = {}
+        indices_by_sampling: dict[Sampling | None, list[int]] = {}
+        for index, request in enumerate(requests):
+            indices_by_sampling.setdefault(request.sampling, []).append(index)
+        for sampling, indices in indices_by_sampling.items():
+            subset = prediction
+            if len(indices) < len(requests):
+                subset = prediction.take(
+                    _row_indices(indices, [request.rows for request in requests])
+                )
+            result = self._result_for(subset, sampling)
             start = 0
-            for index in members:
-                stop = start + jobs[index].rows
-                answers[index] = answer if len(members) == 1 else answer.take(slice(start, stop))
+            for index in indices:
+                stop = start + requests[index].rows
+                results[index] = result if len(indices) == 1 else result.take(slice(start, stop))
                 start = stop
-        return [answers[index] for index in range(len(jobs))]
+        return [results[index] for index in range(len(requests))]
 
-    def _answer_of(self, prediction: Prediction, sampling: Sampling | None) -> Answer:
+    def _result_for(self, prediction: Prediction, sampling: Sampling | None) -> Result:
         if sampling is None:
             return prediction
-        if isinstance(sampling, FixedSamples) and sampling.brief:
+        if isinstance(sampling, FixedSamples) and sampling.summary_only:
             return self._predictor.summary(prediction, sampling)
         return self._predictor.uncertainty(prediction, sampling)
 
-    def _note_run(self, run: Batch) -> None:
-        if not run.ended:
+    def _record(self, batch: Batch) -> None:
+        """Update the latency estimates, and the metrics at a later turn of the loop."""
+        if not batch.ended:
             return
-        times = run.started, run.trunk_ended, run.ended
-        seconds = run.ended - run.started
-        self._latency.note(run.jobs, run.rows, seconds)
-        if seconds > self._limits.inline_seconds:  # shorter ones say too little
-            trunk_seconds = run.trunk_ended - run.started
-            self._latency.note_rates(run.jobs, run.rows, trunk_seconds, seconds - trunk_seconds)
-        jobs = [(job.sampling is None, job.waiting_since) for job in run.jobs]
-        self._tally.later(self._count_run, times, run.rows, jobs)
+        times = batch.started, batch.trunk_ended, batch.ended
+        seconds = batch.ended - batch.started
+        self._latency.observe(batch.requests, batch.rows, seconds)
+        if seconds > self._limits.inline_seconds:  # shorter runs are too noisy
+            trunk_seconds = batch.trunk_ended - batch.started
+            self._latency.observe_rates(
+                batch.requests, batch.rows, trunk_seconds, seconds - trunk_seconds
+            )
+        queued_at = [(request.sampling is None, request.queued_at) for request in batch.requests]
+        self._deferred.defer(self._count, times, batch.rows, queued_at)
 
-    def _count_run(
-        self, times: tuple[float, float, float], rows: int, jobs: list[tuple[bool, float]]
+    def _count(
+        self, times: tuple[float, float, float], rows: int, queued_at: list[tuple[bool, float]]
     ) -> None:
-        """Count a run; of each job there is whether it is plain, and since when it waited."""
+        """Count a run in the metrics.
+
+        times: when the run started, when its trunk ended, and when it ended.
+        queued_at: for each request, whether it was deterministic, and when it was queued.
+        """
         started, trunk_ended, ended = times
         self._batch_rows.observe(rows)
         self._trunk_seconds.observe(trunk_ended - started)
-        plain = [started - since for is_plain, since in jobs if is_plain]
-        sampled = [started - since for is_plain, since in jobs if not is_plain]
-        if plain:
-            self.statistics.ran(ended - started, sum(plain), len(plain))
-        if sampled:
+        waits = [started - since for deterministic, since in queued_at if deterministic]
+        sampled_waits = [started - since for deterministic, since in queued_at if not deterministic]
+        if waits:
+            self.statistics.count_run(ended - started, sum(waits), len(waits))
+        if sampled_waits:
             self._head_seconds.observe(ended - trunk_ended)
-            self.sampled_statistics.ran(ended - started, sum(sampled), len(sampled))
+            self.sampled_statistics.count_run(
+                ended - started, sum(sampled_waits), len(sampled_waits)
+            )
 
 
-def _failed(run: Batch, error: BaseException) -> Batch:
-    """Let all jobs of a run that has not come to an end fail."""
-    run.ended = 0.0
-    run.answers = [RuntimeError(f"A run of the network broke off ({error!r}).") for _ in run.jobs]
-    return run
+def _fail_all(batch: Batch, error: BaseException) -> Batch:
+    """Make `error` the result of every request of a run that did not end normally."""
+    batch.ended = 0.0
+    batch.results = [
+        RuntimeError(f"A run of the network broke off ({error!r}).") for _ in batch.requests
+    ]
+    return batch
 
 
-def _rows_of(members: Sequence[int], lengths: Sequence[int]) -> NDArray[np.int64]:
-    """Return which rows belong to some of the jobs, whose numbers of rows are `lengths`."""
+def _row_indices(indices: Sequence[int], lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Return the batch rows, int64, of some of the requests, which have `lengths` rows each."""
     ends = np.cumsum(lengths)
-    return np.concatenate([np.arange(ends[each] - lengths[each], ends[each]) for each in members])
+    return np.concatenate([np.arange(ends[each] - lengths[each], ends[each]) for each in indices])
 
 
-def _joined(parts: Sequence[Floats]) -> Floats:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _concatenated(arrays: Sequence[Floats]) -> Floats:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -1,4 +1,4 @@
-"""Who waits for a run of the network, and how long. Knows no queue and no network."""
+"""Requests that wait for an inference run, and their deadlines. Knows no scheduling policy."""
 
 import asyncio
 import math
@@ -10,69 +10,76 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.dropout.sampling import AdaptiveSamples, Sampling
+from model.dropout.sampling_methods import AdaptiveSamples, Sampling
 from model.inference.predictor import Prediction
-from model.uncertainty.summary import Summary, Uncertainty, joined
+from model.uncertainty.uncertainty_measures import Summary, Uncertainty, concatenate
 from service.errors import DeadlineError
-from service.http.clients import Client
+from service.http.client_quotas import Client
 
 Floats = NDArray[np.float32]
-Answer = Prediction | Uncertainty | Summary
+Result = Prediction | Uncertainty | Summary
 
 
 class PendingRequest:
-    """The rows of one request, and its caller."""
+    """The rows of one request, and the future that its caller awaits."""
 
     __slots__ = (
-        "answer",
+        "cost_key",
         "deadline",
+        "estimated_seconds",
+        "future",
         "images",
-        "kind",
-        "parts",
         "queue",
+        "queued_at",
+        "queued_rows",
         "rows",
         "sampling",
-        "seconds",
+        "slice_results",
         "timeout_seconds",
-        "waiting",
-        "waiting_since",
     )
 
     def __init__(self, images: Floats, sampling: Sampling | None, timeout_seconds: float) -> None:
-        """Take float32 [N, C, H, W], and the seconds that the caller waits."""
+        """Create a request that is not queued yet.
+
+        images: float32 [N, C, H, W].
+        timeout_seconds: how long the caller waits, from now on.
+        """
         self.images = images
         self.rows = len(images)
         self.sampling = sampling
-        self.kind: object = None if isinstance(sampling, AdaptiveSamples) else sampling or "plain"
-        """What decides how long one row of it takes; None: nothing does, beforehand."""
+        self.cost_key: object = (
+            None if isinstance(sampling, AdaptiveSamples) else sampling or "plain"
+        )
+        """Requests with equal keys take equally long per row; None for adaptive sampling, which
+        takes a time that is not known beforehand."""
         self.timeout_seconds = timeout_seconds
-        self.waiting_since = time.perf_counter()
-        """When it came; the rest of a long job waits anew after each slice."""
-        self.deadline = self.waiting_since + timeout_seconds
-        """When its caller gives up."""
-        self.answer: asyncio.Future[Answer] | None = None
-        """Where its caller waits, unless it was answered at once."""
+        self.queued_at = time.perf_counter()
+        """When it was queued, by `time.perf_counter`; reset after each slice of a long request."""
+        self.deadline = self.queued_at + timeout_seconds
+        """When the request times out, in seconds of `time.perf_counter`."""
+        self.future: asyncio.Future[Result] | None = None
+        """What the caller awaits; None for a request that was run inline at once."""
         self.queue: ClientQueue
-        """What waits of its client; set by the queue."""
-        self.waiting = 0
-        """Rows that wait in the queue."""
-        self.seconds: float
-        """What all its rows are estimated to take; set by the queue."""
-        self.parts: list[Answer]
-        """Answers of the slices that have run; set by the queue."""
+        """The queue of its client; set by `RequestQueue`."""
+        self.queued_rows = 0
+        """The number of rows that are still queued."""
+        self.estimated_seconds: float
+        """The estimated run time of all its rows; set by `RequestQueue`."""
+        self.slice_results: list[Result]
+        """The results of the slices that have run; set by `RequestQueue` for long requests only."""
 
-    def has_caller(self) -> bool:
-        """Tell whether somebody waits for its answer."""
-        return self.answer is not None and not self.answer.done()
+    def is_awaited(self) -> bool:
+        """Return whether the caller still awaits the result."""
+        return self.future is not None and not self.future.done()
 
-    def is_awaited(self, now: float) -> bool:
-        """Tell whether its caller has not given up, nor is to."""
+    def check_deadline(self, now: float) -> bool:
+        """Expire the request if its deadline has passed; return whether it is still awaited."""
         if now > self.deadline:
-            self.give_up()
-        return self.answer is not None and not self.answer.done()
+            self.expire()
+        return self.future is not None and not self.future.done()
 
-    def give_up(self) -> None:
-        """Tell its caller that time is over."""
+    def expire(self) -> None:
+        """Fail with a `DeadlineError`."""
         self.fail(
             DeadlineError(
                 f"No answer within {self.timeout_seconds:g} seconds; try again later, "
@@ -81,82 +88,86 @@ class PendingRequest:
         )
 
     def fail(self, error: Exception) -> None:
-        """Tell its caller, if there still is one, why there is no answer."""
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_exception(error)
+        """Raise `error` in the caller, if it still waits."""
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(error)
 
-    def deliver(self, answer: Answer) -> None:
-        """Hand the answer to its caller, if there still is one."""
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_result(answer)
+    def set_result(self, result: Result) -> None:
+        """Return the result to the caller, if it still waits."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(result)
 
-    def deliver_part(self, part: Answer) -> None:
-        """Keep the answer of a slice; with the last one, hand all of them to the caller."""
-        if not self.has_caller():
+    def add_slice_result(self, result: Result) -> None:
+        """Keep the result of a slice; with the last slice, return all rows to the caller."""
+        if not self.is_awaited():
             return
-        self.parts.append(part)
-        if not self.waiting:
-            self.deliver(_joined(self.parts))
-            self.parts = []
+        self.slice_results.append(result)
+        if not self.queued_rows:
+            self.set_result(_concatenated(self.slice_results))
+            self.slice_results = []
 
 
 class ClientQueue:
-    """What waits of one client."""
+    """The pending requests of one client."""
 
     __slots__ = ("client", "rows", "short")
 
     def __init__(self, client: Client | None) -> None:
         self.client = client
         self.rows = 0
-        """Rows of all its jobs that wait, short and long."""
+        """The number of queued rows of all its requests, short and long."""
         self.short: deque[PendingRequest] = deque()
-        """Its short jobs, in the order of their coming."""
+        """Its short requests, in the order of arrival."""
 
 
-class Deadlines:
-    """One timer for all who wait: one for each would take longer than to look at them all, once."""
+class DeadlineTimer:
+    """Expires pending requests at their deadlines.
+
+    All requests share one event-loop timer: one timer each would cost more than to scan all of them
+    when it fires.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin with nobody."""
+        """Start with no request and no timer."""
         self._loop = loop
-        self._waiting: set[PendingRequest] = set()
+        self._requests: set[PendingRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = math.inf
+        self._fires_at = math.inf
 
-    def add(self, job: PendingRequest) -> None:
-        """Let a job give up in time."""
-        self._waiting.add(job)
-        if job.deadline < self._rings_at:
-            self._set(job.deadline)
+    def add(self, request: PendingRequest) -> None:
+        """Expire a request at its deadline, unless it is removed before."""
+        self._requests.add(request)
+        if request.deadline < self._fires_at:
+            self._schedule(request.deadline)
 
-    def remove(self, job: PendingRequest) -> None:
-        """Forget a job."""
-        self._waiting.remove(job)
+    def remove(self, request: PendingRequest) -> None:
+        """Stop watching a request."""
+        self._requests.remove(request)
 
-    def _set(self, rings_at: float) -> None:
+    def _schedule(self, fires_at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._rings_at = rings_at
-        self._timer = self._loop.call_later(rings_at - time.perf_counter(), self._ring)
+        self._fires_at = fires_at
+        self._timer = self._loop.call_later(fires_at - time.perf_counter(), self._expire_due)
 
-    def _ring(self) -> None:
-        self._timer, self._rings_at = None, math.inf
+    def _expire_due(self) -> None:
+        self._timer, self._fires_at = None, math.inf
         now = time.perf_counter()
-        for job in self._waiting:
-            if job.deadline <= now:
-                job.give_up()
-        left = [job.deadline for job in self._waiting if job.deadline > now]
-        if left:
-            self._set(min(left))
+        for request in self._requests:
+            if request.deadline <= now:
+                request.expire()
+        pending = [request.deadline for request in self._requests if request.deadline > now]
+        if pending:
+            self._schedule(min(pending))
 
 
-def _joined(parts: Sequence[Answer]) -> Answer:
-    """Put the rows of answers of one kind one after another."""
-    first = parts[0]
-    if len(parts) == 1:
+def _concatenated(results: Sequence[Result]) -> Result:
+    """Concatenate the rows of results of one type."""
+    first = results[0]
+    if len(results) == 1:
         return first
     if isinstance(first, Prediction):
-        return Prediction.joined(cast(Sequence[Prediction], parts))
+        return Prediction.concatenate(cast(Sequence[Prediction], results))
     if isinstance(first, Summary):
-        return Summary.joined(cast(Sequence[Summary], parts))
-    return joined(cast(Sequence[Uncertainty], parts))
+        return Summary.concatenate(cast(Sequence[Summary], results))
+    return concatenate(cast(Sequence[Uncertainty], results))

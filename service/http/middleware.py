@@ -1,12 +1,13 @@
-"""Around every request: its id, its log line, its metrics, the limit on how many at once.
+"""What happens around every request: its id, its log line, its metrics, and admission.
 
-Knows no route's meaning.
+It knows no route's meaning.
 """
 
 import asyncio
 import logging
 import re
 import time
+from functools import partial
 from random import getrandbits
 
 import structlog
@@ -16,87 +17,84 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import DropserveError
 from service.errors import InvalidQueryError, NotReadyError, OverloadedError
-from service.http.body import header
-from service.http.clients import CURRENT, Client, Clients
-from service.http.fast_path.route_cache import Endpoint, RouteCache, RouteMatch
-from service.http.protocol import CLIENT, HUNG_UP
-from service.http.queries import check_query
-from service.http.responses import domain_error_response, internal_error
-from service.observability import logs
+from service.http.client_quotas import CURRENT_CLIENT, Client, Clients
+from service.http.error_responses import domain_error_response, internal_error
+from service.http.fast_path.fast_path_route import Endpoint
+from service.http.http_protocol import CLIENT, HUNG_UP
+from service.http.query_limits import check_query
+from service.http.request_body import header
+from service.observability import log_format
 from service.observability.metrics import Metrics
 
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = "dropserve.request_id"
-"""Where the scope has it."""
+"""The key of the request id in an ASGI scope."""
 
 STARTED = "dropserve.started"
-"""Where the scope has when its head was whole, seconds of `time.perf_counter`."""
+"""The key of the time at which the head was complete, in seconds of `time.perf_counter`."""
 HUNG_UP_STATUS = 499
-"""Status where the client did, before an answer, as nginx has it."""
+"""The status that is recorded where the client hung up before its response, as nginx does."""
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ID_BITS = 128
 _UNMATCHED = "unmatched"
 _STOPPING = "The server is stopping; send the request to another."
-"""Said where an answer was cancelled: the grace after SIGTERM is over."""
+"""The response to a request that was cancelled because the grace after SIGTERM is over."""
 _UNLIMITED = ("/health/", "/v2/health/", "/metrics")
-"""Paths that are answered however much there is to do."""
+"""Paths that are answered however many requests are in flight."""
 _OVERLOADED = "The server answers as many requests as it can already; try again in a second."
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 _HEADER = REQUEST_ID_HEADER.lower().encode()
 
 logger = structlog.stdlib.get_logger("service")
-_levels = logging.getLogger("service")
+_standard_logger = logging.getLogger("service")
 
 
 class RequestMiddleware:
-    """ASGI middleware; an error nobody foresaw ends here as a 500 with a traceback in the log."""
+    """ASGI middleware, and the `RequestHandler` of the fast path.
 
-    def __init__(
-        self, app: ASGIApp, express: RouteCache, metrics: Metrics, clients: Clients
-    ) -> None:
-        self._app = app
+    An unexpected error becomes a 500 here, with a traceback in the log.
+    """
+
+    def __init__(self, metrics: Metrics, clients: Clients) -> None:
         self._metrics = metrics
         self._clients = clients
-        # Made once: where there is too much to do, to say so must cost little.
+        # Built once, since a refusal must cost little while the service is overloaded.
         self._refusal = domain_error_response(OverloadedError(_OVERLOADED))
-        metrics.tally.show(metrics.in_hand, lambda: clients.requests)
-        self.express = express
-        """Routes of the application that are answered without it."""
+        metrics.deferred.add_gauge_source(metrics.requests_in_flight, lambda: clients.requests)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass on what is no HTTP request."""
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """Return an ASGI application that serves `app` with all of this around it."""
+        return partial(self._serve, app)
+
+    async def _serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request; pass any other event on."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
             return
-        express = None
-        if not scope["query_string"]:
-            express = self.express.find(scope["method"], scope["path"])
-        exchange = _Exchange(send, _begin(scope))
+        sender = _ResponseSender(send, _assign_request_id(scope))
         admission = _Admission(self._clients, scope, receive)
         try:
-            if express is not None:
-                express.note(scope)
-            await self._answer(scope, express, admission, exchange)
+            await self._answer(app, scope, admission, sender)
         finally:
             admission.end()
-            is_gone = bool(scope.get(HUNG_UP))
-            self.record(scope, HUNG_UP_STATUS if is_gone else exchange.status or HUNG_UP_STATUS)
+            has_hung_up = bool(scope.get(HUNG_UP))
+            self.record(scope, HUNG_UP_STATUS if has_hung_up else sender.status or HUNG_UP_STATUS)
 
     async def respond(self, endpoint: Endpoint, request: Request) -> Response:
-        """Answer a request whose body is whole; `record` that afterwards."""
-        request_id = _begin(request.scope)
+        """Return the response to a request whose body is complete; then `record` it."""
+        request_id = _assign_request_id(request.scope)
         clients = self._clients
         client: Client = request.scope[CLIENT]
         if not clients.admits(client):
             response = Response.__new__(Response)
             vars(response).update(vars(self._refusal))  # copy() takes several times as long
         else:
-            clients.begin(client)
+            clients.begin_request(client)
             try:
                 response = await self._response(endpoint, request)
             finally:
-                clients.end(client)
+                clients.end_request(client)
         response.raw_headers = [*response.raw_headers, (_HEADER, request_id.encode())]
         return response
 
@@ -114,54 +112,50 @@ class RequestMiddleware:
 
     async def _answer(
         self,
+        app: ASGIApp,
         scope: Scope,
-        express: RouteMatch | None,
         admission: "_Admission",
-        exchange: "_Exchange",
+        sender: "_ResponseSender",
     ) -> None:
-        if not admission.is_possible:
-            await self._refusal(scope, admission.receive, exchange.send)
+        if not admission.is_admitted:
+            await self._refusal(scope, admission.receive, sender.send)
             return
         try:
-            check_query(scope["query_string"])  # before anything reads it
+            check_query(scope["query_string"])  # before anything parses it
         except InvalidQueryError as error:
-            await domain_error_response(error)(scope, admission.receive, exchange.send)
+            await domain_error_response(error)(scope, admission.receive, sender.send)
             return
-        if express is not None:
-            request = Request(scope, admission.receive)
-            response = await self._response(express.endpoint, request)
-            await response(scope, admission.receive, exchange.send)
-            return
-        # What HEAD is answered with is the head of what GET is answered with (RFC 9110, 9.3.2); the
-        # server leaves the body out.
-        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        # The response to HEAD is the head of the response to GET (RFC 9110, 9.3.2); the HTTP
+        # protocol leaves the body out.
+        scope_of_get = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(asked, admission.receive, exchange.send)
+            await app(scope_of_get, admission.receive, sender.send)
         except asyncio.CancelledError:
-            if exchange.status is not None or scope.get(HUNG_UP):
+            if sender.status is not None or scope.get(HUNG_UP):
                 raise
             stopping = domain_error_response(NotReadyError(_STOPPING))
-            await stopping(scope, admission.receive, exchange.send)
+            await stopping(scope, admission.receive, sender.send)
         except Exception:
             logger.exception("request failed", method=scope["method"], path=scope["path"])
-            if exchange.is_whole:  # FastAPI has answered for it already
+            if sender.is_complete:
                 return
-            if exchange.status is not None:
-                raise  # half an answer is out: let the server cut the connection
-            await internal_error()(scope, admission.receive, exchange.send)
+            if sender.status is not None:
+                raise  # half of a response is sent: the server closes the connection
+            await internal_error()(scope, admission.receive, sender.send)
         finally:
-            if "route" in asked:
-                scope["route"] = asked["route"]
+            if "route" in scope_of_get:
+                scope["route"] = scope_of_get["route"]
 
     def record(self, scope: Scope, status: int) -> None:
-        """Count a request, and write its line, once it is answered."""
+        """Count a request and log it, once its response is sent."""
         seconds = time.perf_counter() - scope[STARTED]
         route = getattr(scope.get("route"), "path", _UNMATCHED)
         is_known = route != _UNMATCHED and scope["method"] in _METHODS
-        method = scope["method"] if is_known else "any"  # both could be invented
+        # Clients can invent paths and methods, and each would become a time series.
+        method = scope["method"] if is_known else "any"
         metrics = self._metrics
-        metrics.tally.later(metrics.answered, route, method, status, seconds)
-        if _levels.isEnabledFor(logging.INFO):
+        metrics.deferred.defer(metrics.count_request, route, method, status, seconds)
+        if _standard_logger.isEnabledFor(logging.INFO):
             level = logging.DEBUG if scope["path"].startswith(_UNLIMITED) else logging.INFO
             logger.log(
                 level,
@@ -173,68 +167,68 @@ class RequestMiddleware:
             )
 
 
-def _begin(scope: Scope) -> str:
-    """Give the request the id that it came with, if that is a good one, or else another."""
-    given = header(scope, _HEADER)
-    if given and "," in given:  # of several lines the first counts
-        given = next(str(value, "latin-1") for name, value in scope["headers"] if name == _HEADER)
-    is_good = given and _GOOD_ID.fullmatch(given)
-    request_id = given if given and is_good else f"{getrandbits(_ID_BITS):032x}"
+def _assign_request_id(scope: Scope) -> str:
+    """Return the id of a request: the one it came with if that is well formed, else a new one."""
+    sent_id = header(scope, _HEADER)
+    if sent_id and "," in sent_id:  # of several headers the first counts
+        sent_id = next(str(value, "latin-1") for name, value in scope["headers"] if name == _HEADER)
+    is_good = sent_id and _GOOD_ID.fullmatch(sent_id)
+    request_id = sent_id if sent_id and is_good else f"{getrandbits(_ID_BITS):032x}"
     if STARTED not in scope:
         scope[STARTED] = time.perf_counter()
-    scope[REQUEST_ID] = given or request_id  # as it was given, odd or not: canaries hash it
-    logs.REQUEST_ID.set(request_id)  # of this request's context
-    CURRENT.set(scope.get(CLIENT))
+    scope[REQUEST_ID] = sent_id or request_id  # also a malformed one: the canary split hashes it
+    log_format.CURRENT_REQUEST_ID.set(request_id)  # in this request's context
+    CURRENT_CLIENT.set(scope.get(CLIENT))
     return request_id
 
 
 class _Admission:
-    """One request's place among those that are being answered; taken once its body is whole.
+    """Counts one request among those in flight, from the moment its body is complete.
 
-    A client that sends its body slowly, or not at all, takes no place.
+    A client that sends its body slowly, or not at all, is not counted.
     """
 
-    __slots__ = ("_client", "_clients", "_has_place", "_receive", "is_possible")
+    __slots__ = ("_client", "_clients", "_is_counted", "_receive", "is_admitted")
 
     def __init__(self, clients: Clients, scope: Scope, receive: Receive) -> None:
         self._clients = clients
         self._client: Client = scope.get(CLIENT, clients.trusted)
         self._receive = receive
-        self._has_place = scope["path"].startswith(_UNLIMITED)  # which needs none
-        self.is_possible = self._has_place or clients.admits(self._client)
-        if self._has_place:
+        self._is_counted = scope["path"].startswith(_UNLIMITED)  # which is never refused
+        self.is_admitted = self._is_counted or clients.admits(self._client)
+        if self._is_counted:
             self._client = clients.trusted
-            clients.begin(self._client)
-        elif self.is_possible and not _has_body(scope):
-            self._take()
+            clients.begin_request(self._client)
+        elif self.is_admitted and not _has_body(scope):
+            self._count()
 
     async def receive(self) -> Message:
-        """Receive a part of the request, and take the place with the last one.
+        """Receive a part of the request; with the last one, count the request as in flight.
 
         Raises:
-            OverloadedError: there is none any more.
+            OverloadedError: too many requests are in flight.
         """
         message = await self._receive()
         if (
-            not self._has_place
+            not self._is_counted
             and message["type"] == "http.request"
             and not message.get("more_body")
-            and self.is_possible
+            and self.is_admitted
         ):
             if not self._clients.admits(self._client):
                 raise OverloadedError(_OVERLOADED)
-            self._take()
+            self._count()
         return message
 
     def end(self) -> None:
-        """Give the place back."""
-        if self._has_place:
-            self._has_place = False
-            self._clients.end(self._client)
+        """Count the request no more."""
+        if self._is_counted:
+            self._is_counted = False
+            self._clients.end_request(self._client)
 
-    def _take(self) -> None:
-        self._has_place = True
-        self._clients.begin(self._client)
+    def _count(self) -> None:
+        self._is_counted = True
+        self._clients.begin_request(self._client)
 
 
 def _has_body(scope: Scope) -> bool:
@@ -242,21 +236,21 @@ def _has_body(scope: Scope) -> bool:
     return length not in (None, "0") or header(scope, b"transfer-encoding") is not None
 
 
-class _Exchange:
-    """One request's answer on its way out: adds the id, remembers the status."""
+class _ResponseSender:
+    """Sends one response: adds the request id to its head and remembers its status."""
 
-    __slots__ = ("_request_id", "_send", "is_whole", "status")
+    __slots__ = ("_request_id", "_send", "is_complete", "status")
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._request_id = request_id
         self.status: int | None = None
-        self.is_whole = False
+        self.is_complete = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], (_HEADER, self._request_id.encode())]
         elif not message.get("more_body"):
-            self.is_whole = True
+            self.is_complete = True
         await self._send(message)

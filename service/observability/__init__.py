@@ -1,1 +1,1 @@
-"""TODO."""
+"""Metrics in Prometheus' format, statistics of models and log lines. Knows no route."""

@@ -1,7 +1,7 @@
-"""Log lines -> a file descriptor, by a thread of their own. Knows no line's form.
+"""Writes log lines to a file descriptor on a thread of its own. Knows no line's format.
 
-Whoever writes a line never waits for whoever reads it: while nobody does, lines are kept up to a
-limit, further ones are dropped, and how many is said once there is room.
+Logging never waits for the reader of the log. While nobody reads, lines are queued up to a limit
+and further ones are dropped; their number is written once there is room again.
 """
 
 import os
@@ -12,79 +12,82 @@ from collections import deque
 from collections.abc import Callable
 
 MAX_WAITING_BYTES = 4 * 2**20
-"""Of lines that nobody has read yet."""
+"""Most bytes of lines that are queued while nobody reads."""
 FLUSH_SECONDS = 1.0
 """The longest that the end of a process waits for its last lines to be read."""
 
 _CHUNK_BYTES = 2**16
 _PAUSE_SECONDS = 0.005
-"""Between two writes: under load, lines go out together, and waking the thread costs little."""
+"""Pause between two writes: under load, lines are written together and wake the thread rarely."""
 
 
 class LineWriter:
-    """Writes whole lines, in order. One thread at a time may call `put`."""
+    """Writes whole lines, in order. Only one thread at a time may call `put`."""
 
     def __init__(
         self,
         descriptor: int | None,
-        say_dropped: Callable[[int], bytes],
+        format_dropped: Callable[[int], bytes],
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         """Start the thread.
 
         descriptor: None where there is nothing to write to, as with a closed standard output.
-        say_dropped: a number of lines -> the line that says so many were dropped.
+        format_dropped: returns the log line for a number of dropped lines.
         """
         self._descriptor = descriptor
-        self._say_dropped = say_dropped
+        self._format_dropped = format_dropped
         self._limit = max_waiting_bytes
         self._lines: deque[bytes] = deque()
-        # Each is changed by one thread alone, so that neither needs a lock.
-        self._put_bytes = self._refused = 0
-        self._taken_bytes = self._lost = self._told = 0
+        # Each counter is changed by one thread alone, so that neither thread needs a lock: these
+        # two by the thread that calls `put`, the next three by the writing thread.
+        self._put_bytes = self._refused_lines = 0
+        self._taken_bytes = self._lost_lines = self._reported_lines = 0
         self._is_open = descriptor is not None
-        self._awake = threading.Event()
-        self._hurry = threading.Event()
+        self._has_work = threading.Event()
+        self._skip_pause = threading.Event()
         if self._is_open:
             threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def put(self, line: bytes) -> None:
-        """Have a line written, or drop it where too many wait; never wait."""
+        """Queue a line, or drop it where too many bytes are queued; never block."""
         if not self._is_open:
             return
         if self._put_bytes - self._taken_bytes + len(line) > self._limit:
-            self._refused += 1
+            self._refused_lines += 1
             return
         self._lines.append(line)
         self._put_bytes += len(line)
-        if not self._awake.is_set():
-            self._awake.set()
+        if not self._has_work.is_set():
+            self._has_work.set()
 
-    def flush(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Wait until every line is written, so many seconds at most."""
-        deadline = time.monotonic() + seconds
+    def flush(self, timeout_seconds: float = FLUSH_SECONDS) -> None:
+        """Wait until every queued line is written, at most `timeout_seconds`."""
+        deadline = time.monotonic() + timeout_seconds
         while self._is_open and self._is_behind() and time.monotonic() < deadline:
-            self._hurry.set()
-            self._awake.set()
+            self._skip_pause.set()
+            self._has_work.set()
             time.sleep(_PAUSE_SECONDS / 5)
-        self._hurry.clear()
+        self._skip_pause.clear()
 
     def close(self) -> None:
-        """Take no more lines, and let the thread end once it has written what it has."""
+        """Accept no more lines; the thread ends once it has written the queued ones."""
         self._is_open = False
-        self._hurry.set()
-        self._awake.set()
+        self._skip_pause.set()
+        self._has_work.set()
 
     def _is_behind(self) -> bool:
-        return self._taken_bytes < self._put_bytes or self._told < self._refused + self._lost
+        if self._taken_bytes < self._put_bytes:
+            return True
+        return self._reported_lines < self._refused_lines + self._lost_lines
 
     def _run(self) -> None:
         try:
             while self._is_open or self._lines:
-                self._awake.wait()
-                self._awake.clear()
+                self._has_work.wait()
+                self._has_work.clear()
                 self._write_all()
-                self._hurry.wait(_PAUSE_SECONDS)
+                self._skip_pause.wait(_PAUSE_SECONDS)
         except BrokenPipeError:
             self._is_open = False
             self._lines.clear()
@@ -98,22 +101,22 @@ class LineWriter:
                 chunk.append(line)
                 length += len(line)
             if not self._write(b"".join(chunk)):
-                self._lost += len(chunk)
+                self._lost_lines += len(chunk)
             self._taken_bytes += length
-        dropped = self._refused + self._lost - self._told
-        if dropped and self._write(self._say_dropped(dropped)):
-            self._told += dropped
+        dropped = self._refused_lines + self._lost_lines - self._reported_lines
+        if dropped and self._write(self._format_dropped(dropped)):
+            self._reported_lines += dropped
 
     def _write(self, content: bytes) -> bool:
-        """Write all of it; False where the file takes no more, as on a full disk."""
+        """Write all of the content; return False if the file takes no more (a full disk)."""
         assert self._descriptor is not None
         rest = memoryview(content)
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # another process has made the pipe one that does not wait
+            except BlockingIOError:  # another process has made the pipe non-blocking
                 select.select([], [self._descriptor], [])
-            except BrokenPipeError:  # its reader has gone for good
+            except BrokenPipeError:  # the reader has closed the pipe
                 raise
             except OSError:
                 return False

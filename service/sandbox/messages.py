@@ -1,6 +1,6 @@
-"""What goes between the service and its sandbox processes: JSON and bytes, each with its length.
+"""The messages between the service and its sandbox processes: JSON and bytes, with their lengths.
 
-Nothing is pickled, and either side bounds what it takes. Knows no process.
+Nothing is pickled, and both sides limit what they accept. Knows no process.
 """
 
 import struct
@@ -10,48 +10,48 @@ from typing import Any, Literal
 import orjson
 
 from service.codecs.compression import IDENTITY
-from service.codecs.image_bodies import JSON_TYPE, Layout
-from service.codecs.limits import Limits
+from service.codecs.image_bodies import JSON_TYPE, JsonLayout
+from service.codecs.image_limits import Limits
 
 HEADER = struct.Struct("<IQ")
-"""Before each message: the lengths of its JSON and of the bytes that follow it."""
+"""The header of each message: the length of its JSON and of the bytes after it."""
 MAX_JSON_BYTES = 2**18
-FREE_BYTES = 2**24
-"""Of memory that a task may take without asking."""
-GO = b"\1"
-"""The answer to a process that asks."""
+UNRESERVED_BYTES = 2**24
+"""Memory that a task may take without a reservation."""
+RESERVED = b"\1"
+"""The reply to a process that has requested memory."""
 
 Kind = Literal["images", "files", "infer"]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a sandbox process is to make of a body."""
+    """Instructions for a sandbox process on how to decode a body."""
 
     kind: Kind
-    """`images`: the images in a body. `files`: those in files, one after the other. `infer`: the
-    same request of the Open Inference Protocol, its images as one binary tensor."""
+    """`images` decodes the images in a body, and `files` decodes concatenated image files. `infer`
+    rewrites an Open Inference request so that its images are one binary tensor."""
     spec: dict[str, Any]
-    """The InputSpec."""
+    """The fields of the model's `InputSpec`."""
     limits: Limits
     seconds: float
-    """Of processor time: who takes longer is ended."""
+    """Limit of processor time, at which the kernel ends the process."""
     encoding: str = IDENTITY
     content_type: str = JSON_TYPE
-    layout: Layout = "native"
+    layout: JsonLayout = "native"
     json_length: int | None = None
     lengths: tuple[int, ...] = ()
-    """Of the files."""
+    """Lengths in bytes of the concatenated files."""
 
 
-def message(content: Any, data_length: int = 0) -> bytes:
-    """Write what comes before a message's bytes."""
+def encode_message(content: Any, data_length: int = 0) -> bytes:
+    """Serialise a message without its bytes: the header and the JSON."""
     text = orjson.dumps(content)
     return HEADER.pack(len(text), data_length) + text
 
 
-def read_task(text: bytes) -> Task:
-    """Read a task as `message` writes it."""
+def decode_task(text: bytes) -> Task:
+    """Parse the JSON of a task that `encode_message` has serialised."""
     content = orjson.loads(text)
     content["limits"] = Limits(**content["limits"])
     content["lengths"] = tuple(content["lengths"])

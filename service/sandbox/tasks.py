@@ -1,4 +1,4 @@
-"""What a sandbox process does with a body. Imports no web framework and no inference engine."""
+"""The tasks of a sandbox process. Imports no web framework and no ONNX Runtime, to stay small."""
 
 import traceback
 from itertools import accumulate, pairwise
@@ -8,28 +8,28 @@ import numpy as np
 
 from model.errors import DropserveError
 from model.images.preprocessing import InputSpec
-from service.codecs.compression import unpack
+from service.codecs.compression import decompress
 from service.codecs.image_bodies import (
-    Ask,
     Images,
-    bound_json,
-    check_inputs,
-    check_raw,
+    ReserveMemory,
+    check_input_shapes,
+    check_json_size,
+    check_raw_length,
     decode_files,
-    of_tensors,
+    images_from_tensors,
     read_items,
     to_images,
 )
-from service.codecs.tensors import as_binary, parse, read_inputs
+from service.codecs.infer_requests import parse_request, read_inputs, write_binary_request
 from service.sandbox.messages import Task
 
-Answer = tuple[dict[str, Any], bytes | memoryview]
+TaskResult = tuple[dict[str, Any], bytes | memoryview]
 
 
-def perform(task: Task, body: bytes, ask: Ask) -> Answer:
-    """Do a task, whatever is in the body: every error is an answer."""
+def run_task(task: Task, body: bytes, reserve: ReserveMemory) -> TaskResult:
+    """Run a task and return its JSON content and bytes; every exception becomes a result, too."""
     try:
-        return _perform(task, body, ask)
+        return _run_task(task, body, reserve)
     except DropserveError as error:
         return {"error": type(error).__name__, "sentence": str(error)}, b""
     except MemoryError:
@@ -38,33 +38,35 @@ def perform(task: Task, body: bytes, ask: Ask) -> Answer:
         return {"failure": traceback.format_exc()[-10_000:]}, b""
 
 
-def _perform(task: Task, body: bytes, ask: Ask) -> Answer:
+def _run_task(task: Task, body: bytes, reserve: ReserveMemory) -> TaskResult:
     spec = InputSpec.model_validate(task.spec)
     if task.kind == "files":
-        places = pairwise(accumulate(task.lengths, initial=0))
-        files = [body[start:stop] for start, stop in places]
-        return _array(decode_files(files, spec, task.limits, ask))
-    body = unpack(body, task.encoding, task.limits.body_bytes)
+        bounds = pairwise(accumulate(task.lengths, initial=0))
+        files = [body[start:stop] for start, stop in bounds]
+        return _array_result(decode_files(files, spec, task.limits, reserve))
+    body = decompress(body, task.encoding, task.limits.body_bytes)
     if task.kind == "infer":
-        return _infer(task, body, spec, ask)
-    bound_json(body, task.content_type, spec, task.limits, ask)
+        return _rewrite_infer_request(task, body, spec, reserve)
+    check_json_size(body, task.content_type, spec, task.limits, reserve)
     items = read_items(body, task.content_type, task.layout, task.limits)
-    return _array(to_images(items, spec, task.limits, ask))
+    return _array_result(to_images(items, spec, task.limits, reserve))
 
 
-def _infer(task: Task, body: bytes, spec: InputSpec, ask: Ask) -> Answer:
+def _rewrite_infer_request(
+    task: Task, body: bytes, spec: InputSpec, reserve: ReserveMemory
+) -> TaskResult:
     if task.json_length == 0:
-        check_raw(len(body), spec)
+        check_raw_length(len(body), spec)
         return {"json_length": 0}, body
     text = body if task.json_length is None else body[: task.json_length]
-    bound_json(text, task.content_type, spec, task.limits, ask)
-    request, payload = parse(body, task.json_length)
-    check_inputs(request, task.limits)
-    images = of_tensors(read_inputs(request, payload), spec)
-    data, length = as_binary(request, images)
+    check_json_size(text, task.content_type, spec, task.limits, reserve)
+    request, payload = parse_request(body, task.json_length)
+    check_input_shapes(request, task.limits)
+    images = images_from_tensors(read_inputs(request, payload), spec)
+    data, length = write_binary_request(request, images)
     return {"json_length": length}, data
 
 
-def _array(images: Images) -> Answer:
+def _array_result(images: Images) -> TaskResult:
     data = np.ascontiguousarray(images).data.cast("B")
     return {"shape": images.shape, "dtype": images.dtype.str}, data

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The HTML pages for browsers, with their Content-Security-Policy. Knows no model."""

@@ -1,4 +1,4 @@
-"""What the attacks share is what the tests of the service share."""
+"""Makes the fixtures of tests/service available to the attacks."""
 
 from tests.service.conftest import digit, digits, plain_log, service
 

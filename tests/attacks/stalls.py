@@ -1,4 +1,4 @@
-"""How long a request keeps the event loop from everybody else, whatever else the machine does."""
+"""Measures how long a request blocks the event loop, independently of the machine's load."""
 
 import asyncio
 import time
@@ -9,15 +9,14 @@ from fastapi import FastAPI
 from starlette.types import Message, Scope
 
 _CHUNK_BYTES = 2**16
-"""uvicorn hands on no more at once."""
+"""uvicorn passes on at most this many bytes at once."""
 
 
 class Heartbeat:
-    """Beats as often as the event loop lets it.
+    """A task that counts the iterations of the event loop, and measures the longest one.
 
-    The time between two beats is taken in processor time of this process, all threads together: it
-    stands still while other processes have the processor, and goes on while another thread of this
-    process holds Python's lock.
+    Time is processor time of this process, of all threads together. It stops while other processes
+    have the processor, and continues while another thread of this process holds the GIL.
     """
 
     def __init__(self) -> None:
@@ -35,9 +34,9 @@ class Heartbeat:
             last = now
 
     async def end(self) -> float:
-        """Return the longest time between two beats, seconds."""
+        """Stop, and return the longest time between two beats in seconds."""
         last = self._beats + 2
-        while self._beats < last:  # one after whatever came before this call, at least
+        while self._beats < last:  # at least one whole beat after the last event before this call
             await asyncio.sleep(0)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -47,7 +46,7 @@ class Heartbeat:
 async def post(
     app: FastAPI, path: str, body: bytes, headers: Mapping[str, str], client: str = "192.0.2.1"
 ) -> tuple[int, bytes]:
-    """Post a body as a server does, in pieces; return the answer's status and body."""
+    """Post a body as a server does, in pieces; return the response's status and body."""
     scope: Scope = {
         "type": "http",
         "method": "POST",
@@ -63,26 +62,26 @@ async def post(
     }
     pieces = [body[at : at + _CHUNK_BYTES] for at in range(0, len(body), _CHUNK_BYTES)] or [b""]
     pieces.reverse()
-    answer: list[Message] = []
+    sent: list[Message] = []
 
     async def receive() -> Message:
         if not pieces:
             await asyncio.Event().wait()
-        await asyncio.sleep(0)  # each comes in a read of its own
+        await asyncio.sleep(0)  # each piece arrives in its own read
         return {"type": "http.request", "body": pieces.pop(), "more_body": bool(pieces)}
 
     async def send(message: Any) -> None:
-        answer.append(message)
+        sent.append(message)
 
     await app(scope, receive, send)
-    content = b"".join(message.get("body", b"") for message in answer[1:])
-    return answer[0]["status"], content
+    content = b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0]["status"], content
 
 
 async def longest_stall(
     app: FastAPI, path: str, body: bytes, headers: Mapping[str, str]
 ) -> tuple[float, int, bytes]:
-    """Post a body; return the longest stall in seconds, and the answer's status and body."""
+    """Post a body; return the longest stall in seconds, and the response's status and body."""
     heartbeat = Heartbeat()
     try:
         status, content = await post(app, path, body, headers)

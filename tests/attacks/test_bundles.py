@@ -1,4 +1,4 @@
-"""Bundles that are made to harm whoever opens them, and files that never answer."""
+"""Malicious bundles, and files, disks and locks that block."""
 
 import asyncio
 import fcntl
@@ -24,20 +24,21 @@ from structlog.testing import capture_logs
 
 from model.bundle.store import GOLDEN_FILE, MODEL_FILE, new_version, open_bundle
 from model.errors import BundleError
-from model.graphs.embedded_weights import WireError, require_self_contained
-from model.graphs.sessions import start
-from model.inference.predictor import open_tested
+from model.graphs.external_data_check import OnnxEncodingError, require_self_contained
+from model.graphs.sessions import create_session
+from model.inference.predictor_loading import load_predictor
 from service.app import create_app
-from service.engine.threads import DaemonThreads
+from service.engine.daemon_threads import DaemonThreads
 from service.errors import RolloutError
 from service.observability.metrics import Metrics
-from service.registry.repository import Repository
+from service.registry.model_repository import Repository
 from service.registry.rollout import RolloutStore
 from service.settings import ServiceSettings
-from tests.bundles import copy_bundle, edit_manifest, sign
+from tests.bundles import copy_bundle, edit_manifest, update_digest
 from tests.pictures import Pixels, encode
 from tests.service.serving import (
     PNG,
+    TIMEOUT_SECONDS,
     WatchedRepository,
     check_error,
     predictions,
@@ -60,7 +61,7 @@ def models(bundle_folder: Path, tmp_path: Path) -> Path:
 
 
 def link_to_a_copy(file: Path) -> None:
-    """Put a symbolic link to the very same content into a file's place."""
+    """Replace a file by a symbolic link to the same content."""
     elsewhere = file.parent.parent / f"elsewhere-{file.name}"
     file.rename(elsewhere)
     file.symlink_to(elsewhere)
@@ -89,29 +90,31 @@ def make_a_device(file: Path) -> None:
     "file", ["manifest.json", "model.onnx", "golden.npz", "report/card.md", "report/report.html"]
 )
 @pytest.mark.parametrize("put", [link_to_a_copy, make_a_fifo, make_a_folder, make_a_device])
-def test_only_regular_files_are_read(models: Path, file: str, put: Callable[[Path], None]) -> None:
+def test_bundle_files_must_be_regular_files(
+    models: Path, file: str, put: Callable[[Path], None]
+) -> None:
     path = models / "digits" / "1"
     put(path / file)
     with pytest.raises(BundleError, match=rf"{file} cannot be read \(.*\); .* again\."):
         open_bundle(path)
 
 
-def test_a_folder_within_a_bundle_is_no_symbolic_link(models: Path) -> None:
+def test_bundle_refuses_a_symbolic_link_inside(models: Path) -> None:
     path = models / "digits" / "1"
     link_the_folder(path / "report" / "card.md")
     with pytest.raises(BundleError, match="a symbolic link is not followed"):
         open_bundle(path)
 
 
-def test_a_whole_version_may_be_a_symbolic_link(models: Path, tmp_path: Path) -> None:
+def test_bundle_folder_may_be_a_symbolic_link(models: Path, tmp_path: Path) -> None:
     path = models / "digits" / "1"
     (tmp_path / "releases" / "digits").mkdir(parents=True)
     path.rename(tmp_path / "releases" / "digits" / "1")
     path.symlink_to(tmp_path / "releases" / "digits" / "1")
-    assert open_tested(open_bundle(path)).classes == 10
+    assert load_predictor(open_bundle(path)).classes == 10
 
 
-def test_a_huge_file_is_refused_before_it_is_read(models: Path) -> None:
+def test_huge_file_is_refused_before_it_is_read(models: Path) -> None:
     path = models / "digits" / "1"
     os.truncate(path / "manifest.json", 2**40)
     os.truncate(path / "report" / "card.md", 2**40)
@@ -119,19 +122,19 @@ def test_a_huge_file_is_refused_before_it_is_read(models: Path) -> None:
         open_bundle(path)
 
 
-def test_what_was_verified_is_what_is_used(models: Path) -> None:
-    """Between the check and the use nobody can put another graph into the file's place."""
+def test_bundle_uses_the_bytes_that_were_verified(models: Path) -> None:
+    """Replacing the files after the check must not change what is used."""
     path = models / "digits" / "1"
     bundle = open_bundle(path)
     for file in bundle.manifest.files:
         (path / file).write_bytes(b"something else")
-    assert open_tested(bundle).calibrated is not None
+    assert load_predictor(bundle).calibrator is not None
     with pytest.raises(BundleError, match="differs from its SHA-256"):
         bundle.take(MODEL_FILE)
 
 
 def external(place: str = "weights.bin") -> bytes:
-    """A graph whose one weight is in another file."""
+    """Return a graph whose only weight is in another file."""
     weight = numpy_helper.from_array(np.ones(4, np.float32), "w")
     set_external_data(weight, place)
     weight.ClearField("raw_data")
@@ -166,18 +169,18 @@ def hidden_in_a_branch() -> bytes:
 
 
 @pytest.mark.parametrize("graph", [external, hidden_in_an_attribute, hidden_in_a_branch])
-def test_a_graph_with_values_in_another_file_is_refused(
+def test_graph_with_external_data_is_refused(
     graph: Callable[[], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "weights.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WireError, match="values are in another file"):
+    with pytest.raises(OnnxEncodingError, match="values are in another file"):
         require_self_contained(graph())
     with pytest.raises(Exception, match=r"(?i)external|model_path|data"):
-        start(graph(), 1)
+        create_session(graph(), 1)
 
 
-def test_a_bundle_with_values_in_another_file_is_refused(models: Path) -> None:
+def test_bundle_with_external_data_is_refused(models: Path) -> None:
     path = models / "digits" / "1"
     model = onnx.load(path / MODEL_FILE)
     onnx.save(
@@ -187,14 +190,14 @@ def test_a_bundle_with_values_in_another_file_is_refused(models: Path) -> None:
         location="weights.bin",
         size_threshold=0,
     )
-    sign(path, MODEL_FILE)
+    update_digest(path, MODEL_FILE)
     with pytest.raises(BundleError, match="a tensor's values are in another file; export it"):
-        open_tested(open_bundle(path))
+        load_predictor(open_bundle(path))
 
 
 @pytest.mark.parametrize("damaged", [b"\x0f", b"\x3a\xff", b"\xff" * 11, b"\x3a\x05\x2a\x80"])
-def test_what_is_no_graph_is_refused(damaged: bytes) -> None:
-    with pytest.raises(WireError):
+def test_malformed_graph_is_refused(damaged: bytes) -> None:
+    with pytest.raises(OnnxEncodingError):
         require_self_contained(damaged)
 
 
@@ -207,7 +210,7 @@ def archive(**members: bytes) -> bytes:
 
 
 def npy(array: Any, shape: tuple[int, ...] | None = None) -> bytes:
-    """An array's bytes; with `shape`, of a header that says something else."""
+    """Return an array as .npy; `shape` replaces the true one in its header."""
     file = io.BytesIO()
     np.save(file, array)
     if shape is None:
@@ -220,17 +223,17 @@ def npy(array: Any, shape: tuple[int, ...] | None = None) -> bytes:
     return header.getvalue() + content
 
 
-def swollen(golden: dict[str, bytes]) -> dict[str, bytes]:
-    """Half a gigabyte of zeros, which packs into half a megabyte."""
+def with_large_images(golden: dict[str, bytes]) -> dict[str, bytes]:
+    """Half a gigabyte of zeros, which compresses to half a megabyte."""
     return golden | {"images": npy(np.zeros((2**21, 1, 8, 8), np.float32))}
 
 
-def lying(golden: dict[str, bytes]) -> dict[str, bytes]:
+def with_wrong_shape(golden: dict[str, bytes]) -> dict[str, bytes]:
     return golden | {"images": npy(np.zeros(64, np.float32), (2**40, 1, 8, 8))}
 
 
-def with_another(golden: dict[str, bytes]) -> dict[str, bytes]:
-    return golden | {"surprise": npy(np.zeros(2**26, np.float64))}
+def with_unknown_member(golden: dict[str, bytes]) -> dict[str, bytes]:
+    return golden | {"unexpected": npy(np.zeros(2**26, np.float64))}
 
 
 def pickled(golden: dict[str, bytes]) -> dict[str, bytes]:
@@ -243,26 +246,28 @@ def with_many_samples(golden: dict[str, bytes]) -> dict[str, bytes]:
     return golden | {"samples": npy(np.int64(60_000))}
 
 
-@pytest.mark.parametrize("change", [swollen, lying, with_another, pickled, with_many_samples])
-def test_a_small_archive_takes_little_memory(
+@pytest.mark.parametrize(
+    "change", [with_large_images, with_wrong_shape, with_unknown_member, pickled, with_many_samples]
+)
+def test_hostile_golden_archive_takes_little_memory(
     models: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]
 ) -> None:
     path = models / "digits" / "1"
     with np.load(path / GOLDEN_FILE) as golden:
         members = {name: npy(golden[name]) for name in golden.files}
     (path / GOLDEN_FILE).write_bytes(archive(**change(members)))
-    sign(path, GOLDEN_FILE)
+    update_digest(path, GOLDEN_FILE)
     bundle = open_bundle(path)
     tracemalloc.start()
     with pytest.raises(BundleError, match="self-test cannot run"):
-        open_tested(bundle)
+        load_predictor(bundle)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20 * 2**20
 
 
 def make_endless(bundle: Path) -> None:
-    """Put a loop beside the network that only ends when it is ended."""
+    """Add a loop to the network that ends only when it is terminated."""
     model = onnx.load(bundle / MODEL_FILE)
     count, value, passed = (
         helper.make_tensor_value_info(name, TensorProto.INT64, [])
@@ -291,10 +296,10 @@ def make_endless(bundle: Path) -> None:
         ]
     )
     onnx.save(model, bundle / MODEL_FILE)
-    sign(bundle, MODEL_FILE)
+    update_digest(bundle, MODEL_FILE)
 
 
-def test_a_bundle_whose_self_test_never_ends_is_refused_and_others_load(
+def test_bundle_with_an_endless_self_test_is_refused_and_others_load(
     bundle_folder: Path, models: Path, digit: Pixels
 ) -> None:
     make_endless(copy_bundle(bundle_folder, models, "aaa"))
@@ -304,10 +309,13 @@ def test_a_bundle_whose_self_test_never_ends_is_refused_and_others_load(
     assert predictions(answer)
     assert refused["name"] == "aaa"
     assert "aaa/1 could not be opened and tested within 1 seconds" in refused["reason"]
-    assert not [each for each in threading.enumerate() if each.name == "loader" and each.is_alive()]
+    loaders = [each for each in threading.enumerate() if each.name == "loader"]
+    for loader in loaders:  # the run that is cancelled ends with the node that it is at
+        loader.join(TIMEOUT_SECONDS)
+    assert not any(loader.is_alive() for loader in loaders)
 
 
-def test_stopping_does_not_wait_for_what_is_being_opened(
+def test_stop_does_not_wait_for_a_bundle_that_is_being_opened(
     bundle_folder: Path, tmp_path: Path
 ) -> None:
     make_endless(copy_bundle(bundle_folder, tmp_path))
@@ -318,16 +326,16 @@ def test_stopping_does_not_wait_for_what_is_being_opened(
         running = asyncio.create_task(repository.run())
         while not any(each.name == "loader" for each in threading.enumerate()):
             await asyncio.sleep(0)
-        begun = time.monotonic()
+        started = time.monotonic()
         repository.stop()
         await running
         await repository.close()
-        return time.monotonic() - begun
+        return time.monotonic() - started
 
     assert asyncio.run(scenario()) < 5
 
 
-def test_a_disk_that_never_answers_is_not_waited_for() -> None:
+def test_daemon_threads_time_out_and_are_bounded_on_a_stuck_disk() -> None:
     forever = threading.Event()
 
     async def scenario() -> None:
@@ -354,7 +362,7 @@ def held_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def test_a_lock_that_another_holds_is_not_waited_for_for_ever(
+def test_rollout_change_times_out_on_a_held_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.registry.rollout._LOCK_SECONDS", 0.1)
@@ -365,19 +373,19 @@ def test_a_lock_that_another_holds_is_not_waited_for_for_ever(
     assert releases.get("digits").held == 1
 
 
-def test_stopping_does_not_wait_for_a_held_lock(models: Path, tmp_path: Path) -> None:
+def test_stop_does_not_wait_for_a_held_lock(models: Path, tmp_path: Path) -> None:
     control = tmp_path / "control"
     control.mkdir()
     with held_lock(control):
-        begun = time.monotonic()
+        started = time.monotonic()
         with serving_models(models, control_folder=control, control="anyone") as service:
             pinned = service.submit("POST", "/models/digits/pin?version=1")
-        assert time.monotonic() - begun < 4.5
+        assert time.monotonic() - started < 4.5
         check_error(pinned.result(), 503, "not_ready", "The server is stopping; …")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder"])
-def test_a_lock_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+def test_rollout_lock_must_be_a_regular_file(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "releases.lock"
     if kind == "fifo":
         os.mkfifo(place)
@@ -400,7 +408,7 @@ def damage_by_a_folder(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_by_bytes, damage_by_a_fifo, damage_by_a_folder])
-def test_nothing_serves_until_the_releases_can_be_read(
+def test_no_model_is_active_until_the_rollouts_can_be_read(
     models: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     control = tmp_path / "control"
@@ -418,24 +426,26 @@ def test_nothing_serves_until_the_releases_can_be_read(
         assert service.get("/models").json()["models"][0]["version"] == "1"
 
 
-def test_a_file_that_was_damaged_and_deleted_is_no_error_any_more(tmp_path: Path) -> None:
+def test_rollout_store_recovers_when_a_damaged_file_is_removed(tmp_path: Path) -> None:
     releases = RolloutStore(tmp_path)
     releases.change("digits", lambda now: now.pinned(3))
     (tmp_path / "releases.json").write_text("{")
     releases.read()
     (tmp_path / "releases.json").unlink()
     releases.read()
-    releases.change("digits", lambda now: now.followed())
+    releases.change("digits", lambda now: now.unpinned())
     assert releases.get("digits").held is None
 
 
-def test_no_answer_shows_where_the_models_folder_is(bundle_folder: Path, models: Path) -> None:
+def test_no_response_contains_the_path_of_the_models_folder(
+    bundle_folder: Path, models: Path
+) -> None:
     (copy_bundle(bundle_folder, models, version=2) / MODEL_FILE).unlink()
     make_a_fifo(copy_bundle(bundle_folder, models, "cats") / GOLDEN_FILE)
     (models / "dogs" / "1").mkdir(parents=True)
     edit_manifest(copy_bundle(bundle_folder, models, "mice"), name="rats")
     with capture_logs() as log, serving_models(models, control="anyone") as service:
-        answers = [
+        responses = [
             service.get("/models"),
             service.post("/v2/repository/index", b"{}"),
             service.post("/models/digits/pin?version=2"),
@@ -443,46 +453,48 @@ def test_no_answer_shows_where_the_models_folder_is(bundle_folder: Path, models:
             service.post("/v2/repository/models/cats/load", b"{}"),
             service.get("/health/ready"),
         ]
-    assert len(answers[0].json()["refused"]) == 4
-    for answer in answers:
-        assert str(models) not in answer.text
+    assert len(responses[0].json()["refused"]) == 4
+    for response in responses:
+        assert str(models) not in response.text
     refused = [line["reason"] for line in log if line["event"] == "bundle refused"]
     assert all(str(models) in reason for reason in refused), "the log has the whole path"
 
 
-def test_a_second_model_changes_nothing_for_who_names_none(
+def test_second_model_does_not_change_the_default_model(
     bundle_folder: Path, models: Path, digit: Pixels, tmp_path: Path
 ) -> None:
-    def asked(service: Any) -> str:
+    def default_model(service: Any) -> str:
         answer = service.post("/predict", encode(digit), headers=PNG)
         return str(answer.json()["model"])
 
     settings = ServiceSettings(models_folder=models, control="anyone", watch_seconds=0.01)
     with serving(create_app(settings, repository := WatchedRepository(settings))) as service:
         wait(repository.loaded)
-        assert asked(service) == "digits"
+        assert default_model(service) == "digits"
         copy_bundle(bundle_folder, models, "another")
         while len(service.get("/models").json()["models"]) < 2:
             pass
-        assert asked(service) == "digits"
+        assert default_model(service) == "digits"
     with serving_models(models, control="anyone") as service:
-        assert asked(service) == "digits", "also after a restart"
+        assert default_model(service) == "digits", "also after a restart"
         assert service.post("/models/another/default").json()["name"] == "another"
-        assert asked(service) == "another"
+        assert default_model(service) == "another"
         check_error(service.post("/models/cats/default"), 404, "unknown_model", "…")
         service.post("/v2/repository/models/another/unload", b"{}")
         out = service.post("/predict", encode(digit), headers=PNG)
         check_error(out, 503, "not_ready", "another, the default model, is not in service; …")
         service.post("/v2/repository/models/another/load", b"{}")
         shutil.rmtree(models / "another")
-        service.post("/v2/repository/models/digits/load", b"{}")  # which looks at the folder
-        assert asked(service) == "another", "it is in service still"
+        service.post("/v2/repository/models/digits/load", b"{}")  # reads the folder again
+        assert default_model(service) == "another", "it is still in service"
     with serving_models(models) as service:
-        assert asked(service) == "digits", "what is gone is no default; the one that is left is"
+        assert default_model(service) == "digits", (
+            "a removed model is no default, the only one left is"
+        )
         assert service.get("/models").json()["default"] == "digits"
 
 
-def test_default_model_rules_over_what_is_recorded(bundle_folder: Path, models: Path) -> None:
+def test_default_model_option_overrides_the_record(bundle_folder: Path, models: Path) -> None:
     copy_bundle(bundle_folder, models, "another")
     (models / ".default-model").write_text("digits\n")
     with serving_models(models, default_model="another", control="anyone") as service:
@@ -494,15 +506,15 @@ def test_default_model_rules_over_what_is_recorded(bundle_folder: Path, models: 
 
 
 @pytest.mark.parametrize("content", ["", "no such\nname", "x" * 1000, "../../etc"])
-def test_a_damaged_record_of_the_default_is_passed_over(models: Path, content: str) -> None:
+def test_damaged_record_of_the_default_model_is_ignored(models: Path, content: str) -> None:
     (models / ".default-model").write_text(content)
     with serving_models(models) as service:
         assert service.get("/models").json()["default"] == "digits"
 
 
-def test_writers_that_end_together_each_get_a_number(tmp_path: Path, bundle_folder: Path) -> None:
+def test_concurrent_writers_get_different_versions(tmp_path: Path, bundle_folder: Path) -> None:
     manifest = open_bundle(bundle_folder).manifest.model_dump(exclude={"version", "files"})
-    both_are_written = threading.Barrier(4, timeout=30)
+    all_are_written = threading.Barrier(4, timeout=30)
     numbers, failures = [], []
 
     def describe(path: Path, version: int) -> None:
@@ -513,8 +525,8 @@ def test_writers_that_end_together_each_get_a_number(tmp_path: Path, bundle_fold
             with new_version(tmp_path, "digits") as draft:
                 shutil.copytree(bundle_folder, draft.path, dirs_exist_ok=True)
                 draft.manifest = manifest
-                draft.describe = partial(describe, draft.path)
-                both_are_written.wait()
+                draft.write_versioned = partial(describe, draft.path)
+                all_are_written.wait()
             numbers.append(draft.version)
         except BaseException as error:
             failures.append(error)
@@ -532,7 +544,7 @@ def test_writers_that_end_together_each_get_a_number(tmp_path: Path, bundle_fold
     assert not list((tmp_path / "digits").glob(".draft-*"))
 
 
-def test_where_nothing_can_be_written_the_default_lasts_as_long_as_the_process(
+def test_default_model_lasts_until_exit_where_nothing_can_be_written(
     bundle_folder: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.registry.default_model._write", lambda *_: False)
@@ -544,7 +556,7 @@ def test_where_nothing_can_be_written_the_default_lasts_as_long_as_the_process(
         while len(service.get("/models").json()["models"]) < 2:
             pass
         assert service.get("/models").json()["default"] == "digits"
-    said = [line["event"] for line in log if line["log_level"] == "warning"]
-    assert said == ["default model not kept"]
+    warnings = [line["event"] for line in log if line["log_level"] == "warning"]
+    assert warnings == ["default model not kept"]
     with serving_models(models) as service:
         assert service.get("/models").json()["default"] is None

@@ -1,6 +1,6 @@
-"""One request that costs much: it is refused where it cannot be answered in time, and else shares.
+"""Costly requests: refused if they cannot meet their timeout, otherwise run in slices.
 
-Runs are held by permissions, so each order of events is forced; estimates are given, not measured.
+Each run waits for a permit, so that a test forces each order; costs are fixed, not measured.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.dropout.sampling import AdaptiveSamples, Analytic, FixedSamples, Sampling
-from model.graphs.sessions import RunOptions, start
+from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
+from model.graphs.sessions import RunOptions, create_session
 from model.images.preprocessing import to_float
 from model.inference.predictor import Prediction, Predictor
-from model.uncertainty.summary import Uncertainty
+from model.uncertainty.uncertainty_measures import Uncertainty
 from service.engine.batcher import Batcher, Limits
-from service.engine.latency import Costs
-from service.engine.pending_requests import Answer, Floats
+from service.engine.latency_estimator import Costs
+from service.engine.pending_requests import Floats, Result
 from service.errors import DeadlineError, NotReadyError, OverloadedError, TooCostlyError
 from service.observability.metrics import Metrics
 from tests.model.graphs.test_sessions import endless_graph
@@ -29,7 +29,7 @@ from tests.service.bad_requests import PICTURE
 from tests.service.engine.test_batcher import EchoPredictor, all_submitted, images, queued_rows
 from tests.service.serving import (
     JSON,
-    PATIENCE_SECONDS,
+    TIMEOUT_SECONDS,
     check_error,
     predictions,
     real_predictor,
@@ -39,11 +39,11 @@ from training.data.dataset import Split
 
 ROW, SAMPLE = 1e-6, 1e-7
 CHEAP = Costs(trunk_seconds=ROW, head_seconds=SAMPLE)
-"""Shorter than any run of a test, so that none teaches anything else."""
+"""Shorter than any run of a test, so that no run lowers the estimates."""
 TWO_ROWS = Limits(64, 1024, timeout_seconds=60, inline_seconds=0, slice_seconds=2.9 * ROW)
-"""Slices of two rows, as `CHEAP` has it, and nothing on the event loop, which steps the runs."""
-DEAR = Costs(trunk_seconds=0.03, head_seconds=0.0012)
-"""Those of AlexNet's head on a slow core."""
+"""Slices of two rows at the costs of `CHEAP`, and no inline run, which would block the test."""
+EXPENSIVE = Costs(trunk_seconds=0.03, head_seconds=0.0012)
+"""The costs of AlexNet's head on a slow core."""
 
 
 class SteppedPredictor(EchoPredictor):
@@ -52,21 +52,21 @@ class SteppedPredictor(EchoPredictor):
     def __init__(self) -> None:
         super().__init__()
         self.runs: list[list[float]] = []
-        """The numbers of each run's rows."""
+        """The images of each run, as numbers."""
         self._started = threading.Semaphore(0)
         self._permitted = threading.Semaphore(0)
 
     def predict(self, images: Floats) -> Prediction:
         self.runs.append(images.ravel().tolist())
         self._started.release()
-        assert self._permitted.acquire(timeout=PATIENCE_SECONDS), "no run was permitted"
+        assert self._permitted.acquire(timeout=TIMEOUT_SECONDS), "no run was permitted"
         return super().predict(images)
 
     def permit(self, runs: int = 1) -> None:
         self._permitted.release(runs)
 
     async def until_running(self) -> None:
-        assert await asyncio.to_thread(self._started.acquire, timeout=PATIENCE_SECONDS)
+        assert await asyncio.to_thread(self._started.acquire, timeout=TIMEOUT_SECONDS)
 
 
 def stepped(limits: Limits = TWO_ROWS) -> tuple[SteppedPredictor, Batcher, Metrics]:
@@ -100,14 +100,14 @@ def refusing(costs: Costs, **limits: Any) -> Batcher:
         (1, FixedSamples(5, 65_536), 0.05, 79, "send one image, and draw no samples"),
     ],
 )
-def test_a_request_that_cannot_be_answered_in_its_time_is_refused_at_once(
+def test_batcher_refuses_a_request_longer_than_its_timeout_at_once(
     rows: int, sampling: Sampling | None, timeout_seconds: float, seconds: float, instead: str
 ) -> None:
     async def scenario() -> None:
-        costs = Costs(DEAR.trunk_seconds, DEAR.head_seconds, analytic_samples=600)
+        costs = Costs(EXPENSIVE.trunk_seconds, EXPENSIVE.head_seconds, analytic_samples=600)
         queue = refusing(costs)
         with pytest.raises(TooCostlyError) as refused:
-            await queue.answer(images(*range(rows)), sampling, timeout_seconds)
+            await queue.infer(images(*range(rows)), sampling, timeout_seconds)
         assert str(refused.value) == (
             f"This would take about {seconds} seconds, and {timeout_seconds} are allowed; "
             f"{instead}."
@@ -117,9 +117,9 @@ def test_a_request_that_cannot_be_answered_in_its_time_is_refused_at_once(
     run(scenario())
 
 
-def test_what_a_refusal_advises_is_taken() -> None:
+def test_batcher_accepts_what_a_refusal_advises() -> None:
     async def scenario() -> None:
-        queue = refusing(DEAR)
+        queue = refusing(EXPENSIVE)
         for rows, samples in ((11, 1024), (64, 170)):
             answer = await queue.uncertainty(images(*range(rows)), FixedSamples(5, samples))
             assert len(answer.labels) == rows
@@ -128,7 +128,7 @@ def test_what_a_refusal_advises_is_taken() -> None:
     run(scenario())
 
 
-def test_a_single_image_without_samples_is_never_too_costly() -> None:
+def test_batcher_never_refuses_a_single_deterministic_image_as_too_costly() -> None:
     async def scenario() -> None:
         queue = refusing(Costs(1000, 1000))
         assert len((await queue.predict(images(1))).logits) == 1
@@ -137,17 +137,17 @@ def test_a_single_image_without_samples_is_never_too_costly() -> None:
     run(scenario())
 
 
-def test_a_request_that_cannot_be_answered_behind_the_others_is_an_overload() -> None:
+def test_batcher_reports_overload_when_pending_requests_take_too_long() -> None:
     async def scenario() -> None:
         predictor, metrics = SteppedPredictor(), Metrics()
         limits = Limits(batch_rows=64, queue_rows=1024, timeout_seconds=30)
-        queue = Batcher("echo", predictor, limits, metrics, costs=DEAR)
+        queue = Batcher("echo", predictor, limits, metrics, costs=EXPENSIVE)
         (first,) = await all_submitted(queue.uncertainty(images(*range(20)), FixedSamples(5, 1024)))
         await predictor.until_running()
         with pytest.raises(OverloadedError, match=r"^What waits already takes about 4\d seconds,"):
             await queue.uncertainty(images(*range(20)), FixedSamples(6, 1024))
         assert queued_rows(metrics) == 19
-        short = await all_submitted(queue.predict(images(100)))  # which waits for one slice only
+        short = await all_submitted(queue.predict(images(100)))  # waits for one slice only
         first.cancel()
         predictor.permit(2)
         assert (await short[0]).features[0, 0] == 100
@@ -156,7 +156,7 @@ def test_a_request_that_cannot_be_answered_behind_the_others_is_an_overload() ->
     run(scenario())
 
 
-def test_short_requests_go_between_the_slices_of_a_long_one() -> None:
+def test_batcher_runs_short_requests_between_slices_of_a_long_one() -> None:
     async def scenario() -> None:
         predictor, queue, _ = stepped()
         (long,) = await all_submitted(queue.predict(images(*range(7))))
@@ -175,7 +175,7 @@ def test_short_requests_go_between_the_slices_of_a_long_one() -> None:
     run(scenario())
 
 
-def test_of_two_long_requests_the_one_with_less_left_goes_first() -> None:
+def test_batcher_runs_the_long_request_with_the_shortest_remaining_time_first() -> None:
     async def scenario() -> None:
         predictor, queue, _ = stepped()
         (longest,) = await all_submitted(queue.predict(images(*range(8))))
@@ -192,14 +192,15 @@ def test_of_two_long_requests_the_one_with_less_left_goes_first() -> None:
 
 
 @pytest.mark.parametrize("moment", ["queued", "during the first slice", "after the first slice"])
-@pytest.mark.parametrize("how", ["hangs up", "runs out of time"])
-def test_what_has_not_run_when_its_caller_is_gone_never_is(moment: str, how: str) -> None:
+@pytest.mark.parametrize("reason", ["cancelled", "timed out"])
+def test_batcher_never_runs_the_remaining_rows_of_an_abandoned_request(
+    moment: str, reason: str
+) -> None:
     async def scenario() -> None:
         predictor, queue, metrics = stepped()
         (other,) = await all_submitted(queue.predict(images(100)))
         await predictor.until_running()
-        given = images(*range(6))
-        (gone,) = await all_submitted(queue.predict(given))
+        (gone,) = await all_submitted(queue.predict(images(*range(6))))
         runs = 0 if moment == "queued" else 1
         if runs:
             predictor.permit()
@@ -211,21 +212,21 @@ def test_what_has_not_run_when_its_caller_is_gone_never_is(moment: str, how: str
             await predictor.until_running()
             assert not between.done()
         assert queued_rows(metrics) == 6 - 2 * runs
-        if how == "hangs up":
+        if reason == "cancelled":
             gone.cancel()
         else:
-            for job in list(queue._deadlines._waiting):
-                if job.rows == 6:
-                    job.give_up()
+            for request in list(queue._deadlines._requests):
+                if request.rows == 6:
+                    request.expire()
         await asyncio.wait([gone])
         assert queued_rows(metrics) == 0
-        assert 6 not in [job.rows for job in queue._deadlines._waiting]
+        assert 6 not in [request.rows for request in queue._deadlines._requests]
         (next_one,) = await all_submitted(queue.predict(images(200)))
         predictor.permit(2)
         assert (await next_one).features[0, 0] == 200
         others = [[150]] if moment == "after the first slice" else []
         assert predictor.runs == [[100], *[[0, 1]][:runs], *others, [200]]
-        with pytest.raises(asyncio.CancelledError if how == "hangs up" else DeadlineError):
+        with pytest.raises(asyncio.CancelledError if reason == "cancelled" else DeadlineError):
             await gone
         assert not queue._queue
         await queue.close()
@@ -233,7 +234,7 @@ def test_what_has_not_run_when_its_caller_is_gone_never_is(moment: str, how: str
     run(scenario())
 
 
-def test_a_slice_that_fails_fails_its_request_alone() -> None:
+def test_failing_slice_fails_its_request_alone() -> None:
     async def scenario() -> None:
         predictor, queue, metrics = stepped()
         (bad,) = await all_submitted(queue.predict(images(0, 1, 2, -1, 4, 5)))
@@ -250,7 +251,7 @@ def test_a_slice_that_fails_fails_its_request_alone() -> None:
     run(scenario())
 
 
-def test_a_run_is_no_longer_than_a_slice_however_many_requests_fill_it() -> None:
+def test_batch_of_many_requests_is_no_longer_than_a_slice() -> None:
     async def scenario() -> None:
         predictor, queue, _ = stepped()
         (first,) = await all_submitted(queue.predict(images(0)))
@@ -264,7 +265,7 @@ def test_a_run_is_no_longer_than_a_slice_however_many_requests_fill_it() -> None
     run(scenario())
 
 
-def columns(answer: Answer) -> list[NDArray[Any]]:
+def columns(answer: Result) -> list[NDArray[Any]]:
     if isinstance(answer, Prediction):
         return [answer.logits, answer.features, *answer.classification, answer.probabilities]
     if isinstance(answer, Uncertainty):
@@ -282,7 +283,7 @@ def predictor(models_folder: Path) -> Predictor:
     [
         None,
         FixedSamples(1, 64),
-        FixedSamples(1, 64, brief=True),
+        FixedSamples(1, 64, summary_only=True),
         FixedSamples(2, 37),
         AdaptiveSamples(0, 256),
         Analytic(),
@@ -290,16 +291,16 @@ def predictor(models_folder: Path) -> Predictor:
     ids=str,
 )
 @pytest.mark.parametrize("rows", [1, 5])
-def test_slices_give_the_same_bytes(
+def test_slices_give_the_same_bytes_as_one_run(
     predictor: Predictor, held_out: Split, sampling: Sampling | None, rows: int
 ) -> None:
-    given = to_float(held_out.images[:32])
+    rows_sent = to_float(held_out.images[:32])
 
     async def answered(costs: Costs | None) -> list[NDArray[Any]]:
         metrics = Metrics()
         limits = Limits(64, 1024, timeout_seconds=60, slice_seconds=(rows + 0.5) * ROW)
         queue = Batcher("digits", predictor, limits, metrics, costs=costs)
-        answer = await queue.answer(given, sampling, PATIENCE_SECONDS)
+        answer = await queue.infer(rows_sent, sampling, TIMEOUT_SECONDS)
         await queue.close()
         return columns(answer)
 
@@ -308,8 +309,8 @@ def test_slices_give_the_same_bytes(
     assert [each.tobytes() for each in sliced] == [each.tobytes() for each in whole]
 
 
-def test_a_bundles_costs_are_measured_when_it_is_loaded(models_folder: Path) -> None:
-    """Of a network that takes microseconds, by a request of as many samples as there may be."""
+def test_loader_measures_the_costs_of_a_bundle(models_folder: Path) -> None:
+    """The network takes microseconds, so only the maximum number of samples is too costly."""
     body = instances([PICTURE] * 8)
     limits = {"inference_timeout_seconds": 0.11, "max_samples": 65_536}
     with serving_models(models_folder, **limits) as service:
@@ -320,8 +321,8 @@ def test_a_bundles_costs_are_measured_when_it_is_loaded(models_folder: Path) -> 
         assert len(predictions(service.post("/predict", body, headers=JSON))) == 8
 
 
-class Exiting(EchoPredictor):
-    """Fails as no run of a network should."""
+class ExitingPredictor(EchoPredictor):
+    """Raises SystemExit, as a library might."""
 
     def predict(self, images: Floats) -> Prediction:
         if images[0, 0, 0, 0] < 0:
@@ -329,9 +330,9 @@ class Exiting(EchoPredictor):
         return super().predict(images)
 
 
-def test_a_thread_that_fails_leaves_the_queue_running() -> None:
+def test_batcher_keeps_running_after_its_thread_raises_system_exit() -> None:
     async def scenario() -> None:
-        queue = Batcher("echo", Exiting(), TWO_ROWS, Metrics())
+        queue = Batcher("echo", ExitingPredictor(), TWO_ROWS, Metrics())
         with pytest.raises(RuntimeError, match=r"^A run of the network broke off \(SystemExit"):
             await queue.predict(images(-1))
         assert len((await queue.predict(images(1))).logits) == 1
@@ -340,7 +341,7 @@ def test_a_thread_that_fails_leaves_the_queue_running() -> None:
     run(scenario())
 
 
-def test_a_thread_that_takes_nothing_more_fails_requests_and_the_queue_can_be_closed() -> None:
+def test_batcher_fails_requests_and_closes_after_its_executor_was_shut_down() -> None:
     async def scenario() -> None:
         queue = Batcher("echo", EchoPredictor(), TWO_ROWS, Metrics())
         queue._thread.shutdown()
@@ -352,13 +353,13 @@ def test_a_thread_that_takes_nothing_more_fails_requests_and_the_queue_can_be_cl
     run(scenario())
 
 
-class Endless(EchoPredictor):
-    """Runs a graph that never ends for images of negative numbers."""
+class EndlessPredictor(EchoPredictor):
+    """Runs a graph that never ends for negative images."""
 
     def __init__(self) -> None:
         super().__init__()
         self.run_options: RunOptions | None = None
-        self.session = start(endless_graph(), threads=1)
+        self.session = create_session(endless_graph(), threads=1)
         self.started = threading.Event()
 
     def predict(self, images: Floats) -> Prediction:
@@ -368,12 +369,12 @@ class Endless(EchoPredictor):
         return super().predict(images)
 
 
-def test_a_run_that_nobody_waits_for_any_more_is_ended() -> None:
+def test_batcher_terminates_a_run_that_nobody_awaits() -> None:
     async def scenario() -> None:
-        predictor = Endless()
+        predictor = EndlessPredictor()
         queue = Batcher("echo", predictor, TWO_ROWS, Metrics())
         requests = await all_submitted(queue.predict(images(-2)), queue.predict(images(-3)))
-        await asyncio.to_thread(predictor.started.wait, PATIENCE_SECONDS)
+        await asyncio.to_thread(predictor.started.wait, TIMEOUT_SECONDS)
         (other,) = await all_submitted(queue.predict(images(1)))
         for each in requests:
             each.cancel()
@@ -383,12 +384,12 @@ def test_a_run_that_nobody_waits_for_any_more_is_ended() -> None:
     run(scenario())
 
 
-def test_closing_ends_a_run_that_never_would() -> None:
+def test_batcher_close_terminates_an_endless_run() -> None:
     async def scenario() -> None:
-        predictor = Endless()
+        predictor = EndlessPredictor()
         queue = Batcher("echo", predictor, TWO_ROWS, Metrics())
         (waiting,) = await all_submitted(queue.predict(images(-2)))
-        await asyncio.to_thread(predictor.started.wait, PATIENCE_SECONDS)
+        await asyncio.to_thread(predictor.started.wait, TIMEOUT_SECONDS)
         await queue.close(timeout_seconds=0)
         with pytest.raises(NotReadyError):
             await waiting
@@ -397,7 +398,7 @@ def test_closing_ends_a_run_that_never_would() -> None:
     run(scenario())
 
 
-def test_closing_takes_no_longer_than_allowed_and_tells_those_who_wait() -> None:
+def test_batcher_close_fails_pending_requests_after_its_timeout() -> None:
     async def scenario() -> None:
         predictor, queue, _ = stepped()
         waiting = await all_submitted(

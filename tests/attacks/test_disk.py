@@ -1,4 +1,4 @@
-"""A temporary folder without space, while several workers sum their figures through files there."""
+"""A temporary folder without space, while workers sum their metrics through files there."""
 
 import asyncio
 import errno
@@ -37,7 +37,7 @@ metrics = Metrics()
 for number in range(2000):
     metrics.requests.labels(f"/route-{number}", "GET", 200).inc(number + 1)
 metrics.requests.labels("/route-0", "GET", 200).inc()
-text = metrics.expose().decode()
+text = metrics.render().decode()
 metrics.close()
 lines = [line for line in text.splitlines() if line.startswith("dropserve_requests_total{")]
 sizes = {
@@ -50,7 +50,7 @@ print(json.dumps({"shown": len(lines), "first": lines[:1], "sizes": sizes}))
 
 
 def count(folder: Path, full_from: int) -> tuple[Any, str]:
-    """Count in a process of its own, for whose files there is space so many times."""
+    """Count in another process, whose disk is full after `full_from` allocations."""
     done = subprocess.run(
         [sys.executable, "-c", ROUND_TRIP, str(full_from)],
         cwd=ROOT,
@@ -63,35 +63,35 @@ def count(folder: Path, full_from: int) -> tuple[Any, str]:
     return json.loads(done.stdout), done.stderr
 
 
-def test_every_byte_of_the_files_has_its_place_on_the_disk(tmp_path: Path) -> None:
-    """A page without one would end the process when it is first written to."""
-    found, said = count(tmp_path, 1_000)
+def test_metrics_files_are_fully_allocated_on_disk(tmp_path: Path) -> None:
+    """Writing to a mapped page without disk space would kill the process."""
+    found, log = count(tmp_path, 1_000)
     assert found["shown"] == 2000
     assert found["first"][0].endswith(" 2.0")
     assert max(size for _, size in found["sizes"].values()) > 2**16, "one of them has grown"
     assert all(reserved >= size for reserved, size in found["sizes"].values())
-    assert "not summed" not in said
+    assert "missing from the sums" not in log
 
 
 @pytest.mark.parametrize("full_from", [0, 1, 3])
-def test_without_space_it_counts_on_and_says_so_once(tmp_path: Path, full_from: int) -> None:
-    found, said = count(tmp_path, full_from)
+def test_metrics_count_on_and_log_once_without_disk_space(tmp_path: Path, full_from: int) -> None:
+    found, log = count(tmp_path, full_from)
     assert found["shown"] < 2000
-    assert said.count("are not summed with the others'") == 1
-    assert "No space left on device" in said
+    assert log.count("missing from the sums") == 1
+    assert "No space left on device" in log
     assert not list(tmp_path.glob("*.draft"))
 
 
-def test_a_temporary_folder_that_is_gone_costs_no_request(
+def test_missing_metrics_folder_fails_no_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "gone"))
     metrics = Metrics()
-    metrics.answered("/predict", "POST", 200, 0.1)
-    assert b"dropserve_requests" in metrics.expose()
+    metrics.count_request("/predict", "POST", 200, 0.1)
+    assert b"dropserve_requests" in metrics.render()
 
 
-def test_series_of_versions_and_models_that_are_gone_go() -> None:
+def test_metrics_drop_series_of_removed_models_and_versions() -> None:
     metrics = Metrics()
     for version in ("1", "2"):
         metrics.model_info.labels("digits", version).set(1)
@@ -99,37 +99,39 @@ def test_series_of_versions_and_models_that_are_gone_go() -> None:
     metrics.batch_rows.labels("digits").observe(3)
     metrics.batch_rows.labels("cats").observe(3)
     metrics.refused_versions.labels("cats", "1").set(1)
-    metrics.keep({"digits", "cats"}, {("digits", "1"), ("digits", "2"), ("cats", "1")})
-    assert b'model="digits-mc",version="1"' in metrics.expose()
-    metrics.keep({"digits"}, {("digits", "2")})
-    text = metrics.expose().decode()
+    metrics.retain_series({"digits", "cats"}, {("digits", "1"), ("digits", "2"), ("cats", "1")})
+    assert b'model="digits-mc",version="1"' in metrics.render()
+    metrics.retain_series({"digits"}, {("digits", "2")})
+    text = metrics.render().decode()
     assert "cats" not in text
     assert 'version="1"' not in text
     assert 'dropserve_model_info{model="digits",version="2"} 1.0' in text
     assert 'dropserve_inference_images_total{model="digits-mc",version="2"} 1.0' in text
     assert 'dropserve_batch_rows_sum{model="digits"} 3.0' in text
-    assert not metrics.model_info._metrics.keys() & {("digits", "1")}, "nor are they kept"
+    assert not metrics.model_info._metrics.keys() & {("digits", "1")}, (
+        "the client library keeps no child either"
+    )
 
 
-def test_many_scrapes_at_once_share_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_scrapes_share_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics()
     rendered: list[int] = []
 
     def render() -> bytes:
         rendered.append(1)
-        return b"figures"
+        return b"metrics"
 
-    monkeypatch.setattr(metrics, "_rendered", render)
+    monkeypatch.setattr(metrics, "_render", render)
 
     async def scenario() -> None:
-        answers = await asyncio.gather(*(metrics.exposition() for _ in range(500)))
-        assert answers == [b"figures"] * 500
+        responses = await asyncio.gather(*(metrics.render_in_thread() for _ in range(500)))
+        assert responses == [b"metrics"] * 500
 
     asyncio.run(scenario())
     assert len(rendered) <= 2
 
 
-def test_a_change_that_cannot_be_kept_for_want_of_space_is_refused(
+def test_rollout_change_without_disk_space_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""No request of up to 10 MB, packed or not, may keep the event loop from the others."""
+"""No request of up to 10 MB, compressed or not, may block the event loop for long."""
 
 import asyncio
 import gc
@@ -16,11 +16,12 @@ import pytest
 from numpy.typing import NDArray
 
 from model.inference.predictor import Prediction
-from service.api import answers
-from service.api.routes import json_response, rows_response
+from service.api import response_builders
+from service.api.routes import json_response, predictions_response
 from service.app import tune_gc
-from service.codecs.tensors import InferRequest, Input, Tensor
-from service.codecs.tensors import write as write_tensors
+from service.codecs.infer_requests import InferRequest, Input
+from service.codecs.infer_responses import write_response
+from service.codecs.tensors import Tensor
 from service.sandbox.image_reader import as_floats
 from tests.attacks.stalls import Heartbeat, longest_stall
 from tests.service.serving import Application, serving_models
@@ -38,8 +39,8 @@ class Attack(NamedTuple):
     headers: dict[str, str]
 
 
-def filled(before: str, item: str, after: str) -> bytes:
-    """A text of ten megabytes that says the same over and over."""
+def repeat_item(before: str, item: str, after: str) -> bytes:
+    """Build a text of ten megabytes that repeats one item."""
     return before.encode() + item.encode() * (BYTES // len(item)) + after.encode()
 
 
@@ -83,18 +84,21 @@ PLACES = {
 def texts() -> Iterator[tuple[str, Attack]]:
     for place, (path, before, after) in PLACES.items():
         for item in ITEMS:
-            yield f"{place}: {item}", Attack(path, filled(before, item, after), JSON_HEADERS)
+            yield f"{place}: {item}", Attack(path, repeat_item(before, item, after), JSON_HEADERS)
         text = before.encode() + b'"' + bytes(BYTES).replace(b"\0", b"A") + b'",' + after.encode()
         yield f"{place}: a long string", Attack(path, text, JSON_HEADERS)
         yield f"{place}: keys", Attack(path, keys(before + "{", "}," + after), JSON_HEADERS)
         for name, nest in (("lists", "["), ("objects", '{"a":')):
-            deep = filled(before, nest, "")
+            deep = repeat_item(before, nest, "")
             yield f"{place}: deep {name}", Attack(path, deep, JSON_HEADERS)
-    picture = filled('{"instances":[{"b64":"', "ABCD", '"}]}')
+    picture = repeat_item('{"instances":[{"b64":"', "ABCD", '"}]}')
     yield "one base64", Attack("/predict", picture, JSON_HEADERS)
     yield "blanks", Attack("/predict", b" " * BYTES, JSON_HEADERS)
     yield "parameters", Attack(INFER, keys('{"inputs":[],"parameters":{', "}}"), JSON_HEADERS)
-    yield "an escape", Attack("/predict", filled('{"instances":["', "\\u0041", '"]}'), JSON_HEADERS)
+    yield (
+        "an escape",
+        Attack("/predict", repeat_item('{"instances":["', "\\u0041", '"]}'), JSON_HEADERS),
+    )
 
 
 def forms() -> Iterator[tuple[str, Attack]]:
@@ -119,8 +123,8 @@ def forms() -> Iterator[tuple[str, Attack]]:
 
 def tensor(shape: list[int], datatype: str, data: bytes, **more: Any) -> Attack:
     size = {"binary_data_size": len(data)}
-    given = {"name": "images", "shape": shape, "datatype": datatype, "parameters": size}
-    text = orjson.dumps({"inputs": [given], **more})
+    described = {"name": "images", "shape": shape, "datatype": datatype, "parameters": size}
+    text = orjson.dumps({"inputs": [described], **more})
     return Attack(INFER, text + data, {"Inference-Header-Content-Length": str(len(text))})
 
 
@@ -162,7 +166,7 @@ ATTACKS = {
     "tensors": tensors,
     "files": files,
 }
-PACKING: dict[str, Callable[[bytes], bytes]] = {
+ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "identity": bytes,
     "gzip": partial(gzip.compress, compresslevel=1),
     "deflate": partial(zlib.compress, level=1),
@@ -173,28 +177,30 @@ PACKING: dict[str, Callable[[bytes], bytes]] = {
 def service(models_folder: Path) -> Iterator[Application]:
     threshold = gc.get_threshold()
     with serving_models(models_folder) as application:
-        tune_gc()  # as the service does: here it has the training's libraries, too
+        tune_gc()  # as the service does; here the libraries of training are loaded, too
         yield application
     gc.set_threshold(*threshold)
     gc.unfreeze()
 
 
-@pytest.mark.parametrize("encoding", PACKING)
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("kind", ATTACKS)
-def test_no_body_stops_the_event_loop(service: Application, kind: str, encoding: str) -> None:
-    """Each attack comes in one of the three codings: what unpacks it does not look at it."""
+def test_no_body_blocks_the_event_loop(service: Application, kind: str, encoding: str) -> None:
+    """Each attack is sent in one encoding, since decompression does not depend on the content."""
     stalls = {}
-    ours = islice(ATTACKS[kind](), list(PACKING).index(encoding), None, len(PACKING))
-    for name, attack in ours:
+    attacks = islice(ATTACKS[kind](), list(ENCODINGS).index(encoding), None, len(ENCODINGS))
+    for name, attack in attacks:
         headers = dict(attack.headers)
         if encoding != "identity":
             headers["Content-Encoding"] = encoding
-        body = PACKING[encoding](attack.body)
-        asked = partial(longest_stall, service.app, attack.path, body, headers)
-        stall, status, content = service.portal.call(asked)
-        for _ in range(_TRIES - 1):  # what a request does is there each time, noise is not
+        body = ENCODINGS[encoding](attack.body)
+        measure = partial(longest_stall, service.app, attack.path, body, headers)
+        stall, status, content = service.portal.call(measure)
+        for _ in range(
+            _TRIES - 1
+        ):  # a stall that the request causes occurs each time, noise does not
             if stall > STALL_SECONDS:
-                stall = min(stall, service.portal.call(asked)[0])
+                stall = min(stall, service.portal.call(measure)[0])
         assert status in (200, 400, 413), content
         if stall > STALL_SECONDS:
             stalls[name] = stall
@@ -204,34 +210,39 @@ def test_no_body_stops_the_event_loop(service: Application, kind: str, encoding:
 CLASSES = tuple(f"class {number}" for number in range(1000))
 
 
-def test_no_answer_stops_the_event_loop_however_large() -> None:
-    """Sixty-four images of a thousand classes: 192,000 figures."""
-    shares = np.random.default_rng(0).random((64, len(CLASSES)), np.float32)
-    prediction = Prediction(shares, shares, classification=(shares, shares.argmax(axis=1)))
-    columns = [Tensor(name, "FP32", shares) for name in ("a", "b", "c")]
+def test_large_responses_do_not_block_the_event_loop() -> None:
+    """64 images of 1000 classes have 192,000 numbers."""
+    probabilities = np.random.default_rng(0).random((64, len(CLASSES)), np.float32)
+    prediction = Prediction(
+        probabilities, probabilities, classification=(probabilities, probabilities.argmax(axis=1))
+    )
+    columns = [Tensor(name, "FP32", probabilities) for name in ("a", "b", "c")]
     content = {"model": "m", "version": "1"}
     request = InferRequest(inputs=[Input(name="images", shape=[1], datatype="FP32")])
 
     async def write() -> tuple[float, bytes, bytes]:
         heartbeat = Heartbeat()
-        rows = partial(answers.plain, prediction, CLASSES)
-        native = await rows_response(content, rows, shares.size)
-        protocol = await asyncio.to_thread(write_tensors, {}, columns, request)
+        rows = partial(response_builders.deterministic_predictions, prediction, CLASSES)
+        native = await predictions_response(content, rows, probabilities.size)
+        protocol = await asyncio.to_thread(write_response, {}, columns, request)
         return await heartbeat.end(), bytes(native.body), protocol[0]
 
     stall, native, protocol = asyncio.run(write())
-    whole = {**content, "predictions": answers.plain(prediction, CLASSES)}
+    whole = {
+        **content,
+        "predictions": response_builders.deterministic_predictions(prediction, CLASSES),
+    }
     assert native == json_response(whole).body
     outputs = orjson.loads(protocol)["outputs"]
-    assert all(each["data"] == orjson.loads(dumped(shares)) for each in outputs)
+    assert all(each["data"] == orjson.loads(to_json(probabilities)) for each in outputs)
     assert stall < STALL_SECONDS
 
 
-def dumped(shares: NDArray[np.float32]) -> bytes:
-    return orjson.dumps(shares.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
+def to_json(probabilities: NDArray[np.float32]) -> bytes:
+    return orjson.dumps(probabilities.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def test_many_pixels_become_numbers_beside_the_event_loop() -> None:
+def test_converting_many_pixels_does_not_block_the_event_loop() -> None:
     pixels = np.zeros((64, 3, 224, 224), np.uint8)
 
     async def convert() -> tuple[float, NDArray[np.float32]]:

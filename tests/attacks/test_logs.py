@@ -1,4 +1,4 @@
-"""A log that nobody reads stops nothing, and what a stranger sends cannot forge one."""
+"""Attacks on the log: standard output that nobody reads, and requests that forge log lines."""
 
 import os
 import signal
@@ -15,42 +15,46 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.service.process import COMMAND
-from tests.service.serving import PATIENCE_SECONDS
+from tests.service.serving import TIMEOUT_SECONDS
 
-LONG = "x" * 2_000
+LONG_PATH = "x" * 2_000
 REQUESTS = 400
-"""With such paths: several times as much as a pipe holds."""
+"""With `LONG_PATH`, their log lines are several times as large as a pipe."""
 
 
-class Silent:
-    """A running service whose standard output is whatever the test makes it."""
+class ServiceWithStdout:
+    """A running service whose standard output the test chooses."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
         self.process = process
         self.port = port
 
     def status(self, path: str) -> int:
-        with socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS) as connection:
             head = f"GET {path} HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n"
             connection.sendall(head.encode())
             return int(connection.makefile("rb").read().split()[1])
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE_SECONDS)
+        return self.process.wait(TIMEOUT_SECONDS)
 
 
 @contextmanager
-def silent(stdout: int, folder: Path, *options: str) -> Iterator[Silent]:
-    """Run the service on a port that is free now, since its log does not tell which it has."""
+def service_with_stdout(stdout: int, folder: Path, *options: str) -> Iterator[ServiceWithStdout]:
+    """Run the service on a port that is free now, since its log cannot be read for the port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    given = ["--port", str(port), "--models-folder", str(folder), *options]
+    arguments = ["--port", str(port), "--models-folder", str(folder), *options]
     process = subprocess.Popen(
-        [*COMMAND, *given], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, start_new_session=True
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
-    service = Silent(process, port)
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    service = ServiceWithStdout(process, port)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     try:
         while not _answers(service):
             assert process.poll() is None, "it has ended"
@@ -66,7 +70,7 @@ def silent(stdout: int, folder: Path, *options: str) -> Iterator[Silent]:
             process.stdout.close()
 
 
-def _answers(service: Silent) -> bool:
+def _answers(service: ServiceWithStdout) -> bool:
     try:
         return service.status("/health/live") == 200
     except (ConnectionError, IndexError):
@@ -74,20 +78,20 @@ def _answers(service: Silent) -> bool:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_standard_output_that_nobody_reads_stops_neither_service_nor_its_end(
+def test_service_serves_and_exits_while_nobody_reads_standard_output(
     workers: str, tmp_path: Path
 ) -> None:
-    with silent(subprocess.PIPE, tmp_path, "--workers", workers) as service:
+    with service_with_stdout(subprocess.PIPE, tmp_path, "--workers", workers) as service:
         for _ in range(REQUESTS):
-            assert service.status(f"/{LONG}") == 404
+            assert service.status(f"/{LONG_PATH}") == 404
         started = time.monotonic()
         assert service.stop() == 0
         assert time.monotonic() - started < 10
 
 
-def test_a_standard_output_whose_reader_has_gone_stops_nothing(tmp_path: Path) -> None:
+def test_service_survives_a_closed_reader_of_standard_output(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    with silent(writing, tmp_path) as service:
+    with service_with_stdout(writing, tmp_path) as service:
         os.close(writing)
         os.close(reading)
         for _ in range(20):
@@ -97,14 +101,14 @@ def test_a_standard_output_whose_reader_has_gone_stops_nothing(tmp_path: Path) -
         assert service.process.stderr.read() == b""
 
 
-def test_a_closed_standard_output_stops_nothing(tmp_path: Path) -> None:
+def test_service_starts_with_standard_output_closed(tmp_path: Path) -> None:
     code = "import os, sys; os.close(1); os.execv(sys.executable, sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", code, *COMMAND, "--host", "192.0.2.1", "--models-folder", tmp_path],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert done.returncode == 1
@@ -112,14 +116,14 @@ def test_a_closed_standard_output_stops_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
-def test_a_path_can_neither_end_its_line_nor_steer_a_terminal(
+def test_path_can_neither_end_its_log_line_nor_control_a_terminal(
     log_format: str, tmp_path: Path
 ) -> None:
     forged = "/\r\n2026-01-01T00:00:00Z [info     ] ready\x1b[2J\x9b31m\u2028\u202e\x00\x7f"
     log = tmp_path / "log"
     with (
         log.open("wb") as file,
-        silent(file.fileno(), tmp_path, "--log-format", log_format) as service,
+        service_with_stdout(file.fileno(), tmp_path, "--log-format", log_format) as service,
     ):
         assert service.status(quote(forged)) == 404
         assert service.stop() == 0

@@ -1,4 +1,4 @@
-"""A query costs little, however long it is: nothing reads one that is longer than any good one."""
+"""A very long query costs little: it is refused before it is parsed."""
 
 import pytest
 
@@ -19,7 +19,7 @@ ROUTES = ["/predict", "/uncertainty", "/models", "/models/digits", "/health/live
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("kind", QUERIES)
-def test_a_long_query_is_refused_before_it_is_read(
+def test_long_query_is_refused_before_it_is_parsed(
     service: Application, route: str, kind: str
 ) -> None:
     method = "POST" if route in ("/predict", "/uncertainty") else "GET"

@@ -1,22 +1,22 @@
-"""The programs that attack the service: what they send, read and write down."""
+"""The requests, parsers and reports of the programs in benchmarks/reliability."""
 
 from pathlib import Path
 
 import pytest
 
 from benchmarks.reliability.attackers import attacks
-from benchmarks.reliability.bombs import packed_bombs
-from benchmarks.reliability.clients import Seen
+from benchmarks.reliability.bombs import gzip_bombs
+from benchmarks.reliability.clients import ClientStats
 from benchmarks.reliability.framings import framings, inner_request
-from benchmarks.reliability.fuzz_requests import Fuzzer, as_expected, good_bodies, good_request
-from benchmarks.reliability.report import Bar, Report
+from benchmarks.reliability.fuzz_requests import Fuzzer, good_bodies, good_request, replace_id
+from benchmarks.reliability.report import Criterion, Report
 from benchmarks.reliability.smuggling import h11_accepts
-from benchmarks.reliability.wire import answers, complete, request
+from benchmarks.reliability.wire import complete_length, parse_responses, request
 
-ANSWER = b"HTTP/1.1 200 OK\r\nX-Request-ID: one\r\nContent-Length: 2\r\n\r\nhi"
+RESPONSE = b"HTTP/1.1 200 OK\r\nX-Request-ID: one\r\nContent-Length: 2\r\n\r\nhi"
 
 
-def test_there_are_a_hundred_framings_and_each_holds_the_hidden_request() -> None:
+def test_framings_are_a_hundred_and_contain_the_inner_request() -> None:
     inner = inner_request("hidden")
     found = framings("/predict", inner)
     assert len(found) >= 100
@@ -26,14 +26,14 @@ def test_there_are_a_hundred_framings_and_each_holds_the_hidden_request() -> Non
             assert inner in each.body
 
 
-def test_h11_is_as_strict_as_it_is_taken_for() -> None:
+def test_h11_refuses_a_space_before_the_colon() -> None:
     assert h11_accepts(request("POST", "/", b"body"))
     assert not h11_accepts(b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
 
 
-def test_answers_are_taken_apart() -> None:
+def test_parse_responses_reads_lengths_and_chunks() -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
-    found = answers(ANSWER + chunked + b"HTTP/1.1 200 OK\r\nContent")
+    found = parse_responses(RESPONSE + chunked + b"HTTP/1.1 200 OK\r\nContent")
     assert [(each.status, each.body, each.request_id) for each in found] == [
         (200, b"hi", "one"),
         (200, b"hi", ""),
@@ -41,56 +41,56 @@ def test_answers_are_taken_apart() -> None:
 
 
 @pytest.mark.parametrize("before", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
-def test_an_answer_is_complete_with_its_last_byte(before: bytes) -> None:
-    data = before + ANSWER
-    assert [complete(data[:end]) for end in range(len(data))] == [0] * len(data)
-    assert complete(data + b"more") == len(data)
+def test_complete_length_is_0_until_the_last_byte(before: bytes) -> None:
+    data = before + RESPONSE
+    assert [complete_length(data[:end]) for end in range(len(data))] == [0] * len(data)
+    assert complete_length(data + b"more") == len(data)
 
 
-def test_fuzzed_requests_are_the_same_for_the_same_seed() -> None:
+def test_fuzzer_repeats_itself_for_the_same_seed() -> None:
     first, second = Fuzzer(1), Fuzzer(1)
     for _ in range(50):
-        assert first.framed("a") == second.framed("a")
-        assert first.broken("a") == second.broken("a")
-    message = first.framed("a")
-    assert b"".join(first.pieces(message)) == message
+        assert first.well_framed("a") == second.well_framed("a")
+        assert first.badly_framed("a") == second.badly_framed("a")
+    message = first.well_framed("a")
+    assert b"".join(first.split(message)) == message
 
 
-def test_a_fuzzed_request_ends_where_it_says() -> None:
+def test_well_framed_request_has_the_right_content_length() -> None:
     fuzzer = Fuzzer(2)
     for _ in range(200):
-        head, _, body = fuzzer.framed("a").partition(b"\r\n\r\n")
+        head, _, body = fuzzer.well_framed("a").partition(b"\r\n\r\n")
         assert int(head.rpartition(b"Content-Length: ")[2]) == len(body)
 
 
-def test_good_requests_carry_their_id_and_differ() -> None:
+def test_good_requests_contain_their_id_and_differ() -> None:
     bodies = good_bodies()
     assert len({good_request(each, "one") for each in bodies}) == len(bodies)
     assert b'"one"' in good_request(bodies[0], "one")
-    assert as_expected(b'{"id":"one"}', "one") == as_expected(b'{"id":"two"}', "two")
+    assert replace_id(b'{"id":"one"}', "one") == replace_id(b'{"id":"two"}', "two")
 
 
-def test_bodies_that_unpack_to_much_are_short() -> None:
-    assert all(len(bomb()) < 20_000 for bomb in packed_bombs().values())
+def test_gzip_bombs_are_small() -> None:
+    assert all(len(bomb()) < 20_000 for bomb in gzip_bombs().values())
 
 
-def test_names_of_attacks_can_be_listed_with_commas() -> None:
+def test_names_of_attacks_contain_no_comma() -> None:
     assert not [name for name in attacks() if "," in name]
 
 
-def test_a_loss_is_worse_than_any_status() -> None:
-    seen = Seen()
-    seen.counts.update({"200": 5, "503": 1, "sent": 9, "refused": 2})
-    assert seen.worst == "503"
-    seen.counts["lost: closed"] += 1
-    assert (seen.worst, seen.lost, seen.good) == ("lost: closed", 1, 5)
+def test_client_stats_rank_a_loss_worse_than_any_status() -> None:
+    stats = ClientStats()
+    stats.counts.update({"200": 5, "503": 1, "sent": 9, "refused": 2})
+    assert stats.worst == "503"
+    stats.counts["lost: closed"] += 1
+    assert (stats.worst, stats.lost, stats.good) == ("lost: closed", 1, 5)
 
 
-def test_a_record_stands_before_the_others_and_a_missed_bar_is_status_1(tmp_path: Path) -> None:
+def test_report_is_inserted_first_and_a_missed_criterion_is_status_1(tmp_path: Path) -> None:
     file = tmp_path / "reliability.md"
     file.write_text("# Head\n\n## Records\n\nNewest first.\n\n### older\n")
-    bars = [Bar("losses", "1", "0", is_kept=False)]
-    report = Report("Title", "setting.", ("a",), [("b",)], bars)
+    criteria = [Criterion("losses", "1", "0", is_met=False)]
+    report = Report("Title", "setting.", ("a",), [("b",)], criteria)
     assert report.status == 1
     report.add_to(file, "command")
     text = file.read_text()

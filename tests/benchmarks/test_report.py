@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import pytest
 
-from benchmarks.serving.comparison import Comparison, Plan, Subject
-from benchmarks.serving.load import Stretch
-from benchmarks.serving.open_loop import Arrivals, percentiles
+from benchmarks.serving.comparison import Comparison, MeasuredServer, Plan
+from benchmarks.serving.load import ClosedLoopResult
+from benchmarks.serving.open_loop import OpenLoopResult, percentiles
 from benchmarks.serving.peers import PEERS
 from benchmarks.serving.report import ratio, records
 
@@ -14,14 +14,14 @@ PLAN = Plan(rounds=3, seconds=1, connections=(1, 32), rates=(100.0, 200.0), kind
 BY_NAME = {each.name: each for each in PEERS}
 
 
-def seen(*rates: float, refused: int = 0) -> list[Stretch]:
-    return [Stretch(32, rate, refused, 0, p50=2.0, p99=9.0) for rate in rates]
+def closed_loop_results(*rates: float, refused: int = 0) -> list[ClosedLoopResult]:
+    return [ClosedLoopResult(32, rate, refused, 0, p50=2.0, p99=9.0) for rate in rates]
 
 
-def subject(name: str, rates: Sequence[float], answered: float = 1.0) -> Subject:
+def measured_server(name: str, rates: Sequence[float], answered: float = 1.0) -> MeasuredServer:
     latencies = percentiles([0.002] * 99 + [0.05])
-    stretch = Arrivals(100, 100, {"200": 100}, 100.0, latencies, answered, lateness=0.1)
-    return Subject(
+    result = OpenLoopResult(100, 100, {"200": 100}, 100.0, latencies, answered, lateness=0.1)
+    return MeasuredServer(
         peer=BY_NAME[name],
         versions="it 1.0",
         start_seconds=1.0,
@@ -29,22 +29,27 @@ def subject(name: str, rates: Sequence[float], answered: float = 1.0) -> Subject
         targets=cast("Any", {"OIP JSON": None}),
         processes=1,
         memory=[100.0, 300.0, 110.0],
-        stretches={("OIP JSON", each): seen(*rates) for each in PLAN.connections},
-        arrivals={100.0: [stretch] * 3},
+        closed_loop={("OIP JSON", each): closed_loop_results(*rates) for each in PLAN.connections},
+        open_loop={100.0: [result] * 3},
     )
 
 
-def test_a_ratio_is_of_the_medians() -> None:
-    assert ratio(seen(100, 900, 200), seen(50, 400, 1)) == pytest.approx(4)
+def test_ratio_compares_medians() -> None:
+    assert ratio(
+        closed_loop_results(100, 900, 200), closed_loop_results(50, 400, 1)
+    ) == pytest.approx(4)
 
 
-def test_a_server_that_answers_nothing_makes_no_ratio_fail() -> None:
-    assert ratio(seen(100), seen(0, 0, 5)) == float("inf")
+def test_ratio_to_a_server_that_answers_nothing_is_infinite() -> None:
+    assert ratio(closed_loop_results(100), closed_loop_results(0, 0, 5)) == float("inf")
 
 
-def test_the_tables_of_a_comparison(tmp_path: Path) -> None:
-    subjects = [subject("ours", (200, 100, 300)), subject("triton", (400, 50, 500), answered=0.5)]
-    comparison = Comparison(subjects, {"Ray Serve": "it ended by itself"})
+def test_records_show_throughput_footprint_and_latency(tmp_path: Path) -> None:
+    servers = [
+        measured_server("ours", (200, 100, 300)),
+        measured_server("triton", (400, 50, 500), answered=0.5),
+    ]
+    comparison = Comparison(servers, {"Ray Serve": "it ended by itself"})
     throughput, footprint, latency = records(comparison, PLAN, "On a machine.")
     assert throughput.rows == [
         ("OIP JSON", "Triton", "400 x0.50", "400 x0.50", "2.0, 9.0"),
@@ -61,8 +66,8 @@ def test_the_tables_of_a_comparison(tmp_path: Path) -> None:
         record.draw(tmp_path / f"{record.name}.svg")
 
 
-def test_failed_requests_are_told() -> None:
-    bad = subject("ours", (200, 100, 300))
-    bad.stretches["OIP JSON", 32] = seen(10, 10, 10, refused=4)
+def test_throughput_record_shows_failed_requests() -> None:
+    bad = measured_server("ours", (200, 100, 300))
+    bad.closed_loop["OIP JSON", 32] = closed_loop_results(10, 10, 10, refused=4)
     throughput, *_ = records(Comparison([bad], {}), PLAN, "")
     assert throughput.rows == [("OIP JSON", "ours", "200", "10 (12 failed)", "2.0, 9.0")]

@@ -18,32 +18,32 @@ child.stdout.readline()
 WAITING = "import signal; signal.pause()"
 
 
-def test_a_server_is_held_let_go_and_ended(tmp_path: Path) -> None:
+def test_server_is_suspended_resumed_and_ended(tmp_path: Path) -> None:
     with Server(Command([sys.executable, "-c", WAITING]), "", tmp_path) as server:
         (process,) = server.processes()
-        server.hold()
+        server.suspend()
         os.waitid(os.P_PID, process, os.WSTOPPED)
-        server.let_go()
+        server.resume()
         os.waitid(os.P_PID, process, os.WCONTINUED)
         assert server.proportional_memory() > 0
         server.require_running()
     assert not Path(f"/proc/{process}").exists()
 
 
-def test_a_server_that_is_held_can_be_ended(tmp_path: Path) -> None:
+def test_a_suspended_server_can_be_ended(tmp_path: Path) -> None:
     with Server(Command([sys.executable, "-c", WAITING]), "", tmp_path) as server:
-        server.hold()
+        server.suspend()
     assert not server.processes()
 
 
-def test_orphans_are_found_and_ended(tmp_path: Path) -> None:
+def test_server_finds_and_ends_orphaned_processes(tmp_path: Path) -> None:
     with Server(Command([sys.executable, "-c", ORPHANING]), "", tmp_path) as server:
         assert server.wait() == 0
         assert len(server.processes()) == 1
     assert not server.processes()
 
 
-def test_a_server_that_ended_by_itself_says_its_last_words(tmp_path: Path) -> None:
+def test_require_running_raises_with_the_end_of_the_log(tmp_path: Path) -> None:
     command = Command([sys.executable, "-c", "raise SystemExit('no model')"])
     with Server(command, "", tmp_path) as server:
         assert server.wait() == 1

@@ -1,4 +1,4 @@
-"""What the scripts of stock clients share: the digits they send, and how their checks are run.
+"""The digits that the client scripts send, and the runner of their checks.
 
 Runs in the clients' own environment. Knows no protocol.
 """
@@ -21,8 +21,8 @@ from PIL import Image
 LABELS = ["0", "4", "6", "2"]
 
 _PREFIX = "check_"
-# A character a pixel, 0 to g: sixteenths of white. Any training of the digits knows these four.
-_DRAWN = [
+# One character per pixel, 0 to g: sixteenths of white. Any trained model knows these four digits.
+_DIGITS = [
     "007f9500 00egef00 01g84640 04f10650 03b00750 03b01d20 01d8dd00 006fb100",
     "0008e000 005gb000 01fe1600 07g53g80 08g8eg20 006egb00 0006g400 000af000",
     "001d4000 005f2000 00c70000 00e60000 00gcff70 00ee64e1 009e34e2 0017egb0",
@@ -30,20 +30,20 @@ _DRAWN = [
 ]
 
 
-def _drawn() -> NDArray[np.uint8]:
-    sixteenths = [[int(pixel, 17) for pixel in digit.replace(" ", "")] for digit in _DRAWN]
+def _decode_digits() -> NDArray[np.uint8]:
+    sixteenths = [[int(pixel, 17) for pixel in digit.replace(" ", "")] for digit in _DIGITS]
     return np.rint(np.array(sixteenths) * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
 
 
-PIXELS = _drawn()
+PIXELS = _decode_digits()
 """uint8 [4, 1, 8, 8] in 0..255."""
 
 NUMBERS = PIXELS.astype(np.float32) / np.float32(255)
-"""The same as float32 in 0..1."""
+"""The same images as float32 in 0..1."""
 
 
 def png_files() -> list[bytes]:
-    """The same as files."""
+    """Return the same images as PNG files."""
     return [_png(image) for image in PIXELS[:, 0]]
 
 
@@ -55,7 +55,7 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def refused(kind: type[Exception], *words: str) -> Iterator[None]:
-    """Hold the block to an exception of that kind with all those words in its text."""
+    """Assert that the block raises an exception of this kind with all these words in its text."""
     raised = None
     try:
         yield
@@ -63,13 +63,13 @@ def refused(kind: type[Exception], *words: str) -> Iterator[None]:
         raised = error
     assert raised is not None, f"no {kind.__name__} was raised"
     missing = [each for each in words if each not in str(raised)]
-    assert not missing, f"{raised} says nothing of {missing}"
+    assert not missing, f"{raised} does not contain {missing}"
 
 
 def run_checks(script: Mapping[str, Any]) -> int:
-    """Run every function `check_…` of a script with the URL on its command line.
+    """Run every function `check_…` of a script with the URL from the command line.
 
-    Prints a line of JSON for each; returns the exit status.
+    Prints one line of JSON for each check; returns the exit status.
     """
     url = sys.argv[1]
     passed = True
@@ -92,7 +92,7 @@ def _outcome(check: Any, url: str) -> dict[str, Any]:
 
 
 def _place(error: Exception) -> str:
-    """Say which line of the script it was."""
+    """Return the line of the script that raised the error."""
     folder = Path(__file__).parent
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)

@@ -1,6 +1,6 @@
-"""Clients that others wrote, as they are, against the service as its users run it.
+"""Published clients, unmodified, against the running service.
 
-They live in an environment of their own, since their requirements are not the project's.
+They run in an environment of their own, since their requirements are not the project's.
 """
 
 import json
@@ -22,9 +22,9 @@ from training.data.dataset import Split
 
 FOLDER = Path(__file__).parent
 VARIABLE = "DROPSERVE_CLIENTS_PYTHON"
-# Read now: before the first test every DROPSERVE_ variable is taken away.
+# Read at import: a fixture deletes every DROPSERVE_ variable before the first test.
 PYTHON = os.environ.get(VARIABLE, "")
-PATIENCE_SECONDS = 120
+TIMEOUT_SECONDS = 120
 LINES = 24
 
 pytestmark = [
@@ -51,18 +51,18 @@ def service(models_folder: Path) -> Iterator[ServiceProcess]:
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
     )
 
 
 def outcomes(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    """Read what a script prints: a line for each of its checks."""
+    """Parse the output of a script: one line for each of its checks."""
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found, done.stderr
     return found
 
 
-def test_the_clients_are_those_that_are_pinned() -> None:
+def test_installed_clients_have_the_pinned_versions() -> None:
     pins = [
         line.split("==")
         for line in (FOLDER / "requirements.txt").read_text().splitlines()
@@ -74,7 +74,7 @@ def test_the_clients_are_those_that_are_pinned() -> None:
 
 
 @pytest.mark.parametrize("script", CHECKS)
-def test_every_check_of_a_client_passes(script: str, service: ServiceProcess) -> None:
+def test_client_passes_every_check(script: str, service: ServiceProcess) -> None:
     done = run(PYTHON, str(FOLDER / script), service.url)
     found = outcomes(done)
     assert {each["check"]: each["error"] for each in found if not each["ok"]} == {}
@@ -84,30 +84,30 @@ def test_every_check_of_a_client_passes(script: str, service: ServiceProcess) ->
 
 
 @pytest.mark.parametrize("script", CHECKS)
-def test_every_check_of_a_client_fails_where_nothing_listens(script: str) -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        done = run(PYTHON, str(FOLDER / script), f"http://127.0.0.1:{silent.getsockname()[1]}")
+def test_every_check_fails_where_nothing_listens(script: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        done = run(PYTHON, str(FOLDER / script), f"http://127.0.0.1:{unused.getsockname()[1]}")
     assert [each["check"] for each in outcomes(done) if each["ok"]] == []
     assert len(outcomes(done)) == CHECKS[script]
     assert done.returncode == 1
 
 
 def examples() -> list[str]:
-    """Each block of Python in the document that shows the clients."""
+    """Return each Python block of docs/open-inference.md."""
     text = (ROOT / "docs" / "open-inference.md").read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", examples(), ids=lambda code: code.split("\n")[0])
-def test_an_example_of_the_document_runs(code: str, service: ServiceProcess) -> None:
+def test_example_in_the_documentation_runs(code: str, service: ServiceProcess) -> None:
     assert "localhost:8000" in code
     done = run(PYTHON, "-c", code.replace("localhost:8000", f"127.0.0.1:{service.port}"))
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
-def requests_of_lines(held_out: Split) -> list[dict[str, Any]]:
+def infer_requests(held_out: Split) -> list[dict[str, Any]]:
     return [
         {
             "id": f"line-{index}",
@@ -128,33 +128,33 @@ def requests_of_lines(held_out: Split) -> list[dict[str, Any]]:
 def test_mlserver_infer_answers_every_line(
     options: list[str], service: ServiceProcess, held_out: Split, tmp_path: Path
 ) -> None:
-    """`mlserver infer`, on lines of requests, agrees with httpx."""
-    requests = requests_of_lines(held_out)
-    given, answered = tmp_path / "input.jsonl", tmp_path / "output.jsonl"
-    given.write_text("".join(json.dumps(each) + "\n" for each in requests))
+    """`mlserver infer`, on a file of requests, agrees with httpx."""
+    requests = infer_requests(held_out)
+    input_file, output_file = tmp_path / "input.jsonl", tmp_path / "output.jsonl"
+    input_file.write_text("".join(json.dumps(each) + "\n" for each in requests))
     mlserver = str(Path(PYTHON).with_name("mlserver"))
     address = service.url.removeprefix("http://")
-    paths = ["-i", str(given), "-o", str(answered)]
+    paths = ["-i", str(input_file), "-o", str(output_file)]
     done = run(mlserver, "infer", "-u", address, "-m", "digits", *paths, *options)
     assert done.returncode == 0, done.stderr
     assert "exception" not in done.stdout + done.stderr, "a request was sent more than once"
 
-    answers = [json.loads(line) for line in answered.read_text().splitlines()]
-    assert [each for each in answers if "error" in each] == []
-    by_id = {each["id"]: each for each in answers}
-    assert len(answers) == len(by_id) == LINES
-    with httpx.Client(base_url=service.url, timeout=PATIENCE_SECONDS) as client:
+    responses = [json.loads(line) for line in output_file.read_text().splitlines()]
+    assert [each for each in responses if "error" in each] == []
+    by_id = {each["id"]: each for each in responses}
+    assert len(responses) == len(by_id) == LINES
+    with httpx.Client(base_url=service.url, timeout=TIMEOUT_SECONDS) as client:
         for request in requests:
             expected = client.post("/v2/models/digits/infer", json=request).json()
-            answer = by_id[request["id"]]
-            assert answer["model_name"] == "digits"
-            assert data(answer, "label") == data(expected, "label")
-            assert data(answer, "probabilities") == pytest.approx(
+            response = by_id[request["id"]]
+            assert response["model_name"] == "digits"
+            assert data(response, "label") == data(expected, "label")
+            assert data(response, "probabilities") == pytest.approx(
                 data(expected, "probabilities"), abs=1e-6
             )
 
 
-def data(answer: dict[str, Any], name: str) -> list[Any]:
-    (found,) = (output["data"] for output in answer["outputs"] if output["name"] == name)
+def data(response: dict[str, Any], name: str) -> list[Any]:
+    (found,) = (output["data"] for output in response["outputs"] if output["name"] == name)
     assert isinstance(found, list)
     return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.clients.checks import LABELS, NUMBERS, PIXELS, png_files, refused, run_checks
 
-PLAIN: dict[str, Any] = {
+INFER_REQUEST: dict[str, Any] = {
     "id": "mine-1",
     "inputs": [
         {"name": "images", "shape": [4, 1, 8, 8], "datatype": "FP32", "data": NUMBERS.tolist()}
@@ -22,7 +22,7 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def connected(protocol: str = "v2") -> Any:
+def connect(protocol: str = "v2") -> Any:
     return InferenceRESTClient(RESTConfig(protocol=protocol))
 
 
@@ -33,99 +33,105 @@ def request(
     model: str = "digits",
     **options: Any,
 ) -> Any:
-    given = InferInput("images", list(values.shape), datatype)
-    given.set_data_from_numpy(values, binary_data=binary)
-    return InferRequest(model, [given], **options)
+    tensor = InferInput("images", list(values.shape), datatype)
+    tensor.set_data_from_numpy(values, binary_data=binary)
+    return InferRequest(model, [tensor], **options)
 
 
-def output(answer: Any, name: str) -> Any:
+def output(response: Any, name: str) -> Any:
     """Return an output as an array."""
-    (found,) = (each for each in answer.outputs if each.name == name)
+    (found,) = (each for each in response.outputs if each.name == name)
     return found.as_numpy()
 
 
 async def check_server_is_live_and_ready(url: str) -> None:
-    async with connected() as client:
+    async with connect() as client:
         assert await client.is_server_live(url) is True
         assert await client.is_server_ready(url) is True
 
 
 async def check_models_are_ready(url: str) -> None:
-    async with connected() as client:
+    async with connect() as client:
         assert await client.is_model_ready(url, "digits") is True
         assert await client.is_model_ready(url, "digits-mc") is True
         assert await client.is_model_ready(url, "nope") is False
 
 
 async def check_a_plain_dictionary(url: str) -> None:
-    async with connected() as client:
-        answer = await client.infer(url, PLAIN, model_name="digits")
-    assert (answer.id, answer.model_name) == ("mine-1", "digits")  # it drops the version
-    assert [each.name for each in answer.outputs] == ["probabilities", "label"]
-    assert output(answer, "label").tolist() == LABELS
-    found = output(answer, "probabilities")
+    async with connect() as client:
+        response = await client.infer(url, INFER_REQUEST, model_name="digits")
+    assert (response.id, response.model_name) == ("mine-1", "digits")  # it drops the version
+    assert [each.name for each in response.outputs] == ["probabilities", "label"]
+    assert output(response, "label").tolist() == LABELS
+    found = output(response, "probabilities")
     assert found.shape == (4, 10)
     assert np.allclose(found.sum(axis=1), 1, atol=1e-5)
     assert found.argmax(axis=1).tolist() == [int(each) for each in LABELS]
 
 
-async def check_json_and_binary_answer_the_same(url: str) -> None:
-    """In every form of the request and of each output."""
-    async with connected() as client:
-        expected = output(await client.infer(url, PLAIN, model_name="digits"), "probabilities")
+async def check_json_and_binary_give_the_same_response(url: str) -> None:
+    """All forms of the request and of each output give the same response."""
+    async with connect() as client:
+        expected = output(
+            await client.infer(url, INFER_REQUEST, model_name="digits"), "probabilities"
+        )
         for binary_in in (True, False):
             for binary_out in (True, False, None):
                 parameters = None if binary_out is None else {"binary_data": binary_out}
-                asked = [RequestedOutput("probabilities", parameters), RequestedOutput("label")]
-                sent = request(binary=binary_in, request_outputs=asked, request_id="mine-2")
-                answer = await client.infer(url, sent, model_name="digits")
-                assert answer.id == "mine-2"
-                assert np.array_equal(output(answer, "probabilities"), expected)
-                assert output(answer, "label").tolist() == LABELS
+                requested = [RequestedOutput("probabilities", parameters), RequestedOutput("label")]
+                sent = request(binary=binary_in, request_outputs=requested, request_id="mine-2")
+                response = await client.infer(url, sent, model_name="digits")
+                assert response.id == "mine-2"
+                assert np.array_equal(output(response, "probabilities"), expected)
+                assert output(response, "label").tolist() == LABELS
 
 
 async def check_every_output_in_binary(url: str) -> None:
-    async with connected() as client:
+    async with connect() as client:
         headers: dict[str, str] = {}
         sent = request(parameters={"binary_data_output": True})
-        answer = await client.infer(url, sent, model_name="digits", response_headers=headers)
+        response = await client.infer(url, sent, model_name="digits", response_headers=headers)
         assert "inference-header-content-length" in headers
-        expected = output(await client.infer(url, PLAIN, model_name="digits"), "probabilities")
-    assert np.array_equal(output(answer, "probabilities"), expected)
-    assert output(answer, "label").tolist() == LABELS
+        expected = output(
+            await client.infer(url, INFER_REQUEST, model_name="digits"), "probabilities"
+        )
+    assert np.array_equal(output(response, "probabilities"), expected)
+    assert output(response, "label").tolist() == LABELS
 
 
 async def check_one_output_alone(url: str) -> None:
-    async with connected() as client:
+    async with connect() as client:
         sent = request(request_outputs=[RequestedOutput("label")])
-        answer = await client.infer(url, sent, model_name="digits")
-    assert [each.name for each in answer.outputs] == ["label"]
-    assert output(answer, "label").tolist() == LABELS
+        response = await client.infer(url, sent, model_name="digits")
+    assert [each.name for each in response.outputs] == ["label"]
+    assert output(response, "label").tolist() == LABELS
 
 
 async def check_numbers_pixels_and_files_agree(url: str) -> None:
     files = np.array(png_files(), np.object_)
-    async with connected() as client:
-        expected = output(await client.infer(url, PLAIN, model_name="digits"), "probabilities")
+    async with connect() as client:
+        expected = output(
+            await client.infer(url, INFER_REQUEST, model_name="digits"), "probabilities"
+        )
         for sent in (
             request(PIXELS, "UINT8"),
             request(PIXELS, "UINT8", binary=False),
             request(files, "BYTES"),
         ):
-            answer = await client.infer(url, sent, model_name="digits")
-            assert np.array_equal(output(answer, "probabilities"), expected)
+            response = await client.infer(url, sent, model_name="digits")
+            assert np.array_equal(output(response, "probabilities"), expected)
 
 
-async def check_request_id_is_made_up_and_echoed(url: str) -> None:
-    """The client makes one up where there is none, and never sends the version."""
-    async with connected() as client:
-        answer = await client.infer(url, request(), model_name="digits")
-    assert len(answer.id) == len("00000000-0000-0000-0000-000000000000")
+async def check_generated_request_id_is_echoed(url: str) -> None:
+    """The client generates an id if there is none, and never sends the version."""
+    async with connect() as client:
+        response = await client.infer(url, request(), model_name="digits")
+    assert len(response.id) == len("00000000-0000-0000-0000-000000000000")
 
 
-async def check_sampled_answers(url: str) -> None:
-    async with connected() as client:
-        answers = [
+async def check_mc_dropout_outputs(url: str) -> None:
+    async with connect() as client:
+        responses = [
             await client.infer(
                 url,
                 request(model="digits-mc", parameters={"samples": 16, "seed": seed}),
@@ -133,16 +139,16 @@ async def check_sampled_answers(url: str) -> None:
             )
             for seed in (7, 7, 8)
         ]
-    assert answers[0].parameters == {"method": "mc_dropout", "samples": 16, "seed": 7}
-    assert output(answers[0], "label").tolist() == LABELS
+    assert responses[0].parameters == {"method": "mc_dropout", "samples": 16, "seed": 7}
+    assert output(responses[0], "label").tolist() == LABELS
     for name in ("mean_probabilities", "mutual_information"):
-        first, again, other = (output(answer, name).tobytes() for answer in answers)
+        first, again, other = (output(response, name).tobytes() for response in responses)
         assert first == again, name
         assert first != other, name
 
 
 async def check_errors_have_status_and_message(url: str) -> None:
-    async with connected() as client:
+    async with connect() as client:
         error = httpx.HTTPStatusError
         with refused(error, "No model 'nope' is loaded; there is digits.", "'404 Not Found'"):
             await client.infer(url, request(), model_name="nope")
@@ -154,13 +160,13 @@ async def check_errors_have_status_and_message(url: str) -> None:
 
 
 async def check_v1_models_are_ready(url: str) -> None:
-    async with connected("v1") as client:
+    async with connect("v1") as client:
         assert await client.is_model_ready(url, "digits") is True
         assert await client.is_model_ready(url, "digits-mc") is True
 
 
 async def check_v1_unknown_model(url: str) -> None:
-    async with connected("v1") as client:
+    async with connect("v1") as client:
         with refused(httpx.HTTPStatusError, "No model 'nope' is loaded", "'404 Not Found'"):
             await client.is_model_ready(url, "nope")
         with refused(httpx.HTTPStatusError, "No model 'nope' is loaded", "'404 Not Found'"):
@@ -168,21 +174,25 @@ async def check_v1_unknown_model(url: str) -> None:
 
 
 async def check_v1_predictions(url: str) -> None:
-    async with connected() as client:
-        expected = output(await client.infer(url, PLAIN, model_name="digits"), "probabilities")
-    async with connected("v1") as client:
-        answer = await client.infer(url, {"instances": NUMBERS[:, 0].tolist()}, model_name="digits")
-    assert list(answer) == ["predictions"]
-    assert [each["label"] for each in answer["predictions"]] == LABELS
-    found = np.array([each["probabilities"] for each in answer["predictions"]], np.float32)
+    async with connect() as client:
+        expected = output(
+            await client.infer(url, INFER_REQUEST, model_name="digits"), "probabilities"
+        )
+    async with connect("v1") as client:
+        response = await client.infer(
+            url, {"instances": NUMBERS[:, 0].tolist()}, model_name="digits"
+        )
+    assert list(response) == ["predictions"]
+    assert [each["label"] for each in response["predictions"]] == LABELS
+    found = np.array([each["probabilities"] for each in response["predictions"]], np.float32)
     assert np.array_equal(found, expected)
 
 
-async def check_v1_sampled_predictions(url: str) -> None:
-    async with connected("v1") as client:
+async def check_v1_mc_dropout_predictions(url: str) -> None:
+    async with connect("v1") as client:
         sent = {"instances": NUMBERS[:, 0].tolist()}
         first, again = [await client.infer(url, sent, model_name="digits-mc") for _ in range(2)]
-    assert first == again, "the seed is the server's"
+    assert first == again, "the default seed must be used"
     for prediction, label in zip(first["predictions"], LABELS, strict=True):
         assert prediction["label"] == label
         assert abs(sum(prediction["mean_probabilities"]) - 1) < 1e-5
@@ -190,7 +200,7 @@ async def check_v1_sampled_predictions(url: str) -> None:
 
 
 async def check_v1_refusals(url: str) -> None:
-    async with connected("v1") as client:
+    async with connect("v1") as client:
         with refused(httpx.HTTPStatusError, '{"instances": [IMAGE, ...]}', "'400 Bad Request'"):
             await client.infer(url, {"rows": []}, model_name="digits")
         with refused(httpx.HTTPStatusError, "takes [8][8] numbers", "'400 Bad Request'"):

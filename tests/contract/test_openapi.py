@@ -1,6 +1,6 @@
-"""What /openapi.json promises is what the service does, as schemathesis tries it for two minutes.
+"""The service behaves as /openapi.json describes; schemathesis generates requests for two minutes.
 
-It lives in an environment of its own, since its requirements are not the project's.
+schemathesis runs in an environment of its own, since its requirements are not the project's.
 """
 
 import os
@@ -15,10 +15,10 @@ from tests.service.process import ServiceProcess, service_process
 
 FOLDER = Path(__file__).parent
 VARIABLE = "DROPSERVE_CONTRACT_PYTHON"
-# Read now: before the first test every DROPSERVE_ variable is taken away.
+# Read at import: a fixture deletes every DROPSERVE_ variable before the first test.
 PYTHON = os.environ.get(VARIABLE, "")
 SECONDS = 120
-PATIENCE_SECONDS = SECONDS + 90
+TIMEOUT_SECONDS = SECONDS + 90
 SEED = 1
 
 pytestmark = [
@@ -32,25 +32,25 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def service(models_folder: Path) -> Iterator[ServiceProcess]:
-    """Nobody may unload the model that the other requests are about."""
+    """Start the service without control routes, so that no request unloads the model."""
     with service_process(models_folder, "--control", "nobody") as process:
         yield process
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
     )
 
 
-def test_the_description_is_valid(service: ServiceProcess, tmp_path: Path) -> None:
+def test_openapi_document_is_valid(service: ServiceProcess, tmp_path: Path) -> None:
     with service.client() as client:
         (tmp_path / "openapi.json").write_bytes(client.get("/openapi.json").content)
     done = run(tmp_path, PYTHON, "-m", "openapi_spec_validator", "openapi.json")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_check_of_schemathesis_passes(service: ServiceProcess, tmp_path: Path) -> None:
+def test_service_passes_all_checks_of_schemathesis(service: ServiceProcess, tmp_path: Path) -> None:
     schemathesis = str(Path(PYTHON).with_name("schemathesis"))
     config = str(FOLDER / "schemathesis.toml")
     address = f"{service.url}/openapi.json"

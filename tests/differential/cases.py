@@ -2,7 +2,7 @@
 
 The model is `digits`: input `images` FP32 [-1, 1, 8, 8], outputs `probabilities` FP32 [-1, 10] and
 `label` BYTES [-1], at most 64 images a request. A name before the colon is the group of a case.
-The order counts: the last group unloads the model and loads it again. Knows no server.
+The order matters: the last group unloads the model and loads it again. Knows no server.
 """
 # ruff: noqa: E501 (a row of a table is easier to read than a paragraph)
 
@@ -25,7 +25,7 @@ PIXELS = np.random.default_rng(0).random((65, 1, 8, 8), np.float32)
 
 @dataclass(frozen=True)
 class Case:
-    """One request."""
+    """One request, sent to both servers."""
 
     name: str
     path: str = INFER
@@ -36,22 +36,22 @@ class Case:
     """Sent without a Content-Length."""
 
 
-def _get(group: str, paths: Iterable[str], method: str = "GET") -> list[Case]:
+def _path_cases(group: str, paths: Iterable[str], method: str = "GET") -> list[Case]:
     return [Case(f"{group}: {method} {path}", path, method) for path in paths]
 
 
-def _texts(group: str, texts: Mapping[str, str | bytes], path: str = INFER) -> list[Case]:
-    """Cases of a body as it stands."""
+def _body_cases(group: str, texts: Mapping[str, str | bytes], path: str = INFER) -> list[Case]:
+    """Return a case for each body."""
     return [
         Case(f"{group}: {what}", path, body=text if isinstance(text, bytes) else text.encode())
         for what, text in texts.items()
     ]
 
 
-def _contents(group: str, contents: Mapping[str, Any], path: str = INFER) -> list[Case]:
-    """Cases of a body that is written as JSON."""
+def _json_cases(group: str, contents: Mapping[str, Any], path: str = INFER) -> list[Case]:
+    """Return a case for each content, written as JSON."""
     texts = {what: json.dumps(content) for what, content in contents.items()}
-    return _texts(group, texts, path)
+    return _body_cases(group, texts, path)
 
 
 def _request(*inputs: Any, **more: Any) -> dict[str, Any]:
@@ -59,19 +59,19 @@ def _request(*inputs: Any, **more: Any) -> dict[str, Any]:
 
 
 def _images(count: int = 1, **changes: Any) -> dict[str, Any]:
-    """Describe the first images as JSON; a change to None leaves the key out."""
-    given = {
+    """Return an input tensor of the first images; a change to None leaves the key out."""
+    tensor = {
         "name": "images",
         "shape": [count, 1, 8, 8],
         "datatype": "FP32",
         "data": PIXELS[:count].ravel().tolist(),
         **changes,
     }
-    return {key: value for key, value in given.items() if value is not None}
+    return {key: value for key, value in tensor.items() if value is not None}
 
 
-def _described(size: Any = None, count: int = 1, **changes: Any) -> dict[str, Any]:
-    """Describe the first images, whose values come behind the JSON."""
+def _binary_input(size: Any = None, count: int = 1, **changes: Any) -> dict[str, Any]:
+    """Return an input whose values follow the JSON as bytes."""
     parameters = {"binary_data_size": 256 * count if size is None else size}
     return _images(count, data=None, parameters=parameters, **changes)
 
@@ -83,24 +83,24 @@ def _binary(
     length: object = None,
     accept: str | None = None,
 ) -> Case:
-    """A body of JSON and the bytes behind it; length: what the header says in place of the truth."""
-    text = json.dumps(_request(_described()) if content is None else content).encode()
-    stated = str(len(text) if length is None else length)
-    headers = {LENGTH_HEADER: stated} | ({"Accept-Encoding": accept} if accept else {})
+    """Return a case of JSON followed by bytes; length: replaces the right length in the header."""
+    text = json.dumps(_request(_binary_input()) if content is None else content).encode()
+    header_length = str(len(text) if length is None else length)
+    headers = {LENGTH_HEADER: header_length} | ({"Accept-Encoding": accept} if accept else {})
     return Case(f"binary: {name}", body=text + tail, headers=headers)
 
 
-def _asked(**parameters: Any) -> dict[str, Any]:
+def _probabilities_output(**parameters: Any) -> dict[str, Any]:
     return {"name": "probabilities", "parameters": parameters}
 
 
 def _with_pixel(text: str) -> str:
-    """A request's text whose last pixel is `text`."""
+    """Return the JSON of a request whose last pixel is `text`."""
     values = ", ".join(["0.5"] * 63 + [text])
     return f'{{"inputs": [{{"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [{values}]}}]}}'
 
 
-def _packed(
+def _encoded(
     name: str, encoding: str, body: bytes, headers: Mapping[str, str] | None = None
 ) -> Case:
     return Case(
@@ -114,48 +114,48 @@ _RAW = {LENGTH_HEADER: "0"}
 _NO_MODEL = "/v2/models/nothing"
 
 SERVER = [
-    *_get("server", ["/v2", "/v2/", "/v2?x=1"]),
-    *_get("health", ["/v2/health/live", "/v2/health/ready", "/v2/health/ready?x=1"]),
-    *_get("model", [MODEL, f"{MODEL}/versions/1", "/v2/models/d%69gits"]),
-    *_get("ready", [f"{MODEL}/ready", f"{MODEL}/versions/1/ready"]),
-    *_get("config", [f"{MODEL}/config", f"{MODEL}/versions/1/config"]),
+    *_path_cases("server", ["/v2", "/v2/", "/v2?x=1"]),
+    *_path_cases("health", ["/v2/health/live", "/v2/health/ready", "/v2/health/ready?x=1"]),
+    *_path_cases("model", [MODEL, f"{MODEL}/versions/1", "/v2/models/d%69gits"]),
+    *_path_cases("ready", [f"{MODEL}/ready", f"{MODEL}/versions/1/ready"]),
+    *_path_cases("config", [f"{MODEL}/config", f"{MODEL}/versions/1/config"]),
 ]
 
 _OF_MODEL = ("", "/ready", "/config", "/stats")
 
 UNKNOWN = [
-    *_get("unknown model", [
+    *_path_cases("unknown model", [
         *(f"{_NO_MODEL}{each}" for each in _OF_MODEL),
         *(f"{_NO_MODEL}/versions/1{each}" for each in _OF_MODEL),
         "/v2/models/Digits",
         "/v2/models/digits%00",
     ]),
-    *_get("unknown version", [f"{MODEL}/versions/9{each}" for each in _OF_MODEL]),
-    *_get("no version", [f"{MODEL}/versions/{each}" for each in ("x", "01", "-1", "1.0", "99999999999999999999", "x/ready", "x/config", "x/stats")]),
-    *_texts("unknown model", {"infer": _GOOD}, f"{_NO_MODEL}/infer"),
-    *_texts("unknown version", {"infer": _GOOD}, f"{MODEL}/versions/9/infer"),
-    *_texts("no version", {"infer": _GOOD}, f"{MODEL}/versions/x/infer"),
-    *_texts("good", {"a version": _GOOD}, f"{MODEL}/versions/1/infer"),
-    *_get("unknown path", [
+    *_path_cases("unknown version", [f"{MODEL}/versions/9{each}" for each in _OF_MODEL]),
+    *_path_cases("no version", [f"{MODEL}/versions/{each}" for each in ("x", "01", "-1", "1.0", "99999999999999999999", "x/ready", "x/config", "x/stats")]),
+    *_body_cases("unknown model", {"infer": _GOOD}, f"{_NO_MODEL}/infer"),
+    *_body_cases("unknown version", {"infer": _GOOD}, f"{MODEL}/versions/9/infer"),
+    *_body_cases("no version", {"infer": _GOOD}, f"{MODEL}/versions/x/infer"),
+    *_body_cases("good", {"a version": _GOOD}, f"{MODEL}/versions/1/infer"),
+    *_path_cases("unknown path", [
         "/v3", "/v2/nothing", "/v2/models", "/v2/models/", f"{MODEL}/", f"{MODEL}/nothing",
         f"{MODEL}/versions", f"{MODEL}/versions/", "/v2/health", "/v2/health/started", f"{MODEL}/ready/",
     ]),
-    *_texts("unknown path", {"infer and a slash": _GOOD}, f"{INFER}/"),
-    *_texts("unknown path", {"infer without a model": _GOOD}, "/v2/models//infer"),
-    *_get("other extension", [
+    *_body_cases("unknown path", {"infer and a slash": _GOOD}, f"{INFER}/"),
+    *_body_cases("unknown path", {"infer without a model": _GOOD}, "/v2/models//infer"),
+    *_path_cases("other extension", [
         "/v2/logging", "/v2/trace/setting", "/v2/systemsharedmemory/status", "/v2/cudasharedmemory/status",
     ]),
-    *_contents("other extension", {"generate": {"text_input": "x"}}, f"{MODEL}/generate"),
-    *_get("wrong method", ["/v2", "/v2/health/live", "/v2/health/ready", MODEL, f"{MODEL}/ready", f"{MODEL}/config", f"{MODEL}/stats"], "POST"),
-    *_get("wrong method", [INFER, f"{REPOSITORY}/index", f"{REPOSITORY}/models/digits/load", f"{REPOSITORY}/models/digits/unload"]),
-    *_get("wrong method", [MODEL, INFER], "DELETE"),
-    *_get("wrong method", [INFER], "PUT"),
-    *_get("wrong method", ["/v2", "/v2/health/ready"], "HEAD"),
-    *_get("wrong method", [INFER], "OPTIONS"),
+    *_json_cases("other extension", {"generate": {"text_input": "x"}}, f"{MODEL}/generate"),
+    *_path_cases("wrong method", ["/v2", "/v2/health/live", "/v2/health/ready", MODEL, f"{MODEL}/ready", f"{MODEL}/config", f"{MODEL}/stats"], "POST"),
+    *_path_cases("wrong method", [INFER, f"{REPOSITORY}/index", f"{REPOSITORY}/models/digits/load", f"{REPOSITORY}/models/digits/unload"]),
+    *_path_cases("wrong method", [MODEL, INFER], "DELETE"),
+    *_path_cases("wrong method", [INFER], "PUT"),
+    *_path_cases("wrong method", ["/v2", "/v2/health/ready"], "HEAD"),
+    *_path_cases("wrong method", [INFER], "OPTIONS"),
 ]  # fmt: skip
 
 GOOD = [
-    *_contents("good", {
+    *_json_cases("good", {
         "flat": _request(),
         "nested": _request(_images(data=PIXELS[:1].tolist())),
         "nested to the rows": _request(_images(data=PIXELS[0, 0].tolist())),
@@ -164,20 +164,20 @@ GOOD = [
         **{f"{count} images": _request(_images(count)) for count in (2, 7, 32, 63, 64)},
         "unknown keys": _request(_images(colour="grey"), more={"a": [1]}),
     }),
-    *_texts("good", {
+    *_body_cases("good", {
         "white space around": b" \r\n\t" + _GOOD + b" \n",
         "numbers with exponents": _with_pixel("5e-1"),
         "minus zero": _with_pixel("-0.0"),
         "a denormal": _with_pixel("1e-40"),
     }),
     *(
-        Case(f"good: as {kind}", body=_GOOD, headers={"Content-Type": kind})
-        for kind in ("application/json", "application/octet-stream", "text/plain", "nonsense")
+        Case(f"good: as {content_type}", body=_GOOD, headers={"Content-Type": content_type})
+        for content_type in ("application/json", "application/octet-stream", "text/plain", "nonsense")
     ),
     Case("good: a query", f"{INFER}?x=1", body=_GOOD),
     Case("good: chunked", body=_GOOD, chunked=True),
     Case("good: Expect", body=_GOOD, headers={"Expect": "100-continue"}),
-    *_texts("odd JSON", {
+    *_body_cases("odd JSON", {
         "a byte order mark": b"\xef\xbb\xbf" + _GOOD,
         "a comma too many": _GOOD[:-1] + b",}",
         "a comment": _GOOD[:-1] + b"/* none */}",
@@ -192,7 +192,7 @@ GOOD = [
 _BOTH = [{"name": "probabilities"}, {"name": "label"}]
 
 OUTPUTS = [
-    *_contents("outputs", {
+    *_json_cases("outputs", {
         "both": _request(outputs=_BOTH),
         "the other way round": _request(outputs=_BOTH[::-1]),
         "label alone": _request(outputs=_BOTH[1:]),
@@ -210,35 +210,35 @@ OUTPUTS = [
         "a name of a number": _request(outputs=[{"name": 1}]),
         "parameters null": _request(outputs=[{"name": "label", "parameters": None}]),
         "parameters a list": _request(outputs=[{"name": "label", "parameters": []}]),
-        "unknown parameter": _request(outputs=[_asked(colour="grey")]),
+        "unknown parameter": _request(outputs=[_probabilities_output(colour="grey")]),
         "unknown key": _request(outputs=[{"name": "label", "colour": "grey"}]),
     }),
-    *_contents("classification", {
-        **{f"of {count!r}": _request(_images(2), outputs=[_asked(classification=count)]) for count in (1, 3, 10, 1000, 0, -1, 1.5, "3", True, None, 2**40, 2**70)},
-        "of 3, and label": _request(outputs=[_asked(classification=3), _BOTH[1]]),
-        "in binary": _request(outputs=[_asked(classification=3, binary_data=True)]),
+    *_json_cases("classification", {
+        **{f"of {count!r}": _request(_images(2), outputs=[_probabilities_output(classification=count)]) for count in (1, 3, 10, 1000, 0, -1, 1.5, "3", True, None, 2**40, 2**70)},
+        "of 3, and label": _request(outputs=[_probabilities_output(classification=3), _BOTH[1]]),
+        "in binary": _request(outputs=[_probabilities_output(classification=3, binary_data=True)]),
         "of label": _request(outputs=[{"name": "label", "parameters": {"classification": 1}}]),
-        "of 64 images": _request(_images(64), outputs=[_asked(classification=2)]),
+        "of 64 images": _request(_images(64), outputs=[_probabilities_output(classification=2)]),
     }),
-    *_contents("binary output", {
-        "one of two": _request(outputs=[_asked(binary_data=True), _BOTH[1]]),
+    *_json_cases("binary output", {
+        "one of two": _request(outputs=[_probabilities_output(binary_data=True), _BOTH[1]]),
         "the other": _request(_images(3), outputs=[_BOTH[0], {"name": "label", "parameters": {"binary_data": True}}]),
-        "false": _request(outputs=[_asked(binary_data=False)]),
+        "false": _request(outputs=[_probabilities_output(binary_data=False)]),
         "by default": _request(parameters={"binary_data_output": True}),
         "by default, false": _request(parameters={"binary_data_output": False}),
         "by default, with outputs": _request(_images(2), outputs=_BOTH, parameters={"binary_data_output": True}),
-        "by default, one not": _request(outputs=[_asked(binary_data=False), _BOTH[1]], parameters={"binary_data_output": True}),
-        "by default not, one": _request(outputs=[_asked(binary_data=True), _BOTH[1]], parameters={"binary_data_output": False}),
-        "a string": _request(outputs=[_asked(binary_data="true")]),
-        "a number": _request(outputs=[_asked(binary_data=1)]),
-        "null": _request(outputs=[_asked(binary_data=None)]),
+        "by default, one not": _request(outputs=[_probabilities_output(binary_data=False), _BOTH[1]], parameters={"binary_data_output": True}),
+        "by default not, one": _request(outputs=[_probabilities_output(binary_data=True), _BOTH[1]], parameters={"binary_data_output": False}),
+        "a string": _request(outputs=[_probabilities_output(binary_data="true")]),
+        "a number": _request(outputs=[_probabilities_output(binary_data=1)]),
+        "null": _request(outputs=[_probabilities_output(binary_data=None)]),
         "by default, a number": _request(parameters={"binary_data_output": 1}),
         "by default, a string": _request(parameters={"binary_data_output": "true"}),
         "64 images": _request(_images(64), parameters={"binary_data_output": True}),
     }),
 ]  # fmt: skip
 
-IDS = _contents("id", {
+IDS = _json_cases("id", {
     what: _request(id=value)
     for what, value in {
         "a string": "one",
@@ -254,7 +254,7 @@ IDS = _contents("id", {
     }.items()
 })  # fmt: skip
 
-PARAMETERS = _contents("parameter", {
+PARAMETERS = _json_cases("parameter", {
     **{
         f"{name} of {value!r}": _request(parameters={name: value})
         for name, values in {
@@ -284,7 +284,7 @@ def _shaped(*shape: Any) -> dict[str, Any]:
     return _request(_images(shape=list(shape)))
 
 
-SHAPES = _contents("shape", {
+SHAPES = _json_cases("shape", {
     "too few dimensions": _shaped(8, 8),
     "flat": _shaped(1, 64),
     "too many dimensions": _shaped(1, 1, 1, 8, 8),
@@ -314,7 +314,7 @@ SHAPES = _contents("shape", {
 })  # fmt: skip
 
 DATA = [
-    *_contents("data", {
+    *_json_cases("data", {
         "too few": _request(_images(data=[0.5] * 63)),
         "too many": _request(_images(data=[0.5] * 65)),
         "none": _request(_images(data=[])),
@@ -337,7 +337,7 @@ DATA = [
         "above 1": _request(_images(data=[255.0] * 64)),
         "below 0": _request(_images(data=[-0.5] * 64)),
     }),
-    *_texts("data", {
+    *_body_cases("data", {
         "NaN": _with_pixel("NaN"),
         "Infinity": _with_pixel("Infinity"),
         "beyond FP64": _with_pixel("1e999"),
@@ -352,18 +352,18 @@ DATA = [
 ]  # fmt: skip
 
 INPUTS = [
-    *_contents("datatype", {
-        kind: _request(_images(datatype=kind))
-        for kind in ("FP64", "FP16", "INT32", "BOOL", "fp32", "", "FLOAT", "images")
+    *_json_cases("datatype", {
+        datatype: _request(_images(datatype=datatype))
+        for datatype in ("FP64", "FP16", "INT32", "BOOL", "fp32", "", "FLOAT", "images")
     }),
-    *_contents("datatype", {
+    *_json_cases("datatype", {
         "UINT8": _request(_images(datatype="UINT8", data=[128] * 64)),
         "BYTES": _request(_images(shape=[1], datatype="BYTES", data=["aGk="])),
         "missing": _request(_images(datatype=None)),
         "a number": _request(_images(datatype=32)),
         "null": _request({**_images(), "datatype": None}),
     }),
-    *_contents("inputs", {
+    *_json_cases("inputs", {
         "empty": {"inputs": []},
         "missing": {},
         "null": {"inputs": None},
@@ -381,7 +381,7 @@ INPUTS = [
         "name empty": _request(_images(name="")),
         "instances": {"instances": PIXELS[:1].tolist()},
     }),
-    *_texts("body", {
+    *_body_cases("body", {
         "empty": b"",
         "white space": b"  ",
         "not JSON": b"images",
@@ -404,48 +404,48 @@ _GOOD_BINARY = _binary("")
 
 BINARY = [
     _binary("good"),
-    _binary("two images", _request(_described(count=2)), _TWO),
-    _binary("64 images", _request(_described(count=64)), PIXELS[:64].tobytes()),
-    _binary("65 images", _request(_described(count=65)), PIXELS.tobytes()),
-    _binary("in and out", _request(_described(), id="x", parameters={"binary_data_output": True})),
+    _binary("two images", _request(_binary_input(count=2)), _TWO),
+    _binary("64 images", _request(_binary_input(count=64)), PIXELS[:64].tobytes()),
+    _binary("65 images", _request(_binary_input(count=65)), PIXELS.tobytes()),
+    _binary("in and out", _request(_binary_input(), id="x", parameters={"binary_data_output": True})),
     _binary("not a number in it", tail=np.full(64, np.nan, np.float32).tobytes()),
     _binary("length too long", length=10_000),
-    _binary("length of all", length=len(json.dumps(_request(_described()))) + 256),
+    _binary("length of all", length=len(json.dumps(_request(_binary_input()))) + 256),
     _binary("length too short", length=20),
     _binary("length negative", length=-1),
     _binary("length not a number", length="many"),
     _binary("length a fraction", length=1.5),
-    _binary("length with a sign", length=f"+{len(json.dumps(_request(_described())))}"),
-    _binary("length with text behind", length=f"{len(json.dumps(_request(_described())))}x"),
+    _binary("length with a sign", length=f"+{len(json.dumps(_request(_binary_input())))}"),
+    _binary("length with text behind", length=f"{len(json.dumps(_request(_binary_input())))}x"),
     _binary("length overflowing", length=2**70),
     _binary("length empty", length=""),
-    Case("binary: length missing", body=json.dumps(_request(_described())).encode() + _ONE),
+    Case("binary: length missing", body=json.dumps(_request(_binary_input())).encode() + _ONE),
     Case("binary: length of a body without binary", body=_GOOD, headers={LENGTH_HEADER: str(len(_GOOD))}),
-    _binary("size too small", _request(_described(252))),
-    _binary("size too large", _request(_described(260))),
-    _binary("size too small, body fits", _request(_described(252)), _ONE[:252]),
-    _binary("size too large, body fits", _request(_described(260)), _ONE + bytes(4)),
-    _binary("size far too large", _request(_described(2**40))),
-    _binary("size overflowing", _request(_described(2**70))),
-    _binary("size negative", _request(_described(-256))),
-    _binary("size zero", _request(_described(0)), b""),
-    _binary("size zero, bytes there", _request(_described(0))),
-    _binary("size a string", _request(_described("256"))),
-    _binary("size a fraction", _request(_described(256.0))),
-    _binary("size true", _request(_described(True))),
+    _binary("size too small", _request(_binary_input(252))),
+    _binary("size too large", _request(_binary_input(260))),
+    _binary("size too small, body fits", _request(_binary_input(252)), _ONE[:252]),
+    _binary("size too large, body fits", _request(_binary_input(260)), _ONE + bytes(4)),
+    _binary("size far too large", _request(_binary_input(2**40))),
+    _binary("size overflowing", _request(_binary_input(2**70))),
+    _binary("size negative", _request(_binary_input(-256))),
+    _binary("size zero", _request(_binary_input(0)), b""),
+    _binary("size zero, bytes there", _request(_binary_input(0))),
+    _binary("size a string", _request(_binary_input("256"))),
+    _binary("size a fraction", _request(_binary_input(256.0))),
+    _binary("size true", _request(_binary_input(True))),
     _binary("size null", _request(_images(data=None, parameters={"binary_data_size": None}))),
     _binary("size missing", _request(_images(data=None))),
     _binary("bytes missing", tail=b""),
     _binary("bytes cut", tail=_ONE[:-1]),
     _binary("bytes left over", tail=_ONE + b"x"),
     _binary("bytes left over, data in JSON", _request(), b"xyz"),
-    _binary("data and size", _request({**_images(), **_described()})),
-    _binary("data and size, no bytes", _request({**_images(), **_described()}), b""),
-    _binary("not the shape's size", _request(_described(count=1, shape=[2, 1, 8, 8]))),
-    _binary("two inputs", _request(_described(), _described(name="more")), _TWO),
-    _binary("input twice", _request(_described(), _described()), _TWO),
-    _binary("of strings", _request(_described(6, shape=[1], datatype="BYTES")), _BYTES),
-    _binary("of UINT8", _request(_described(64, datatype="UINT8")), bytes(64)),
+    _binary("data and size", _request({**_images(), **_binary_input()})),
+    _binary("data and size, no bytes", _request({**_images(), **_binary_input()}), b""),
+    _binary("not the shape's size", _request(_binary_input(count=1, shape=[2, 1, 8, 8]))),
+    _binary("two inputs", _request(_binary_input(), _binary_input(name="more")), _TWO),
+    _binary("input twice", _request(_binary_input(), _binary_input()), _TWO),
+    _binary("of strings", _request(_binary_input(6, shape=[1], datatype="BYTES")), _BYTES),
+    _binary("of UINT8", _request(_binary_input(64, datatype="UINT8")), bytes(64)),
     _binary("empty JSON", {}, b""),
     Case("binary: chunked", body=_GOOD_BINARY.body, headers=_GOOD_BINARY.headers, chunked=True),
     Case("raw: one image", body=_ONE, headers=_RAW),
@@ -457,44 +457,46 @@ BINARY = [
 ]  # fmt: skip
 
 ENCODINGS = [
-    _packed("gzip", "gzip", gzip.compress(_GOOD, mtime=0)),
-    _packed("deflate", "deflate", zlib.compress(_GOOD)),
-    _packed("deflate without its frame", "deflate", zlib.compress(_GOOD, wbits=-zlib.MAX_WBITS)),
-    _packed("gzip as deflate", "deflate", gzip.compress(_GOOD, mtime=0)),
-    _packed("deflate as gzip", "gzip", zlib.compress(_GOOD)),
-    _packed("identity", "identity", _GOOD),
-    _packed("GZIP", "GZIP", gzip.compress(_GOOD, mtime=0)),
-    _packed("x-gzip", "x-gzip", gzip.compress(_GOOD, mtime=0)),
-    _packed("unknown", "br", _GOOD),
-    _packed("empty name", "", _GOOD),
-    _packed("twice", "gzip, gzip", gzip.compress(gzip.compress(_GOOD, mtime=0), mtime=0)),
-    _packed("gzip of two members", "gzip", gzip.compress(_GOOD[:100], mtime=0) + gzip.compress(_GOOD[100:], mtime=0)),
-    _packed("gzip and more", "gzip", gzip.compress(_GOOD, mtime=0) + b"xyz"),
-    _packed("gzip cut", "gzip", gzip.compress(_GOOD, mtime=0)[:-30]),
-    _packed("gzip cut in its end", "gzip", gzip.compress(_GOOD, mtime=0)[:-4]),
-    _packed("deflate cut", "deflate", zlib.compress(_GOOD)[:-30]),
-    _packed("gzip garbage", "gzip", b"garbage"),
-    _packed("deflate garbage", "deflate", b"garbage"),
-    _packed("gzip empty", "gzip", b""),
-    _packed("gzip of nothing", "gzip", gzip.compress(b"", mtime=0)),
-    _packed("gzip of binary", "gzip", gzip.compress(_GOOD_BINARY.body, mtime=0), _GOOD_BINARY.headers),
-    _packed("deflate of binary", "deflate", zlib.compress(_GOOD_BINARY.body), _GOOD_BINARY.headers),
+    _encoded("gzip", "gzip", gzip.compress(_GOOD, mtime=0)),
+    _encoded("deflate", "deflate", zlib.compress(_GOOD)),
+    _encoded("deflate without its frame", "deflate", zlib.compress(_GOOD, wbits=-zlib.MAX_WBITS)),
+    _encoded("gzip as deflate", "deflate", gzip.compress(_GOOD, mtime=0)),
+    _encoded("deflate as gzip", "gzip", zlib.compress(_GOOD)),
+    _encoded("identity", "identity", _GOOD),
+    _encoded("GZIP", "GZIP", gzip.compress(_GOOD, mtime=0)),
+    _encoded("x-gzip", "x-gzip", gzip.compress(_GOOD, mtime=0)),
+    _encoded("unknown", "br", _GOOD),
+    _encoded("empty name", "", _GOOD),
+    _encoded("twice", "gzip, gzip", gzip.compress(gzip.compress(_GOOD, mtime=0), mtime=0)),
+    _encoded("gzip of two members", "gzip", gzip.compress(_GOOD[:100], mtime=0) + gzip.compress(_GOOD[100:], mtime=0)),
+    _encoded("gzip and more", "gzip", gzip.compress(_GOOD, mtime=0) + b"xyz"),
+    _encoded("gzip cut", "gzip", gzip.compress(_GOOD, mtime=0)[:-30]),
+    _encoded("gzip cut in its end", "gzip", gzip.compress(_GOOD, mtime=0)[:-4]),
+    _encoded("deflate cut", "deflate", zlib.compress(_GOOD)[:-30]),
+    _encoded("gzip garbage", "gzip", b"garbage"),
+    _encoded("deflate garbage", "deflate", b"garbage"),
+    _encoded("gzip empty", "gzip", b""),
+    _encoded("gzip of nothing", "gzip", gzip.compress(b"", mtime=0)),
+    _encoded("gzip of binary", "gzip", gzip.compress(_GOOD_BINARY.body, mtime=0), _GOOD_BINARY.headers),
+    _encoded("deflate of binary", "deflate", zlib.compress(_GOOD_BINARY.body), _GOOD_BINARY.headers),
     *(
         Case(f"accept: {accepted or 'nothing'}", body=_GOOD, headers={"Accept-Encoding": accepted})
         for accepted in ("gzip", "deflate", "gzip, deflate", "deflate, gzip", "br", "*", "identity", "gzip;q=0", "deflate;q=0.5, gzip;q=0.2", "GZIP", "")
     ),
-    _binary("and accept gzip", _request(_described(), parameters={"binary_data_output": True}), accept="gzip"),
-    _binary("and accept deflate", _request(_described(), parameters={"binary_data_output": True}), accept="deflate"),
+    _binary("and accept gzip", _request(_binary_input(), parameters={"binary_data_output": True}), accept="gzip"),
+    _binary("and accept deflate", _request(_binary_input(), parameters={"binary_data_output": True}), accept="deflate"),
     Case("accept: gzip, of metadata", MODEL, "GET", headers={"Accept-Encoding": "gzip"}),
     Case("accept: gzip, of an error", body=b"[]", headers={"Accept-Encoding": "gzip"}),
 ]  # fmt: skip
 
 _LOAD, _UNLOAD = (f"{REPOSITORY}/models/digits/{action}" for action in ("load", "unload"))
 
-STATISTICS = _get("stats", [f"{MODEL}/stats", f"{MODEL}/versions/1/stats", "/v2/models/stats"])
+STATISTICS = _path_cases(
+    "stats", [f"{MODEL}/stats", f"{MODEL}/versions/1/stats", "/v2/models/stats"]
+)
 
 REPOSITORIES = [
-    *_texts("index", {
+    *_body_cases("index", {
         "no body": b"",
         "an empty object": b"{}",
         "ready": b'{"ready": true}',
@@ -505,9 +507,9 @@ REPOSITORIES = [
         "a list": b"[]",
         "not JSON": b"ready",
     }, f"{REPOSITORY}/index"),
-    *_texts("load", {"unknown model": b""}, f"{REPOSITORY}/models/nothing/load"),
-    *_texts("unload", {"unknown model": b""}, f"{REPOSITORY}/models/nothing/unload"),
-    *_texts("load", {
+    *_body_cases("load", {"unknown model": b""}, f"{REPOSITORY}/models/nothing/load"),
+    *_body_cases("unload", {"unknown model": b""}, f"{REPOSITORY}/models/nothing/unload"),
+    *_body_cases("load", {
         "not JSON": b"digits",
         "a list": b"[]",
         "parameters a list": b'{"parameters": []}',
@@ -516,19 +518,19 @@ REPOSITORIES = [
         "a file without a config": b'{"parameters": {"file:1/model.py": "aGk="}}',
         "unknown parameter": b'{"parameters": {"colour": "grey"}}',
     }, _LOAD),
-    *_texts("unload", {
+    *_body_cases("unload", {
         "not JSON": b"digits",
         "a list": b"[]",
     }, _UNLOAD),
-    *_texts("load", {"what is loaded": b"", "what is loaded, with an object": b"{}"}, _LOAD),
-    *_texts("unload", {"what is loaded": b"{}"}, _UNLOAD),
-    *_get("unloaded", ["/v2/health/ready", MODEL, f"{MODEL}/ready", f"{MODEL}/config", f"{MODEL}/stats"]),
-    *_texts("unloaded", {"infer": _GOOD}),
-    *_texts("unloaded", {"index": b""}, f"{REPOSITORY}/index"),
-    *_texts("unloaded", {"index of ready": b'{"ready": true}'}, f"{REPOSITORY}/index"),
-    *_texts("unload", {"what is unloaded": b"{}", "with dependents": b'{"parameters": {"unload_dependents": true}}'}, _UNLOAD),
-    *_texts("load", {"what is unloaded": b"{}"}, _LOAD),
-    *_texts("good", {"after loading": _GOOD}),
+    *_body_cases("load", {"what is loaded": b"", "what is loaded, with an object": b"{}"}, _LOAD),
+    *_body_cases("unload", {"what is loaded": b"{}"}, _UNLOAD),
+    *_path_cases("unloaded", ["/v2/health/ready", MODEL, f"{MODEL}/ready", f"{MODEL}/config", f"{MODEL}/stats"]),
+    *_body_cases("unloaded", {"infer": _GOOD}),
+    *_body_cases("unloaded", {"index": b""}, f"{REPOSITORY}/index"),
+    *_body_cases("unloaded", {"index of ready": b'{"ready": true}'}, f"{REPOSITORY}/index"),
+    *_body_cases("unload", {"what is unloaded": b"{}", "with dependents": b'{"parameters": {"unload_dependents": true}}'}, _UNLOAD),
+    *_body_cases("load", {"what is unloaded": b"{}"}, _LOAD),
+    *_body_cases("good", {"after loading": _GOOD}),
 ]  # fmt: skip
 
 CASES = [

@@ -1,6 +1,6 @@
-"""An environment with the wheel nvidia-pytriton: where its Triton lies, and how to run it.
+"""Locates the Triton server of an environment with the wheel nvidia-pytriton.
 
-It runs on the CPU alone, with its Python backend and the ONNX Runtime of the same environment.
+Triton runs on the CPU alone, with its Python backend and the ONNX Runtime of the same environment.
 Knows no model and no request.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-_QUESTION = """
+_INSPECT = """
 import importlib.util, json, sysconfig
 print(json.dumps({
     "packages": sysconfig.get_path("purelib"),
@@ -24,7 +24,7 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Installation:
-    """Where an environment keeps Triton and the libraries it is linked against."""
+    """The folders of an environment with Triton and the libraries it is linked against."""
 
     python: Path
     packages: Path
@@ -32,11 +32,11 @@ class Installation:
     version: str
 
     @classmethod
-    def of(cls, python: Path) -> Self:
-        """Ask an environment's `python`; fail with what to install there."""
+    def inspect(cls, python: Path) -> Self:
+        """Inspect the environment of a `python`; an assertion names a missing package."""
         python = python.absolute()
-        told = subprocess.run([python, "-c", _QUESTION], capture_output=True, text=True, check=True)
-        facts = json.loads(told.stdout)
+        done = subprocess.run([python, "-c", _INSPECT], capture_output=True, text=True, check=True)
+        facts = json.loads(done.stdout)
         found = cls(python, Path(facts["packages"]), Path(facts["libraries"]), facts["version"])
         assert found.server.exists(), f"{python} has no Triton; pip install nvidia-pytriton there"
         assert facts["onnxruntime"], f"{python} has no ONNX Runtime; pip install onnxruntime there"
@@ -52,17 +52,17 @@ class Installation:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This process's own, in which the backend's Python finds itself and its libraries."""
+        """Environment variables with which the backend finds its Python and its libraries."""
         linked = [self.libraries, self.packages / "nvidia_pytriton.libs"]
         return os.environ | {
-            # The stub takes the first python3 of PATH for its own, and with it the packages.
+            # The stub uses the first python3 of PATH, and the packages of that one.
             "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}",
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, linked)),
             "ORT_DISABLE_TELEMETRY": "1",
         }
 
     def link_backends(self, folder: Path) -> None:
-        """Make a folder of backends: the Python one, with the stub of this Python's version."""
+        """Make a folder with the Python backend and the stub for this version of Python."""
         backend = folder / "python"
         backend.mkdir(parents=True)
         stub = self.folder / "python_backend_stubs" / self.version / "triton_python_backend_stub"
@@ -70,9 +70,9 @@ class Installation:
             (backend / file.name).symlink_to(file)
 
     def command(self, folder: Path, port: int, region: str) -> list[str]:
-        """Return how to serve `folder`/models with `folder`/backends over HTTP alone.
+        """Return the command that serves `folder`/models with `folder`/backends over HTTP alone.
 
-        region: what the names of the backend's shared memory begin with.
+        region: prefix of the names of the backend's shared memory.
         """
         return [
             str(self.server),

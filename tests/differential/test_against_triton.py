@@ -1,6 +1,6 @@
-"""The service beside a real Triton server: the same requests, answers of the same form.
+"""Compares the service with a real Triton server: the same requests, responses of the same form.
 
-Whatever differs stands in `differences.py` with its reason, and every reason there is needed.
+`differences.py` lists every difference with its reason; a reason that is not needed fails, too.
 DROPSERVE_TRITON_PYTHON names the python of an environment with nvidia-pytriton and onnxruntime.
 """
 
@@ -17,12 +17,18 @@ import numpy as np
 import pytest
 
 from tests.differential.cases import CASES, LENGTH_HEADER, REPOSITORY, Case
-from tests.differential.differences import EXPLAINED, Difference, Explained, kind, unlike
+from tests.differential.differences import (
+    EXPLANATIONS,
+    Difference,
+    Explanation,
+    compare_documents,
+    json_type,
+)
 from tests.differential.triton import Triton, triton_server
 from tests.service.process import service_process
-from tests.service.serving import PATIENCE_SECONDS
+from tests.service.serving import TIMEOUT_SECONDS
 
-# Read here, as a fixture of the whole suite clears the environment of our variables.
+# Read at import: a fixture deletes every DROPSERVE_ variable before the first test.
 TRITON_PYTHON = os.environ.get("DROPSERVE_TRITON_PYTHON")
 
 pytestmark = [
@@ -38,7 +44,7 @@ _BINARY = "application/octet-stream"
 
 @dataclass(frozen=True)
 class Pair:
-    """Both answers to one case; None where the server hung up instead."""
+    """The responses of both servers to one case; None where Triton closed the connection."""
 
     triton: httpx.Response | None
     ours: httpx.Response
@@ -57,7 +63,7 @@ def pairs(
         _client(service.url) as our_client,
     ):
         return {
-            case.name: Pair(_triton_answer(triton, their_client, case), _send(our_client, case))
+            case.name: Pair(_triton_response(triton, their_client, case), _send(our_client, case))
             for case in CASES
         }
 
@@ -67,7 +73,7 @@ def found(pairs: Mapping[str, Pair]) -> Mapping[str, list[Difference]]:
     return {name: list(_differences(name, pair)) for name, pair in pairs.items()}
 
 
-def test_there_are_enough_cases() -> None:
+def test_cases_are_many_and_have_unique_names() -> None:
     names = [case.name for case in CASES]
 
     assert len(names) >= 150
@@ -75,35 +81,35 @@ def test_there_are_enough_cases() -> None:
 
 
 @pytest.mark.parametrize("name", [case.name for case in CASES])
-def test_answers_as_triton_does(name: str, found: Mapping[str, list[Difference]]) -> None:
+def test_response_matches_triton(name: str, found: Mapping[str, list[Difference]]) -> None:
     for difference in found[name]:
-        explanations = [each.why for each in EXPLAINED if each.matches(difference)]
+        explanations = [each.why for each in EXPLANATIONS if each.matches(difference)]
         assert len(explanations) == 1, f"{difference} has {explanations or 'no explanation'}"
 
 
-@pytest.mark.parametrize("explained", EXPLAINED, ids=lambda each: each.why)
+@pytest.mark.parametrize("explanation", EXPLANATIONS, ids=lambda each: each.why)
 def test_every_explanation_is_needed(
-    explained: Explained, found: Mapping[str, list[Difference]]
+    explanation: Explanation, found: Mapping[str, list[Difference]]
 ) -> None:
     everything = [each for differences in found.values() for each in differences]
 
-    assert any(map(explained.matches, everything))
+    assert any(map(explanation.matches, everything))
 
 
-def test_every_error_of_ours_says_what_is_wrong(pairs: Mapping[str, Pair]) -> None:
+def test_every_error_has_a_sentence(pairs: Mapping[str, Pair]) -> None:
     for name, pair in pairs.items():
         if pair.ours.is_error:
-            assert _error_kind(pair.ours) == "a string", name
+            assert _error_type(pair.ours) == "a string", name
             assert pair.ours.headers["Content-Type"] == "application/json", name
 
 
 def _client(url: str) -> httpx.Client:
-    """Every request of it makes a connection of its own, and asks for no compression by itself."""
+    """Return a client that opens a connection for each request and requests no compression."""
     return httpx.Client(
         base_url=url,
         headers={"Accept-Encoding": "identity"},
         limits=httpx.Limits(max_keepalive_connections=0),
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
     )
 
 
@@ -112,59 +118,59 @@ def _send(client: httpx.Client, case: Case) -> httpx.Response:
     return client.request(case.method, case.path, content=content, headers=dict(case.headers))
 
 
-def _triton_answer(triton: Triton, client: httpx.Client, case: Case) -> httpx.Response | None:
+def _triton_response(triton: Triton, client: httpx.Client, case: Case) -> httpx.Response | None:
     try:
-        answer = _send(client, case)
+        response = _send(client, case)
     except httpx.RemoteProtocolError:
-        triton.start_again_if_ended()
+        triton.restart_if_ended()
         return None
     if case.path.startswith(REPOSITORY):
-        triton.wait_until_settled()
-    return answer
+        triton.wait_until_loaded()
+    return response
 
 
 def _differences(name: str, pair: Pair) -> Iterator[Difference]:
-    """Compare two answers as far as they have the same status."""
+    """Yield the differences of two responses; bodies are compared if the status is the same."""
     triton, ours = pair.triton, pair.ours
     if triton is None or triton.status_code != ours.status_code:
         status = "hung up" if triton is None else str(triton.status_code)
         yield Difference(name, "status", status, str(ours.status_code))
     elif ours.is_error:
-        if _error_kind(triton) != _error_kind(ours):
-            yield Difference(name, "error", _error_kind(triton), _error_kind(ours))
+        if _error_type(triton) != _error_type(ours):
+            yield Difference(name, "error", _error_type(triton), _error_type(ours))
     else:
         if triton.content and ours.content:
-            yield from _unlike_headers(name, triton.headers, ours.headers)
-        yield from unlike(name, _document(triton), _document(ours))
+            yield from _compare_headers(name, triton.headers, ours.headers)
+        yield from compare_documents(name, _decode_body(triton), _decode_body(ours))
 
 
-def _unlike_headers(name: str, triton: httpx.Headers, ours: httpx.Headers) -> Iterator[Difference]:
+def _compare_headers(name: str, triton: httpx.Headers, ours: httpx.Headers) -> Iterator[Difference]:
     for header in ("Content-Type", "Content-Encoding"):
         values = [each.get(header, "absent") for each in (triton, ours)]
         if values[0] != values[1]:
             yield Difference(name, header, values[0], values[1])
 
 
-def _error_kind(response: httpx.Response) -> str:
+def _error_type(response: httpx.Response) -> str:
     try:
-        return kind(response.json()["error"])
+        return json_type(response.json()["error"])
     except (ValueError, KeyError, TypeError):
         return "no error in JSON"
 
 
-def _document(response: httpx.Response) -> Any:
-    """Read a body as JSON, with binary tensors in their places; None is an empty body."""
+def _decode_body(response: httpx.Response) -> Any:
+    """Parse a body as JSON, with binary tensors as `data`; None for an empty body."""
     body, length = response.content, response.headers.get(LENGTH_HEADER)
     assert (length is None) == (response.headers.get("Content-Type") != _BINARY)
     if length is None:
         return json.loads(body) if body else None
     document = json.loads(body[: int(length)])
-    _fill_in(document["outputs"], body[int(length) :])
+    _decode_outputs(document["outputs"], body[int(length) :])
     return document
 
 
-def _fill_in(outputs: list[dict[str, Any]], binary: bytes) -> None:
-    """Give each binary output its `data`; together they are all that follows the JSON."""
+def _decode_outputs(outputs: list[dict[str, Any]], binary: bytes) -> None:
+    """Add `data` to each binary output; together they are all that follows the JSON."""
     for output in outputs:
         size = output.get("parameters", {}).get("binary_data_size")
         if size is None:
@@ -172,11 +178,11 @@ def _fill_in(outputs: list[dict[str, Any]], binary: bytes) -> None:
         part, binary = binary[:size], binary[size:]
         assert len(part) == size
         is_fp32 = output["datatype"] == "FP32"
-        output["data"] = np.frombuffer(part, "<f4").tolist() if is_fp32 else _strings(part)
+        output["data"] = np.frombuffer(part, "<f4").tolist() if is_fp32 else _decode_strings(part)
     assert not binary
 
 
-def _strings(part: bytes) -> list[str]:
+def _decode_strings(part: bytes) -> list[str]:
     found = []
     while part:
         (length,) = struct.unpack_from("<I", part)

@@ -1,7 +1,7 @@
-"""A real Triton server on the CPU, serving a bundle's own ONNX graph under our tensors' names.
+"""Runs a real Triton server on the CPU, with the ONNX graph of a bundle and our tensor names.
 
-The server is the one in the wheel nvidia-pytriton; its Python backend runs the graph. Both live in
-an environment of their own, whose `python` is all that this module is told. Knows no request.
+The server comes with the wheel nvidia-pytriton; its Python backend runs the graph. Both are
+installed in an environment of their own, which the caller names by its `python`. Knows no request.
 """
 
 import json
@@ -18,12 +18,12 @@ from pathlib import Path
 import httpx
 
 from model.bundle.store import MODEL_FILE, Bundle, open_bundle
-from model.inference.predictor import calibrated
+from model.inference.predictor_loading import read_calibrator
 from tests.differential.installation import Installation
-from tests.service.serving import PATIENCE_SECONDS
+from tests.service.serving import TIMEOUT_SECONDS
 
 _POLL_SECONDS = 0.05
-_MOMENT_SECONDS = 2.0
+_CRASH_SECONDS = 2.0
 _SHARED_MEMORY = Path("/dev/shm")
 
 _CONFIGURATION = """
@@ -52,9 +52,9 @@ FOLDER = Path(__file__).parent
 
 class TritonPythonModel:
     def initialize(self, _arguments):
-        facts = json.loads((FOLDER / "facts.json").read_text())
-        self.class_names = np.array(facts["class_names"], object)
-        self.temperature = facts["temperature"]
+        metadata = json.loads((FOLDER / "metadata.json").read_text())
+        self.class_names = np.array(metadata["class_names"], object)
+        self.temperature = metadata["temperature"]
         self.session = onnxruntime.InferenceSession(
             FOLDER / "model.onnx", providers=["CPUExecutionProvider"]
         )
@@ -75,7 +75,7 @@ class TritonPythonModel:
 
 
 class Triton:
-    """A running server; one that a request has ended can be started again."""
+    """A running server, which can be restarted after a request crashed it."""
 
     def __init__(self, installation: Installation, folder: Path) -> None:
         self._environment = installation.environment
@@ -89,36 +89,36 @@ class Triton:
             "--load-model=*",
             "--http-thread-count=2",
         ]
-        self._process = self._started()
+        self._process = self._start()
 
-    def start_again_if_ended(self) -> None:
-        """Start it again if a request has ended it; wait a moment, in which it can."""
+    def restart_if_ended(self) -> None:
+        """Start the server again if it ends within two seconds after a request."""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_MOMENT_SECONDS)
+            self._process.wait(_CRASH_SECONDS)
             self.end()
-            self._process = self._started()
+            self._process = self._start()
             self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        """Poll it until it answers; fail with its log if it ends or takes too long."""
+        """Wait until the server is ready; fail with its log if it ends or takes too long."""
         self._wait_until(self._is_ready)
 
-    def wait_until_settled(self) -> None:
-        """Poll it until no model is being loaded or unloaded."""
-        self._wait_until(self._is_settled)
+    def wait_until_loaded(self) -> None:
+        """Wait until no model is being loaded or unloaded."""
+        self._wait_until(self._is_loaded)
 
     def end(self) -> None:
-        """End this process, and whatever it has started or left behind."""
+        """End the server and its child processes; remove its shared memory."""
         self._process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(PATIENCE_SECONDS)
-        with suppress(ProcessLookupError):  # its stub, which outlives a crash
+            self._process.wait(TIMEOUT_SECONDS)
+        with suppress(ProcessLookupError):  # the stub of the backend survives a crash
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(PATIENCE_SECONDS)
+        self._process.wait(TIMEOUT_SECONDS)
         for region in _SHARED_MEMORY.glob(f"{self._region}*"):
             region.unlink()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 self._command,
@@ -129,9 +129,9 @@ class Triton:
                 start_new_session=True,
             )
 
-    def _wait_until(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not true():
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not condition():
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(_POLL_SECONDS)
@@ -142,7 +142,7 @@ class Triton:
         except httpx.TransportError:
             return False
 
-    def _is_settled(self) -> bool:
+    def _is_loaded(self) -> bool:
         models = httpx.post(f"{self.url}/v2/repository/index").json()
         return all(model.get("state") not in ("LOADING", "UNLOADING") for model in models)
 
@@ -151,10 +151,10 @@ class Triton:
 def triton_server(python: Path, bundle_folder: Path, folder: Path) -> Iterator[Triton]:
     """Serve a bundle with Triton until the block ends.
 
-    python: of the environment with nvidia-pytriton and onnxruntime.
-    folder: an empty one, for the model repository and the log.
+    python: the interpreter of the environment with nvidia-pytriton and onnxruntime.
+    folder: an empty folder for the model repository and the log.
     """
-    installation = Installation.of(python)
+    installation = Installation.inspect(python)
     installation.link_backends(folder / "backends")
     _write_model(open_bundle(bundle_folder), folder / "models")
     server = Triton(installation, folder)
@@ -172,12 +172,12 @@ def _write_model(bundle: Bundle, repository: Path) -> None:
     version.mkdir(parents=True)
     (version / MODEL_FILE).write_bytes((bundle.path / MODEL_FILE).read_bytes())
     (version / "model.py").write_text(_MODEL)
-    fitted = calibrated(bundle)
-    facts = {
+    calibration = read_calibrator(bundle)
+    metadata = {
         "class_names": manifest.class_names,
-        "temperature": fitted.numbers.temperature if fitted else 1.0,
+        "temperature": calibration.parameters.temperature if calibration else 1.0,
     }
-    (version / "facts.json").write_text(json.dumps(facts))
+    (version / "metadata.json").write_text(json.dumps(metadata))
     (version.parent / "names.txt").write_text("\n".join(manifest.class_names) + "\n")
     spec = manifest.input
     (version.parent / "config.pbtxt").write_text(

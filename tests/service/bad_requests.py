@@ -1,6 +1,6 @@
-"""Requests that fail, each with the code and the sentence that answers it.
+"""Invalid requests, each with the error code and the message of its response.
 
-They are meant for the shared application of `conftest.py`, whose limits the sentences name.
+They are sent to the shared application of `conftest.py`, whose limits the messages name.
 """
 # ruff: noqa: E501 (a row of a table is easier to read than a paragraph)
 
@@ -21,7 +21,7 @@ PICTURE = encode(np.arange(64, dtype=np.uint8).reshape(8, 8))
 
 @dataclass(frozen=True)
 class Case:
-    """A request, and the error that answers it."""
+    """A request, and the error of its response; `what` names the request."""
 
     what: str
     code: str
@@ -51,7 +51,7 @@ def _form(code: str, sentence: str, bodies: Mapping[str, bytes], content_type: s
 
 
 def _post(code: str, urls: Mapping[str, str]) -> list[Case]:
-    """Good images to bad addresses: url -> sentence."""
+    """Build cases that send a good image to bad URLs; urls: URL -> message."""
     return [Case(url, code, sentence, PICTURE, PNG, url=url) for url, sentence in urls.items()]
 
 
@@ -63,13 +63,13 @@ def _get(code: str, urls: Mapping[str, str], method: str = "GET") -> list[Case]:
 
 
 def _with_pixel(value: str) -> str:
-    """The text of a body with one grey image whose last pixel is `value`."""
+    """Build a JSON body with one grey image whose last pixel is `value`."""
     rows = ["[0, 0, 0, 0, 0, 0, 0, 0]"] * 7 + [f"[0, 0, 0, 0, 0, 0, 0, {value}]"]
     return f'{{"instances": [[{", ".join(rows)}]]}}'
 
 
 def _chunked(size: int) -> Callable[[], AsyncIterator[bytes]]:
-    """A body in chunks, without a Content-Length; made anew for each request."""
+    """Return a function that makes a chunked body, without a Content-Length, for each request."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(0, size, 1000):
@@ -339,7 +339,7 @@ _PROTOCOL = "The request is not one of the Open Inference Protocol: "
 
 
 def _tensors(code: str, sentence: str, requests: Mapping[str, Any]) -> list[Case]:
-    """Requests to /v2: of JSON, or (JSON, what follows it in binary, more of the header's length)."""
+    """Build requests to /v2 from JSON, or from (JSON, binary data, error of the length header)."""
     cases = []
     for what, given in requests.items():
         content, binary, more = given if isinstance(given, tuple) else (given, None, 0)

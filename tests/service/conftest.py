@@ -1,4 +1,4 @@
-"""The service over the real bundle, in this process, once a session."""
+"""Fixtures: the service over the real bundle, in this process, once for each test session."""
 
 import logging
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import structlog
 
-from service.observability import logs
+from service.observability import log_format
 from tests.pictures import Pixels
 from tests.service.serving import MAX_SAMPLES, Application, serving_models
 from training.data.dataset import Split
@@ -16,11 +16,11 @@ from training.data.dataset import Split
 
 @pytest.fixture(scope="session", autouse=True)
 def plain_log() -> None:
-    """Log as JSON lines without a time; structlog's own default paints each traceback."""
+    """Log as JSON lines without timestamps; structlog's default colours each traceback."""
     logging.getLogger("service").setLevel(logging.DEBUG)
     structlog.configure(
         processors=[
-            logs.add_request_id,
+            log_format.add_request_id,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
@@ -36,13 +36,13 @@ def digits(held_out: Split) -> Pixels:
 
 @pytest.fixture(scope="session")
 def digit(digits: Pixels) -> Pixels:
-    """One of them, uint8 [8, 8]."""
+    """One held-out digit, uint8 [8, 8]."""
     return np.ascontiguousarray(digits[0])
 
 
 @pytest.fixture(scope="session")
 def service(models_folder: Path) -> Iterator[Application]:
-    """A running application with small limits, shared: tests count on no figure of its metrics."""
+    """A running application with small limits; shared, so no test relies on its metrics."""
     limits = {"max_images": 8, "max_body_bytes": 100_000, "max_request_pixels": 40_000}
     with serving_models(
         models_folder, max_image_pixels=30_000, max_samples=MAX_SAMPLES, **limits

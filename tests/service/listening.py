@@ -1,4 +1,4 @@
-"""The application behind a real port, on the loop of the test, which decides on every byte."""
+"""Runs the application on a real port, for tests that decide on every byte of a connection."""
 
 import asyncio
 import http.client
@@ -11,31 +11,32 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.http.fast_path.protocol import FastPathProtocol
-from tests.service.serving import PATIENCE_SECONDS, Application
+from service.http.fast_path.fast_path_protocol import FastPathProtocol
+from service.http.http_protocol import HttpProtocol
+from tests.service.serving import TIMEOUT_SECONDS, Application
 
 CLOSED = b""
 KEEP_ALIVE_SECONDS = 60
 
 
-class Watched(FastPathProtocol):
-    """Says which road each request takes."""
+class RecordingProtocol(FastPathProtocol):
+    """Records which path each request takes."""
 
-    roads: list[str]
+    paths: list[str]
     received = b""
-    """Of the last request."""
+    """The bytes of the last request."""
     parsed = 0
-    """Heads."""
+    """How many heads the parser has read."""
 
     def answered(self) -> None:
-        """Replaced by a test that wants to know."""
+        """Do nothing; a test may replace this to run code before the fast path answers."""
 
     def data_received(self, data: bytes) -> None:
         self.received += data
         super().data_received(data)
 
     def _answer(self, *arguments: Any) -> None:
-        self.roads.append("express")
+        self.paths.append("fast")
         self.answered()
         self.received = b""
         super()._answer(*arguments)
@@ -45,54 +46,54 @@ class Watched(FastPathProtocol):
         super().on_headers_complete()
 
     def _begin_with_asgi(self) -> None:
-        self.roads.append("usual")
+        self.paths.append("asgi")
         super()._begin_with_asgi()
 
 
 @dataclass
 class Listening:
-    """The application behind a port."""
+    """An application that listens on a port."""
 
     application: Application
     port: int
     state: ServerState
-    roads: list[str] = field(default_factory=list)
-    connections: list[Watched] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    connections: list[RecordingProtocol] = field(default_factory=list)
 
     clients: list["Client"] = field(default_factory=list)
 
     def connect(self) -> "Client":
         address = "127.0.0.1", self.port
-        self.clients.append(Client(socket.create_connection(address, PATIENCE_SECONDS)))
+        self.clients.append(Client(socket.create_connection(address, TIMEOUT_SECONDS)))
         return self.clients[-1]
 
     def call(self, function: Any, *arguments: Any) -> Any:
         return self.application.portal.call(function, *arguments)
 
     def has_received(self, data: bytes) -> bool:
-        """Tell whether that is what has come of the newest request."""
+        """Return whether exactly `data` has arrived of the newest request."""
         return self.connections[-1].received == data
 
     def until(self, has_happened: Callable[[], bool]) -> None:
-        """Let the loop turn until something has happened."""
+        """Run the event loop until `has_happened` returns true."""
 
-        async def turn() -> None:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+        async def poll() -> None:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 while not has_happened():
                     await asyncio.sleep(0)
 
-        self.call(turn)
+        self.call(poll)
 
 
 @dataclass
-class Answer:
+class RawResponse:
     status: int
     headers: http.client.HTTPMessage
     body: bytes
 
 
 class Client:
-    """A connection whose every byte the test decides on."""
+    """A client that sends and reads the bytes of one connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -101,12 +102,14 @@ class Client:
     def send(self, data: bytes) -> None:
         self._connection.sendall(data)
 
-    def answer(self) -> Answer:
+    def read_response(self) -> RawResponse:
         _, status, *_ = self._received.readline().split()
         headers = http.client.parse_headers(self._received)
-        return Answer(int(status), headers, self._received.read(int(headers["Content-Length"])))
+        return RawResponse(
+            int(status), headers, self._received.read(int(headers["Content-Length"]))
+        )
 
-    def line(self) -> bytes:
+    def read_line(self) -> bytes:
         return self._received.readline()
 
     def is_closed(self) -> bool:
@@ -118,7 +121,9 @@ class Client:
 
 
 @contextmanager
-def listening(application: Application) -> Iterator[Listening]:
+def listening(
+    application: Application, protocol: type[HttpProtocol] | None = None
+) -> Iterator[Listening]:
     config = uvicorn.Config(
         application.app,
         lifespan="off",
@@ -130,14 +135,16 @@ def listening(application: Application) -> Iterator[Listening]:
     state = ServerState()
     found = Listening(application, 0, state)
 
-    def connected() -> Watched:
-        made = Watched(config, state, {})
-        made.roads = found.roads
+    def create_protocol() -> HttpProtocol:
+        if protocol is not None:
+            return protocol(config, state, dict(application.state))
+        made = RecordingProtocol(config, state, dict(application.state))
+        made.paths = found.paths
         found.connections.append(made)
         return made
 
     async def listen() -> asyncio.Server:
-        return await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
+        return await asyncio.get_running_loop().create_server(create_protocol, "127.0.0.1", 0)
 
     async def stop() -> None:
         server.close()

@@ -1,4 +1,4 @@
-"""The service under test as its users run it: `python -m service`, a process of its own."""
+"""Runs the service under test as its users do: `python -m service` in a process of its own."""
 
 import json
 import os
@@ -16,20 +16,27 @@ from typing import Any, Self
 import httpx
 
 from tests.conftest import ROOT
-from tests.service.serving import PATIENCE_SECONDS
+from tests.service.serving import TIMEOUT_SECONDS
 
-# uvicorn's workers leave their standard input to the interpreter's end.
+# uvicorn's workers do not close their standard input before the interpreter ends.
 WARNINGS = ["-W", "error", "-W", "ignore::ResourceWarning"]
 COMMAND = [sys.executable, *WARNINGS, "-m", "service"]
 
 
 class ServiceProcess:
-    """A running `python -m service`; its log is read as it is written."""
+    """A running `python -m service`, whose log is read as it is written."""
 
     def __init__(self, models_folder: Path, *options: str) -> None:
-        given = ["--port", "0", "--log-format", "json", "--models-folder", str(models_folder)]
+        default_options = [
+            "--port",
+            "0",
+            "--log-format",
+            "json",
+            "--models-folder",
+            str(models_folder),
+        ]
         self._process = subprocess.Popen(
-            [*COMMAND, *given, *options],
+            [*COMMAND, *default_options, *options],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -51,13 +58,13 @@ class ServiceProcess:
         self.control_listeners: list[str] = []
 
     def wait_for(self, event: str, count: int = 1) -> dict[str, Any]:
-        """Wait until the log has so many lines of an event; return the last of them."""
+        """Wait until the log has `count` lines of an event; return the last of them."""
 
-        def there() -> bool:
+        def has_count() -> bool:
             return len(self.logged(event)) >= count
 
         with self._written:
-            assert self._written.wait_for(there, PATIENCE_SECONDS), self._said()
+            assert self._written.wait_for(has_count, TIMEOUT_SECONDS), self._output()
         return self.logged(event)[count - 1]
 
     def logged(self, event: str) -> list[dict[str, Any]]:
@@ -70,18 +77,18 @@ class ServiceProcess:
         self.control_listeners = listening["control"]
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS)
+        return socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS)
 
     def client(self) -> httpx.Client:
-        """Every request of it makes a connection of its own."""
+        """Return a client that opens a new connection for each request."""
         limits = httpx.Limits(max_keepalive_connections=0)
-        return httpx.Client(base_url=self.url, limits=limits, timeout=PATIENCE_SECONDS)
+        return httpx.Client(base_url=self.url, limits=limits, timeout=TIMEOUT_SECONDS)
 
     def control(self) -> httpx.Client:
-        """A client of the control listener."""
+        """Return a client of the control listener."""
         transport = httpx.HTTPTransport(uds=self.control_listeners[0])
         return httpx.Client(
-            transport=transport, base_url="http://localhost", timeout=PATIENCE_SECONDS
+            transport=transport, base_url="http://localhost", timeout=TIMEOUT_SECONDS
         )
 
     def post(self, route: str, body: bytes, content_type: str) -> httpx.Response:
@@ -89,7 +96,7 @@ class ServiceProcess:
             return client.post(route, content=body, headers={"Content-Type": content_type})
 
     def workers(self) -> list[int]:
-        """Process ids of the workers, as Linux tells them."""
+        """Return the process ids of the workers, as Linux lists them."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return [
             int(child)
@@ -99,7 +106,7 @@ class ServiceProcess:
 
     @contextmanager
     def only(self, worker: int) -> Iterator[None]:
-        """Hold every other worker still, so that this one alone can answer."""
+        """Stop every other worker (SIGSTOP), so that only this one can answer."""
         others = [each for each in self.workers() if each != worker]
         for other in others:
             os.kill(other, signal.SIGSTOP)
@@ -113,12 +120,12 @@ class ServiceProcess:
         self._process.send_signal(number)
 
     def send_to_all(self, number: signal.Signals) -> None:
-        """As a terminal does: Ctrl-C reaches the workers too."""
+        """Send a signal to the workers too, as Ctrl-C in a terminal does."""
         os.killpg(self.pid, number)
 
     def wait_until_refusing(self) -> None:
         """Wait until new connections are refused."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             try:
                 self.connect().close()
@@ -126,23 +133,23 @@ class ServiceProcess:
                 return
             except ConnectionResetError:  # accepted by the kernel just before
                 continue
-        raise AssertionError(f"still accepts connections\n{self._said()}")
+        raise AssertionError(f"still accepts connections\n{self._output()}")
 
     def exit_status(self) -> int:
-        """Wait for the end; a service that wrote to its standard error has failed."""
-        status = self._process.wait(PATIENCE_SECONDS)
+        """Wait for the end and return the status; fail if the service wrote to standard error."""
+        status = self._process.wait(TIMEOUT_SECONDS)
         for reader in self._readers:
-            reader.join(PATIENCE_SECONDS)
+            reader.join(TIMEOUT_SECONDS)
         assert not self._errors, "".join(self._errors)
         return status
 
     def end(self) -> None:
-        """Leave nothing behind, however the test went."""
+        """Kill all processes of the service and close the pipes."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait(PATIENCE_SECONDS)
+        self._process.wait(TIMEOUT_SECONDS)
         for reader in self._readers:
-            reader.join(PATIENCE_SECONDS)
+            reader.join(TIMEOUT_SECONDS)
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
@@ -158,12 +165,12 @@ class ServiceProcess:
         assert self._process.stderr is not None
         self._errors.extend(self._process.stderr)
 
-    def _said(self) -> str:
+    def _output(self) -> str:
         return "\n".join([*map(str, self._log), *self._errors])
 
 
 class SlowRequest:
-    """A POST /predict whose body the server waits for: in flight for as long as a test wants."""
+    """A POST /predict that stays in flight until the test sends its body."""
 
     def __init__(self, service: ServiceProcess, body: bytes) -> None:
         self._body = body
@@ -172,9 +179,9 @@ class SlowRequest:
             b"POST /predict HTTP/1.1\r\nHost: service\r\nContent-Type: image/png\r\n"
             b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
         )
-        # The server says so when the route asks for the body: the request is in hand.
-        said = self._connection.recv(1024)
-        assert said == b"HTTP/1.1 100 Continue\r\n\r\n", said
+        # The server sends this when the route reads the body: the request is in flight.
+        interim = self._connection.recv(1024)
+        assert interim == b"HTTP/1.1 100 Continue\r\n\r\n", interim
 
     def __enter__(self) -> Self:
         return self
@@ -183,16 +190,16 @@ class SlowRequest:
         self._connection.close()
 
     def finish(self) -> tuple[int, bytes]:
-        """Send the body; return the answer's status and body."""
+        """Send the body; return the response's status and body."""
         self._connection.sendall(self._body)
-        return self.answer()
+        return self.read_response()
 
-    def answer(self) -> tuple[int, bytes]:
-        """Read to the end of the connection, which a stopping server closes."""
-        answer = b""
+    def read_response(self) -> tuple[int, bytes]:
+        """Read the response to the end of the connection, which a server that drains closes."""
+        response = b""
         while piece := self._connection.recv(65_536):
-            answer += piece
-        head, _, body = answer.partition(b"\r\n\r\n")
+            response += piece
+        head, _, body = response.partition(b"\r\n\r\n")
         assert b"connection: close" in head
         return int(head.split()[1]), body
 
@@ -212,13 +219,13 @@ def service_process(
 
 
 def run_service(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m service` to its end, which a mistake brings at once."""
+    """Run `python -m service` with options that make it exit at once."""
     return subprocess.run(
         [*COMMAND, *options],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )

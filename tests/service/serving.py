@@ -1,11 +1,11 @@
-"""The service under test, in this process: the real application, run by a loop on its own thread.
+"""Runs the service under test in this process, with its event loop on a thread of its own.
 
 Tests stay plain functions: they send requests and get httpx responses, one at a time or many at
-once, and wait for events, never for a time.
+once, and wait for events, never for a fixed time.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -21,30 +21,30 @@ from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from model.bundle.store import open_bundle
-from model.dropout.sampling import FixedSamples, Sampling
-from model.graphs.sessions import Stop
+from model.dropout.sampling_methods import FixedSamples, Sampling
+from model.graphs.sessions import CancellationToken
 from model.images.preprocessing import InputSpec
-from model.inference.predictor import Prediction, Predictor, calibrated, open_tested
-from model.uncertainty.summary import Summary, Uncertainty
+from model.inference.predictor import Prediction, Predictor
+from model.inference.predictor_loading import load_predictor, read_calibrator
+from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.api import schemas
 from service.app import create_app
 from service.engine.batcher import RowPredictor
-from service.engine.loader import Loader
+from service.engine.model_loader import Loader
+from service.http.http_protocol import CONTROL
 from service.http.middleware import REQUEST_ID_HEADER
-from service.http.protocol import CONTROL
 from service.observability.metrics import Metrics
-from service.registry.repository import ActiveVersions, Repository
-from service.registry.rollout import RolloutSpec
+from service.registry.model_repository import Repository
 from service.settings import ServiceSettings
 
-PATIENCE_SECONDS = 60
-"""How long a test waits for an event before it fails; none waits so long when all is well."""
+TIMEOUT_SECONDS = 60
+"""How long a test waits for an event before it fails; a passing test never waits so long."""
 
 PNG = {"Content-Type": "image/png"}
 JSON = {"Content-Type": "application/json"}
 
 MAX_SAMPLES = 512
-"""Of the shared service; where `samples=auto` never settles, it decides the answer."""
+"""`max_samples` of the shared service; `samples=auto` stops there if a label stays undecided."""
 
 Floats = NDArray[np.float32]
 
@@ -52,9 +52,18 @@ Floats = NDArray[np.float32]
 class Application:
     """A running application; use `serving` to get one."""
 
-    def __init__(self, portal: BlockingPortal, app: FastAPI, *, is_control: bool = True) -> None:
+    def __init__(
+        self,
+        portal: BlockingPortal,
+        app: FastAPI,
+        state: Mapping[str, Any],
+        *,
+        is_control: bool = True,
+    ) -> None:
         self.portal = portal
         self.app = app
+        self.state = state
+        """The lifespan state."""
 
         async def listener(scope: Scope, receive: Receive, send: Send) -> None:
             await app({**scope, CONTROL: is_control}, receive, send)
@@ -63,14 +72,14 @@ class Application:
         self._client = httpx.AsyncClient(transport=transport, base_url="http://service")
 
     def public(self) -> "Application":
-        """The same application, as a client of the public port meets it."""
-        return Application(self.portal, self.app, is_control=False)
+        """Return the same application as a client of the public port reaches it."""
+        return Application(self.portal, self.app, self.state, is_control=False)
 
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         return self.portal.call(partial(self._client.request, method, url, **options))
 
     def submit(self, method: str, url: str, **options: Any) -> "Future[httpx.Response]":
-        """Send a request and go on; several are answered at once."""
+        """Send a request without waiting for its response."""
         return self.portal.start_task_soon(partial(self._client.request, method, url, **options))
 
     def get(self, url: str, **options: Any) -> httpx.Response:
@@ -80,28 +89,29 @@ class Application:
         return self.request("POST", url, content=content, **options)
 
     def compressed(self, url: str, content: bytes, encoding: str) -> tuple[str, bytes]:
-        """Post, and return the answer's Content-Encoding and body as it came."""
+        """Post, and return the response's Content-Encoding and its body, not decompressed."""
 
         async def exchange() -> tuple[str, bytes]:
             headers = {"Accept-Encoding": encoding}
-            async with self._client.stream("POST", url, content=content, headers=headers) as answer:
-                body = b"".join([piece async for piece in answer.aiter_raw()])
-                return answer.headers.get("Content-Encoding", ""), body
+            async with self._client.stream("POST", url, content=content, headers=headers) as sent:
+                body = b"".join([piece async for piece in sent.aiter_raw()])
+                return sent.headers.get("Content-Encoding", ""), body
 
         return self.portal.call(exchange)
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return one figure of GET /metrics; 0 where it has not been counted yet."""
+        """Return one sample of GET /metrics; 0 if it does not exist yet."""
         return metric(self.get("/metrics").text, name, **labels)
 
 
 class WatchedRepository(Repository):
-    """Says when it has finished loading; its loading waits for `permission`."""
+    """A repository that loads once `released` is set, and sets `loaded` when it has loaded."""
 
     def __init__(self, settings: ServiceSettings) -> None:
-        super().__init__(settings, Metrics())
-        self._loader = HeldLoader(settings, self.metrics)
-        self.permission = self._loader.permission
+        metrics = Metrics()
+        loader = BlockingLoader(settings, metrics)
+        super().__init__(settings, metrics, loader)
+        self.released = loader.released
         self.loaded = threading.Event()
 
     async def load(self) -> None:
@@ -109,21 +119,21 @@ class WatchedRepository(Repository):
         self.loaded.set()
 
 
-class HeldLoader(Loader):
-    """Opens nothing until the test permits it."""
+class BlockingLoader(Loader):
+    """A loader that opens a bundle once `released` is set, as it is at first."""
 
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         super().__init__(settings, metrics)
-        self.permission = threading.Event()
-        self.permission.set()
+        self.released = threading.Event()
+        self.released.set()
 
-    def _open(self, path: Path, like: InputSpec | None, stop: Stop) -> Any:
-        wait(self.permission)
-        return super()._open(path, like, stop)
+    def _open(self, path: Path, required_input: InputSpec | None, stop: CancellationToken) -> Any:
+        wait(self.released)
+        return super()._open(path, required_input, stop)
 
 
 class StubbedRepository(Repository):
-    """Serves the real bundle's manifest with another predictor."""
+    """A repository that serves the real bundle's manifest with another predictor."""
 
     def __init__(self, settings: ServiceSettings, predictor: RowPredictor) -> None:
         super().__init__(settings, Metrics())
@@ -131,26 +141,24 @@ class StubbedRepository(Repository):
 
     async def run(self) -> None:
         bundle = open_bundle(self._settings.models_folder / "digits" / "1")
-        served = self._loader.serve(bundle, bundle.card, self._predictor, calibrated(bundle))
-        self._opened["digits", 1] = served
-        self._offers["digits"] = ActiveVersions(served, None, RolloutSpec())
-        self._loading = False
+        calibrator = read_calibrator(bundle)
+        self.add(self._loader.serve(bundle, bundle.card, self._predictor, calibrator))
 
 
-class HeldPredictor:
-    """Answers as `predictor` does, but each run waits until the test lets it go."""
+class BlockingPredictor:
+    """Predicts as `predictor` does, but each run waits until `released` is set."""
 
     def __init__(self, predictor: RowPredictor) -> None:
         self._predictor = predictor
         self.started = threading.Semaphore(0)
-        self.permission = threading.Event()
+        self.released = threading.Event()
         self.runs: list[int] = []
-        """Rows of each run, in order."""
+        """The number of rows of each run, in order."""
 
     def predict(self, images: Floats) -> Prediction:
         self.runs.append(len(images))
         self.started.release()
-        wait(self.permission)
+        wait(self.released)
         return self._predictor.predict(images)
 
     def uncertainty(self, prediction: Prediction, how: Sampling) -> Uncertainty:
@@ -160,11 +168,11 @@ class HeldPredictor:
         return self._predictor.summary(prediction, how)
 
     def wait_until_running(self) -> None:
-        assert self.started.acquire(timeout=PATIENCE_SECONDS), "no run has started"
+        assert self.started.acquire(timeout=TIMEOUT_SECONDS), "no run has started"
 
 
 class BrokenPredictor:
-    """Fails every run."""
+    """A predictor whose every run raises."""
 
     def predict(self, images: Floats) -> Prediction:
         raise RuntimeError(f"no memory for {len(images)} rows")
@@ -177,7 +185,7 @@ class BrokenPredictor:
 
 
 def wait(event: threading.Event) -> None:
-    assert event.wait(PATIENCE_SECONDS), "what the test waited for did not happen"
+    assert event.wait(TIMEOUT_SECONDS), "what the test waited for did not happen"
 
 
 @contextmanager
@@ -185,17 +193,17 @@ def serving(app: FastAPI) -> Iterator[Application]:
     """Run an application; it may still be loading."""
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(app.router.lifespan_context(app)),
+        portal.wrap_async_context_manager(app.router.lifespan_context(app)) as state,
     ):
-        yield Application(portal, app)
+        yield Application(portal, app, state or {})
 
 
 @contextmanager
 def serving_models(models_folder: Path, **settings: Any) -> Iterator[Application]:
     """Run the application over a folder of bundles, once it has loaded what it can."""
-    knobs = ServiceSettings(models_folder=models_folder, **settings)
-    repository = WatchedRepository(knobs)
-    with serving(create_app(knobs, repository)) as application:
+    service_settings = ServiceSettings(models_folder=models_folder, **settings)
+    repository = WatchedRepository(service_settings)
+    with serving(create_app(service_settings, repository)) as application:
         wait(repository.loaded)
         yield application
 
@@ -205,25 +213,27 @@ def serving_stub(
     models_folder: Path, predictor: RowPredictor, **settings: Any
 ) -> Iterator[Application]:
     """Run the application over the real bundle's manifest, with another predictor."""
-    knobs = ServiceSettings(models_folder=models_folder, **settings)
-    with serving(create_app(knobs, StubbedRepository(knobs, predictor))) as application:
+    service_settings = ServiceSettings(models_folder=models_folder, **settings)
+    with serving(
+        create_app(service_settings, StubbedRepository(service_settings, predictor))
+    ) as application:
         wait_until_ready(application)
         yield application
 
 
 def wait_until_ready(application: Application) -> None:
-    """A stub loads in one step of the loop, so this asks once or twice."""
+    """Request /health/ready until it is 200; a stub needs one or two requests."""
     while application.get("/health/ready").status_code != 200:
         pass
 
 
 def real_predictor(models_folder: Path, threads: int = 1) -> Predictor:
     bundle = open_bundle(models_folder / "digits" / "1")
-    return open_tested(bundle, threads)
+    return load_predictor(bundle, threads)
 
 
 def metric(exposition: str, name: str, **labels: str) -> float:
-    """Find one figure in Prometheus' text format; 0 where it has not been counted yet."""
+    """Return one sample of Prometheus' text format; 0 if it does not exist yet."""
     for line in exposition.splitlines():
         head, _, value = line.rpartition(" ")
         found, _, rest = head.partition("{")
@@ -233,7 +243,7 @@ def metric(exposition: str, name: str, **labels: str) -> float:
 
 
 def check_error(response: httpx.Response, status: int, code: str, sentence: str) -> None:
-    """Hold an error to its one shape, and to its status, code and sentence ("…" is anything)."""
+    """Check a response's error body, status, code and sentence ("…" stands for any text)."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers[REQUEST_ID_HEADER]
@@ -245,17 +255,17 @@ def check_error(response: httpx.Response, status: int, code: str, sentence: str)
 
 def check_sentence(sentence: str, expected: str) -> None:
     parts = expected.split("…")
-    place = 0
+    position = 0
     for part in parts:
-        found = sentence.find(part, place)
+        found = sentence.find(part, position)
         assert found >= 0, f"{sentence!r} is not {expected!r}"
-        place = found + len(part)
+        position = found + len(part)
     assert sentence.startswith(parts[0]), f"{sentence!r} is not {expected!r}"
     assert sentence.endswith(parts[-1]), f"{sentence!r} is not {expected!r}"
 
 
 def predictions(response: httpx.Response) -> list[Any]:
-    """Return the predictions of a 200; equal ones are equal to the last bit."""
+    """Return the predictions of a response with status 200."""
     assert response.status_code == 200, response.text
     found: list[Any] = orjson.loads(response.content)["predictions"]
     return found

@@ -1,4 +1,4 @@
-"""The wiring: routes, their description, start and stop."""
+"""Tests of `create_app`: the routes, their OpenAPI description, startup and shutdown."""
 
 import re
 import threading
@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 import pytest
+from fastapi.routing import APIRoute
 
 from service import API_VERSION
 from service.api import schemas
 from service.api.open_inference import LENGTH_HEADER
-from service.api.routes import NamedRoute
 from service.app import create_app, create_worker_app
 from service.codecs.image_bodies import FORM_TYPE, JSON_TYPE
 from service.sandbox.image_reader import IMAGE_TYPES
@@ -22,7 +22,7 @@ from tests.service.serving import (
     MAX_SAMPLES,
     PNG,
     Application,
-    HeldPredictor,
+    BlockingPredictor,
     WatchedRepository,
     predictions,
     real_predictor,
@@ -31,7 +31,7 @@ from tests.service.serving import (
     wait,
 )
 
-ANSWERS = {
+RESPONSE_SCHEMAS = {
     ("post", "/predict"): schemas.Predictions,
     ("post", "/uncertainty"): schemas.UncertainPredictions,
     ("get", "/models"): schemas.Models,
@@ -43,7 +43,7 @@ ANSWERS = {
     ("get", "/health/live"): schemas.Live,
     ("get", "/health/ready"): schemas.Ready,
 }
-EVERYWHERE = {400, 431, 500, 503}
+COMMON_ERRORS = {400, 431, 500, 503}
 ERRORS = {
     ("post", "/predict"): {404, 408, 413, 415, 504},
     ("post", "/uncertainty"): {404, 408, 413, 415, 504},
@@ -73,7 +73,7 @@ def schema_of(content: Any) -> str:
     return str(content["content"][JSON_TYPE]["schema"]["$ref"].rpartition("/")[2])
 
 
-def test_the_description_is_served(service: Application, description: Any) -> None:
+def test_openapi_json_is_served(service: Application, description: Any) -> None:
     assert service.get("/openapi.json").json() == description
     assert (description["info"]["title"], description["info"]["version"]) == (
         "Dropserve",
@@ -81,29 +81,29 @@ def test_the_description_is_served(service: Application, description: Any) -> No
     )
 
 
-def test_every_route_is_described(description: Any) -> None:
+def test_openapi_describes_every_route(description: Any) -> None:
     app = create_app(ServiceSettings())
     protocols = {
         (method.lower(), route.path)
         for route in app.routes
-        if isinstance(route, NamedRoute) and route.include_in_schema
+        if isinstance(route, APIRoute) and route.path.startswith(("/v1", "/v2"))
         for method in (route.methods or set()) - {"HEAD"}
     }
     found = {(method, path) for method, path, _ in operations(description)}
-    assert found == protocols | set(ANSWERS) | {("get", "/metrics"), ("get", "/")}
+    assert found == protocols | set(RESPONSE_SCHEMAS) | {("get", "/metrics"), ("get", "/")}
     assert all(operation["summary"] for _, _, operation in operations(description))
 
 
-@pytest.mark.parametrize("key", ANSWERS, ids=" ".join)
-def test_every_answer_and_every_error_is_described(description: Any, key: tuple[str, str]) -> None:
+@pytest.mark.parametrize("key", RESPONSE_SCHEMAS, ids=" ".join)
+def test_openapi_describes_every_response_and_error(description: Any, key: tuple[str, str]) -> None:
     method, path = key
     responses = description["paths"][path][method]["responses"]
-    assert schema_of(responses.pop("200")) == ANSWERS[key].__name__
-    assert set(responses) == {str(status) for status in EVERYWHERE | ERRORS[key]} | {"default"}
+    assert schema_of(responses.pop("200")) == RESPONSE_SCHEMAS[key].__name__
+    assert set(responses) == {str(status) for status in COMMON_ERRORS | ERRORS[key]} | {"default"}
     assert {schema_of(response) for response in responses.values()} == {"Error"}
 
 
-def test_every_reference_of_the_description_leads_somewhere(description: Any) -> None:
+def test_openapi_references_resolve(description: Any) -> None:
     references = set(re.findall(r'"\$ref":"#/([^"]+)"', orjson.dumps(description).decode()))
     assert "components/schemas/EncodedImage" in references
     for reference in references:
@@ -113,18 +113,20 @@ def test_every_reference_of_the_description_leads_somewhere(description: Any) ->
         assert place
 
 
-def test_every_operation_has_a_name_of_its_own_and_its_parameters(description: Any) -> None:
+def test_openapi_operations_have_unique_ids_and_their_path_parameters(description: Any) -> None:
     names = [operation["operationId"] for _, _, operation in operations(description)]
     assert len(set(names)) == len(names)
     for _, path, operation in operations(description):
-        told = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "path"}
-        assert told == set(re.findall(r"{(\w+)}", path))
+        names_in_path = {
+            each["name"] for each in operation.get("parameters", ()) if each["in"] == "path"
+        }
+        assert names_in_path == set(re.findall(r"{(\w+)}", path))
 
 
 @pytest.mark.parametrize(
     "path", ["/predict", "/v1/models/{name}:predict", "/v2/models/{name}/infer"]
 )
-def test_the_example_of_a_body_is_answered(
+def test_openapi_example_body_is_answered_200(
     service: Application, description: Any, path: str
 ) -> None:
     body = description["paths"][path]["post"]["requestBody"]["content"][JSON_TYPE]["example"]
@@ -132,7 +134,7 @@ def test_the_example_of_a_body_is_answered(
     assert response.status_code == 200, response.text
 
 
-def test_binary_bodies_are_described_both_ways(description: Any) -> None:
+def test_openapi_describes_binary_request_and_response_bodies(description: Any) -> None:
     infer = description["paths"]["/v2/models/{name}/infer"]["post"]
     for content in (infer["requestBody"]["content"], infer["responses"]["200"]["content"]):
         assert set(content) == {JSON_TYPE, "application/octet-stream"}
@@ -140,7 +142,7 @@ def test_binary_bodies_are_described_both_ways(description: Any) -> None:
     assert LENGTH_HEADER in infer["responses"]["200"]["headers"]
 
 
-def test_the_described_shapes_are_those_that_the_tests_check(description: Any) -> None:
+def test_openapi_error_schema_is_strict(description: Any) -> None:
     shapes = description["components"]["schemas"]
     assert shapes["Error"]["required"] == ["error", "code"]
     assert shapes["Error"]["additionalProperties"] is False
@@ -148,7 +150,7 @@ def test_the_described_shapes_are_those_that_the_tests_check(description: Any) -
 
 
 @pytest.mark.parametrize("path", ["/predict", "/uncertainty"])
-def test_bodies_and_parameters_are_described(description: Any, path: str) -> None:
+def test_openapi_describes_content_types_and_query_parameters(description: Any, path: str) -> None:
     operation = description["paths"][path]["post"]
     content = operation["requestBody"]["content"]
     assert operation["requestBody"]["required"]
@@ -162,7 +164,7 @@ def test_bodies_and_parameters_are_described(description: Any, path: str) -> Non
     assert all(parameter["description"] for parameter in operation["parameters"])
 
 
-def test_switched_off_uncertainty_is_not_described() -> None:
+def test_openapi_omits_uncertainty_when_it_is_disabled() -> None:
     with_it, without = (
         set(create_app(ServiceSettings(uncertainty=offered)).openapi()["paths"])
         for offered in (True, False)
@@ -171,10 +173,13 @@ def test_switched_off_uncertainty_is_not_described() -> None:
     assert without < with_it
 
 
-def test_a_worker_takes_its_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_worker_app_reads_settings_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     configured: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        "service.observability.logs.configure", lambda *given: configured.append(given)
+        "service.observability.log_format.configure",
+        lambda *arguments: configured.append(arguments),
     )
     monkeypatch.setenv("DROPSERVE_UNCERTAINTY", "false")
     monkeypatch.setenv("DROPSERVE_LOG_FORMAT", "json")
@@ -183,7 +188,7 @@ def test_a_worker_takes_its_settings_from_the_environment(monkeypatch: pytest.Mo
     assert configured == [("info", "json")]
 
 
-def test_nothing_is_opened_before_the_application_runs(tmp_path: Path) -> None:
+def test_create_app_loads_nothing_before_its_lifespan_starts(tmp_path: Path) -> None:
     settings = ServiceSettings(models_folder=tmp_path)
     repository = WatchedRepository(settings)
     app = create_app(settings, repository)
@@ -192,7 +197,7 @@ def test_nothing_is_opened_before_the_application_runs(tmp_path: Path) -> None:
         wait(repository.loaded)
 
 
-def test_stopping_ends_the_threads_it_has_started(models_folder: Path) -> None:
+def test_app_shutdown_ends_inference_threads(models_folder: Path) -> None:
     settings = ServiceSettings(models_folder=models_folder)
     repository = WatchedRepository(settings)
     before = set(threading.enumerate())
@@ -205,13 +210,13 @@ def test_stopping_ends_the_threads_it_has_started(models_folder: Path) -> None:
     assert not inference.is_alive()
 
 
-def test_stopping_answers_what_is_queued(models_folder: Path) -> None:
-    held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held) as service:
+def test_app_shutdown_answers_queued_requests(models_folder: Path) -> None:
+    blocking = BlockingPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, blocking) as service:
         running = service.submit("POST", "/predict", content=PICTURE, headers=PNG)
-        held.wait_until_running()
+        blocking.wait_until_running()
         waiting = service.submit("POST", "/predict", content=PICTURE, headers=PNG)
         while service.metric("dropserve_queue_rows", model="digits") == 0:
             pass  # its image is being decoded
-        held.permission.set()
+        blocking.released.set()
     assert predictions(running.result()) == predictions(waiting.result())

@@ -1,4 +1,4 @@
-"""`python -m service.control` against a real service: each command, and each mistake."""
+"""`python -m service.control` against a real service: each action, and each kind of error."""
 
 import subprocess
 import sys
@@ -26,34 +26,34 @@ def service(
         yield process
 
 
-def control(service: ServiceProcess, capsys: pytest.CaptureFixture[str], *given: str) -> str:
-    assert main([*given, "--port", str(service.port)]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    return told.out
+def control(service: ServiceProcess, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*arguments, "--port", str(service.port)]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    return output.out
 
 
-def test_a_version_is_tried_promoted_and_taken_back(
+def test_control_runs_every_action(
     service: ServiceProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(*given: str) -> str:
-        return control(service, capsys, *given)
+    def output(*arguments: str) -> str:
+        return control(service, capsys, *arguments)
 
-    assert said("pin", "digits", "--version", "1") == "digits: stable version 1 (held)\n"
+    assert output("pin", "digits", "--version", "1") == "digits: stable version 1 (held)\n"
     canary = "digits: stable version 1 (held), canary version 2 with 10% of the requests\n"
-    assert said("canary", "digits", "--version", "2") == canary
+    assert output("canary", "digits", "--version", "2") == canary
     canary = canary.replace("10%", "25%")
-    assert said("canary", "digits", "--version", "2", "--share", "0.25") == canary
-    assert said("promote", "digits") == "digits: stable version 2 (held)\n"
-    assert said("rollback", "digits") == "digits: stable version 1 (held)\n"
-    assert said("follow", "digits") == "digits: stable version 2 (the newest)\n"
-    assert said("default", "digits") == "digits: answers requests that name no model\n"
-    assert said("unload", "digits") == "digits: unloaded\n"
-    assert said("load", "digits") == "digits: loaded\n"
+    assert output("canary", "digits", "--version", "2", "--share", "0.25") == canary
+    assert output("promote", "digits") == "digits: stable version 2 (held)\n"
+    assert output("rollback", "digits") == "digits: stable version 1 (held)\n"
+    assert output("follow", "digits") == "digits: stable version 2 (the newest)\n"
+    assert output("default", "digits") == "digits: answers requests that name no model\n"
+    assert output("unload", "digits") == "digits: unloaded\n"
+    assert output("load", "digits") == "digits: loaded\n"
 
 
 @pytest.mark.parametrize(
-    ("given", "status", "sentence"),
+    ("arguments", "status", "sentence"),
     [
         (["promote", "digits"], 1, "There is no canary to promote; start one first."),
         (["promote", "cats"], 1, "There is no model 'cats' to be loaded; there is digits."),
@@ -61,19 +61,19 @@ def test_a_version_is_tried_promoted_and_taken_back(
         (["load", "a/../b"], 1, "There is nothing at "),
     ],
 )
-def test_what_the_service_refuses_is_said_and_ends_in_1(
+def test_control_prints_a_refusal_and_exits_with_1(
     service: ServiceProcess,
     capsys: pytest.CaptureFixture[str],
-    given: list[str],
+    arguments: list[str],
     status: int,
     sentence: str,
 ) -> None:
-    assert main([*given, "--port", str(service.port)]) == status
+    assert main([*arguments, "--port", str(service.port)]) == status
     assert capsys.readouterr().err.startswith(sentence)
 
 
-class Elsewhere(BaseHTTPRequestHandler):
-    """Another server than Dropserve."""
+class OtherServer(BaseHTTPRequestHandler):
+    """A server that is not Dropserve."""
 
     def do_POST(self) -> None:
         kind = self.path.split("/")[2]
@@ -87,15 +87,15 @@ class Elsewhere(BaseHTTPRequestHandler):
         self.wfile.write(b"" if kind == "empty" else b"{}")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.mark.parametrize("action", ["follow", "load"])
 @pytest.mark.parametrize("kind", ["moved", "empty", "alike", "cut", "json"])
-def test_another_server_is_told_from_dropserve(
+def test_control_detects_a_server_other_than_dropserve(
     capsys: pytest.CaptureFixture[str], kind: str, action: str
 ) -> None:
-    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+    with HTTPServer(("127.0.0.1", 0), OtherServer) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/{kind}"
@@ -108,7 +108,7 @@ def test_another_server_is_told_from_dropserve(
 @pytest.mark.parametrize(
     "url", ["http://localhost:abc", "http://a b/", "http://[::1", "http://x/\u00e9"]
 )
-def test_an_address_that_is_none_is_one_sentence(
+def test_control_reports_an_invalid_url_in_one_sentence(
     capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
     assert main(["follow", "digits", "--url", url]) == 2
@@ -116,7 +116,7 @@ def test_an_address_that_is_none_is_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("arguments", "sentence"),
     [
         ([], "the following arguments are required: ACTION, MODEL"),
         (["start", "digits"], "--action: input should be 'canary', 'promote'"),
@@ -132,8 +132,10 @@ def test_an_address_that_is_none_is_one_sentence(
         (["promote", "digits", "--socket", "a", "--url", "http://b"], "--socket: --url is given"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_status_2(given: list[str], sentence: str) -> None:
-    command = [sys.executable, "-m", "service.control", *given]
+def test_control_reports_wrong_usage_in_one_sentence_and_exits_with_2(
+    arguments: list[str], sentence: str
+) -> None:
+    command = [sys.executable, "-m", "service.control", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert sentence in done.stderr

@@ -1,4 +1,4 @@
-"""Every way to get an error over HTTP: its status, its code and its sentence."""
+"""Tests of every error over HTTP: its status, code and sentence."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +12,7 @@ from model.bundle.store import open_bundle
 from model.errors import BundleError, ImageDecodeError
 from model.inference.predictor import Predictor
 from service import errors
-from service.http import responses as error_responses
+from service.http import error_responses
 from tests.bundles import copy_bundle
 from tests.pictures import encode, instances
 from tests.service.bad_requests import CASES, PICTURE, Case
@@ -20,8 +20,8 @@ from tests.service.serving import (
     JSON,
     PNG,
     Application,
+    BlockingPredictor,
     BrokenPredictor,
-    HeldPredictor,
     check_error,
     predictions,
     real_predictor,
@@ -37,7 +37,9 @@ STATUSES = (
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code}: {case.what[:60]}")
-def test_a_bad_request_is_answered_with_what_to_do(service: Application, case: Case) -> None:
+def test_bad_request_is_answered_with_status_code_and_sentence(
+    service: Application, case: Case
+) -> None:
     content = case.body() if callable(case.body) else case.body
     options = {"content": content, "headers": case.headers, "files": case.files}
     response = service.request(case.method, case.url, **options)
@@ -99,22 +101,22 @@ def _costly_body(models_folder: Path, _tmp_path: Path) -> httpx.Response:
 
 
 def _slow_run(models_folder: Path, _tmp_path: Path) -> httpx.Response:
-    held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held, inference_timeout_seconds=0.01) as service:
+    blocking = BlockingPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, blocking, inference_timeout_seconds=0.01) as service:
         response = service.post("/predict", PICTURE, headers=PNG)
-        held.permission.set()
+        blocking.released.set()
         return response
 
 
 def _too_many_at_once(models_folder: Path, _tmp_path: Path) -> httpx.Response:
-    held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held, max_concurrent_requests=2) as service:
+    blocking = BlockingPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, blocking, max_concurrent_requests=2) as service:
         waiting = [service.submit("POST", "/predict", content=PICTURE, headers=PNG)]
-        held.wait_until_running()
+        blocking.wait_until_running()
         waiting.append(service.submit("POST", "/predict", content=PICTURE, headers=PNG))
         response = service.post("/predict", PICTURE, headers=PNG)
         assert service.get("/health/ready").status_code == 200, "health must stay visible"
-        held.permission.set()
+        blocking.released.set()
         assert [len(predictions(each.result())) for each in waiting] == [1, 1]
         return response
 
@@ -176,51 +178,51 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
 
 
 @pytest.mark.parametrize("code", PROVOKED)
-def test_an_error_of_the_servers_state_is_answered_with_what_to_do(
+def test_error_of_the_server_state_is_answered_with_status_code_and_sentence(
     models_folder: Path, tmp_path: Path, code: str
 ) -> None:
     provoke, sentence = PROVOKED[code]
     check_error(provoke(models_folder, tmp_path), STATUSES[code], code, sentence)
 
 
-def test_too_many_waiting_images_are_an_overload_too(models_folder: Path) -> None:
-    held = HeldPredictor(real_predictor(models_folder))
+def test_full_image_queue_is_answered_503(models_folder: Path) -> None:
+    blocking = BlockingPredictor(real_predictor(models_folder))
     pair = instances([PICTURE, PICTURE])
-    with serving_stub(models_folder, held, max_queue_rows=3) as service:
+    with serving_stub(models_folder, blocking, max_queue_rows=3) as service:
         waiting = [service.submit("POST", "/predict", content=pair, headers=JSON)]
-        held.wait_until_running()
+        blocking.wait_until_running()
         waiting.append(service.submit("POST", "/predict", content=pair, headers=JSON))
         while service.metric("dropserve_queue_rows", model="digits") == 0:
             pass  # its images are being decoded
         refused = service.post("/predict", pair, headers=JSON)
-        held.permission.set()
+        blocking.released.set()
         assert [len(predictions(each.result())) for each in waiting] == [2, 2]
     sentence = "2 images are waiting already; try again in a second."
     check_error(refused, 503, "overloaded", sentence)
 
 
-def test_every_code_is_provoked_by_a_test() -> None:
+def test_every_error_code_is_provoked_by_a_test() -> None:
     assert {case.code for case in CASES} | set(PROVOKED) == set(STATUSES)
 
 
-def test_every_code_names_one_error_and_every_error_has_a_code() -> None:
+def test_error_classes_and_codes_match_one_to_one() -> None:
     own = set(errors.ServiceError.__subclasses__())
     assert own <= set(errors.STATUS_AND_CODE)
     assert len(STATUSES) == len(errors.STATUS_AND_CODE) + len(errors.ROUTING_CODES) + 1
 
 
-def test_an_error_takes_the_status_of_its_nearest_kind_in_the_table() -> None:
-    class BlurredError(ImageDecodeError):
+def test_error_has_the_status_of_its_nearest_base_class() -> None:
+    class BlurredImageError(ImageDecodeError):
         pass
 
-    response = error_responses.domain_error_response(BlurredError("Send a sharper one."))
+    response = error_responses.domain_error_response(BlurredImageError("Send a sharper one."))
     assert (response.status_code, response.body) == (
         400,
         b'{"error":"Send a sharper one.","code":"image_unreadable"}',
     )
 
 
-def test_an_error_that_is_none_of_a_requests_is_raised() -> None:
+def test_domain_error_response_raises_an_error_without_a_status() -> None:
     with pytest.raises(BundleError, match="damaged"):
         error_responses.domain_error_response(BundleError("damaged"))
 
@@ -228,7 +230,7 @@ def test_an_error_that_is_none_of_a_requests_is_raised() -> None:
 @pytest.mark.parametrize(
     ("method", "url", "allowed"), [("GET", "/predict", "POST"), ("POST", "/models", "GET")]
 )
-def test_a_wrong_method_names_the_right_ones(
+def test_wrong_method_response_lists_allowed_methods(
     service: Application, method: str, url: str, allowed: str
 ) -> None:
     assert service.request(method, url).headers["Allow"] == allowed

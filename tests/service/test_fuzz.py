@@ -1,4 +1,4 @@
-"""Whatever the bytes: a 200, or the one error shape with a status below 500."""
+"""Any request is answered 200, or with a documented error of a status below 500."""
 
 import json
 from typing import Any
@@ -40,12 +40,12 @@ def check(service: Application, body: bytes, content_type: str, query: str = "")
 
 @st.composite
 def damaged_files(draw: st.DrawFn) -> bytes:
-    """A real image file with some bytes changed, taken out or put in, or cut."""
+    """A real image file with bytes changed, removed or inserted, or truncated."""
     data = bytearray(draw(st.sampled_from(FILES)))
     for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, len(data) - 1))
-        stop = min(place + draw(st.integers(0, 4)), len(data))
-        data[place:stop] = draw(st.binary(max_size=4))
+        position = draw(st.integers(0, len(data) - 1))
+        stop = min(position + draw(st.integers(0, 4)), len(data))
+        data[position:stop] = draw(st.binary(max_size=4))
         if not data:
             break
     return bytes(data[: draw(st.integers(1, 2 * len(FILES[0])))] if draw(st.booleans()) else data)
@@ -79,25 +79,29 @@ PARTS = st.tuples(
 @pytest.mark.parametrize("content_type", [JSON_TYPE, FORM, *IMAGE_TYPES])
 @settings(max_examples=30)
 @given(body=st.binary(max_size=300))
-def test_any_bytes(service: Application, content_type: str, body: bytes) -> None:
+def test_any_bytes_are_answered(service: Application, content_type: str, body: bytes) -> None:
     check(service, body, content_type)
 
 
 @EXAMPLES
 @given(body=damaged_files(), content_type=st.sampled_from(IMAGE_TYPES))
-def test_damaged_image_files(service: Application, body: bytes, content_type: str) -> None:
+def test_damaged_image_files_are_answered(
+    service: Application, body: bytes, content_type: str
+) -> None:
     check(service, body, content_type)
 
 
 @settings(max_examples=30)
 @given(body=BODIES)
-def test_any_json(service: Application, body: Any) -> None:
+def test_any_json_is_answered(service: Application, body: Any) -> None:
     check(service, json.dumps(body).encode(), JSON_TYPE)  # with NaN and lone surrogates
 
 
 @EXAMPLES
 @given(parts=st.lists(PARTS, max_size=4))
-def test_any_form(service: Application, parts: list[tuple[bytes, bytes, bytes]]) -> None:
+def test_any_form_is_answered(
+    service: Application, parts: list[tuple[bytes, bytes, bytes]]
+) -> None:
     body = b"--x" + b"".join(
         b"\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n" + data + end
         for head, data, end in parts
@@ -107,7 +111,7 @@ def test_any_form(service: Application, parts: list[tuple[bytes, bytes, bytes]])
 
 @EXAMPLES
 @given(content_type=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30))
-def test_any_content_type(service: Application, content_type: str) -> None:
+def test_any_content_type_is_answered(service: Application, content_type: str) -> None:
     check(service, FILES[0], content_type)
     check(service, FILES[0], f"{FORM_TYPE};{content_type}")
 
@@ -125,12 +129,12 @@ def test_any_content_type(service: Application, content_type: str) -> None:
         max_size=4,
     )
 )
-def test_any_query(service: Application, query: list[tuple[str, str]]) -> None:
+def test_any_query_is_answered(service: Application, query: list[tuple[str, str]]) -> None:
     text = "&".join(f"{name}={value}" for name, value in query)
     check(service, FILES[0], "image/png", f"?{text}")
 
 
-def test_the_service_still_stands(service: Application) -> None:
+def test_service_is_ready_after_all_fuzzing(service: Application) -> None:
     check(service, FILES[0], "image/png")
     assert service.get("/health/ready").status_code == 200
     assert service.metric("dropserve_requests_in_hand") == 1

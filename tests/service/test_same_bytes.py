@@ -1,6 +1,6 @@
-"""The same image, bundle, samples and seed give the same bytes: alone, in any batch, among others.
+"""The same image, bundle, samples and seed give the same bytes: alone and in any batch.
 
-Other workers, other numbers of threads and a restart are in test_workers.py.
+Other workers, other numbers of threads and a restart are tested in test_workers.py.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.service.serving import (
     MAX_SAMPLES,
     PNG,
     Application,
-    HeldPredictor,
+    BlockingPredictor,
     predictions,
     real_predictor,
     serving_models,
@@ -31,7 +31,7 @@ ROUTES = [
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_an_answer_is_repeated_byte_for_byte(
+def test_repeated_request_gets_the_same_bytes(
     service: Application, digit: Pixels, route: str
 ) -> None:
     answers = {service.post(route, encode(digit), headers=PNG).content for _ in range(5)}
@@ -40,55 +40,55 @@ def test_an_answer_is_repeated_byte_for_byte(
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("size", [2, 3, 5, 8])
-def test_an_image_is_answered_the_same_at_every_place_of_a_batch(
+def test_prediction_is_the_same_at_every_position_of_a_batch(
     service: Application, digits: Pixels, route: str, size: int
 ) -> None:
     (alone,) = predictions(service.post(route, encode(digits[0]), headers=PNG))
-    for place in range(size):
+    for position in range(size):
         batch = [encode(digits[each]) for each in range(1, size)]
-        batch.insert(place, encode(digits[0]))
-        assert predictions(service.post(route, instances(batch), headers=JSON))[place] == alone
+        batch.insert(position, encode(digits[0]))
+        assert predictions(service.post(route, instances(batch), headers=JSON))[position] == alone
 
 
-def test_requests_that_share_a_run_get_the_bytes_they_would_get_alone(
+def test_requests_in_one_inference_run_get_the_same_bytes_as_alone(
     models_folder: Path, service: Application, digits: Pixels
 ) -> None:
-    """Forced: all but the first wait while it runs, and then go together."""
-    asked = [(route, encode(digit)) for digit in digits[1:13] for route in ROUTES]
-    alone = [service.post(route, body, headers=PNG).content for route, body in asked]
-    held = HeldPredictor(real_predictor(models_folder))
+    """All requests but the first wait while it runs, and are then run as one batch."""
+    requests = [(route, encode(digit)) for digit in digits[1:13] for route in ROUTES]
+    alone = [service.post(route, body, headers=PNG).content for route, body in requests]
+    held = BlockingPredictor(real_predictor(models_folder))
     with serving_stub(models_folder, held, max_samples=MAX_SAMPLES) as together:
         first = together.submit("POST", "/predict", content=encode(digits[0]), headers=PNG)
         held.wait_until_running()
         answers = [
-            together.submit("POST", route, content=body, headers=PNG) for route, body in asked
+            together.submit("POST", route, content=body, headers=PNG) for route, body in requests
         ]
-        while together.metric("dropserve_queue_rows", model="digits") < len(asked):
-            pass  # the others are being decoded
-        held.permission.set()
+        while together.metric("dropserve_queue_rows", model="digits") < len(requests):
+            pass  # the other requests are being decoded
+        held.released.set()
         assert [answer.result().content for answer in answers] == alone
         assert predictions(first.result())
-    assert held.runs == [1, len(asked)]
+    assert held.runs == [1, len(requests)]
 
 
-def test_whatever_is_asked_at_once_everyone_gets_the_bytes_they_would_get_alone(
+def test_concurrent_requests_get_the_same_bytes_as_alone(
     models_folder: Path, digits: Pixels
 ) -> None:
-    """Unforced: a hundred requests in a seeded order, batched as it comes."""
+    """A hundred requests in a seeded order, batched as they arrive."""
     generator = np.random.default_rng(0)
     with serving_models(models_folder, max_batch_rows=16) as service:
-        asked = []
+        requests = []
         for _ in range(100):
             rows = generator.integers(0, len(digits), generator.integers(1, 6))
             route = f"/uncertainty?samples=16&seed={generator.integers(3)}"
             route = route if generator.random() < 0.5 else "/predict"
-            asked.append((route, instances([encode(digits[row]) for row in rows])))
-        pending = [
-            service.submit("POST", route, content=body, headers=JSON) for route, body in asked
+            requests.append((route, instances([encode(digits[row]) for row in rows])))
+        futures = [
+            service.submit("POST", route, content=body, headers=JSON) for route, body in requests
         ]
-        together = [answer.result().content for answer in pending]
+        together = [answer.result().content for answer in futures]
         runs = service.metric("dropserve_batch_rows_count", model="digits")
-        alone = [service.post(route, body, headers=JSON).content for route, body in asked]
+        alone = [service.post(route, body, headers=JSON).content for route, body in requests]
     assert together == alone
-    assert runs < len(asked), "nothing was batched"
-    assert len(set(together)) > 90, "the requests cannot be told apart"
+    assert runs < len(requests), "nothing was batched"
+    assert len(set(together)) > 90, "the responses do not differ between requests"

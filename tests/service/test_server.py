@@ -1,8 +1,11 @@
-"""Real processes: how the service starts, stops, and fails to start."""
+"""Tests of startup, shutdown and failures to start, with real processes."""
 
+import asyncio
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,28 +13,33 @@ import httpx
 import pytest
 
 from service.api import schemas
-from service.server import ShutdownSignal, serve_here
+from service.app import create_app
+from service.http.fast_path.fast_path_protocol import FastPathProtocol
+from service.http.graceful_server import GracefulServer
+from service.http.http_protocol import HttpProtocol
+from service.server import ShutdownSignal, _uvicorn_config, serve_in_process
 from service.settings import ServiceSettings
+from tests.conftest import ROOT
 from tests.pictures import Pixels, encode
 from tests.service.process import ServiceProcess, SlowRequest, run_service, service_process
 from tests.service.serving import check_sentence
 
 
-def to_parent(service: ServiceProcess, number: signal.Signals) -> None:
+def send_to_parent(service: ServiceProcess, number: signal.Signals) -> None:
     service.send(number)
 
 
-def to_all(service: ServiceProcess, number: signal.Signals) -> None:
+def send_to_all(service: ServiceProcess, number: signal.Signals) -> None:
     service.send_to_all(number)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("number", "send"),
-    [(signal.SIGTERM, to_parent), (signal.SIGINT, to_all)],
+    [(signal.SIGTERM, send_to_parent), (signal.SIGINT, send_to_all)],
     ids=["SIGTERM", "Ctrl-C"],
 )
-def test_a_signal_lets_the_request_in_flight_finish_and_takes_no_other(
+def test_signal_drains_the_request_in_flight_and_refuses_connections(
     models_folder: Path,
     digit: Pixels,
     workers: int,
@@ -49,20 +57,20 @@ def test_a_signal_lets_the_request_in_flight_finish_and_takes_no_other(
     assert (expected.status_code, statuses) == (200, [200, 200])
 
 
-def test_a_request_that_outlasts_the_grace_is_told_and_the_process_still_ends_well(
+def test_request_that_outlasts_the_grace_is_answered_503_and_exit_status_is_0(
     models_folder: Path, digit: Pixels
 ) -> None:
     with service_process(models_folder, "--grace-seconds", "1") as service:
         with SlowRequest(service, encode(digit)) as request:
             service.send(signal.SIGTERM)
-            status, body = request.answer()
+            status, body = request.read_response()
         assert service.exit_status() == 0
     error = schemas.Error.model_validate_json(body)
     assert (status, error.code) == (503, "not_ready")
     assert error.error == "The server is stopping; send the request to another."
 
 
-def test_an_idle_connection_does_not_delay_the_end(models_folder: Path) -> None:
+def test_idle_connection_does_not_delay_the_shutdown(models_folder: Path) -> None:
     with service_process(models_folder) as service, httpx.Client(base_url=service.url) as client:
         assert client.get("/health/live").status_code == 200
         service.send(signal.SIGTERM)
@@ -70,7 +78,9 @@ def test_an_idle_connection_does_not_delay_the_end(models_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_starting_ends_it_well(models_folder: Path, number: signal.Signals) -> None:
+def test_signal_during_startup_exits_with_status_0(
+    models_folder: Path, number: signal.Signals
+) -> None:
     service = ServiceProcess(models_folder)
     try:
         service.wait_until_listening()
@@ -80,12 +90,52 @@ def test_a_signal_while_starting_ends_it_well(models_folder: Path, number: signa
         service.end()
 
 
-def test_a_signal_whose_exception_was_lost_ends_it_too(models_folder: Path) -> None:
-    ending = ShutdownSignal()
+def test_serve_in_process_returns_after_a_signal_whose_exception_was_lost(
+    models_folder: Path,
+) -> None:
+    shutdown_signal = ShutdownSignal()
     with pytest.raises(SystemExit, match="0"):
-        ending(signal.SIGTERM, None)
+        shutdown_signal(signal.SIGTERM, None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        serve_here(ServiceSettings(models_folder=models_folder), [listener], ending)
+        serve_in_process(ServiceSettings(models_folder=models_folder), [listener], shutdown_signal)
+
+
+@pytest.mark.parametrize(("is_received", "status"), [(True, 0), (False, 1)])
+def test_serve_exits_with_status_0_where_a_signal_became_another_error(
+    is_received: bool, status: int
+) -> None:
+    code = f"""
+from service import server
+from service.settings import ServiceSettings
+
+def fail(settings, sockets, shutdown_signal):
+    shutdown_signal.is_received = {is_received}
+    raise ValueError("what an extension module makes of SystemExit")
+
+server.serve_in_process = fail
+raise SystemExit(server.serve(ServiceSettings(port=0, control="nobody")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (status, not is_received)
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_no_fast_path_serves_with_the_plain_protocol(models_folder: Path, fast_path: bool) -> None:
+    settings = ServiceSettings(models_folder=models_folder, fast_path=fast_path)
+
+    async def protocol_class() -> type:
+        config = _uvicorn_config(settings, create_app(settings))
+        config.load()
+        server = GracefulServer(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.lifespan.startup()
+        try:
+            return type(server._create_protocol(is_control=False))
+        finally:
+            await server.lifespan.shutdown()
+
+    expected = FastPathProtocol if fast_path else HttpProtocol
+    assert asyncio.run(protocol_class()) is expected
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +144,7 @@ def running(models_folder: Path) -> Iterator[ServiceProcess]:
         yield service
 
 
-def test_listening_is_logged_with_the_port_that_was_free(running: ServiceProcess) -> None:
+def test_listening_line_has_the_free_port_that_was_chosen(running: ServiceProcess) -> None:
     listening = running.wait_for("listening")
     assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d+", listening["url"])
     assert (listening["level"], listening["workers"]) == ("info", 1)
@@ -103,10 +153,10 @@ def test_listening_is_logged_with_the_port_that_was_free(running: ServiceProcess
     assert "server" not in response.headers
 
 
-def test_a_body_over_the_limit_is_refused_with_or_without_its_length(
+def test_body_over_the_limit_is_refused_with_or_without_content_length(
     running: ServiceProcess,
 ) -> None:
-    """Over a real connection the answer comes while the body is still being sent."""
+    """Over a real connection the response arrives while the body is still being sent."""
     headers = {"Content-Type": "image/png"}
     with running.client() as client:
         pieces = (bytes(100_000) for _ in range(30))
@@ -118,7 +168,7 @@ def test_a_body_over_the_limit_is_refused_with_or_without_its_length(
     assert "transfer-encoding" in chunked.request.headers
 
 
-def test_an_ipv6_address_is_served_and_shown_as_a_url(models_folder: Path) -> None:
+def test_ipv6_address_is_served_and_logged_as_a_url(models_folder: Path) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -128,7 +178,7 @@ def test_an_ipv6_address_is_served_and_shown_as_a_url(models_folder: Path) -> No
         assert httpx.get(f"{service.url}/health/live").status_code == 200
 
 
-def test_without_a_bundle_it_stays_alive_and_says_why(tmp_path: Path) -> None:
+def test_service_without_a_bundle_is_live_and_logs_why_it_is_not_ready(tmp_path: Path) -> None:
     service = ServiceProcess(tmp_path)
     try:
         service.wait_until_listening()
@@ -143,7 +193,7 @@ def test_without_a_bundle_it_stays_alive_and_says_why(tmp_path: Path) -> None:
     assert live.status_code == 200
 
 
-def test_a_taken_port_is_one_sentence_and_status_1() -> None:
+def test_taken_port_exits_with_one_sentence_and_status_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run_service("--port", str(port))
@@ -154,7 +204,7 @@ def test_a_taken_port_is_one_sentence_and_status_1() -> None:
     )
 
 
-def test_a_host_that_is_not_this_machine_is_one_sentence_and_status_1() -> None:
+def test_foreign_host_exits_with_one_sentence_and_status_1() -> None:
     done = run_service("--host", "192.0.2.1", "--port", "0")
     assert (done.returncode, done.stdout) == (1, "")
     check_sentence(done.stderr, "Cannot listen on 192.0.2.1 port 0 (…); choose another with …\n")
@@ -167,7 +217,7 @@ def test_a_host_that_is_not_this_machine_is_one_sentence_and_status_1() -> None:
         ([], {"DROPSERVE_PORT": "70000"}, "--port: input should be less than or equal to 65535, …"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_status_2(
+def test_invalid_option_exits_with_one_sentence_and_status_2(
     options: list[str], environment: dict[str, str], sentence: str
 ) -> None:
     done = run_service(*options, **environment)

@@ -1,4 +1,4 @@
-"""The service's settings: from flags, environment and file, each mistake one sentence."""
+"""Tests of the service's settings: flags, environment variables, file, and error messages."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.settings import load, load_or_exit
+from model.command_settings import load, load_or_exit
 from service.settings import ServiceSettings
 from tests.service.serving import check_sentence
 
@@ -45,6 +45,7 @@ CHANGED: dict[str, Any] = {
     "body_timeout_seconds": 0.17,
     "decode_timeout_seconds": 0.27,
     "decode_processes": 28,
+    "fast_path": False,
     "inference_timeout_seconds": 0.18,
     "keep_alive_seconds": 19,
     "grace_seconds": 21,
@@ -55,7 +56,7 @@ CHANGED: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also takes out again what `to_environment` leaves behind."""
+    """Remove the settings' variables, after the test also those that `to_environment` sets."""
     for name in FIELDS:
         monkeypatch.setenv(f"DROPSERVE_{name.upper()}", "")
         monkeypatch.delenv(f"DROPSERVE_{name.upper()}")
@@ -65,33 +66,33 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def test_every_setting_but_the_file_is_changed_by_these_tests() -> None:
+def test_changed_covers_every_setting_with_a_value_that_is_not_the_default() -> None:
     assert set(CHANGED) == set(FIELDS) - {"config"}
     defaults = ServiceSettings().model_dump()
     assert all(defaults[name] != value for name, value in CHANGED.items())
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_every_setting_has_a_flag_and_a_variable(
+def test_every_setting_can_be_set_by_flag_and_environment_variable(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     value = CHANGED[name]
-    given = ["--no-uncertainty"] if name == "uncertainty" else [flag(name), str(value)]
+    options = [f"--no-{flag(name)[2:]}"] if value is False else [flag(name), str(value)]
     base = ["--default-samples", "1"] if name == "max_samples" else []
-    assert getattr(load(ServiceSettings, base + given), name) == value
+    assert getattr(load(ServiceSettings, base + options), name) == value
     monkeypatch.setenv(f"DROPSERVE_{name.upper()}", str(value))
     assert getattr(load(ServiceSettings, base), name) == value
 
 
-def test_every_setting_can_stand_in_a_file(tmp_path: Path) -> None:
+def test_every_setting_can_be_set_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "service.toml"
-    plain = {name: str(each) if isinstance(each, Path) else each for name, each in CHANGED.items()}
-    file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in plain.items()))
+    values = {name: str(each) if isinstance(each, Path) else each for name, each in CHANGED.items()}
+    file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items()))
     settings = load(ServiceSettings, ["--config", str(file)])
     assert settings.model_dump(exclude={"config"}) == CHANGED
 
 
-def test_a_flag_beats_the_environment_and_that_the_file(
+def test_flag_overrides_environment_and_environment_overrides_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "service.toml"
@@ -104,25 +105,24 @@ def test_a_flag_beats_the_environment_and_that_the_file(
 
 
 @pytest.mark.parametrize("changed", [{}, CHANGED], ids=["defaults", "all changed"])
-def test_workers_read_from_the_environment_what_their_parent_was_told(
+def test_workers_read_their_parents_settings_from_the_environment(
     changed: dict[str, Any],
 ) -> None:
-    told = ServiceSettings(**changed)
-    told.to_environment()
-    assert ServiceSettings() == told
+    settings = ServiceSettings(**changed)
+    settings.to_environment()
+    assert ServiceSettings() == settings
 
 
-def test_a_worker_does_without_its_parents_file(tmp_path: Path) -> None:
+def test_worker_does_not_need_its_parents_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "service.toml"
     file.write_text("port = 1\n")
-    told = load(ServiceSettings, ["--config", str(file), "--threads", "2"])
-    told.to_environment()
+    load(ServiceSettings, ["--config", str(file), "--threads", "2"]).to_environment()
     file.unlink()
     settings = ServiceSettings()
     assert (settings.port, settings.threads, settings.config) == (1, 2, None)
 
 
-MISTAKES = {
+INVALID_OPTIONS = {
     ("--prot", "1"): "unrecognized arguments: --prot 1; --help lists the options.",
     ("serve",): "unrecognized arguments: serve; --help lists the options.",
     ("--port",): "argument --port: expected one argument; --help lists the options.",
@@ -145,8 +145,8 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
-def test_a_mistake_is_one_sentence_and_status_2(
+@pytest.mark.parametrize("arguments", INVALID_OPTIONS, ids=" ".join)
+def test_invalid_option_exits_with_one_sentence_and_status_2(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exited:
@@ -155,7 +155,7 @@ def test_a_mistake_is_one_sentence_and_status_2(
     assert exited.value.code == 2
     assert written.out == ""
     assert written.err.count("\n") == 1
-    check_sentence(written.err.rstrip("\n"), MISTAKES[arguments])
+    check_sentence(written.err.rstrip("\n"), INVALID_OPTIONS[arguments])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_mistake_is_one_sentence_and_status_2(
         ("port = 'x'", "--port: input should be a valid integer, …, but got 'x'."),
     ],
 )
-def test_a_mistake_in_the_file_is_one_sentence_and_status_2(
+def test_invalid_settings_file_exits_with_one_sentence_and_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, sentence: str
 ) -> None:
     file = tmp_path / "service.toml"
@@ -177,7 +177,7 @@ def test_a_mistake_in_the_file_is_one_sentence_and_status_2(
     check_sentence(capsys.readouterr().err.rstrip("\n"), sentence)
 
 
-def test_help_shows_every_setting_with_its_meaning_default_and_variable(
+def test_help_shows_description_default_and_variable_of_every_setting(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as exited:
@@ -191,9 +191,9 @@ def test_help_shows_every_setting_with_its_meaning_default_and_variable(
         assert expected in text
 
 
-def test_names_carry_their_units() -> None:
+def test_setting_names_end_with_their_units() -> None:
     for name, field in FIELDS.items():
-        described = field.description or ""
+        description = field.description or ""
         for unit in ("seconds", "bytes", "pixels"):
-            if f", {unit}" in described:
+            if f", {unit}" in description:
                 assert name.endswith(unit)

@@ -1,4 +1,4 @@
-"""Versions that come, go and fail while requests flow: nothing is lost, each answer says whose."""
+"""Versions that appear, disappear and fail under traffic: no request is lost or misattributed."""
 
 import asyncio
 import shutil
@@ -28,17 +28,17 @@ from tests.service.serving import (
 
 
 class Service:
-    """An application over a folder that the test changes; it looks at it when the test says so."""
+    """An application over a folder that the test changes; it reads the folder on `refresh` only."""
 
     def __init__(self, application: Application, repository: WatchedRepository) -> None:
         self.application = application
         self._repository = repository
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         self.application.portal.call(self._repository.refresh)
 
     def version(self, **options: Any) -> str:
-        """Which version answers a prediction."""
+        """Return which version answers a prediction."""
         answer = self.application.post("/predict", self.image, **options, headers=PNG)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["version"])
@@ -49,7 +49,7 @@ class Service:
         return answer.json() if answer.content else None
 
     def index(self) -> dict[tuple[str, str], tuple[str, str]]:
-        """Every entry of the repository's index but those of -mc."""
+        """Return state and reason by name and version from the index, without -mc models."""
         entries = self.application.post("/v2/repository/index").json()
         return {
             (each["name"], each["version"]): (each["state"], each["reason"])
@@ -68,9 +68,9 @@ class Service:
 
 @contextmanager
 def running(folder: Path, image: bytes, **settings: Any) -> Iterator[Service]:
-    knobs = ServiceSettings(models_folder=folder, watch_seconds=0, **settings)
-    repository = WatchedRepository(knobs)
-    with serving(create_app(knobs, repository)) as application:
+    service_settings = ServiceSettings(models_folder=folder, watch_seconds=0, **settings)
+    repository = WatchedRepository(service_settings)
+    with serving(create_app(service_settings, repository)) as application:
         wait(repository.loaded)
         service = Service(application, repository)
         service.image = image
@@ -79,7 +79,7 @@ def running(folder: Path, image: bytes, **settings: Any) -> Iterator[Service]:
 
 @pytest.fixture
 def models(bundle_folder: Path, tmp_path: Path) -> Path:
-    """A models folder of this test's own, with the real bundle as `digits/1`."""
+    """A models folder for one test, with the real bundle as `digits/1`."""
     copy_bundle(bundle_folder, tmp_path / "models")
     return tmp_path / "models"
 
@@ -91,7 +91,7 @@ def image(digit: Pixels) -> bytes:
 
 @pytest.fixture
 def publish(bundle_folder: Path, models: Path) -> Callable[[int], Path]:
-    """Put the real bundle into the folder under another version."""
+    """Copy the real bundle into the folder as another version."""
     return lambda version: copy_bundle(bundle_folder, models, version=version)
 
 
@@ -99,27 +99,27 @@ Publish = Callable[[int], Path]
 
 
 class SlowBody:
-    """A request in flight for as long as the test wants."""
+    """The body of a request that stays in flight until `finish`."""
 
     def __init__(self, image: bytes) -> None:
         self._image = image
         self.arrived = threading.Event()
-        self._go_on = asyncio.Event()
+        self._may_finish = asyncio.Event()
 
     def finish(self, service: Service) -> None:
         service.application.portal.call(self._set)
 
     async def _set(self) -> None:
-        self._go_on.set()
+        self._may_finish.set()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self._image[:10]
         self.arrived.set()
-        await self._go_on.wait()
+        await self._may_finish.wait()
         yield self._image[10:]
 
 
-def test_a_new_version_takes_over_and_the_old_one_finishes_what_it_has(
+def test_new_version_takes_over_while_the_old_one_drains(
     models: Path, image: bytes, publish: Publish
 ) -> None:
     with running(models, image) as service:
@@ -129,15 +129,15 @@ def test_a_new_version_takes_over_and_the_old_one_finishes_what_it_has(
         wait(body.arrived)
         publish(2)
         assert service.version() == "1"
-        service.look()
+        service.refresh()
         assert service.version() == "2"
-        assert (service.loaded("1"), service.loaded("2")) == (1, 1), "1 is still used"
+        assert (service.loaded("1"), service.loaded("2")) == (1, 1), "1 is still in use"
         with pytest.raises(AssertionError):
             service.version(params={"version": "1"})
         body.finish(service)
         assert in_flight.result().json()["version"] == "1"
         while service.loaded("1"):
-            pass  # it ends once the answer is out
+            pass  # it is released after the response is sent
         assert service.application.metric("dropserve_switches_total", model="digits") == 2
         assert service.index() == {("digits", "2"): ("READY", "")}
 
@@ -159,7 +159,7 @@ def _of_another_model(file: Path) -> None:
 DAMAGES: tuple[Callable[[Path], None], ...] = (_truncate, _flip, Path.unlink, _of_another_model)
 
 
-def test_every_damaged_file_is_refused_and_the_old_version_serves_on(
+def test_old_version_serves_on_when_any_file_of_the_new_one_is_damaged(
     models: Path, image: bytes, publish: Publish
 ) -> None:
     example = publish(2)
@@ -171,14 +171,14 @@ def test_every_damaged_file_is_refused_and_the_old_version_serves_on(
             ((file, damage) for file in files for damage in DAMAGES), start=2
         ):
             damage(publish(number) / file)
-            service.look()
+            service.refresh()
             state, reason = service.index()["digits", str(number)]
             assert state == "UNAVAILABLE"
             assert reason.startswith(f"digits/{number}")
             assert (service.version(), service.refused(str(number))) == ("1", 1)
             assert service.application.get("/v2/health/ready").status_code == 200
             shutil.rmtree(models / f"digits/{number}")
-        service.look()
+        service.refresh()
         assert service.index() == {("digits", "1"): ("READY", "")}
         assert service.refused("2") == 0
 
@@ -195,60 +195,60 @@ def test_every_damaged_file_is_refused_and_the_old_version_serves_on(
         ),
     ],
 )
-def test_a_bundle_that_is_another_than_it_should_be_is_refused(
+def test_bundle_with_another_identity_or_input_is_refused(
     models: Path, image: bytes, publish: Publish, changes: dict[str, Any], reason: str
 ) -> None:
     with running(models, image) as service:
         edit_manifest(publish(2), **changes)
-        service.look()
-        state, given = service.index()["digits", "2"]
+        service.refresh()
+        state, actual = service.index()["digits", "2"]
         assert state == "UNAVAILABLE"
-        check_sentence(given, reason)
+        check_sentence(actual, reason)
         assert service.version() == "1"
 
 
-def test_a_version_half_copied_is_refused_once_and_served_when_it_is_whole(
+def test_partly_copied_version_is_refused_once_and_served_when_complete(
     models: Path, image: bytes, publish: Publish, bundle_folder: Path
 ) -> None:
     with running(models, image) as service, capture_logs() as log:
         folder = publish(2)
         (folder / "model.onnx").unlink()
         for _ in range(3):
-            service.look()
+            service.refresh()
             assert service.version() == "1"
         shutil.copy(bundle_folder / "model.onnx", folder / "model.onnx")
-        service.look()
+        service.refresh()
         assert service.version() == "2"
         assert service.refused("2") == 0
     assert [line["event"] for line in log].count("bundle refused") == 1
 
 
-def test_without_its_folder_a_version_serves_until_another_can(
+def test_removed_version_serves_until_another_can(
     models: Path, image: bytes, publish: Publish
 ) -> None:
     publish(2)
     with running(models, image) as service:
         assert service.version() == "2"
         shutil.rmtree(models / "digits/2")
-        service.look()
+        service.refresh()
         assert service.version() == "1"
         shutil.rmtree(models / "digits")
-        service.look()
+        service.refresh()
         assert service.version() == "1"
         assert service.application.get("/health/ready").status_code == 200
         card = service.application.get("/models/digits")
         assert card.json()["card"].startswith("# ")
 
 
-def test_a_model_that_appears_is_served(models: Path, image: bytes, bundle_folder: Path) -> None:
+def test_new_model_in_the_folder_is_served(models: Path, image: bytes, bundle_folder: Path) -> None:
     with running(models, image, default_model="digits") as service:
         copy_bundle(bundle_folder, models, "letters")
-        service.look()
+        service.refresh()
         assert service.version(params={"model": "letters"}) == "1"
         assert service.version() == "1"
 
 
-def test_only_the_named_models_are_served_each_at_its_version(
+def test_models_option_selects_models_and_pins_versions(
     models: Path, image: bytes, publish: Publish, bundle_folder: Path
 ) -> None:
     for version in (2, 3):
@@ -265,18 +265,18 @@ def test_only_the_named_models_are_served_each_at_its_version(
         check_error(unknown, 404, "unknown_model", "There is no model 'others' to be loaded; …")
 
 
-def test_a_pinned_version_that_is_not_there_is_waited_for(
+def test_pinned_version_is_served_once_it_is_published(
     models: Path, image: bytes, publish: Publish
 ) -> None:
     with running(models, image, models="digits@2") as service:
         refused = service.application.get("/health/ready")
         check_error(refused, 503, "not_ready", "digits/2/manifest.json cannot be read (…); …")
         publish(2)
-        service.look()
+        service.refresh()
         assert service.version() == "2"
 
 
-def test_a_canary_gets_its_share_by_request_id_and_is_promoted_or_ended(
+def test_canary_answers_its_share_of_request_ids_until_promoted_or_ended(
     models: Path, image: bytes, publish: Publish
 ) -> None:
     publish(2)
@@ -294,10 +294,10 @@ def test_a_canary_gets_its_share_by_request_id_and_is_promoted_or_ended(
 
     with running(models, image) as service:
         service.control("/models/digits/pin?version=1")
-        told = service.control("/models/digits/canary?version=2&share=0.5")
-        assert (told["version"], told["canary"], told["canary_share"]) == ("1", "2", 0.5)
+        summary = service.control("/models/digits/canary?version=2&share=0.5")
+        assert (summary["version"], summary["canary"], summary["canary_share"]) == ("1", "2", 0.5)
         answers = by_id(service)
-        assert answers == by_id(service), "the same id falls the same way"
+        assert answers == by_id(service), "the same id goes to the same version"
         assert set(answers) == {"1", "2"}
         for version, number in (("stable", "1"), ("canary", "2"), ("1", "1"), ("2", "2")):
             assert service.version(params={"version": version}) == number
@@ -311,22 +311,24 @@ def test_a_canary_gets_its_share_by_request_id_and_is_promoted_or_ended(
         assert service.control("/models/digits/promote")["version"] == "2"
         assert service.loaded("1") == 0
         publish(3)
-        service.look()
-        assert by_id(service) == ["2"] * 40, "held"
+        service.refresh()
+        assert by_id(service) == ["2"] * 40, "pinned"
         assert service.control("/models/digits/rollback")["version"] == "1"
-        told = service.control("/models/digits/follow")
-        assert (told["version"], told["held"]) == ("3", False)
+        summary = service.control("/models/digits/follow")
+        assert (summary["version"], summary["held"]) == ("3", False)
 
 
-def test_an_oip_request_falls_by_its_own_id(models: Path, image: bytes, publish: Publish) -> None:
+def test_canary_routing_uses_the_id_of_an_open_inference_request(
+    models: Path, image: bytes, publish: Publish
+) -> None:
     publish(2)
     inputs = [{"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.5] * 64}]
 
-    def version(service: Service, **given: str) -> str:
+    def version(service: Service, **fields: str) -> str:
         answer = service.application.post(
             "/v2/models/digits/infer",
             headers={"X-Request-ID": "always the same"},
-            json={"inputs": inputs, **given},
+            json={"inputs": inputs, **fields},
         )
         return str(answer.json()["model_version"])
 
@@ -337,7 +339,7 @@ def test_an_oip_request_falls_by_its_own_id(models: Path, image: bytes, publish:
         assert answers == [version(service, id=str(number)) for number in range(40)]
 
 
-def test_a_change_to_a_version_that_cannot_serve_changes_nothing(
+def test_rollout_to_a_version_that_fails_to_load_changes_nothing(
     models: Path, image: bytes, publish: Publish
 ) -> None:
     (publish(2) / "head.onnx").write_bytes(b"")
@@ -354,13 +356,13 @@ def test_a_change_to_a_version_that_cannot_serve_changes_nothing(
         assert service.version() == "1"
 
 
-def test_a_model_taken_out_is_not_served_until_it_is_loaded_again(
+def test_unloaded_model_is_not_served_until_it_is_loaded(
     models: Path, image: bytes, bundle_folder: Path
 ) -> None:
     copy_bundle(bundle_folder, models, "letters")
     with running(models, image, default_model="digits") as service:
         service.control("/v2/repository/models/digits/unload")
-        service.look()
+        service.refresh()
         ready = service.application.get("/health/ready")
         sentence = "digits is unloaded; load it with python -m service.control load digits."
         check_error(ready, 503, "not_ready", sentence)
@@ -372,7 +374,7 @@ def test_a_model_taken_out_is_not_served_until_it_is_loaded_again(
         assert service.version() == "1"
 
 
-def test_a_held_version_that_is_gone_can_be_let_go_of(
+def test_rollback_and_follow_release_a_pinned_version_that_is_gone(
     models: Path, image: bytes, publish: Publish, tmp_path: Path
 ) -> None:
     publish(2)
@@ -395,26 +397,24 @@ def test_a_held_version_that_is_gone_can_be_let_go_of(
         assert service.version() == "1"
 
 
-def test_images_of_another_size_are_taken_once_the_model_was_unloaded(
+def test_version_with_another_input_size_is_tried_after_unload(
     models: Path, image: bytes, bundle_folder: Path
 ) -> None:
-    """Every worker tries again what it has refused."""
+    """Every worker retries the versions that it has refused."""
     with running(models, image) as service:
         folder = copy_bundle(bundle_folder, models, version=2)
         edit_manifest(folder, input={"channels": 1, "height": 9, "width": 8, "resize": "pad"})
-        service.look()
+        service.refresh()
         check_sentence(service.index()["digits", "2"][1], "… unload the model first.")
         service.control("/v2/repository/models/digits/unload")
         assert service.index() == {("digits", "2"): ("UNAVAILABLE", "unloaded")}
         load = service.application.post("/v2/repository/models/digits/load")
-        # This one only says so, but it was tried: its graph takes what it took.
+        # This bundle declares another size than its graph takes, so it fails, but it was tried.
         check_error(load, 409, "version_refused", "…/2 does not take the images its manifest …")
         assert service.version() == "1"
 
 
-def test_a_model_opened_anew_while_the_old_one_finishes_is_counted_as_loaded(
-    models: Path, image: bytes
-) -> None:
+def test_model_reloaded_while_it_drains_counts_as_loaded(models: Path, image: bytes) -> None:
     with running(models, image) as service:
         body = SlowBody(image)
         options = {"content": body, "headers": PNG}
@@ -424,20 +424,20 @@ def test_a_model_opened_anew_while_the_old_one_finishes_is_counted_as_loaded(
         service.control("/v2/repository/models/digits/load")
         body.finish(service)
         assert in_flight.result().status_code == 200
-        service.look()
+        service.refresh()
         assert service.loaded("1") == 1
 
 
-def test_a_model_without_a_folder_can_be_taken_out(models: Path, image: bytes) -> None:
+def test_model_without_a_folder_can_be_unloaded(models: Path, image: bytes) -> None:
     with running(models, image) as service:
         shutil.rmtree(models / "digits")
-        service.look()
+        service.refresh()
         assert service.version() == "1"
         service.control("/v2/repository/models/digits/unload")
         assert service.application.get("/health/ready").status_code == 503
 
 
-def test_a_canary_that_is_gone_is_refused_once(
+def test_missing_canary_is_refused_once(
     models: Path, image: bytes, publish: Publish, tmp_path: Path
 ) -> None:
     publish(2)
@@ -450,14 +450,12 @@ def test_a_canary_that_is_gone_is_refused_once(
         running(models, image, control_folder=tmp_path / "kept") as service,
     ):
         for _ in range(3):
-            service.look()
+            service.refresh()
         assert service.version() == "1"
     assert [line["event"] for line in log].count("bundle refused") == 1
 
 
-def test_the_public_port_changes_no_model_whatever_a_request_says(
-    models: Path, image: bytes
-) -> None:
+def test_public_port_refuses_control_whatever_the_headers(models: Path, image: bytes) -> None:
     with running(models, image) as service:
         for name, value in (("X-Forwarded-For", "127.0.0.1"), ("Host", "localhost"), ("A", "b")):
             answer = service.application.public().post(
@@ -466,7 +464,7 @@ def test_the_public_port_changes_no_model_whatever_a_request_says(
             check_error(answer, 403, "control_disabled", "…by the control listener alone; …")
 
 
-def test_what_was_changed_is_kept_in_the_control_folder(
+def test_rollout_persists_in_the_control_folder(
     models: Path, image: bytes, publish: Publish, tmp_path: Path
 ) -> None:
     publish(2)
@@ -488,7 +486,7 @@ def test_what_was_changed_is_kept_in_the_control_folder(
         ("nobody", "control", 403),
     ],
 )
-def test_who_may_change_what_is_served(
+def test_control_setting_decides_which_listener_accepts_changes(
     models: Path, image: bytes, who: str, listener: str, status: int
 ) -> None:
     with running(models, image, control=who) as service:
@@ -501,7 +499,7 @@ def test_who_may_change_what_is_served(
         assert [answer.status_code for answer in answers] == [status] * 2
 
 
-def test_the_folder_is_watched_and_every_worker_switches(
+def test_every_worker_follows_the_folder_and_the_rollouts(
     models: Path, image: bytes, publish: Publish
 ) -> None:
     publish(2)
@@ -519,7 +517,7 @@ def test_the_folder_is_watched_and_every_worker_switches(
         with service.control() as client:
             changed = client.post("/models/digits/pin?version=1")
         assert changed.status_code == 200
-        assert versions() == {"1"}, "the answer came when both had followed"
+        assert versions() == {"1"}, "the response came after both had switched"
         with service.control() as client:
             assert client.post("/models/digits/follow").status_code == 200
         publish(3)

@@ -1,4 +1,4 @@
-"""Two workers behind one port: the same bytes from each, and their figures summed."""
+"""Two workers behind one port: the same bytes from each, and their metrics summed."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from tests.pictures import Pixels, encode, instances
 from tests.service.process import ServiceProcess, SlowRequest, service_process
-from tests.service.serving import PATIENCE_SECONDS, Application, metric
+from tests.service.serving import TIMEOUT_SECONDS, Application, metric
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def requests(digits: Pixels) -> list[tuple[str, bytes, str]]:
     ]
 
 
-def test_every_worker_a_restarted_process_and_this_one_give_the_same_bytes(
+def test_workers_and_restarts_give_the_same_bytes(
     two_workers: ServiceProcess, models_folder: Path, service: Application, digits: Pixels
 ) -> None:
     for route, body, content_type in requests(digits):
@@ -46,16 +46,16 @@ def test_every_worker_a_restarted_process_and_this_one_give_the_same_bytes(
                 assert restarted.post(route, body, content_type).content == here.content
 
 
-class Ask:
-    """Asks one worker at a time, and waits until it has counted each request.
+class WorkerClient:
+    """Sends requests to one worker at a time, and waits until the worker has counted each.
 
-    A request is counted, and then logged, after its answer has gone out: held still in between, a
-    worker would count it later.
+    A worker counts a request, and then logs it, after the response has gone out; stopped in
+    between, it would count the request later.
     """
 
     def __init__(self, service: ServiceProcess) -> None:
         self._service = service
-        self._asked = len(service.logged("request"))
+        self._sent = len(service.logged("request"))
 
     def predict(self, worker: int, body: bytes) -> None:
         with self._service.only(worker):
@@ -70,51 +70,53 @@ class Ask:
         return text
 
     def wait_for(self, worker: int, name: str, value: float, **labels: str) -> None:
-        """Scrape until a figure is what it should be: a worker learns late what others count."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        """Scrape until a metric has a value: a worker reads late what the others have counted."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while (found := metric(self.metrics(worker), name, **labels)) != value:
             assert time.monotonic() < deadline, (name, found, value)
 
     def _wait_until_counted(self) -> None:
-        self._asked += 1
-        self._service.wait_for("request", count=self._asked)
+        self._sent += 1
+        self._service.wait_for("request", count=self._sent)
 
 
-def test_metrics_are_summed_over_the_workers(models_folder: Path, digit: Pixels) -> None:
+def test_metrics_are_summed_over_workers(models_folder: Path, digit: Pixels) -> None:
     body = instances([encode(digit)] * 3)
     with service_process(models_folder, "--log-level", "debug", workers=2) as service:
-        ask = Ask(service)
+        client = WorkerClient(service)
         one, other = service.workers()
         for worker in (one, one, other, other, other):
-            ask.predict(worker, body)
+            client.predict(worker, body)
         for each in (one, other):
             labels = {"route": "/predict", "method": "POST", "status": "200"}
-            ask.wait_for(each, "dropserve_requests_total", 5, **labels)
-            ask.wait_for(each, "dropserve_request_duration_seconds_count", 5, route="/predict")
-            ask.wait_for(each, "dropserve_batch_rows_sum", 15, model="digits")
-            ask.wait_for(each, "dropserve_requests_in_hand", 1)  # this one
-            ask.wait_for(each, "dropserve_queue_rows", 0, model="digits")
-            ask.wait_for(each, "dropserve_model_info", 1, model="digits", version="1")
+            client.wait_for(each, "dropserve_requests_total", 5, **labels)
+            client.wait_for(each, "dropserve_request_duration_seconds_count", 5, route="/predict")
+            client.wait_for(each, "dropserve_batch_rows_sum", 15, model="digits")
+            client.wait_for(each, "dropserve_requests_in_hand", 1)  # this one
+            client.wait_for(each, "dropserve_queue_rows", 0, model="digits")
+            client.wait_for(each, "dropserve_model_info", 1, model="digits", version="1")
         with ExitStack() as slow:
             for worker in (one, other):
                 with service.only(worker):
                     slow.enter_context(SlowRequest(service, body))
-            ask.wait_for(one, "dropserve_requests_in_hand", 1)  # this one: theirs are not whole
+            client.wait_for(
+                one, "dropserve_requests_in_hand", 1
+            )  # this one; the incomplete requests are not counted
 
 
-def test_a_worker_that_dies_is_replaced_and_its_gauges_are_forgotten(
+def test_dead_worker_is_replaced_and_its_gauges_are_dropped(
     models_folder: Path, digit: Pixels
 ) -> None:
     with service_process(models_folder, "--log-level", "debug", workers=2) as service:
         first, second = service.workers()
         with service.only(first), SlowRequest(service, encode(digit)):
             os.kill(first, signal.SIGKILL)
-            # The other, which hangs as far as anybody can tell, keeps nobody from noticing.
+            # The other worker, which is stopped, must not delay the detection.
             assert service.wait_for("worker died")["pid"] == first
         service.wait_for("ready", count=3)
-        ask = Ask(service)
+        client = WorkerClient(service)
         for worker in service.workers():
-            ask.wait_for(worker, "dropserve_requests_in_hand", 1)  # this one
+            client.wait_for(worker, "dropserve_requests_in_hand", 1)  # this one
         assert first not in service.workers()
         assert second in service.workers()
         assert len(service.workers()) == 2

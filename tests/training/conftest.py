@@ -1,4 +1,4 @@
-"""What the tests of training share: hand-made networks and hand-written findings."""
+"""Shared by the tests of training: small networks, diagnostics and evaluations made by hand."""
 
 from collections.abc import Sequence
 
@@ -7,28 +7,35 @@ import pytest
 import torch
 from torch import nn
 
-from model.bundle.architecture import Architecture
+from model.bundle.network_architecture import Architecture
 from model.images.preprocessing import InputSpec
-from model.uncertainty.summary import summarise
-from training.data.dataset import DataSet, DatasetDefaults, Split
-from training.evaluation.metrics import Answers, Evaluation, confusion, figures, per_class
-from training.fitting.diagnostics import Epoch, LayerHealth
-from training.fitting.loop import TrainResult
+from model.uncertainty.uncertainty_measures import summarise
+from training.data.dataset import Dataset, DatasetDefaults, Split
+from training.evaluation.metrics import (
+    Answers,
+    Evaluation,
+    confusion_counts,
+    per_class_metrics,
+    prediction_metrics,
+)
+from training.evaluation.metrics_schema import SplitMetrics
+from training.fitting.training_loop import TrainResult
+from training.fitting.unit_diagnostics import EpochDiagnostics, LayerHealth
 from training.network.classifier import Classifier, Head
 
 PIXEL = InputSpec(channels=1, height=4, width=4, resize="pad")
 
 
 def classifier(trunk: nn.Sequential, widths: Sequence[int], dropout: float = 0.5) -> Classifier:
-    """Put a head of these widths behind a trunk; dropout before each of its layers but the last."""
+    """Return `trunk` with a head; all its layers but the last, at least one, have dropout."""
     architecture = Architecture(dropout=dropout, classes=widths[-1], input=PIXEL)
-    return Classifier(trunk, Head(widths, architecture, dropouts=max(1, len(widths) - 2)))
+    return Classifier(trunk, Head(widths, architecture, dropout_count=max(1, len(widths) - 2)))
 
 
 def one_pixel(
     weights: Sequence[float], biases: Sequence[float], activation: nn.Module | None = None
 ) -> Classifier:
-    """A network whose unit i receives weights[i] * pixel + biases[i] of images [N, 1, 1, 1]."""
+    """Return a network for images [N, 1, 1, 1]; unit i gets weights[i] * pixel + biases[i]."""
     torch.manual_seed(0)  # for the head's weights
     dense = nn.Linear(1, len(weights))
     with torch.no_grad():
@@ -48,7 +55,7 @@ def health(
     silenced_by_bias: int = 0,
     saturated: float | None = None,
 ) -> LayerHealth:
-    """What a diagnosis would say of a layer; its first units are the dead ones."""
+    """Return the health of a layer whose first `dead` units are dead."""
     return LayerHealth(
         name=name,
         units=units,
@@ -66,57 +73,55 @@ CLASS_NAMES = ("<script>alert(1)</script>", "a|b", "$x_$ ![a](b.png) *s* [l](//e
 
 
 @pytest.fixture(scope="session")
-def pictures() -> DataSet:
-    """Random images of three classes with names that would do harm as HTML or Markdown."""
+def dataset() -> Dataset:
+    """Random images of three classes with names that are unsafe as HTML or Markdown."""
     generator = np.random.default_rng(0)
 
-    def part(count: int) -> Split:
+    def split(count: int) -> Split:
         images = generator.integers(0, 256, (count, 1, 4, 4), dtype=np.uint8)
         return Split(images, np.arange(count) % len(CLASS_NAMES))
 
-    return DataSet(
+    return Dataset(
         name="pictures",
         class_names=CLASS_NAMES,
         input=PIXEL,
-        train=part(30),
-        validation=part(12),
-        test=part(24),
-        recipe=DatasetDefaults(1, 6, "none", shift=0),
+        train=split(30),
+        validation=split(12),
+        test=split(24),
+        defaults=DatasetDefaults(1, 6, "none", shift=0),
     )
 
 
 @pytest.fixture(scope="session")
-def evaluation(pictures: DataSet) -> Evaluation:
+def evaluation(dataset: Dataset) -> Evaluation:
     """Random answers on the test images, measured."""
     generator = np.random.default_rng(1)
-    labels = pictures.test.labels
+    labels = dataset.test.labels
     plain, *sampled = generator.dirichlet(np.ones(len(CLASS_NAMES)), (9, len(labels)))
     given = Answers(plain, summarise(np.log(np.stack(sampled, axis=1)).astype(np.float32)))
-    both = figures(plain, labels) | {
-        "mc_dropout": {"samples": 64, "seed": 0, **figures(given.mean_probabilities, labels)},
-    }
-    metrics = {
+    both = prediction_metrics(given, labels)
+    metrics: SplitMetrics = {
         "images": len(labels),
         **both,
         "uncalibrated": both,
-        "per_class": per_class(plain, labels, CLASS_NAMES),
-        "confusion_matrix": confusion(plain, labels).tolist(),
+        "per_class": per_class_metrics(plain, labels, CLASS_NAMES),
+        "confusion_matrix": confusion_counts(plain, labels).tolist(),
     }
     return Evaluation(given, given, labels, metrics)
 
 
-def course(layers: int, epochs: int, saturated: float | None = None) -> TrainResult:
-    """A run of some epochs: losses fall, units die or saturate, gradients shrink."""
+def train_result(layers: int, epochs: int, saturated: float | None = None) -> TrainResult:
+    """Return a run in which losses fall, units die or saturate, and gradients shrink."""
     names = [f"dense {index + 1}" for index in range(layers)]
 
-    def moment(epoch: int) -> tuple[LayerHealth, ...]:
+    def layers_after(epoch: int) -> tuple[LayerHealth, ...]:
         share = None if saturated is None else min(1.0, saturated * epoch)
         dead = 0 if saturated is not None else 3 * epoch
         return tuple(health(name, dead=dead, saturated=share) for name in names)
 
     norms = [dict.fromkeys([*names, "output"], 1 / epoch) for epoch in range(1, epochs + 1)]
-    seen = [
-        Epoch(layers=moment(index + 1), gradient_norms=gradient)
+    diagnostics = [
+        EpochDiagnostics(layers=layers_after(index + 1), gradient_norms=gradient)
         for index, gradient in enumerate(norms)
     ]
     history = [
@@ -128,15 +133,17 @@ def course(layers: int, epochs: int, saturated: float | None = None) -> TrainRes
         for epoch in range(1, epochs + 1)
     ]
     network = classifier(nn.Sequential(nn.Flatten()), [16, 3])
-    return TrainResult(network, history, moment(0), seen, moment(epochs))
+    return TrainResult(network, history, layers_after(0), diagnostics, layers_after(epochs))
 
 
-def same(one: nn.Module, other: nn.Module) -> bool:
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two networks have equal parameters and buffers."""
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(first, second) for first, second in pairs)
 
 
-def norms(layer: nn.Module) -> torch.Tensor:
+def weight_norms(layer: nn.Module) -> torch.Tensor:
+    """Return the L2 norm of each unit's incoming weights: float64 [units]."""
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     lengths: torch.Tensor = torch.linalg.vector_norm(layer.weight.detach().flatten(1), dim=1)
     return lengths.double()

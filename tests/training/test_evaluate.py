@@ -11,15 +11,14 @@ from PIL import Image
 from model.bundle.store import open_bundle
 from model.errors import SettingsError
 from tests.bundles import copy_bundle, edit_manifest
-from training.assessment import assess
 from training.config import EvaluationConfig
 from training.data.dataset import Split
-from training.evaluate import main
+from training.evaluate import evaluate_bundle, main
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory, held_out: Split) -> Path:
-    """A folder of enlarged digits, coloured: two classes, `left` and `right`."""
+    """Return a folder of enlarged digits in RGB with two classes, `left` and `right`."""
     folder = tmp_path_factory.mktemp("scans")
     for row in range(24):
         place = folder / ("left" if row % 2 else "right")
@@ -29,77 +28,84 @@ def scans(tmp_path_factory: pytest.TempPathFactory, held_out: Split) -> Path:
     return folder
 
 
-def test_the_bundles_own_images_give_the_figures_of_its_training(
+def test_evaluate_bundle_reproduces_the_metrics_of_the_training(
     tmp_path: Path, bundle_folder: Path
 ) -> None:
-    folder = assess(EvaluationConfig(bundle=bundle_folder, output=tmp_path))
+    folder = evaluate_bundle(EvaluationConfig(bundle=bundle_folder, output=tmp_path))
     assert folder == tmp_path / "digits-1"
-    found = json.loads((folder / "figures.json").read_bytes())
-    assert found == open_bundle(bundle_folder).manifest.metrics["test"]
+    metrics = json.loads((folder / "figures.json").read_bytes())
+    assert metrics == open_bundle(bundle_folder).manifest.metrics["test"]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "none of them was seen in training" in page
-    assert "OodAnswers" not in page
+    assert "Out-of-distribution images" not in page
     assert page.count("data:image/png;base64,") == len(list(folder.glob("*.png"))) == 8
 
 
-def test_strangers_of_any_size_are_told_apart(
+def test_evaluate_detects_out_of_distribution_images_of_another_size(
     tmp_path: Path, bundle_folder: Path, scans: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = [f"--strangers=folder:{scans}", f"--output={tmp_path}"]
+    options = [f"--ood=folder:{scans}", f"--output={tmp_path}"]
     assert main([str(bundle_folder), *options]) == 0
-    found = json.loads((tmp_path / "digits-1" / "figures.json").read_bytes())["strangers"]
-    assert (found["name"], found["images"]) == (scans.name, 4)
-    # Black on white where it learnt white on black.
-    assert found["scores"]["typicality"]["auroc"] > 0.9
-    assert f"Strangers: {scans.name}" in (tmp_path / "digits-1" / "report.html").read_text()
+    ood = json.loads((tmp_path / "digits-1" / "figures.json").read_bytes())["strangers"]
+    assert (ood["name"], ood["images"]) == (scans.name, 4)
+    # The scans are black on white, the training images white on black.
+    assert ood["scores"]["typicality"]["auroc"] > 0.9
+    assert (
+        f"Out-of-distribution images: {scans.name}"
+        in (tmp_path / "digits-1" / "report.html").read_text()
+    )
     assert "report.html" in caplog.messages[-1]
 
 
-def test_the_draw_of_the_training_is_the_draw_of_the_test(
+def test_evaluate_bundle_uses_the_data_split_of_the_training(
     tmp_path: Path, bundle_folder: Path
 ) -> None:
-    """Else images of the training would be measured."""
+    """With another data split, images of the training would be measured."""
     place = copy_bundle(bundle_folder, tmp_path / "models")
     training = open_bundle(place).manifest.training
     edit_manifest(place, training=training | {"split_seed": 5})
-    folder = assess(EvaluationConfig(bundle=place, output=tmp_path))
+    folder = evaluate_bundle(EvaluationConfig(bundle=place, output=tmp_path))
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "not the very images and draw" in page
 
 
-def test_settings_of_trainings_are_not_those_of_an_evaluation(
+def test_evaluate_bundle_ignores_the_environment_variables_of_training(
     tmp_path: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DROPSERVE_TRAINING_VALIDATION_SHARE", "0.3")
     monkeypatch.setenv("DROPSERVE_TRAINING_EPOCHS", "0")
-    folder = assess(EvaluationConfig(bundle=bundle_folder, output=tmp_path))
+    folder = evaluate_bundle(EvaluationConfig(bundle=bundle_folder, output=tmp_path))
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "none of them was seen in training" in page
 
 
-def test_a_folder_of_any_name_is_taken(tmp_path: Path, bundle_folder: Path, scans: Path) -> None:
+def test_evaluate_accepts_a_folder_with_any_name(
+    tmp_path: Path, bundle_folder: Path, scans: Path
+) -> None:
     spaced = tmp_path / "my (old) photos"
     shutil.copytree(scans, spaced)
-    assert main([str(bundle_folder), f"--strangers=folder:{spaced}", f"--output={tmp_path}"]) == 0
+    assert main([str(bundle_folder), f"--ood=folder:{spaced}", f"--output={tmp_path}"]) == 0
 
 
-def test_a_bundle_that_names_no_data_set_asks_for_one(tmp_path: Path, bundle_folder: Path) -> None:
+def test_evaluate_bundle_refuses_a_bundle_that_names_no_data_set(
+    tmp_path: Path, bundle_folder: Path
+) -> None:
     place = copy_bundle(bundle_folder, tmp_path / "models")
     edit_manifest(place, training={})
     with pytest.raises(SettingsError, match="name --data"):
-        assess(EvaluationConfig(bundle=place, output=tmp_path))
+        evaluate_bundle(EvaluationConfig(bundle=place, output=tmp_path))
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--data=fashion"], "--data: 'fashion' is not a data set; choose digits, mnist"),
-        (["--strangers=fashion"], "--strangers: 'fashion' is not a data set; choose digits"),
-        (["--strangers=folder:nowhere"], "--strangers: there is no folder nowhere"),
+        (["--ood=fashion"], "--ood: 'fashion' is not a data set; choose digits"),
+        (["--ood=folder:nowhere"], "--ood: there is no folder nowhere"),
         (["--data-dir=nowhere"], "--data-dir: there is no folder nowhere"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(
+def test_evaluate_reports_a_wrong_option_in_one_sentence(
     bundle_folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -107,17 +113,17 @@ def test_a_wrong_option_is_one_sentence(
     assert capsys.readouterr().err.startswith(sentence)
 
 
-def test_other_classes_are_refused_and_strangers_advised(
+def test_evaluate_refuses_other_classes_and_advises_ood(
     tmp_path: Path, bundle_folder: Path, scans: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(bundle_folder), f"--data=folder:{scans}", f"--output={tmp_path}"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"{scans.name} has other classes than {bundle_folder}; ")
-    assert "--strangers" in said
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"{scans.name} has other classes than {bundle_folder}; ")
+    assert "--ood" in message
+    assert message.count("\n") == 1
 
 
-def test_a_folder_without_a_bundle_is_refused(
+def test_evaluate_refuses_a_folder_without_a_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path), f"--output={tmp_path / 'out'}"]) == 2

@@ -1,7 +1,8 @@
-"""The published archives: where they are, their digests, how they are read. Knows no splits.
+"""Reads MNIST, Fashion-MNIST, KMNIST and CIFAR-10 from their published archives.
 
-Files come from the user's data folder where they are there already, else from the official place
-by a download that is verified before use.
+Holds the URLs and the published MD5 digests. A file is taken from the user's data folder where it
+is present, else downloaded; both are verified before use. Knows only the train and test splits that
+the archives have.
 """
 
 import gzip
@@ -17,11 +18,12 @@ from model.errors import DataError
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 CIFAR_SIZES = (50_000, 10_000)
+"""Training and test images of the complete CIFAR-10."""
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _CIFAR_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 _CIFAR_FOLDERS = ("cifar-10", "cifar-10-batches-bin", "cifar-10-subset")
-_CIFAR_RECORD = 1 + 3 * 32 * 32
+_CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32  # the label, then the pixels
 
 _IDX_URLS = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -52,8 +54,8 @@ _IDX_MD5 = {
 _IDX_IMAGES_MAGIC, _IDX_LABELS_MAGIC = 0x803, 0x801
 
 
-def read_idx(data: str, part: str, data_dir: Path | None, cache_dir: Path) -> Arrays:
-    """Read one part ("train" or "t10k") of mnist, fashion-mnist or kmnist.
+def read_idx(data: str, split: str, data_dir: Path | None, cache_dir: Path) -> Arrays:
+    """Read one split ("train" or "t10k") of mnist, fashion-mnist or kmnist.
 
     Returns:
         images uint8 [N, 1, H, W] and labels int64 [N].
@@ -61,23 +63,29 @@ def read_idx(data: str, part: str, data_dir: Path | None, cache_dir: Path) -> Ar
     Raises:
         DataError: a file cannot be downloaded, or differs from its published digest.
     """
-    digests = _IDX_MD5[data][:2] if part == "train" else _IDX_MD5[data][2:]
-    files = (f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz")
+    digests = _IDX_MD5[data][:2] if split == "train" else _IDX_MD5[data][2:]
+    files = (f"{split}-images-idx3-ubyte.gz", f"{split}-labels-idx1-ubyte.gz")
     images, labels = (
-        gzip.decompress(_file(data, name, _IDX_URLS[data] + name, md5, data_dir, cache_dir))
+        gzip.decompress(
+            _read_verified(data, name, _IDX_URLS[data] + name, md5, data_dir, cache_dir)
+        )
         for name, md5 in zip(files, digests, strict=True)
     )
     return _idx_images(images), _idx_labels(labels)
 
 
 def read_cifar(data_dir: Path | None, cache_dir: Path) -> tuple[Arrays, Arrays]:
-    """Read CIFAR-10's binary layout: (train, test), each images uint8 [N, 3, 32, 32], labels int64.
+    """Read CIFAR-10's binary layout.
 
-    Unpacked `data_batch_*.bin` and `test_batch.bin` in the data folder are taken as they are, also
-    where they are only a part of the set.
+    Unpacked `data_batch_*.bin` and `test_batch.bin` in the data folder are read without a check of
+    their digests, so that a subset of CIFAR-10 can be used.
+
+    Returns:
+        (train, test), each images uint8 [N, 3, 32, 32] and labels int64 [N].
 
     Raises:
-        DataError: as `read_idx`, or a file is not of that layout.
+        DataError: the archive cannot be downloaded, differs from its published digest, or a file
+            does not have the binary layout.
     """
     for name in _CIFAR_FOLDERS if data_dir else ():
         folder = (data_dir or Path()) / name
@@ -86,7 +94,7 @@ def read_cifar(data_dir: Path | None, cache_dir: Path) -> tuple[Arrays, Arrays]:
             train = _cifar_records(b"".join(batch.read_bytes() for batch in batches), folder)
             return train, _cifar_records((folder / "test_batch.bin").read_bytes(), folder)
     name = _CIFAR_URL.rsplit("/", 1)[1]
-    archive = _path("cifar-10", name, _CIFAR_URL, _CIFAR_MD5, data_dir, cache_dir)
+    archive = _locate_verified("cifar-10", name, _CIFAR_URL, _CIFAR_MD5, data_dir, cache_dir)
     with tarfile.open(archive) as tar:
         members = {Path(member.name).name: member for member in tar if member.isfile()}
         blobs = {
@@ -98,14 +106,16 @@ def read_cifar(data_dir: Path | None, cache_dir: Path) -> tuple[Arrays, Arrays]:
     return _cifar_records(b"".join(blobs.values()), archive), _cifar_records(test, archive)
 
 
-def _file(
+def _read_verified(
     data: str, name: str, url: str, md5: str, data_dir: Path | None, cache_dir: Path
 ) -> bytes:
-    return _path(data, name, url, md5, data_dir, cache_dir).read_bytes()
+    return _locate_verified(data, name, url, md5, data_dir, cache_dir).read_bytes()
 
 
-def _path(data: str, name: str, url: str, md5: str, data_dir: Path | None, cache_dir: Path) -> Path:
-    """Find the file on disk, or download it; either way its digest is checked."""
+def _locate_verified(
+    data: str, name: str, url: str, md5: str, data_dir: Path | None, cache_dir: Path
+) -> Path:
+    """Return the path of the file on disk, or download it; check its MD5 in both cases."""
     if data_dir is not None and (data_dir / data / name).is_file():
         present = data_dir / data / name
         if pooch.file_hash(str(present), alg="md5") != md5:
@@ -113,7 +123,7 @@ def _path(data: str, name: str, url: str, md5: str, data_dir: Path | None, cache
         return present
     try:
         return Path(pooch.retrieve(url, f"md5:{md5}", fname=name, path=cache_dir / data))
-    except Exception as error:  # pooch lets through whatever its transport raises
+    except Exception as error:  # pooch raises the errors of its transport unchanged
         raise DataError(
             f"Cannot download {url} ({type(error).__name__}); check the network, or put the file "
             f"into a folder {data}/ and name its parent with --data-dir."
@@ -135,9 +145,9 @@ def _idx_labels(raw: bytes) -> NDArray[np.int64]:
 
 
 def _cifar_records(raw: bytes, source: Path) -> Arrays:
-    if not raw or len(raw) % _CIFAR_RECORD:
+    if not raw or len(raw) % _CIFAR_RECORD_BYTES:
         raise DataError(f"{source} is not of CIFAR-10's binary layout; download it again.")
-    records = np.frombuffer(raw, np.uint8).reshape(-1, _CIFAR_RECORD)
+    records = np.frombuffer(raw, np.uint8).reshape(-1, _CIFAR_RECORD_BYTES)
     if records[:, 0].max() > 9:
         raise DataError(f"{source} has a label above 9; download it again.")
     return records[:, 1:].reshape(-1, 3, 32, 32).copy(), records[:, 0].astype(np.int64)

@@ -1,7 +1,7 @@
-"""Random changes to whole batches of training images, as tensors on whatever device they are on.
+"""Random augmentation of whole batches of training images, on the device that the tensors are on.
 
-Knows no data set. Every function takes and gives [N, C, H, W]; randomness comes from torch's
-current generator, which the loop seeds for each epoch.
+Knows no data set. Every function maps a tensor [N, C, H, W] to one of the same shape. Random
+numbers come from torch's global generator, which the training module seeds for each epoch.
 """
 
 import math
@@ -17,32 +17,37 @@ _MAX_DEGREES = 12.0
 _MAX_SCALE = 0.12
 
 
-def build(name: Augmentation, shift: int) -> Callable[[Tensor], Tensor]:
-    """Return the augmentation: uint8 images -> float32 images in 0..1.
+def build_augmentation(name: Augmentation, shift: int) -> Callable[[Tensor], Tensor]:
+    """Return the named augmentation: uint8 images [N, C, H, W] -> float32 in 0..1, same shape.
 
-    shift: the largest shift in pixels.
+    Args:
+        name: of the augmentation.
+        shift: largest translation, in pixels.
     """
     match name:
         case "none":
-            return _scaled
+            return _to_unit_range
         case "shift":
-            return lambda images: _scaled(random_crop(images, shift, "constant"))
+            return lambda images: _to_unit_range(random_crop(images, shift, "constant"))
         case "affine":
-            return lambda images: random_affine(_scaled(images), shift)
+            return lambda images: random_affine(_to_unit_range(images), shift)
         case "flip-crop":
-            return lambda images: _scaled(random_crop(random_flip(images), shift, "reflect"))
+            return lambda images: _to_unit_range(random_crop(random_flip(images), shift, "reflect"))
 
 
 def random_flip(images: Tensor) -> Tensor:
-    """Mirror each image left to right with probability 1/2."""
+    """Mirror each image [C, H, W] left to right with probability 1/2; any dtype."""
     flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(flipped, images.flip(-1), images)
 
 
 def random_crop(images: Tensor, border: int, mode: str) -> Tensor:
-    """Cut each image at a random place out of itself with a border added.
+    """Pad each image and crop it at a random offset to its former size; keeps the dtype.
 
-    mode: "constant" (black) or "reflect".
+    Args:
+        images: [N, C, H, W].
+        border: padding on each side, in pixels; at most H - 1 and W - 1 are used.
+        mode: content of the padding, "constant" (black) or "reflect".
     """
     count, channels, height, width = images.shape
     device = images.device
@@ -60,7 +65,14 @@ def random_crop(images: Tensor, border: int, mode: str) -> Tensor:
 
 
 def random_affine(images: Tensor, shift: int) -> Tensor:
-    """Turn, scale and shift each image by a little, bilinear, black outside; float images."""
+    """Rotate, scale and translate each image by a random affine map, with bilinear interpolation.
+
+    Rotates by at most 12 degrees and scales by at most 12 %; pixels from outside are black.
+
+    Args:
+        images: float [N, C, H, W].
+        shift: largest translation, in pixels.
+    """
     count, _, height, width = images.shape
     draws = torch.rand(4, count, device=images.device) * 2 - 1
     angle = draws[0] * math.radians(_MAX_DEGREES)
@@ -72,5 +84,5 @@ def random_affine(images: Tensor, shift: int) -> Tensor:
     return functional.grid_sample(images, grid, align_corners=False)
 
 
-def _scaled(images: Tensor) -> Tensor:
+def _to_unit_range(images: Tensor) -> Tensor:
     return images.float() / 255

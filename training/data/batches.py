@@ -1,6 +1,6 @@
-"""A part of a data set -> batches as tensors, and the figures that normalise its pixels.
+"""Cuts a data split into batches of tensors, and computes the statistics that normalise its pixels.
 
-Knows no network and no loop.
+Knows no network and no training loop.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,23 +10,30 @@ from torch import Tensor
 
 from training.data.dataset import Split
 
-EVALUATION_BATCH = 512
+EVALUATION_BATCH_SIZE = 512
+"""Images of a batch in evaluation, where no gradients are kept."""
 
 Batch = tuple[Tensor, Tensor]
+"""Images uint8 [B, C, H, W] and labels int64 [B]."""
 
 
 class Batches:
-    """Batches (images uint8 [B, C, H, W], labels int64 [B]) cut from arrays in memory.
-
-    order: gives the rows of one pass, or None for the order as stored. A shuffled last batch that
-    is not full is left out, so that batch normalisation never sees a lone image.
-    """
+    """An iterable of batches of a data split in memory; each iteration is one epoch."""
 
     def __init__(
-        self, part: Split, size: int, order: Callable[[int], Tensor] | None = None
+        self, split: Split, size: int, order: Callable[[int], Tensor] | None = None
     ) -> None:
-        self._images, self._labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
-        self._size = min(size, len(part))
+        """Cut `split` into batches of `size` images.
+
+        Args:
+            split: the images and labels.
+            size: images of a batch.
+            order: maps the number of images to the permutation int64 [N] of one epoch; None for the
+                stored order. With an order, an incomplete last batch is left out, so that batch
+                normalisation never receives a single image.
+        """
+        self._images, self._labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+        self._size = min(size, len(split))
         self._order = order
 
     def __len__(self) -> int:
@@ -40,23 +47,29 @@ class Batches:
             yield self._images[picked], self._labels[picked]
 
 
-def pixels(part: Split) -> Iterator[Tensor]:
-    """Cut the part into batches of float32 [N, C, H, W] in 0..1, as the network takes them."""
-    for images, _ in Batches(part, EVALUATION_BATCH):
-        yield laid_out(images.float() / 255)
+def image_batches(split: Split) -> Iterator[Tensor]:
+    """Yield the images in batches float32 [B, C, H, W] in 0..1, channels last, for the network."""
+    for images, _ in Batches(split, EVALUATION_BATCH_SIZE):
+        yield to_channels_last(images.float() / 255)
 
 
-def laid_out(images: Tensor) -> Tensor:
-    """Channels last in memory: convolutions are half as fast again on CPUs, and faster on GPUs."""
+def to_channels_last(images: Tensor) -> Tensor:
+    """Return the images [N, C, H, W] with channels last in memory.
+
+    Convolutions then run about 1.5 times as fast on CPUs, and faster on GPUs.
+    """
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def pixel_statistics(part: Split) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the pixels in 0..1, one a channel, from a histogram."""
+def pixel_mean_and_std(split: Split) -> tuple[list[float], list[float]]:
+    """Return the mean and the standard deviation of each channel's pixels, scaled to 0..1.
+
+    Computed in float64 from a histogram of the 256 levels; a deviation is at least 1/255.
+    """
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
-    for channel in range(part.images.shape[1]):
-        pixels = torch.from_numpy(part.images[:, channel])
+    for channel in range(split.images.shape[1]):
+        pixels = torch.from_numpy(split.images[:, channel])
         counts = torch.bincount(pixels.flatten(), minlength=256).double()
         weights = counts / counts.sum()
         mean = (weights * levels).sum()

@@ -1,4 +1,7 @@
-"""A folder of images, one sub-folder a class -> arrays. Knows no splits but the folder's own."""
+"""Lists and decodes the images of a folder that has one sub-folder per class.
+
+Knows only the splits that the folder has itself.
+"""
 
 import logging
 import os
@@ -18,64 +21,75 @@ from model.images.preprocessing import decode as decode_image
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
-_PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_NAMED_AT_MOST = 20
+_SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+_MAX_WARNINGS = 20  # broken images that are logged by name
 
-Labelled = list[tuple[Path, int]]
+LabelledFiles = list[tuple[Path, int]]
+"""Image files, each with the index of its class."""
 
 
 @dataclass(frozen=True)
-class Tree:
-    """Class names, sorted, and the image files of each part with their labels."""
+class ImageFolder:
+    """The classes of a folder and the image files of each of its splits."""
 
     class_names: tuple[str, ...]
-    parts: dict[str, Labelled]
+    """Sorted; a label is an index of this tuple."""
+    splits: dict[str, LabelledFiles]
+    """By name: `train`, and `validation` and `test` where the folder has them."""
 
 
-def find(path: Path) -> Tree:
+def list_images(path: Path) -> ImageFolder:
     """List the images: `path/CLASS/*`, or `path/train/CLASS/*` beside `val/` or `test/`.
 
     Raises:
-        DataError: no images, or a class that the training part does not have.
+        DataError: there are no images, fewer than two classes, or a class that the training split
+            lacks.
     """
     folders = {entry.name.casefold(): entry for entry in _subfolders(path)}
-    own_parts = {part: folders[name] for name, part in _PARTS.items() if name in folders}
-    if folders and folders.keys() <= _PARTS.keys() and "train" not in own_parts:
-        raise DataError(f"{path} has parts but no train/; add it, with one sub-folder a class.")
-    if "train" not in own_parts or len(own_parts) < 2:
-        own_parts = {"train": path}
-    class_names = tuple(entry.name for entry in _subfolders(own_parts["train"]) if _images(entry))
+    own_splits = {split: folders[name] for name, split in _SPLIT_FOLDERS.items() if name in folders}
+    if folders and folders.keys() <= _SPLIT_FOLDERS.keys() and "train" not in own_splits:
+        raise DataError(
+            f"{path} has data splits but no train/; add it, with one sub-folder a class."
+        )
+    if "train" not in own_splits or len(own_splits) < 2:
+        own_splits = {"train": path}
+    class_names = tuple(entry.name for entry in _subfolders(own_splits["train"]) if _images(entry))
     if len(class_names) == 1:
         raise DataError(
-            f"{own_parts['train']} has images of one class only ({class_names[0]}); "
+            f"{own_splits['train']} has images of one class only ({class_names[0]}); "
             "make a sub-folder for each of two or more classes."
         )
     if not class_names:
         raise DataError(
-            f"{own_parts['train']} has no images; make one sub-folder a class, each with "
+            f"{own_splits['train']} has no images; make one sub-folder a class, each with "
             "JPEG, PNG, WebP, GIF or BMP files."
         )
-    return Tree(
+    return ImageFolder(
         class_names,
-        {part: _labelled(folder, class_names) for part, folder in own_parts.items()},
+        {split: _labelled(folder, class_names) for split, folder in own_splits.items()},
     )
 
 
-def decode(
-    files: Labelled, spec: InputSpec, on_disk: Path | None = None
+def decode_files(
+    files: LabelledFiles, spec: InputSpec, on_disk: Path | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Decode every file as the service would; broken ones are named, counted and skipped.
+    """Decode every file with the preprocessing of the service; log and skip broken files.
+
+    Args:
+        files: the images and their labels.
+        spec: size, channels and resize rule of the arrays.
+        on_disk: folder for a memory-mapped array; None keeps the images in memory.
 
     Returns:
-        images uint8 [N, C, H, W], in memory, or in a file under `on_disk` that vanishes with the
-        process; labels int64 [N].
+        images uint8 [N, C, H, W] and labels int64 [N]. The file under `on_disk` is unlinked, so
+        its space is freed when the process ends.
 
     Raises:
         DataError: every file is broken, or the disk is full.
     """
     images = _allocate((len(files), spec.channels, spec.height, spec.width), on_disk)
 
-    def one(row: int) -> str | None:
+    def decode_row(row: int) -> str | None:
         try:
             images[row] = decode_image(files[row][0].read_bytes(), spec)
         except (InputError, OSError) as error:
@@ -83,19 +97,19 @@ def decode(
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = pool.map(one, range(len(files)))
+        rows = pool.map(decode_row, range(len(files)))
         problems = list(track(rows, "Decoding images", total=len(files), transient=True))
     good = np.array([row for row, problem in enumerate(problems) if problem is None], np.int64)
-    _report([problem for problem in problems if problem is not None], len(files))
+    _log_broken([problem for problem in problems if problem is not None], len(files))
     labels = np.array([label for _, label in files], np.int64)[good]
-    for target, source in enumerate(good):  # close the gaps in place: the array may be on disk
+    for target, source in enumerate(good):  # closes the gaps in place, as the array may be on disk
         if target != source:
             images[target] = images[source]
     return images[: len(good)], labels
 
 
-def _report(problems: list[str], count: int) -> None:
-    for problem in problems[:_NAMED_AT_MOST]:
+def _log_broken(problems: list[str], count: int) -> None:
+    for problem in problems[:_MAX_WARNINGS]:
         logger.warning("Skipped %s", problem)
     if problems:
         logger.warning("Skipped %d broken image(s) of %d.", len(problems), count)
@@ -108,7 +122,7 @@ def _allocate(shape: tuple[int, ...], on_disk: Path | None) -> NDArray[np.uint8]
         return np.empty(shape, np.uint8)
     try:
         on_disk.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=on_disk) as file:  # unlinked, kept by the mapping
+        with tempfile.NamedTemporaryFile(dir=on_disk) as file:  # unlinked; the mapping keeps it
             os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
             return np.memmap(file.name, np.uint8, mode="r+", shape=shape)
     except OSError as error:
@@ -118,13 +132,13 @@ def _allocate(shape: tuple[int, ...], on_disk: Path | None) -> NDArray[np.uint8]
         ) from None
 
 
-def _labelled(folder: Path, class_names: tuple[str, ...]) -> Labelled:
+def _labelled(folder: Path, class_names: tuple[str, ...]) -> LabelledFiles:
     labels = {name: label for label, name in enumerate(class_names)}
-    files: Labelled = []
+    files: LabelledFiles = []
     for entry in _subfolders(folder):
         images = _images(entry)
         if images and entry.name not in labels:
-            raise DataError(f"{entry} is a class that the training part lacks; add it there.")
+            raise DataError(f"{entry} is a class that the training split lacks; add it there.")
         files += [(image, labels[entry.name]) for image in images]
     if not files:
         raise DataError(f"{folder} has no images; fill it or remove it.")

@@ -1,4 +1,4 @@
-"""Noise, rotation and blur of rising strength, and what they do to a bundle's answers."""
+"""Corrupts images by noise, rotation and blur, and measures the predictions at each severity."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,80 +9,96 @@ from scipy import ndimage
 
 from model.inference.predictor import Predictor
 from training.data.dataset import Split
-from training.evaluation.metrics import answers
+from training.evaluation.metrics import predict_split
 
 SEED = 0
-_IMAGES = 500
+_MAX_IMAGES = 500
 
 Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A way to spoil images uint8 [N, C, H, W], at each of some strengths."""
+    """A corruption of images uint8 [N, C, H, W], with the severities that are measured."""
 
     name: str
     unit: str
-    strengths: tuple[float, ...]
+    """Unit of the severities."""
+    severities: tuple[float, ...]
     apply: Callable[[Images, float], Images]
+    """Returns the images corrupted with a severity."""
 
 
 @dataclass(frozen=True)
 class CorruptionCurve:
-    """What becomes of the answers, at each strength of one corruption."""
+    """Means over the images with dropout active, at each severity of one corruption."""
 
     corruption: Corruption
     accuracy: list[float]
     confidence: list[float]
     mutual_information: list[float]
+    """In nats."""
     typicality: list[float]
-    """NaN where the bundle is uncalibrated."""
+    """NaN for an uncalibrated bundle."""
 
 
-def noise(images: Images, strength: float) -> Images:
-    """Add normal noise with a standard deviation of `strength` of the range."""
+def gaussian_noise(images: Images, severity: float) -> Images:
+    """Add normal noise whose standard deviation is `severity` times the range of a pixel, 255."""
     generator = np.random.Generator(np.random.PCG64(SEED))
-    drawn = generator.standard_normal(images.shape, dtype=np.float32)
-    return _pixels(images + 255 * strength * drawn)
+    noise = generator.standard_normal(images.shape, dtype=np.float32)
+    return _to_pixels(images + 255 * severity * noise)
 
 
-def rotation(images: Images, degrees: float) -> Images:
-    """Turn around the middle, anticlockwise; black where nothing was."""
+def rotate(images: Images, degrees: float) -> Images:
+    """Rotate around the centre, anticlockwise; what comes from outside the image is black."""
     pixels = images.astype(np.float32)
-    return _pixels(ndimage.rotate(pixels, degrees, axes=(3, 2), reshape=False, order=1))
+    return _to_pixels(ndimage.rotate(pixels, degrees, axes=(3, 2), reshape=False, order=1))
 
 
-def blur(images: Images, strength: float) -> Images:
-    """Blur with a Gaussian of a standard deviation of `strength` % of the height."""
-    sigma = strength / 100 * images.shape[2]
-    return _pixels(ndimage.gaussian_filter(images.astype(np.float32), (0, 0, sigma, sigma)))
+def gaussian_blur(images: Images, severity: float) -> Images:
+    """Blur with a Gaussian whose standard deviation is `severity` % of the image's height."""
+    sigma = severity / 100 * images.shape[2]
+    return _to_pixels(ndimage.gaussian_filter(images.astype(np.float32), (0, 0, sigma, sigma)))
 
 
 CORRUPTIONS = (
-    Corruption("noise", "standard deviation, share of the range", (0, 0.1, 0.2, 0.4, 0.8), noise),
-    Corruption("rotation", "degrees", (0, 15, 30, 60, 90), rotation),
-    Corruption("blur", "standard deviation, % of the height", (0, 2, 4, 8, 16), blur),
+    Corruption(
+        "noise",
+        "standard deviation, share of the range",
+        severities=(0, 0.1, 0.2, 0.4, 0.8),
+        apply=gaussian_noise,
+    ),
+    Corruption("rotation", "degrees", severities=(0, 15, 30, 60, 90), apply=rotate),
+    Corruption(
+        "blur",
+        "standard deviation, % of the height",
+        severities=(0, 2, 4, 8, 16),
+        apply=gaussian_blur,
+    ),
 )
 
 
-def corruption_curves(predictor: Predictor, part: Split) -> list[CorruptionCurve]:
-    """Spoil up to 500 drawn images of `part` in every way, and answer them."""
+def corruption_curves(predictor: Predictor, split: Split) -> list[CorruptionCurve]:
+    """Measure up to 500 images drawn from `split`, with each corruption at each severity."""
     generator = np.random.Generator(np.random.PCG64(SEED))
-    drawn = part.take(np.sort(generator.permutation(len(part))[:_IMAGES]))
-    return [_course(predictor, drawn, corruption) for corruption in CORRUPTIONS]
+    drawn = split.take(np.sort(generator.permutation(len(split))[:_MAX_IMAGES]))
+    return [_corruption_curve(predictor, drawn, corruption) for corruption in CORRUPTIONS]
 
 
-def _course(predictor: Predictor, part: Split, corruption: Corruption) -> CorruptionCurve:
-    course = CorruptionCurve(corruption, [], [], [], [])
-    for strength in corruption.strengths:
-        given = answers(predictor, Split(corruption.apply(part.images, strength), part.labels))
-        mean = given.mean_probabilities
-        course.accuracy.append(float((mean.argmax(axis=1) == part.labels).mean()))
-        course.confidence.append(float(mean.max(axis=1).mean()))
-        course.mutual_information.append(float(given.uncertainty.mutual_information.mean()))
-        course.typicality.append(float(given.uncertainty.typicality.mean()))
-    return course
+def _corruption_curve(
+    predictor: Predictor, split: Split, corruption: Corruption
+) -> CorruptionCurve:
+    curve = CorruptionCurve(corruption, [], [], [], [])
+    for severity in corruption.severities:
+        corrupted = Split(corruption.apply(split.images, severity), split.labels)
+        answers = predict_split(predictor, corrupted)
+        probabilities, uncertainty = answers.mean_probabilities, answers.uncertainty
+        curve.accuracy.append(float((probabilities.argmax(axis=1) == split.labels).mean()))
+        curve.confidence.append(float(probabilities.max(axis=1).mean()))
+        curve.mutual_information.append(float(uncertainty.mutual_information.mean()))
+        curve.typicality.append(float(uncertainty.typicality.mean()))
+    return curve
 
 
-def _pixels(values: NDArray[np.float32]) -> Images:
+def _to_pixels(values: NDArray[np.float32]) -> Images:
     return np.rint(values).clip(0, 255).astype(np.uint8)

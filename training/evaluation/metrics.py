@@ -1,13 +1,10 @@
-"""Every published figure, measured on the exported bundle through `model.inference.predictor`.
+"""Measures the classification metrics of an exported bundle, through `model.inference.predictor`.
 
-Knows no training loop. scikit-learn computes the figures, but for the
-calibration error.
+Knows no training loop. scikit-learn computes the metrics, except the calibration error.
 """
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +16,25 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from model.dropout.sampling import FixedSamples
+from model.dropout.sampling_methods import FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
-from model.uncertainty.summary import Uncertainty, joined
+from model.uncertainty.uncertainty_measures import Uncertainty, concatenate
 from training.data.dataset import Split
+from training.evaluation.metrics_schema import (
+    ClassificationMetrics,
+    ClassMetrics,
+    PredictionMetrics,
+    SplitMetrics,
+    Top5Metrics,
+)
 
 ECE_BINS = 15
 SAMPLES = 64
+"""Samples of MC dropout."""
 SEED = 0
-_TOP = 5
-_CHUNK = 1_000
+_TOP_K = 5
+_BATCH_SIZE = 1_000
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -37,98 +42,129 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Answers:
-    """What a bundle says of N images, K classes."""
+    """A bundle's predictions for N images over K classes."""
 
     probabilities: Floats
     """[N, K], of the deterministic pass."""
     uncertainty: Uncertainty
-    """Of SAMPLES samples with seed SEED."""
+    """Of SAMPLES samples of MC dropout with seed SEED."""
 
     @property
     def mean_probabilities(self) -> Floats:
-        """[N, K], with dropout alive."""
+        """[N, K], the mean over the samples, with dropout active."""
         return self.uncertainty.mean_probabilities
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A bundle's answers on one part, labels int64 [N], and the figures that they come to."""
+    """A bundle's predictions on one data split, and the metrics computed from them."""
 
     answers: Answers
     uncalibrated: Answers | None
-    """The answers as they were before calibration; None where there was none."""
+    """The predictions before calibration; None for a bundle without a calibration."""
     labels: Labels
-    metrics: dict[str, Any]
+    """The true classes, int64 [N]."""
+    metrics: SplitMetrics
 
 
-def evaluate(predictor: Predictor, part: Split, class_names: Sequence[str]) -> Evaluation:
-    """Run the bundle over `part` and measure it, plain and with dropout alive."""
-    given = answers(predictor, part)
-    before = None
-    if predictor.calibrated is not None:
-        bare = copy(predictor)
-        bare.calibrated = None
-        before = answers(bare, part)
-    metrics = {
-        "images": len(part),
-        **_both(given, part.labels),
-        "uncalibrated": None if before is None else _both(before, part.labels),
-        "per_class": per_class(given.probabilities, part.labels, class_names),
-        "confusion_matrix": confusion(given.probabilities, part.labels).tolist(),
+def evaluate(predictor: Predictor, split: Split, class_names: Sequence[str]) -> Evaluation:
+    """Run the bundle over `split`, deterministic and with dropout active, and measure it."""
+    answers = predict_split(predictor, split)
+    uncalibrated = None
+    if predictor.calibrator is not None:
+        uncalibrated = predict_split(predictor.with_calibrator(None), split)
+    metrics: SplitMetrics = {
+        "images": len(split),
+        **prediction_metrics(answers, split.labels),
+        "uncalibrated": None
+        if uncalibrated is None
+        else prediction_metrics(uncalibrated, split.labels),
+        "per_class": per_class_metrics(answers.probabilities, split.labels, class_names),
+        "confusion_matrix": confusion_counts(answers.probabilities, split.labels).tolist(),
     }
-    return Evaluation(given, before, part.labels, metrics)
+    return Evaluation(answers, uncalibrated, split.labels, metrics)
 
 
-def answers(predictor: Predictor, part: Split) -> Answers:
-    """Run the bundle over `part`, plain and with dropout alive."""
-    plain, sampled = [], []
-    for start in range(0, len(part), _CHUNK):
-        prediction = predictor.predict(to_float(part.images[start : start + _CHUNK]))
-        plain.append(prediction.probabilities)
-        sampled.append(predictor.uncertainty(prediction, FixedSamples(SEED, SAMPLES)))
-    return Answers(np.concatenate(plain), joined(sampled))
+def predict_split(predictor: Predictor, split: Split) -> Answers:
+    """Run the bundle over `split`, deterministic and with dropout active."""
+    probabilities, uncertainties = [], []
+    for start in range(0, len(split), _BATCH_SIZE):
+        prediction = predictor.predict(to_float(split.images[start : start + _BATCH_SIZE]))
+        probabilities.append(prediction.probabilities)
+        uncertainties.append(predictor.uncertainty(prediction, FixedSamples(SEED, SAMPLES)))
+    return Answers(np.concatenate(probabilities), concatenate(uncertainties))
 
 
-def _both(given: Answers, labels: Labels) -> dict[str, Any]:
-    return figures(given.probabilities, labels) | {
+def prediction_metrics(answers: Answers, labels: Labels) -> PredictionMetrics:
+    """Measure the deterministic probabilities and the mean probabilities with dropout active.
+
+    Args:
+        answers: the predictions for N images.
+        labels: the true classes, int64 [N].
+    """
+    return {
+        **classification_metrics(answers.probabilities, labels),
         "mc_dropout": {
             "samples": SAMPLES,
             "seed": SEED,
-            **figures(given.mean_probabilities, labels),
-        }
+            **classification_metrics(answers.mean_probabilities, labels),
+        },
     }
 
 
-def figures(probabilities: Floats, labels: Labels) -> dict[str, float]:
-    """Measure accuracy, top-5 where K > 5, NLL (nats), Brier score (0..2) and ECE (0..1)."""
+def classification_metrics(probabilities: Floats, labels: Labels) -> ClassificationMetrics:
+    """Measure accuracy, top-5 accuracy where K > 5, NLL (nats), Brier score (0..2), ECE (0..1).
+
+    Args:
+        probabilities: [N, K].
+        labels: the true classes, int64 [N].
+    """
     classes = np.arange(probabilities.shape[1])
-    result = {"accuracy": float((probabilities.argmax(axis=1) == labels).mean())}
-    if len(classes) > _TOP:
-        result["top5_accuracy"] = float(
-            top_k_accuracy_score(labels, probabilities, k=_TOP, labels=classes)
+    top5: Top5Metrics = {}
+    if len(classes) > _TOP_K:
+        top5["top5_accuracy"] = float(
+            top_k_accuracy_score(labels, probabilities, k=_TOP_K, labels=classes)
         )
-    result["nll"] = float(log_loss(labels, probabilities, labels=classes))
-    result["brier"] = float(
-        brier_score_loss(labels, probabilities, labels=classes, scale_by_half=False)
-    )
-    result["ece"] = expected_calibration_error(probabilities, labels)
-    return result
+    return {
+        "accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
+        **top5,
+        "nll": float(log_loss(labels, probabilities, labels=classes)),
+        "brier": float(
+            brier_score_loss(labels, probabilities, labels=classes, scale_by_half=False)
+        ),
+        "ece": expected_calibration_error(probabilities, labels),
+    }
 
 
 def expected_calibration_error(probabilities: Floats, labels: Labels) -> float:
-    """Mean |accuracy - confidence| over 15 equal-width bins, weighted by size (Guo et al. 2017)."""
+    """Return the mean |accuracy - confidence| over 15 equal-width bins (Guo et al. 2017).
+
+    Bins are weighted by their number of images.
+
+    Args:
+        probabilities: [N, K].
+        labels: the true classes, int64 [N].
+    """
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     # torchmetrics would put a confidence that rounds to 1 into a bin of its own.
     bins = np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def per_class(
+def per_class_metrics(
     probabilities: Floats, labels: Labels, class_names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Precision, recall and image count of each class; 0 where nothing was predicted."""
+) -> dict[str, ClassMetrics]:
+    """Return precision, recall and number of images by class name.
+
+    The precision of a class that is never predicted is 0, as is the recall of one without images.
+
+    Args:
+        probabilities: [N, K].
+        labels: the true classes, int64 [N].
+        class_names: of length K.
+    """
     precision, recall, _, support = precision_recall_fscore_support(
         labels,
         probabilities.argmax(axis=1),
@@ -145,8 +181,8 @@ def per_class(
     }
 
 
-def confusion(probabilities: Floats, labels: Labels) -> NDArray[np.int64]:
-    """Count images by (true class, predicted class): int64 [K, K]."""
+def confusion_counts(probabilities: Floats, labels: Labels) -> NDArray[np.int64]:
+    """Count images by true class (row) and predicted class (column): int64 [K, K]."""
     classes = np.arange(probabilities.shape[1])
     counts: NDArray[np.int64] = confusion_matrix(
         labels, probabilities.argmax(axis=1), labels=classes

@@ -1,44 +1,44 @@
-"""`python -m training.experiments NAME`. Imports torch only once the options are known good."""
+"""`python -m training.experiments NAME`. Imports torch only after the options are validated."""
 
 import logging
 import os
 import sys
 from importlib import import_module
 
+from model.command_settings import USAGE_EXIT_STATUS, load_or_exit
 from model.errors import DropserveError
-from model.settings import USAGE_STATUS, load_or_exit
 from training.experiments.settings import ExperimentSettings
 
-_INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
+_INTERRUPTED_STATUS = 130  # 128 + SIGINT, the convention of shells
 
 
 def main(arguments: list[str]) -> int:
-    """Do one experiment; return the exit status."""
+    """Run one experiment; return the exit status."""
     settings = load_or_exit(ExperimentSettings, arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("training").setLevel(logging.INFO)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in training/__main__.py
     try:
-        _do(settings)
+        _run(settings)
     except DropserveError as error:
         sys.stderr.write(f"{error}\n")
-        return USAGE_STATUS
+        return USAGE_EXIT_STATUS
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; the same command goes on after the last whole trial.\n")
         return _INTERRUPTED_STATUS
     return 0
 
 
-def _do(settings: ExperimentSettings) -> None:
-    from rich.console import Console  # torch and rich take time to import
+def _run(settings: ExperimentSettings) -> None:
+    from rich.console import Console  # imported here, as torch and rich import slowly
 
-    from training.experiments.trial_runner import Lab
+    from training.experiments.trial_runner import TrialRunner
 
-    lab = Lab(settings)
+    runner = TrialRunner(settings)
     experiment = import_module(f"training.experiments.{settings.experiment}")
-    record = experiment.run(lab)
+    record = experiment.run(runner)
     record.print(Console())
-    record.save(lab.folder, settings.command)
+    record.save(runner.folder, settings.command)
     if settings.record is not None:
         record.add_to(settings.record, settings.command)
 

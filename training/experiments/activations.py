@@ -1,7 +1,7 @@
-"""Krizhevsky et al. 2012, figure 1: epochs to 25 % training error, ReLU against tanh and others.
+"""Epochs to 25 % training error, ReLU against tanh and others (Krizhevsky et al. 2012, figure 1).
 
-A four-layer convolutional network without any regularisation; each activation at the learning rate
-that its own sweep found fastest.
+Trains a network of four convolutions without regularisation, each activation at the learning rate
+that reaches the target first in its own sweep.
 """
 
 from dataclasses import dataclass
@@ -10,20 +10,21 @@ from typing import get_args
 import numpy as np
 from matplotlib.figure import Figure
 
-from model.bundle.architecture import ActivationName
-from training.experiments.record import Record, spread
-from training.experiments.trial import HOPELESS_ERROR, HOPELESS_SHARE, Outcome, Trial
-from training.experiments.trial_runner import Lab
+from model.bundle.network_architecture import ActivationName
+from training.experiments.record import Record, format_mean_std
+from training.experiments.trial import GIVE_UP_ERROR, GIVE_UP_SHARE, Trial, TrialResult
+from training.experiments.trial_runner import TrialRunner
 
 TARGET = 0.25
+"""The training error at which a trial stops."""
 _MOMENTUM = 0.9
 _CHECK_IMAGES = 4_000
 _NAMES: tuple[ActivationName, ...] = get_args(ActivationName)
 
 
 @dataclass(frozen=True)
-class Arena:
-    """One data set, and how long to look."""
+class Plan:
+    """A data set, and how long and how often its trials are measured."""
 
     data: str
     title: str
@@ -32,61 +33,63 @@ class Arena:
 
 
 _FULL = (
-    Arena("cifar-10", "CIFAR-10", epochs=40, checks_per_epoch=1),
-    Arena("fashion-mnist", "Fashion-MNIST", epochs=1, checks_per_epoch=40),
+    Plan("cifar-10", "CIFAR-10", epochs=40, checks_per_epoch=1),
+    Plan("fashion-mnist", "Fashion-MNIST", epochs=1, checks_per_epoch=40),
 )
-_QUICK = (Arena("digits", "digits", epochs=4, checks_per_epoch=2),)
+_QUICK = (Plan("digits", "digits", epochs=4, checks_per_epoch=2),)
 _RATES = (0.01, 0.03, 0.1, 0.003)
 _WIDTHS = (16, 16, 32, 32)
 
 
-def run(lab: Lab) -> Record:
-    """Sweep, repeat, compare."""
-    arenas = _QUICK if lab.quick else _FULL
-    rates = _RATES[:1] if lab.quick else _RATES
-    outcomes = {arena: {name: _arm(lab, arena, name, rates) for name in _NAMES} for arena in arenas}
+def run(runner: TrialRunner) -> Record:
+    """Sweep the learning rate of each activation, repeat the fastest, and compare with ReLU."""
+    plans = _QUICK if runner.quick else _FULL
+    rates = _RATES[:1] if runner.quick else _RATES
+    arms_by_plan = {
+        plan: {name: _run_arm(runner, plan, name, rates) for name in _NAMES} for plan in plans
+    }
     rows, ratios = [], []
-    for arena, arms in outcomes.items():
-        relu = [epochs_to(outcome, TARGET) for outcome in arms["relu"][1]]
+    for plan, arms in arms_by_plan.items():
+        relu = [epochs_to_target(result, TARGET) for result in arms["relu"][1]]
         for name, (rate, repeats) in arms.items():
-            epochs = [epochs_to(outcome, TARGET) for outcome in repeats]
+            epochs = [epochs_to_target(result, TARGET) for result in repeats]
             ratio = _ratio(epochs, relu)
-            rows.append((arena.title, name, f"{rate:g}", _said(epochs, arena), ratio))
+            rows.append((plan.title, name, f"{rate:g}", _format_epochs(epochs, plan), ratio))
             if name == "tanh":
-                ratios.append(f"{ratio} on {arena.title}")
+                ratios.append(f"{ratio} on {plan.title}")
     return Record(
         name="activations",
         title="Epochs to 25 % training error, ReLU against tanh and others",
-        setting=_setting(lab, tuple(arenas), rates),
+        setting=_setting(runner, tuple(plans), rates),
         columns=("data", "activation", "rate", "epochs to 25 %", "times ReLU's"),
         rows=rows,
         finding=f"tanh needs {' and '.join(ratios)} times as many epochs as ReLU; the paper found "
         "about six times, on all of CIFAR-10 with a network whose sizes it does not give.",
-        figure=_figure(outcomes),
+        figure=_figure(arms_by_plan),
     )
 
 
-def _setting(lab: Lab, arenas: tuple[Arena, ...], rates: tuple[float, ...]) -> str:
-    sizes = [f"{len(lab.data(arena.data).train):,} of {arena.title}" for arena in arenas]
+def _setting(runner: TrialRunner, plans: tuple[Plan, ...], rates: tuple[float, ...]) -> str:
+    sizes = [f"{len(runner.dataset(plan.data).train):,} of {plan.title}" for plan in plans]
     tried = ", ".join(f"{rate:g}" for rate in sorted(rates))
     return (
         f"a network of four convolutions (16-16-32-32 channels, pooled between) on "
         f"{' and '.join(sizes)} training images, without regularisation. SGD with momentum "
         f"{_MOMENTUM}, batches of 128; the learning rate of each arm is the fastest of {tried} in "
-        f"a sweep of its own. A run with more than {100 * HOPELESS_ERROR:g} % wrong after "
-        f"{HOPELESS_SHARE:.0%} of its epochs is given up. "
-        f"{len(lab.seeds)} seeds. The training error is measured in evaluation mode on "
+        f"a sweep of its own. A run with more than {100 * GIVE_UP_ERROR:g} % wrong after "
+        f"{GIVE_UP_SHARE:.0%} of its epochs is given up. "
+        f"{len(runner.seeds)} seeds. The training error is measured in evaluation mode on "
         f"{_CHECK_IMAGES:,} training images, and the epoch interpolated between measurements."
     )
 
 
-def epochs_to(outcome: Outcome, target: float) -> float:
-    """Return the epoch at which the training error first meets `target`; NaN where it never does.
+def epochs_to_target(result: TrialResult, target: float) -> float:
+    """Return the epoch at which the training error first falls to `target`; NaN if it never does.
 
-    Interpolated linearly between two checks.
+    Interpolates linearly between two checks.
     """
-    before = outcome.checks[0]
-    for check in outcome.checks[1:]:
+    before = result.checks[0]
+    for check in result.checks[1:]:
         if check.train_error <= target:
             share = (before.train_error - target) / (before.train_error - check.train_error)
             return before.epoch + share * (check.epoch - before.epoch)
@@ -94,69 +97,72 @@ def epochs_to(outcome: Outcome, target: float) -> float:
     return float("nan")
 
 
-def _arm(
-    lab: Lab, arena: Arena, name: ActivationName, rates: tuple[float, ...]
-) -> tuple[float, list[Outcome]]:
+def _run_arm(
+    runner: TrialRunner, plan: Plan, name: ActivationName, rates: tuple[float, ...]
+) -> tuple[float, list[TrialResult]]:
     arm = Trial(
-        data=arena.data,
+        data=plan.data,
         network="convolutions",
         widths=_WIDTHS,
         activation=name,
         momentum=_MOMENTUM,
-        epochs=arena.epochs,
-        checks_per_epoch=arena.checks_per_epoch,
+        epochs=plan.epochs,
+        checks_per_epoch=plan.checks_per_epoch,
         stop_at_train_error=TARGET,
         check_images=_CHECK_IMAGES,
     )
-    rate = _fastest(lab, arm, rates)
-    return rate, lab.repeat(arm.model_copy(update={"learning_rate": rate}))
+    rate = _fastest_rate(runner, arm, rates)
+    return rate, runner.repeat_over_seeds(arm.model_copy(update={"learning_rate": rate}))
 
 
-def _fastest(lab: Lab, arm: Trial, rates: tuple[float, ...]) -> float:
-    """Sweep; once a rate has reached the target, the others get no more epochs than it took.
+def _fastest_rate(runner: TrialRunner, arm: Trial, rates: tuple[float, ...]) -> float:
+    """Return the learning rate that reaches the target first.
 
-    Where none reaches it, the rate with the least training error at the end wins.
+    Once a rate has reached it, the next rates run for no more epochs than it took. If none reaches
+    it, return the rate with the least training error at the end.
     """
     costs = {}
     limit: float = arm.epochs
     for rate in rates:
-        outcome = lab.sweep(arm.model_copy(update={"epochs": limit}), rate)
-        epochs = epochs_to(outcome, TARGET)
+        result = runner.run_sweep_trial(arm.model_copy(update={"epochs": limit}), rate)
+        epochs = epochs_to_target(result, TARGET)
         reached = not np.isnan(epochs)
-        costs[rate] = (not reached, epochs if reached else outcome.last.train_error)
+        costs[rate] = (not reached, epochs if reached else result.last.train_error)
         if reached:
-            limit = min(limit, outcome.last.epoch)
+            limit = min(limit, result.last.epoch)
     return min(costs, key=costs.__getitem__)
 
 
-def _said(epochs: list[float], arena: Arena) -> str:
+def _format_epochs(epochs: list[float], plan: Plan) -> str:
     missed = int(np.isnan(epochs).sum())
     if missed:
-        return f"not within {arena.epochs} ({missed} of {len(epochs)} seeds)"
-    return spread(epochs)
+        return f"not within {plan.epochs} ({missed} of {len(epochs)} seeds)"
+    return format_mean_std(epochs)
 
 
 def _ratio(epochs: list[float], relu: list[float]) -> str:
-    """Seed by seed, so that the spread is that of the ratio."""
-    ratios = [mine / theirs for mine, theirs in zip(epochs, relu, strict=True)]
-    return "-" if np.isnan(ratios).any() else spread(ratios)
+    """Format the ratio of epochs, computed seed by seed so that its deviation can be given."""
+    ratios = [own / reference for own, reference in zip(epochs, relu, strict=True)]
+    return "-" if np.isnan(ratios).any() else format_mean_std(ratios)
 
 
-def _figure(outcomes: dict[Arena, dict[ActivationName, tuple[float, list[Outcome]]]]) -> Figure:
-    figure = Figure(figsize=(6.2 * len(outcomes), 4.6), layout="constrained")
-    grid = figure.subplots(1, len(outcomes), squeeze=False)[0]
-    for axes, (arena, arms) in zip(grid, outcomes.items(), strict=True):
+def _figure(
+    arms_by_plan: dict[Plan, dict[ActivationName, tuple[float, list[TrialResult]]]],
+) -> Figure:
+    figure = Figure(figsize=(6.2 * len(arms_by_plan), 4.6), layout="constrained")
+    grid = figure.subplots(1, len(arms_by_plan), squeeze=False)[0]
+    for axes, (plan, arms) in zip(grid, arms_by_plan.items(), strict=True):
         for index, (name, (_, repeats)) in enumerate(arms.items()):
-            for outcome in repeats:
+            for result in repeats:
                 axes.plot(
-                    [check.epoch for check in outcome.checks],
-                    [100 * check.train_error for check in outcome.checks],
+                    [check.epoch for check in result.checks],
+                    [100 * check.train_error for check in result.checks],
                     color=f"C{index}",
                     linestyle="--" if name in ("tanh", "sigmoid") else "-",
-                    label=name if outcome is repeats[0] else None,
+                    label=name if result is repeats[0] else None,
                 )
         axes.axhline(100 * TARGET, color="black", linewidth=0.8, linestyle=":")
-        axes.set(title=arena.title, xlabel="epoch", ylabel="training error (%)", ylim=(20, 95))
+        axes.set(title=plan.title, xlabel="epoch", ylabel="training error (%)", ylim=(20, 95))
         axes.grid(alpha=0.3)
     grid[-1].legend(loc="upper right", ncols=2)
     return figure

@@ -1,6 +1,6 @@
 """Weight scaling against the average of T thinned networks (Srivastava et al. 2014, figure 11).
 
-Twice averaged: over independent masks, as the paper does, and over the masks that we serve with.
+Averages over independent masks, as the paper does, and over the orthogonal masks of the service.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,21 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from model.dropout import masks
-from model.uncertainty.summary import softmax
-from training.data.batches import pixels
-from training.data.dataset import DataSet
-from training.evaluation.metrics import figures
-from training.experiments import trial as trials
-from training.experiments.record import Record, spread
-from training.experiments.trial import Trial
-from training.experiments.trial_runner import Lab
+from model.uncertainty.uncertainty_measures import softmax
+from training.data.batches import image_batches
+from training.data.dataset import Dataset
+from training.evaluation.metrics import classification_metrics
+from training.experiments.record import Record, format_mean_std
+from training.experiments.trial import Trial, run_trial
+from training.experiments.trial_runner import TrialRunner
 from training.network.classifier import Classifier
 
-_KINDS = {"independent": "independent masks", "served": "orthogonal masks"}
+_MASK_KINDS = {"independent": "independent masks", "served": "orthogonal masks"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How large and how long."""
+    """The data set, the length of the training, the numbers of samples T and of repetitions."""
 
     data: str
     epochs: int
@@ -40,25 +39,27 @@ _QUICK = Plan("digits", 10, samples=(2, 16, 64), repetitions=5)
 
 
 class Averages(BaseModel):
-    """Test error (share) and NLL (nats) of one trained network, by kind of mask and T."""
+    """Test error (share) and NLL (nats) of one trained network."""
 
     model_config = ConfigDict(frozen=True)
 
     scaled: tuple[float, float]
-    """Of weight scaling: error, NLL."""
+    """Error and NLL with weight scaling."""
     sampled: dict[str, dict[int, list[tuple[float, float]]]]
-    """Kind -> T -> error and NLL of each repetition."""
+    """By kind of mask and T: error and NLL of each repetition."""
 
 
-class _Description(BaseModel):
+class _CacheKey(BaseModel):
+    """All that determines the `Averages`, under which they are cached."""
+
     trial: Trial
     samples: tuple[int, ...]
     repetitions: int
 
 
-def run(lab: Lab) -> Record:
-    """Train, sample, compare."""
-    plan = _QUICK if lab.quick else _FULL
+def run(runner: TrialRunner) -> Record:
+    """Train a network, average over masks of both kinds, and compare with weight scaling."""
+    plan = _QUICK if runner.quick else _FULL
     trial = Trial(
         data=plan.data,
         widths=(500,),
@@ -68,16 +69,25 @@ def run(lab: Lab) -> Record:
         schedule="linear",
         epochs=plan.epochs,
     )
-    description = _Description(trial=trial, samples=plan.samples, repetitions=plan.repetitions)
-    averages = lab.keep(description, Averages, lambda: _measure(plan, trial, lab.data(plan.data)))
+    key = _CacheKey(trial=trial, samples=plan.samples, repetitions=plan.repetitions)
+    averages = runner.cached(
+        key, Averages, lambda: _measure(plan, trial, runner.dataset(plan.data))
+    )
     rows = [
         ("weight scaling", "-", f"{100 * averages.scaled[0]:.2f} %", f"{averages.scaled[1]:.4f}")
     ]
-    for kind, title in _KINDS.items():
+    for kind, title in _MASK_KINDS.items():
         for samples, repeats in averages.sampled[kind].items():
             errors = [100 * error for error, _ in repeats]
             losses = [loss for _, loss in repeats]
-            rows.append((title, str(samples), spread(errors) + " %", spread(losses, "{:.4f}")))
+            rows.append(
+                (
+                    title,
+                    str(samples),
+                    format_mean_std(errors) + " %",
+                    format_mean_std(losses, "{:.4f}"),
+                )
+            )
     return Record(
         name="averaging",
         title="Weight scaling against the average of T thinned networks",
@@ -91,24 +101,32 @@ def run(lab: Lab) -> Record:
     )
 
 
-def _measure(plan: Plan, trial: Trial, data: DataSet) -> Averages:
-    _, network = trials.run(trial, data)
+def _measure(plan: Plan, trial: Trial, data: Dataset) -> Averages:
+    _, network = run_trial(trial, data)
     with torch.no_grad():
-        features = torch.cat([network.trunk(images) for images in pixels(data.test)])
+        features = torch.cat([network.trunk(images) for images in image_batches(data.test)])
         logits = network.head(features).double().numpy()
     labels = data.test.labels
-    sampled: dict[str, dict[int, list[tuple[float, float]]]] = {kind: {} for kind in _KINDS}
-    for kind in _KINDS:
+    sampled: dict[str, dict[int, list[tuple[float, float]]]] = {kind: {} for kind in _MASK_KINDS}
+    for kind in _MASK_KINDS:
         for samples in plan.samples:
             sampled[kind][samples] = [
-                _figures(_mean(network, features, drawn(network, kind, seed, samples)), labels)
+                _error_and_nll(
+                    _mean_probabilities(
+                        network, features, draw_masks(network, kind, seed, samples)
+                    ),
+                    labels,
+                )
                 for seed in range(plan.repetitions)
             ]
-    return Averages(scaled=_figures(softmax(logits), labels), sampled=sampled)
+    return Averages(scaled=_error_and_nll(softmax(logits), labels), sampled=sampled)
 
 
-def drawn(network: Classifier, kind: str, seed: int, samples: int) -> torch.Tensor:
-    """Draw masks float32 [T, F], 0 or 1/(1-p): `independent` ones, or those that are `served`."""
+def draw_masks(network: Classifier, kind: str, seed: int, samples: int) -> torch.Tensor:
+    """Draw masks float32 [T, F] of 0 and 1/(1-p).
+
+    kind: `independent`, or `served` for the orthogonal masks of the service.
+    """
     layers = network.head.dropout_layers
     if kind == "served":
         return torch.tensor(masks.draw(seed, samples, layers)[0])
@@ -118,8 +136,10 @@ def drawn(network: Classifier, kind: str, seed: int, samples: int) -> torch.Tens
     return torch.tensor(kept / (1 - layer.p), dtype=torch.float32)
 
 
-def _mean(network: Classifier, features: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float64]:
-    """Average the probabilities of the thinned networks, float64 [N, K], mask by mask."""
+def _mean_probabilities(
+    network: Classifier, features: torch.Tensor, mask: torch.Tensor
+) -> NDArray[np.float64]:
+    """Return the mean probabilities float64 [N, K] of the thinned networks of masks [T, F]."""
     total = torch.zeros(len(features), network.head.widths[-1], dtype=torch.float64)
     with torch.no_grad():
         for one in mask:
@@ -129,8 +149,10 @@ def _mean(network: Classifier, features: torch.Tensor, mask: torch.Tensor) -> ND
     return mean
 
 
-def _figures(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, float]:
-    measured = figures(probabilities, labels)
+def _error_and_nll(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+) -> tuple[float, float]:
+    measured = classification_metrics(probabilities, labels)
     return 1 - measured["accuracy"], measured["nll"]
 
 
@@ -138,7 +160,7 @@ def _finding(plan: Plan, averages: Averages) -> str:
     most = plan.samples[-1]
     excess = {}
     best = np.mean([loss for _, loss in averages.sampled["served"][most]])
-    for kind in _KINDS:
+    for kind in _MASK_KINDS:
         mean = {t: np.mean([loss for _, loss in r]) for t, r in averages.sampled[kind].items()}
         excess[kind] = mean[plan.samples[0]] - best, mean[plan.samples[-2]] - best
     wins = "below" if best < averages.scaled[1] else "above"
@@ -159,7 +181,7 @@ def _figure(averages: Averages) -> Figure:
         axes.axhline(
             scale * averages.scaled[place], color="black", linestyle=":", label="weight scaling"
         )
-        for kind, title in _KINDS.items():
+        for kind, title in _MASK_KINDS.items():
             samples = list(averages.sampled[kind])
             values = np.array([[r[place] for r in averages.sampled[kind][t]] for t in samples])
             axes.errorbar(

@@ -1,7 +1,7 @@
-"""Units killed on purpose, and what a slope below zero does for them (Maas et al. 2013).
+"""The dying ReLU problem: do leaky slopes revive dead units (Maas et al. 2013)?
 
-Two ways to kill: a share of the units starts with a bias far below zero; or the first epoch runs at
-a rate far too high. Slope 0 is ReLU.
+Units are killed on purpose in two ways: a share of them starts with a bias far below zero, or the
+first epoch has a learning rate far too high. Slope 0 is ReLU.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.experiments.record import Record, percent, spread
-from training.experiments.trial import Outcome, Trial
-from training.experiments.trial_runner import Lab
+from training.experiments.record import Record, format_mean_std, format_percent
+from training.experiments.trial import Trial, TrialResult
+from training.experiments.trial_runner import TrialRunner
 
 _SLOPES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 _RATE = 0.01
@@ -19,8 +19,8 @@ _MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
-class Kill:
-    """A way to kill."""
+class KillMethod:
+    """A way to make units die."""
 
     title: str
     share: float = 0.0
@@ -28,17 +28,17 @@ class Kill:
     shock_rate: float | None = None
 
 
-_UNHARMED = Kill("unharmed")
-_KILLS = (
-    _UNHARMED,
-    Kill("bias -5 in 90 % of the units", share=0.9, bias=-5.0),
-    Kill("rate 0.15 in the first epoch", shock_rate=0.15),
+_CONTROL = KillMethod("unharmed")
+_KILL_METHODS = (
+    _CONTROL,
+    KillMethod("bias -5 in 90 % of the units", share=0.9, bias=-5.0),
+    KillMethod("rate 0.15 in the first epoch", shock_rate=0.15),
 )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How large and how long."""
+    """The data set, the network, the length of the training, and the slopes to compare."""
 
     data: str
     widths: tuple[int, ...]
@@ -50,12 +50,12 @@ _FULL = Plan("fashion-mnist", (128, 128, 128), epochs=10, slopes=_SLOPES)
 _QUICK = Plan("digits", (64, 64), epochs=3, slopes=_SLOPES[::3])
 
 
-def run(lab: Lab) -> Record:
-    """Kill, train, count."""
-    plan = _QUICK if lab.quick else _FULL
-    outcomes = {
-        (kill.title, slope): lab.repeat(_trial(plan, kill, slope))
-        for kill in _KILLS
+def run(runner: TrialRunner) -> Record:
+    """Train with each way to kill and each slope, and count the dead units."""
+    plan = _QUICK if runner.quick else _FULL
+    results = {
+        (kill.title, slope): runner.repeat_over_seeds(_trial(plan, kill, slope))
+        for kill in _KILL_METHODS
         for slope in plan.slopes
     }
     units = sum(plan.widths)
@@ -63,19 +63,19 @@ def run(lab: Lab) -> Record:
         (
             title,
             "0 (ReLU)" if slope == 0 else f"{slope:g}",
-            spread([peak(outcome) for outcome in repeats], "{:.0f}"),
-            spread([outcome.last.dead for outcome in repeats], "{:.0f}"),
-            *_accuracy(repeats, outcomes[_UNHARMED.title, slope]),
+            format_mean_std([max_dead_units(result) for result in repeats], "{:.0f}"),
+            format_mean_std([result.last.dead for result in repeats], "{:.0f}"),
+            *_accuracy(repeats, results[_CONTROL.title, slope]),
         )
-        for (title, slope), repeats in outcomes.items()
+        for (title, slope), repeats in results.items()
     ]
     return Record(
         name="dying",
         title="Dying units, and slopes that revive them",
         setting=f"{len(plan.widths)} hidden layers of {plan.widths[0]} units on {plan.data}, SGD "
         f"with momentum {_MOMENTUM} at rate {_RATE:g}, batches of 128, {plan.epochs} epochs, "
-        f"{len(lab.seeds)} seeds. A unit counts as dead where its weighted sum is above 0 on none "
-        f"of the validation images; of {units} units in all.",
+        f"{len(runner.seeds)} seeds. A unit counts as dead where its weighted sum is above 0 on "
+        f"none of the validation images; of {units} units in all.",
         columns=(
             "killed by",
             "slope",
@@ -85,17 +85,17 @@ def run(lab: Lab) -> Record:
             "points lost",
         ),
         rows=rows,
-        finding=_finding(plan, outcomes),
-        figure=_figure(plan, outcomes, units),
+        finding=_finding(plan, results),
+        figure=_figure(plan, results, units),
     )
 
 
-def peak(outcome: Outcome) -> int:
-    """Return the most units that were dead at one moment."""
-    return max(check.dead for check in outcome.checks)
+def max_dead_units(result: TrialResult) -> int:
+    """Return the largest number of units that were dead at one check."""
+    return max(check.dead for check in result.checks)
 
 
-def _trial(plan: Plan, kill: Kill, slope: float) -> Trial:
+def _trial(plan: Plan, kill: KillMethod, slope: float) -> Trial:
     return Trial(
         data=plan.data,
         widths=plan.widths,
@@ -110,29 +110,29 @@ def _trial(plan: Plan, kill: Kill, slope: float) -> Trial:
     )
 
 
-def _accuracy(repeats: list[Outcome], unharmed: list[Outcome]) -> tuple[str, str]:
-    """Say the test accuracy, and the points lost against the unharmed, seed by seed."""
-    diverged = sum(outcome.diverged for outcome in repeats)
+def _accuracy(repeats: list[TrialResult], control: list[TrialResult]) -> tuple[str, str]:
+    """Format the test accuracy, and the percentage points lost against `control`, seed by seed."""
+    diverged = sum(result.diverged for result in repeats)
     if diverged:
         return f"diverged ({diverged} of {len(repeats)})", "-"
-    lost = [100 * (m - u) for m, u in zip(_errors(repeats), _errors(unharmed), strict=True)]
-    return percent([1 - error for error in _errors(repeats)]), spread(lost)
+    lost = [100 * (m - u) for m, u in zip(_errors(repeats), _errors(control), strict=True)]
+    return format_percent([1 - error for error in _errors(repeats)]), format_mean_std(lost)
 
 
-def _errors(outcomes: list[Outcome]) -> list[float]:
-    return [outcome.test_error or 0.0 for outcome in outcomes]
+def _errors(results: list[TrialResult]) -> list[float]:
+    return [result.test_error or 0.0 for result in results]
 
 
-def _finding(plan: Plan, outcomes: dict[tuple[str, float], list[Outcome]]) -> str:
+def _finding(plan: Plan, results: dict[tuple[str, float], list[TrialResult]]) -> str:
     sentences = []
-    for kill in _KILLS[1:]:
-        arms = {slope: outcomes[kill.title, slope] for slope in plan.slopes}
+    for kill in _KILL_METHODS[1:]:
+        arms = {slope: results[kill.title, slope] for slope in plan.slopes}
         errors = {slope: float(np.mean(_errors(repeats))) for slope, repeats in arms.items()}
         best = min(errors, key=errors.__getitem__)
         parts = []
         for slope in dict.fromkeys((0.0, best)):
-            most = np.mean([peak(outcome) for outcome in arms[slope]])
-            left = np.mean([outcome.last.dead for outcome in arms[slope]])
+            most = np.mean([max_dead_units(result) for result in arms[slope]])
+            left = np.mean([result.last.dead for result in arms[slope]])
             parts.append(
                 f"with slope {slope:g} at most {most:.0f} are dead, {left:.0f} at last, and the "
                 f"test error is {100 * errors[slope]:.2f} %"
@@ -143,12 +143,12 @@ def _finding(plan: Plan, outcomes: dict[tuple[str, float], list[Outcome]]) -> st
     return " ".join(sentences)
 
 
-def _figure(plan: Plan, outcomes: dict[tuple[str, float], list[Outcome]], units: int) -> Figure:
+def _figure(plan: Plan, results: dict[tuple[str, float], list[TrialResult]], units: int) -> Figure:
     figure = Figure(figsize=(12, 4.2), layout="constrained")
-    grid = figure.subplots(1, len(_KILLS), sharey=True)
-    for axes, kill in zip(grid, _KILLS, strict=True):
+    grid = figure.subplots(1, len(_KILL_METHODS), sharey=True)
+    for axes, kill in zip(grid, _KILL_METHODS, strict=True):
         for index, slope in enumerate(plan.slopes):
-            checks = outcomes[kill.title, slope][0].checks
+            checks = results[kill.title, slope][0].checks
             axes.plot(
                 [check.epoch for check in checks],
                 [100 * check.dead / units for check in checks],

@@ -1,6 +1,6 @@
-"""The networks of the papers, beside the presets: any depth of dense layers, and four convolutions.
+"""Builds the networks of the papers, which are not presets: dense and convolutional networks.
 
-They train here and are measured here; only the presets are exported.
+They are used only in experiments; only the presets are exported.
 """
 
 from collections.abc import Sequence
@@ -8,48 +8,52 @@ from itertools import pairwise
 
 from torch import nn
 
-from model.bundle.architecture import Architecture
+from model.bundle.network_architecture import Architecture
 from training.network.activations import build_activation
-from training.network.classifier import Classifier, Head, Normalise, initialised
+from training.network.classifier import Classifier, Head, Normalise, initialise_network
 
 
-def dense(
+def build_dense(
     architecture: Architecture,
     widths: Sequence[int],
     input_dropout: float,
-    pixels: tuple[Sequence[float], Sequence[float]],
+    pixel_statistics: tuple[Sequence[float], Sequence[float]],
 ) -> Classifier:
-    """Dense layers of these widths, each activated and dropped out, then the output layer.
+    """Build dense layers of `widths`, each with activation and dropout, and the output layer.
 
     Args:
         architecture: activation, dropout of the hidden layers, input and classes.
-        widths: units of the hidden layers, one at least.
+        widths: units of the hidden layers, at least one.
         input_dropout: probability of zeroing a pixel.
-        pixels: mean and standard deviation of the training images, one a channel.
+        pixel_statistics: mean and standard deviation of the training images, by channel.
     """
     spec = architecture.input
-    layers: list[nn.Module] = [Normalise(*pixels), nn.Flatten(), nn.Dropout(input_dropout)]
+    layers: list[nn.Module] = [
+        Normalise(*pixel_statistics),
+        nn.Flatten(),
+        nn.Dropout(input_dropout),
+    ]
     for inner, outer in pairwise((spec.channels * spec.height * spec.width, *widths)):
         layers += [nn.Linear(inner, outer), _activation(architecture)]
         layers += [nn.Dropout(architecture.dropout)]
-    trunk = nn.Sequential(*layers[:-1])  # the head begins with the last layer's dropout
-    head = Head([widths[-1], architecture.classes], architecture, dropouts=1)
-    return initialised(Classifier(trunk, head), architecture)
+    trunk = nn.Sequential(*layers[:-1])  # the last dropout belongs to the head
+    head = Head([widths[-1], architecture.classes], architecture, dropout_count=1)
+    return initialise_network(Classifier(trunk, head), architecture)
 
 
-def convolutions(
+def build_convolutional(
     architecture: Architecture,
     widths: Sequence[int],
-    pixels: tuple[Sequence[float], Sequence[float]],
+    pixel_statistics: tuple[Sequence[float], Sequence[float]],
 ) -> Classifier:
-    """Convolutions of these channels, pooled between, no normalisation, then the output.
+    """Build convolutions with pooling between them, without normalisation, and the output layer.
 
     Args:
         architecture: activation, dropout before the output, input and classes.
         widths: channels of the convolutions; each pooling halves the image.
-        pixels: mean and standard deviation of the training images, one a channel.
+        pixel_statistics: mean and standard deviation of the training images, by channel.
     """
-    layers: list[nn.Module] = [Normalise(*pixels)]
+    layers: list[nn.Module] = [Normalise(*pixel_statistics)]
     channels: int = architecture.input.channels
     for index, width in enumerate(widths):
         layers += [nn.Conv2d(channels, width, 3, padding=1), _activation(architecture)]
@@ -57,11 +61,11 @@ def convolutions(
         if index < len(widths) - 1:
             layers.append(nn.MaxPool2d(2))
     layers.append(nn.Flatten())
-    shrunk = 2 ** (len(widths) - 1)
+    reduction = 2 ** (len(widths) - 1)
     spec = architecture.input
-    features = channels * (spec.height // shrunk) * (spec.width // shrunk)
-    head = Head([features, architecture.classes], architecture, dropouts=1)
-    return initialised(Classifier(nn.Sequential(*layers), head), architecture)
+    features = channels * (spec.height // reduction) * (spec.width // reduction)
+    head = Head([features, architecture.classes], architecture, dropout_count=1)
+    return initialise_network(Classifier(nn.Sequential(*layers), head), architecture)
 
 
 def _activation(architecture: Architecture) -> nn.Module:

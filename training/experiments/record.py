@@ -1,4 +1,4 @@
-"""What an experiment ends in: a table on the terminal, a plot, and a dated entry for the notes."""
+"""Presents the result of an experiment: a table, a plot and a dated entry of the notes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ PLOTS_FOLDER = "plots"
 
 @dataclass(frozen=True)
 class Record:
-    """One experiment's result, ready to be read."""
+    """The result of one experiment, as text, table and plot."""
 
     name: str
     title: str
     setting: str
-    """What was done, in a sentence or two, Markdown."""
+    """What was done, in a sentence or two of Markdown."""
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     finding: str
-    """What came out, figures and all, Markdown; written from the figures, whatever they are."""
+    """The result in Markdown, generated from the measured numbers."""
     figure: Figure
 
     def entry(self, command: str) -> str:
-        """Return the entry, Markdown, with today's date."""
+        """Return the entry in Markdown, with today's date."""
         lines = ["| " + " | ".join(row) + " |" for row in (self.columns, *self.rows)]
         lines.insert(1, "|" + "---|" * len(self.columns))
         table = "\n".join(lines)
@@ -42,7 +42,7 @@ class Record:
         )
 
     def print(self, console: Console) -> None:
-        """Show the table and the finding."""
+        """Print the table and the finding."""
         table = Table(*self.columns, title=self.title)
         for row in self.rows:
             table.add_row(*row)
@@ -55,7 +55,7 @@ class Record:
         (folder / "entry.md").write_text(self.entry(command), encoding="utf-8")
 
     def add_to(self, notes: Path, command: str) -> None:
-        """Put the entry before the others in `notes`/experiments.md, and its plot beside it.
+        """Insert the entry before all others in `notes`/experiments.md, and save its plot there.
 
         Raises:
             SettingsError: there is no such file, or it has no entries.
@@ -70,17 +70,17 @@ class Record:
         file.write_text(f"{head}\n{self.entry(command)}{heading}{rest}", encoding="utf-8")
 
     def draw(self, file: Path) -> None:
-        """Write the plot as SVG, the same bytes for the same figures."""
+        """Write the plot as SVG; the same numbers give the same bytes."""
         with mpl.rc_context({"svg.hashsalt": self.name}):
             self.figure.savefig(file, metadata={"Date": None})
 
 
-def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
-    """Say mean ± standard deviation over the seeds; the mean alone where there is one seed."""
-    mean = form.format(np.mean(values))
-    return f"{mean} ± {form.format(np.std(values, ddof=1))}" if len(values) > 1 else mean
+def format_mean_std(values: Sequence[float], template: str = "{:.2f}") -> str:
+    """Format the mean ± the sample standard deviation; only the mean of a single value."""
+    mean = template.format(np.mean(values))
+    return f"{mean} ± {template.format(np.std(values, ddof=1))}" if len(values) > 1 else mean
 
 
-def percent(shares: Sequence[float]) -> str:
-    """Say shares as percent, mean ± standard deviation."""
-    return spread([100 * share for share in shares]) + " %"
+def format_percent(shares: Sequence[float]) -> str:
+    """Format the mean ± the standard deviation of shares (0..1) in percent."""
+    return format_mean_std([100 * share for share in shares]) + " %"

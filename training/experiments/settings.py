@@ -1,4 +1,4 @@
-"""The options of `python -m training.experiments`. Knows no torch."""
+"""The options of `python -m training.experiments`. Imports no torch."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,7 +7,7 @@ import pooch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.settings import CommandSettings
+from model.command_settings import CommandSettings
 from training.config import data_dir_from_environment
 
 ExperimentName = Literal["activations", "table", "dropout", "dying", "averaging", "shapes"]
@@ -49,7 +49,7 @@ class ExperimentSettings(CommandSettings):
 
     @property
     def command(self) -> str:
-        """The command line that does this again, without the places of one machine."""
+        """The command line that repeats this experiment, without the paths of one machine."""
         seeds = "" if self.quick or self.seeds == 3 else f" --seeds {self.seeds}"
         quick = " --quick" if self.quick else ""
         return f"python -m training.experiments {self.experiment}{quick}{seeds}"

@@ -1,7 +1,7 @@
-"""One training of one network for an experiment: what to do, and what came of it.
+"""Runs a trial: one training of one network for an experiment, from its description to its result.
 
-Plain gradient descent, no augmentation and no early stopping, so that only what an experiment
-varies makes a difference. Two trials with one description on one machine give the same outcome.
+Uses plain gradient descent, no augmentation and no early stopping, so that only what an experiment
+varies makes a difference. Two equal trials on the same machine give the same result.
 """
 
 import math
@@ -15,29 +15,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from model.bundle.architecture import ActivationName, Architecture
-from training.data import augmentation as augment
-from training.data.batches import EVALUATION_BATCH, Batches, laid_out, pixel_statistics, pixels
-from training.data.dataset import DataSet, Split
-from training.experiments.networks import convolutions, dense
-from training.fitting.diagnostics import (
+from model.bundle.network_architecture import ActivationName, Architecture
+from training.data.augmentation import build_augmentation
+from training.data.batches import (
+    EVALUATION_BATCH_SIZE,
+    Batches,
+    image_batches,
+    pixel_mean_and_std,
+    to_channels_last,
+)
+from training.data.dataset import Dataset, Split
+from training.experiments.networks import build_convolutional, build_dense
+from training.fitting.learning_rate_schedule import update_every_step
+from training.fitting.lightning_module import ClassifierModule, epoch_seed
+from training.fitting.training_loop import silence_warnings
+from training.fitting.unit_diagnostics import (
     ActivationMonitor,
     GradientNorms,
     LayerHealth,
     diagnose,
     network_of,
 )
-from training.fitting.loop import silence_warnings
-from training.fitting.module import ClassifierModule, epoch_seed
 from training.network.classifier import Classifier
 
-HOPELESS_SHARE = 3 / 8
-HOPELESS_ERROR = 0.8
-"""A trial with a target is given up where it has this error after this share of its epochs."""
+GIVE_UP_SHARE = 3 / 8
+GIVE_UP_ERROR = 0.8
+"""A trial with a target stops if, after that share of its epochs, its training error is higher."""
 
 
 class Trial(BaseModel):
-    """All that decides a trial's outcome; the defaults are plain SGD on a dense ReLU network."""
+    """All that determines a trial's result; the defaults are plain SGD on a dense ReLU network."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +63,9 @@ class Trial(BaseModel):
     batch_size: int = 128
     epochs: float
     checks_per_epoch: int = 1
-    check_images: int = Field(10_000, description="training, and validation, images of a check")
+    check_images: int = Field(
+        10_000, description="most training, and most validation, images of a check"
+    )
     stop_at_train_error: float | None = None
     seed: int = 0
     killed_share: float = Field(0.0, description="share of hidden units that start dead")
@@ -66,7 +75,10 @@ class Trial(BaseModel):
 
 
 class Check(BaseModel):
-    """A moment of a trial. Errors are shares of wrong answers, losses in nats, in evaluation."""
+    """One measurement during a trial, in evaluation mode.
+
+    Errors are shares of wrong predictions, 0..1; losses are mean cross-entropies in nats.
+    """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
@@ -79,40 +91,40 @@ class Check(BaseModel):
     """Hidden units that fire on no validation image."""
 
 
-class Outcome(BaseModel):
-    """What came of a trial."""
+class TrialResult(BaseModel):
+    """The measurements of a trial."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     checks: tuple[Check, ...]
-    """The first is before the first step."""
+    """In the order of time; the first one is before the first step."""
     diverged: bool
     test_error: float | None
     test_loss: float | None
     health: tuple[LayerHealth, ...]
-    """On the validation images, at the end."""
+    """Of the hidden layers on the validation images, at the end."""
     gradient_norms: dict[str, float]
-    """By layer, mean over the steps of the first epoch."""
+    """L2 norms by layer, averaged over the steps of the first epoch."""
 
     @property
     def last(self) -> Check:
-        """The last moment."""
+        """The last check."""
         return self.checks[-1]
 
 
-class Plain(ClassifierModule):
-    """Gradient descent as a trial describes it."""
+class TrialModule(ClassifierModule):
+    """Trains a network with the optimizer and the schedule of a trial."""
 
     def __init__(self, network: Classifier, trial: Trial, classes: int) -> None:
-        super().__init__(network, classes, augment.build("none", 0), trial.max_norm)
+        super().__init__(network, classes, build_augmentation("none", 0), trial.max_norm)
         self.trial = trial
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout for this epoch alone."""
+        """Seed the dropout of this epoch."""
         torch.manual_seed(epoch_seed(self.trial.seed, self.current_epoch))
 
     def configure_optimizers(self) -> Any:
-        """The rate is the trial's, but for a shock, and falls to 0 where that is asked for."""
+        """Return the optimizer and its schedule: constant or linear, after an optional shock."""
         trial = self.trial
         weights = self.network.parameters()
         optimizer: Optimizer
@@ -129,21 +141,21 @@ class Plain(ClassifierModule):
             return 1 - step / (steps + 1) if trial.schedule == "linear" else 1.0
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return update_every_step(optimizer, schedule)
 
 
-class Checks(Callback):
-    """Measures a network a fixed number of times an epoch, and stops it where it need not go on."""
+class CheckCallback(Callback):
+    """Measures the network several times per epoch, and stops a trial that has reached its end."""
 
-    def __init__(self, trial: Trial, data: DataSet, steps: int) -> None:
+    def __init__(self, trial: Trial, data: Dataset, steps: int) -> None:
         self.checks: list[Check] = []
         self.norms = GradientNorms()
         self._trial = trial
         self._train, self._validation = (
-            part.take(np.arange(min(len(part), trial.check_images)))
-            for part in (data.train, data.validation)
+            split.take(np.arange(min(len(split), trial.check_images)))
+            for split in (data.train, data.validation)
         )
-        self._steps = steps  # in an epoch
+        self._steps = steps  # per epoch
         self._interval = max(1, steps // trial.checks_per_epoch)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -153,26 +165,26 @@ class Checks(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Keep the first epoch's gradients."""
+        """Add the gradients of a step of the first epoch."""
         if trainer.global_step < self._steps:
             self.norms.add(network_of(pl_module))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Measure where it is time; stop at the target, or where the loss is no number."""
+        """Measure at the interval; stop at the target, far from it, or if the loss diverged."""
         if trainer.global_step % self._interval == 0:
             check = self._check(trainer, pl_module)
             target = self._trial.stop_at_train_error
-            late = check.epoch >= HOPELESS_SHARE * self._trial.epochs
+            is_late = check.epoch >= GIVE_UP_SHARE * self._trial.epochs
             ended = target is not None and (
-                check.train_error <= target or (late and check.train_error > HOPELESS_ERROR)
+                check.train_error <= target or (is_late and check.train_error > GIVE_UP_ERROR)
             )
             trainer.should_stop = ended or not math.isfinite(check.train_loss)
 
     def _check(self, trainer: Trainer, module: LightningModule) -> Check:
         network = network_of(module)
-        train_loss, train_error = measure(network, self._train)
-        with ActivationMonitor(network) as watch:
-            validation_loss, validation_error = measure(network, self._validation)
+        train_loss, train_error = loss_and_error(network, self._train)
+        with ActivationMonitor(network) as monitor:
+            validation_loss, validation_error = loss_and_error(network, self._validation)
         self.checks.append(
             Check(
                 epoch=trainer.global_step / self._steps,
@@ -180,20 +192,22 @@ class Checks(Callback):
                 train_error=train_error,
                 validation_loss=validation_loss,
                 validation_error=validation_error,
-                dead=sum(layer.dead for layer in watch.health()),
+                dead=sum(layer.dead for layer in monitor.health()),
             )
         )
         return self.checks[-1]
 
 
-def run(trial: Trial, data: DataSet) -> tuple[Outcome, Classifier]:
-    """Train as `trial` says on `data`, and return the outcome and the network, in evaluation."""
+def run_trial(trial: Trial, data: Dataset) -> tuple[TrialResult, Classifier]:
+    """Train as `trial` describes; return the result and the network in evaluation mode."""
     silence_warnings()
     torch.manual_seed(trial.seed)
-    network = _build(trial, data)
-    _kill(network, trial)
-    batches = Batches(data.train, trial.batch_size, lambda count: _order(trainer, trial, count))
-    checks = Checks(trial, data, len(batches))
+    network = _build_network(trial, data)
+    _set_killing_biases(network, trial)
+    batches = Batches(
+        data.train, trial.batch_size, lambda count: _epoch_order(trainer, trial, count)
+    )
+    checks = CheckCallback(trial, data, len(batches))
     trainer = Trainer(
         max_steps=math.ceil(trial.epochs * len(batches)),
         accelerator="cpu",
@@ -204,40 +218,43 @@ def run(trial: Trial, data: DataSet) -> tuple[Outcome, Classifier]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Plain(network, trial, len(data.class_names)), batches)
+    trainer.fit(TrialModule(network, trial, len(data.class_names)), batches)
     network.eval()
-    test_loss, test_error = measure(network, data.test) if trial.tested else (None, None)
-    return Outcome(
+    test_loss, test_error = loss_and_error(network, data.test) if trial.tested else (None, None)
+    return TrialResult(
         checks=tuple(checks.checks),
         diverged=not math.isfinite(checks.checks[-1].train_loss),
         test_error=test_error,
         test_loss=test_loss,
-        health=diagnose(network, pixels(data.validation)),
+        health=diagnose(network, image_batches(data.validation)),
         gradient_norms=checks.norms.means(),
     ), network
 
 
-def measure(network: nn.Module, part: Split) -> tuple[float, float]:
-    """Return the mean cross-entropy (nats) and the share of wrong answers, in evaluation mode."""
+def loss_and_error(network: nn.Module, split: Split) -> tuple[float, float]:
+    """Return the mean cross-entropy (nats) and the share of wrong predictions (0..1).
+
+    Runs in evaluation mode and restores the mode of `network`.
+    """
     was_training = network.training
     network.eval()
     loss = wrong = 0.0
     with torch.no_grad():
-        for images, labels in Batches(part, EVALUATION_BATCH):
-            logits = network(laid_out(images.float() / 255))
+        for images, labels in Batches(split, EVALUATION_BATCH_SIZE):
+            logits = network(to_channels_last(images.float() / 255))
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
             wrong += int((logits.argmax(dim=1) != labels).sum())
     network.train(was_training)
-    return loss / len(part), wrong / len(part)
+    return loss / len(split), wrong / len(split)
 
 
-def _order(trainer: Trainer, trial: Trial, count: int) -> Tensor:
+def _epoch_order(trainer: Trainer, trial: Trial, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(epoch_seed(trial.seed, trainer.current_epoch))
     return torch.randperm(count, generator=generator)
 
 
-def _kill(network: Classifier, trial: Trial) -> None:
-    """Give a drawn share of each hidden layer's units the killing bias."""
+def _set_killing_biases(network: Classifier, trial: Trial) -> None:
+    """Set the killing bias of a random share of each hidden layer's units."""
     generator = torch.Generator().manual_seed(trial.seed)
     for hidden in network.hidden_layers():
         count = round(trial.killed_share * hidden.units)
@@ -246,7 +263,7 @@ def _kill(network: Classifier, trial: Trial) -> None:
             hidden.bias.data[drawn] = trial.killing_bias
 
 
-def _build(trial: Trial, data: DataSet) -> Classifier:
+def _build_network(trial: Trial, data: Dataset) -> Classifier:
     architecture = Architecture(
         activation=trial.activation,
         negative_slope=trial.negative_slope,
@@ -254,8 +271,8 @@ def _build(trial: Trial, data: DataSet) -> Classifier:
         classes=len(data.class_names),
         input=data.input,
     )
-    statistics = pixel_statistics(data.train)
+    statistics = pixel_mean_and_std(data.train)
     if trial.network == "dense":
-        return dense(architecture, trial.widths, trial.input_dropout, statistics)
-    network: Classifier = convolutions(architecture, trial.widths, statistics)
+        return build_dense(architecture, trial.widths, trial.input_dropout, statistics)
+    network: Classifier = build_convolutional(architecture, trial.widths, statistics)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,7 +1,7 @@
 """Fits a bundle's calibration on its validation images, with the exported graphs.
 
-Nothing of it sees a test image. Only the density of the features is fitted on training images, and
-where the validation images lie in it is counted on those.
+No test image is used. Only the density of the features is fitted on training images; the typicality
+scale is then taken from the validation images.
 """
 
 from collections.abc import Callable
@@ -13,96 +13,103 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 from sklearn.decomposition import PCA
 
-from model.dropout.sampling import FixedSamples
+from model.dropout.sampling_methods import FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Prediction, Predictor
 from model.uncertainty.calibration import (
-    FEWEST_IMAGES,
+    MIN_CALIBRATION_IMAGES,
     RISK_STARTS,
-    Arrays,
     Calibration,
+    CalibrationArrays,
     Calibrator,
     aps_scores,
     uniform_draws,
 )
 from model.uncertainty.ood import RelativeMahalanobis
-from model.uncertainty.summary import softmax, summarise
-from training.data.dataset import DataSet, Split
+from model.uncertainty.uncertainty_measures import softmax, summarise
+from training.data.dataset import Dataset, Split
 
 SAMPLES = 64
 SEED = 0
 GUARANTEE = 0.95
-_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""The default is the least of these that some threshold keeps, or the last."""
+"""Confidence that abstention keeps its maximum risk."""
+_CANDIDATE_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""The default maximum risk is the lowest of these that some threshold keeps, else the last."""
 _SHRINKAGE = 0.1
-"""Chosen on classes held out of the training, docs/experiments.md."""
-_DENSITY_IMAGES = 20_000
-_DENSITY_AXES = 256
-_CHUNK = 1_000
-_CELLS = 2**26
-"""Numbers of the largest array."""
-_LOGARITHMS = (-3.0, 3.0)  # of temperatures
+"""Chosen on classes that were left out of the training, docs/experiments.md."""
+_MAX_DENSITY_IMAGES = 20_000
+_MAX_DENSITY_DIMENSIONS = 256
+_BATCH_SIZE = 1_000
+_MAX_ARRAY_SIZE = 2**26
+"""Number of elements of the largest array in memory."""
+_LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
 
 Floats = NDArray[np.float64]
 
 
-def calibrate(predictor: Predictor, data: DataSet) -> Calibrator | None:
-    """Fit everything; None where there are fewer than FEWEST_IMAGES validation images.
+def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
+    """Fit the whole calibration; None below MIN_CALIBRATION_IMAGES validation images.
 
     Args:
-        predictor: over the exported graphs, not calibrated yet.
-        data: its training and validation parts are used, its test part is not.
+        predictor: over the exported graphs, without a calibration.
+        data: its training and validation images are used.
     """
     labels = data.validation.labels
-    if len(labels) < FEWEST_IMAGES:
+    if len(labels) < MIN_CALIBRATION_IMAGES:
         return None
-    every = np.arange(len(labels))
-    prediction = _predict(predictor, data.validation, every)
-    how = FixedSamples(SEED, SAMPLES)
-    # As many images as fit into memory, of all classes also where they come sorted by class.
-    few = every[:: -(-len(every) * SAMPLES * predictor.classes // _CELLS)]
-    logits = predictor.sample(prediction.features[few], how)
+    rows = np.arange(len(labels))
+    prediction = _predict(predictor, data.validation, rows)
+    sampling = FixedSamples(SEED, SAMPLES)
+    # As many images as fit into memory, evenly spaced: the images may be sorted by class.
+    spaced = rows[:: -(-len(rows) * SAMPLES * predictor.classes // _MAX_ARRAY_SIZE)]
+    logits = predictor.sample(prediction.features[spaced], sampling)
 
-    def plain(temperature: float) -> Floats:
+    def deterministic_probabilities(temperature: float) -> Floats:
         return softmax(prediction.logits / np.float64(temperature))
 
-    def sampled(temperature: float) -> Floats:
+    def mean_probabilities(temperature: float) -> Floats:
         mean: Floats = softmax(logits / np.float64(temperature)).mean(axis=1)
         return mean
 
-    temperature = best_temperature(plain, labels)
-    sampled_temperature = best_temperature(sampled, labels[few])
-    known = _density_rows(data.train, prediction.features.shape[1])
-    density = fit_density(_predict(predictor, data.train, known).features, data.train.labels[known])
+    temperature = fit_temperature(deterministic_probabilities, labels)
+    sampled_temperature = fit_temperature(mean_probabilities, labels[spaced])
+    train_rows = _density_rows(data.train, prediction.features.shape[1])
+    train_features = _predict(predictor, data.train, train_rows).features
+    density = fit_relative_mahalanobis(train_features, data.train.labels[train_rows])
     probabilities = np.concatenate(
         [
-            summarise(predictor.sample(features, how), sampled_temperature).mean_probabilities
-            for features in _chunks(prediction.features)
+            summarise(predictor.sample(features, sampling), sampled_temperature).mean_probabilities
+            for features in _batches(prediction.features)
         ]
     )
-    arrays = _arrays(probabilities, labels, prediction.features, density)
-    numbers = Calibration(
+    arrays = _calibration_arrays(probabilities, labels, prediction.features, density)
+    parameters = Calibration(
         images=len(labels),
         temperature=temperature,
         sampled_temperature=sampled_temperature,
         samples=SAMPLES,
         seed=SEED,
-        max_risk=next((each for each in _RISKS if arrays.threshold(each) is not None), _RISKS[-1]),
+        max_risk=_default_max_risk(arrays),
         guarantee=GUARANTEE,
     )
-    return Calibrator(numbers, arrays)
+    return Calibrator(parameters, arrays)
 
 
-def _arrays(
+def _default_max_risk(arrays: CalibrationArrays) -> float:
+    reachable = (risk for risk in _CANDIDATE_RISKS if arrays.threshold(risk) is not None)
+    return next(reachable, _CANDIDATE_RISKS[-1])
+
+
+def _calibration_arrays(
     probabilities: Floats,
     labels: NDArray[np.int64],
     features: NDArray[np.float32],
     density: RelativeMahalanobis,
-) -> Arrays:
-    """Sort what is known of N validation images; probabilities [N, K], features [N, F]."""
+) -> CalibrationArrays:
+    """Compute the sorted scores of N validation images; probabilities [N, K], features [N, F]."""
     confidences, bounds = risk_bounds(probabilities, labels)
     rows = np.arange(len(labels))
-    return Arrays(
+    return CalibrationArrays(
         thr=np.sort(1 - probabilities[rows, labels]),
         aps=np.sort(aps_scores(probabilities, uniform_draws(features))[rows, labels]),
         confidences=confidences,
@@ -114,100 +121,118 @@ def _arrays(
     )
 
 
-def best_temperature(probabilities: Callable[[float], Floats], labels: NDArray[np.int64]) -> float:
-    """Return the temperature with the least NLL (Guo et al. 2017), and half an image's doubt.
+def fit_temperature(probabilities: Callable[[float], Floats], labels: NDArray[np.int64]) -> float:
+    """Return the temperature of the lowest NLL on smoothed labels (Guo et al. 2017).
 
-    Where few images are all right, the least NLL is that of certainty. So half an image more is
-    taken to have any other class (smoothed targets: Platt 1999, with Krichevsky & Trofimov's half).
+    Without smoothing, a few images that are all predicted correctly have their lowest NLL at
+    temperature 0, which claims certainty. The labels are smoothed as if half of a further image
+    belonged to the other classes (smoothed targets: Platt 1999; the half: Krichevsky & Trofimov
+    1981).
 
     Args:
-        probabilities: temperature -> probabilities [N, K].
-        labels: int64 [N].
+        probabilities: function from a temperature to probabilities [N, K].
+        labels: the true classes, int64 [N].
     """
     count = len(labels)
     rows = np.arange(count)
-    doubt = 0.5 / (count + 1)
+    smoothing = 0.5 / (count + 1)
 
-    def nll(logarithm: float) -> float:
-        given = probabilities(float(np.exp(logarithm)))
-        logs = np.log(np.maximum(given, np.finfo(np.float64).tiny))
-        true = logs[rows, labels]
-        others = (logs.sum(axis=1) - true) / (logs.shape[1] - 1)
-        return -float(((1 - doubt) * true + doubt * others).mean())
+    def nll(log_temperature: float) -> float:
+        predicted = probabilities(float(np.exp(log_temperature)))
+        log_probabilities = np.log(np.maximum(predicted, np.finfo(np.float64).tiny))
+        true_class = log_probabilities[rows, labels]
+        other_classes = (log_probabilities.sum(axis=1) - true_class) / (
+            log_probabilities.shape[1] - 1
+        )
+        return -float(((1 - smoothing) * true_class + smoothing * other_classes).mean())
 
-    found = minimize_scalar(nll, bounds=_LOGARITHMS, method="bounded")
-    return float(np.exp(found.x))
+    result = minimize_scalar(nll, bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded")
+    return float(np.exp(result.x))
 
 
 def risk_bounds(probabilities: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Bound the error rate above every confidence (Geifman & El-Yaniv 2017, lemma 3.1).
 
-    The search for a threshold has RISK_STARTS starts, so each bound may fail with that part of what
-    the guarantee leaves.
+    The search for a threshold has RISK_STARTS starts, so each bound may fail with probability
+    (1 - GUARANTEE) / RISK_STARTS.
+
+    Args:
+        probabilities: [N, K].
+        labels: the true classes, int64 [N].
 
     Returns:
-        Confidences [N], descending, and the bound of the images at least as confident [N].
+        The confidences, descending, and for each one the upper bound of the error rate among the
+        images that are at least as confident: [N] each.
     """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     confidence = confidence[order]
-    wrong = np.cumsum(probabilities.argmax(axis=1)[order] != labels[order])
-    last = np.searchsorted(-confidence, -confidence, side="right") - 1  # of equal ones
-    errors, images = wrong[last], last + 1
+    error_counts = np.cumsum(probabilities.argmax(axis=1)[order] != labels[order])
+    last = np.searchsorted(-confidence, -confidence, side="right") - 1  # of equal confidences
+    errors, images = error_counts[last], last + 1
     bounds = np.ones(len(labels))
-    some = errors < images
+    some_correct = errors < images
     level = 1 - (1 - GUARANTEE) / RISK_STARTS
-    bounds[some] = beta.ppf(level, errors[some] + 1, images[some] - errors[some])
+    bounds[some_correct] = beta.ppf(
+        level, errors[some_correct] + 1, images[some_correct] - errors[some_correct]
+    )
     return confidence, bounds
 
 
-def fit_density(features: NDArray[np.float32], labels: NDArray[np.int64]) -> RelativeMahalanobis:
-    """Fit the density of features [N, F] of training images, int64 labels [N].
+def fit_relative_mahalanobis(
+    features: NDArray[np.float32], labels: NDArray[np.int64]
+) -> RelativeMahalanobis:
+    """Fit the density of training images' features (Lee et al. 2018; Ren et al. 2021).
 
-    More than 256 features are first projected on their 256 principal components.
+    More than 256 features are first projected onto their 256 principal components.
+
+    Args:
+        features: float32 [N, F].
+        labels: the true classes, int64 [N].
     """
     points = features.astype(np.float64)
     width = points.shape[1]
-    if width > _DENSITY_AXES:
-        count = min(_DENSITY_AXES, len(points))
-        principal = PCA(count, random_state=SEED).fit(points).components_.T
-        points = points @ principal
+    if width > _MAX_DENSITY_DIMENSIONS:
+        count = min(_MAX_DENSITY_DIMENSIONS, len(points))
+        projection = PCA(count, random_state=SEED).fit(points).components_.T
+        points = points @ projection
     else:
-        principal = np.eye(width)
+        projection = np.eye(width)
     classes = np.unique(labels)
     means = np.array([points[labels == label].mean(axis=0) for label in classes])
-    within = whitening(points - means[np.searchsorted(classes, labels)], _SHRINKAGE)
-    middle = points.mean(axis=0)
-    overall = whitening(points - middle, _SHRINKAGE)
-    axes = principal @ np.concatenate([within, overall], axis=1)
-    return RelativeMahalanobis(axes, means @ within, middle @ overall)
+    within_class = whitening(points - means[np.searchsorted(classes, labels)], _SHRINKAGE)
+    overall_mean = points.mean(axis=0)
+    overall = whitening(points - overall_mean, _SHRINKAGE)
+    axes = projection @ np.concatenate([within_class, overall], axis=1)
+    return RelativeMahalanobis(axes, means @ within_class, overall_mean @ overall)
 
 
 def whitening(centred: Floats, shrinkage: float) -> Floats:
     """Return axes [D, D] on which the covariance of points [N, D] is the identity.
 
     Args:
-        centred: [N, D], with a mean of 0.
-        shrinkage: of the covariance towards a sphere, 0..1.
+        centred: points [N, D] whose mean is 0.
+        shrinkage: of the covariance towards a multiple of the identity, 0..1 (Ledoit & Wolf 2004).
     """
     covariance = centred.T @ centred / len(centred)
     sphere = np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    lengths, directions = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
-    least = np.finfo(np.float32).eps * max(lengths.max(), 1)  # where features never move
-    axes: Floats = directions / np.sqrt(np.maximum(lengths, least))
+    eigenvalues, eigenvectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
+    # Features that are constant have an eigenvalue of 0.
+    smallest = np.finfo(np.float32).eps * max(eigenvalues.max(), 1)
+    axes: Floats = eigenvectors / np.sqrt(np.maximum(eigenvalues, smallest))
     return axes
 
 
 def _density_rows(train: Split, width: int) -> NDArray[np.int64]:
-    """Draw the rows of training images for the density of so many features, sorted."""
-    count = min(len(train), _DENSITY_IMAGES, _CELLS // width)
+    """Draw the rows of the training images whose `width` features the density is fitted on."""
+    count = min(len(train), _MAX_DENSITY_IMAGES, _MAX_ARRAY_SIZE // width)
     rows = np.random.Generator(np.random.PCG64(SEED)).permutation(len(train))[:count]
     return np.sort(rows)
 
 
-def _predict(predictor: Predictor, part: Split, rows: NDArray[np.int64]) -> Prediction:
-    return predictor.predict(to_float(part.images[rows]))
+def _predict(predictor: Predictor, split: Split, rows: NDArray[np.int64]) -> Prediction:
+    return predictor.predict(to_float(split.images[rows]))
 
 
-def _chunks(rows: NDArray[Any]) -> list[NDArray[Any]]:
-    return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+def _batches(rows: NDArray[Any]) -> list[NDArray[Any]]:
+    return [rows[start : start + _BATCH_SIZE] for start in range(0, len(rows), _BATCH_SIZE)]

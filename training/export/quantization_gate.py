@@ -1,7 +1,7 @@
-"""The gate of `--quantize`: an int8 graph takes the float32 graph's place if it answers as well.
+"""The gate of `--quantize`: the int8 graph replaces the float32 graph if it predicts as well.
 
-Both are measured on the validation images through `model.inference.predictor`, before calibration. Nothing of
-it sees a test image.
+Both graphs are measured on the validation images through `model.inference.predictor`, before
+calibration. No test image is used.
 """
 
 import shutil
@@ -9,50 +9,49 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from model.bundle.architecture import DropoutLayer
+from model.bundle.network_architecture import DropoutLayer
 from model.bundle.store import HEAD_FILE, MODEL_FILE, Precision
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
-from model.uncertainty.calibration import FEWEST_IMAGES
-from training.data.dataset import DataSet, Split
-from training.evaluation.metrics import answers, figures
+from model.uncertainty.calibration import MIN_CALIBRATION_IMAGES
+from training.data.dataset import Dataset, Split
+from training.evaluation.metrics import classification_metrics, predict_split
+from training.evaluation.metrics_schema import PrecisionMetrics, QuantizationMetrics
 from training.export.quantize import quantize
 
-ACCURACY_FALL = 0.001
-"""A tenth of a point. Of fewer than 1,000 images this allows none to be lost."""
-LOSS_RISE = 0.005
-"""Of NLL in nats, and of ECE: about as far as two trainings with different seeds are apart."""
-DETECTION_FALL = 0.005
-"""Of the chance that a mistake is more uncertain than a right answer, AUROC."""
-INFORMATION_SHIFT = 0.05
-"""Relative, of the mean mutual information, up or down: a threshold on it should keep its sense."""
+MAX_ACCURACY_DROP = 0.001
+"""A tenth of a percentage point: with fewer than 1,000 images, no further image may be wrong."""
+MAX_LOSS_INCREASE = 0.005
+"""Of NLL in nats, and of ECE: about the difference between two trainings with different seeds."""
+MAX_DETECTION_DROP = 0.005
+"""Of the AUROC of detecting wrong predictions by their uncertainty."""
+MAX_INFORMATION_SHIFT = 0.05
+"""Relative change of the mean mutual information, up or down: thresholds on it stay valid."""
 
 CALIBRATION_IMAGES = 512
 _CALIBRATION_PIXELS = 2**22
 _SEED = 0
 
-Figures = dict[str, float]
-
 
 @dataclass(frozen=True)
-class Choice:
-    """Which graph a bundle has, and what it was chosen by."""
+class PrecisionChoice:
+    """The precision of a bundle's graph, and the metrics that decided it."""
 
     precision: Precision
     refusals: tuple[str, ...]
-    """Why int8 was refused, one phrase a figure; empty where it was not."""
-    fp32: Figures
-    int8: Figures
+    """Why int8 was refused, one phrase for each metric; empty where int8 was accepted."""
+    fp32: PrecisionMetrics
+    int8: PrecisionMetrics
     calibration_images: int
-    """That the layers' ranges were taken from."""
+    """Number of images that the ranges of the layers' outputs were taken from."""
 
-    def describes(self) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+    def metrics(self) -> QuantizationMetrics:
+        """Return the entry `quantization` of the manifest's metrics."""
         return {
             "refusals": list(self.refusals),
             "calibration_images": self.calibration_images,
@@ -61,81 +60,95 @@ class Choice:
         }
 
 
-def choose(folder: Path, layers: Sequence[DropoutLayer], data: DataSet) -> Choice:
-    """Put the int8 graph into the place of `model.onnx` in `folder` if it passes the gate.
+def choose_precision(
+    folder: Path, layers: Sequence[DropoutLayer], data: Dataset
+) -> PrecisionChoice:
+    """Replace `model.onnx` in `folder` by the int8 graph if that passes the gate.
 
     Args:
-        folder: with the float32 graphs.
+        folder: contains the float32 graphs.
         layers: the dropout layers of the head.
-        data: layers' ranges are taken from its training part, figures from its validation part.
+        data: the ranges of the layers' outputs are taken from its training images, the metrics
+            from its validation images.
 
     Raises:
         ExportError: the graph cannot be quantised.
     """
-    before = measure(Predictor.open(folder, layers), data.validation)
+    fp32 = precision_metrics(Predictor.open(folder, layers), data.validation)
     images = _calibration_images(data.train)
     with tempfile.TemporaryDirectory() as temporary:
-        tried = Path(temporary)
-        quantize(folder / MODEL_FILE, images, tried / MODEL_FILE)
-        shutil.copyfile(folder / HEAD_FILE, tried / HEAD_FILE)
-        after = measure(Predictor.open(tried, layers), data.validation)
-        refusals = refused(before, after, len(data.validation))
+        candidate = Path(temporary)
+        quantize(folder / MODEL_FILE, images, candidate / MODEL_FILE)
+        shutil.copyfile(folder / HEAD_FILE, candidate / HEAD_FILE)
+        int8 = precision_metrics(Predictor.open(candidate, layers), data.validation)
+        refusals = refusal_reasons(fp32, int8, len(data.validation))
         if not refusals:
-            shutil.copyfile(tried / MODEL_FILE, folder / MODEL_FILE)
+            shutil.copyfile(candidate / MODEL_FILE, folder / MODEL_FILE)
     precision: Precision = "fp32" if refusals else "int8"
-    return Choice(precision, tuple(refusals), before, after, len(images))
+    return PrecisionChoice(precision, tuple(refusals), fp32, int8, len(images))
 
 
-def measure(predictor: Predictor, part: Split) -> Figures:
-    """Measure answers plain, and with dropout alive; AUROCs only where some answer is wrong.
+def precision_metrics(predictor: Predictor, split: Split) -> PrecisionMetrics:
+    """Measure deterministic predictions, and those with dropout active (`sampled_…`).
 
-    `mistakes_by_…` is the chance that a wrong answer has more of it than a right one.
+    `mistakes_by_…` is the AUROC of detecting wrong predictions by that uncertainty. It is left out
+    where all predictions are correct, or all are wrong.
     """
-    given = answers(predictor, part)
-    plain = figures(given.probabilities, part.labels)
-    alive = figures(given.mean_probabilities, part.labels)
-    information = given.uncertainty.mutual_information
-    measured = {
-        "accuracy": plain["accuracy"],
-        "nll": plain["nll"],
-        "ece": plain["ece"],
-        "sampled_accuracy": alive["accuracy"],
-        "sampled_nll": alive["nll"],
-        "sampled_ece": alive["ece"],
+    answers = predict_split(predictor, split)
+    deterministic = classification_metrics(answers.probabilities, split.labels)
+    sampled = classification_metrics(answers.mean_probabilities, split.labels)
+    information = answers.uncertainty.mutual_information
+    metrics: PrecisionMetrics = {
+        "accuracy": deterministic["accuracy"],
+        "nll": deterministic["nll"],
+        "ece": deterministic["ece"],
+        "sampled_accuracy": sampled["accuracy"],
+        "sampled_nll": sampled["nll"],
+        "sampled_ece": sampled["ece"],
         "mutual_information": float(information.mean()),
     }
-    wrong = given.mean_probabilities.argmax(axis=1) != part.labels
+    wrong = answers.mean_probabilities.argmax(axis=1) != split.labels
     if 0 < wrong.sum() < len(wrong):
-        entropy = given.uncertainty.predictive_entropy
-        measured["mistakes_by_entropy"] = float(roc_auc_score(wrong, entropy))
-        measured["mistakes_by_information"] = float(roc_auc_score(wrong, information))
-    return measured
+        entropy = answers.uncertainty.predictive_entropy
+        metrics["mistakes_by_entropy"] = float(roc_auc_score(wrong, entropy))
+        metrics["mistakes_by_information"] = float(roc_auc_score(wrong, information))
+    return metrics
 
 
-def refused(before: Figures, after: Figures, images: int) -> list[str]:
-    """Say what of the figures after quantisation is worse than allowed, one phrase each."""
-    if images < FEWEST_IMAGES:
-        return [f"{images} validation images are too few to tell; {FEWEST_IMAGES} are needed"]
-    found = []
-    for name in before.keys() & after.keys():
-        change = after[name] - before[name]
+def refusal_reasons(fp32: PrecisionMetrics, int8: PrecisionMetrics, images: int) -> list[str]:
+    """Return the reasons to refuse int8, sorted; none where it passes the gate.
+
+    Only metrics that both graphs have are compared.
+
+    Args:
+        fp32: the metrics of the float32 graph.
+        int8: the metrics of the int8 graph.
+        images: number of images that they were measured on.
+    """
+    if images < MIN_CALIBRATION_IMAGES:
+        needed = f"{MIN_CALIBRATION_IMAGES} are needed"
+        return [f"{images} validation images are too few to tell; {needed}"]
+    reasons = []
+    for name in fp32.keys() & int8.keys():
+        change = int8[name] - fp32[name]
         if name.endswith("accuracy"):
-            worse, allowed = -change, ACCURACY_FALL
+            worse, allowed = -change, MAX_ACCURACY_DROP
         elif name.endswith(("nll", "ece")):
-            worse, allowed = change, LOSS_RISE
+            worse, allowed = change, MAX_LOSS_INCREASE
         elif name.startswith("mistakes_by_"):
-            worse, allowed = -change, DETECTION_FALL
+            worse, allowed = -change, MAX_DETECTION_DROP
         else:
-            worse = abs(change) / max(before[name], np.finfo(np.float64).tiny)
-            allowed = INFORMATION_SHIFT
-        # Not `worse > allowed`, which NaN would pass; differences of decimals are off by a little.
+            worse = abs(change) / max(fp32[name], np.finfo(np.float64).tiny)
+            allowed = MAX_INFORMATION_SHIFT
+        # `worse > allowed` would accept NaN. 1e-12 allows for the rounding of the difference.
         if not worse <= allowed + 1e-12:
-            found.append(f"{name} {before[name]:.4f} became {after[name]:.4f}")
-    return sorted(found)
+            reasons.append(f"{name} {fp32[name]:.4f} became {int8[name]:.4f}")
+    return sorted(reasons)
 
 
-def _calibration_images(train: Split) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Draw a few training images: float32 [N, C, H, W] in 0..1."""
-    most = min(len(train), CALIBRATION_IMAGES, max(1, _CALIBRATION_PIXELS // train.images[0].size))
-    rows = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(train))[:most]
+def _calibration_images(train: Split) -> NDArray[np.float32]:
+    """Draw training images for the ranges of the layers' outputs: float32 [N, C, H, W] in 0..1."""
+    by_pixels = max(1, _CALIBRATION_PIXELS // train.images[0].size)
+    count = min(len(train), CALIBRATION_IMAGES, by_pixels)
+    rows = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(train))[:count]
     return to_float(train.images[np.sort(rows)])

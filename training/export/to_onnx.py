@@ -1,6 +1,6 @@
-"""Classifier -> `model.onnx`, `head.onnx` and `golden.npz`, with the gate they must pass.
+"""Exports a classifier to `model.onnx`, `head.onnx` and `golden.npz`, and checks their parity.
 
-Knows no training loop and no report: it is handed real images to compare on.
+Knows no training loop and no report: the caller passes the images to compare on.
 """
 
 import logging
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from model.bundle.store import GOLDEN_FILE, HEAD_FILE, MODEL_FILE
 from model.dropout import masks
-from model.dropout.sampling import FixedSamples
+from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.inference.predictor import Predictor
 from training.network.classifier import Classifier, Head
 
 PARITY_TOLERANCE = 1e-4
-"""Largest allowed |logit(torch) - logit(ONNX Runtime)|, for the same images and masks."""
+"""Largest allowed |logit(torch) - logit(ONNX Runtime)| for the same images and masks."""
 
 GOLDEN_IMAGES = 4
 GOLDEN_SAMPLES = 8
@@ -32,8 +32,8 @@ _PARITY_SAMPLES = 16
 _RANDOM_OPERATORS = ("Dropout", "Bernoulli", "Multinomial")
 
 
-class _Model(nn.Module):
-    """The plain classifier's graph: images -> logits, features."""
+class _ClassifierGraph(nn.Module):
+    """The graph of `model.onnx`: images [N, C, H, W] -> logits [N, K], features [N, F]."""
 
     def __init__(self, network: Classifier) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class _Model(nn.Module):
         return self.network.head(features), features
 
 
-class _SampledHead(nn.Module):
-    """The head's graph: features and one mask a dropout layer -> logits."""
+class _HeadGraph(nn.Module):
+    """The graph of `head.onnx`: features [N, F], T masks a dropout layer -> logits [N, T, K]."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -56,15 +56,15 @@ class _SampledHead(nn.Module):
 
 
 def export_graphs(network: Classifier, shape: tuple[int, int, int], folder: Path) -> None:
-    """Write `model.onnx` and `head.onnx`, weights inside, batch and samples dynamic.
+    """Write `model.onnx` and `head.onnx`, weights included, with dynamic batch and samples.
 
     Args:
-        network: is put into evaluation mode and onto the CPU.
+        network: is moved to the CPU and put into evaluation mode.
         shape: (C, H, W) of one image.
-        folder: where to write.
+        folder: folder to write into.
 
     Raises:
-        ExportError: a graph fails the ONNX checker or holds a random operator.
+        ExportError: a graph fails the ONNX checker or contains a random operator.
     """
     network = network.cpu().eval()
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples")
@@ -73,7 +73,7 @@ def export_graphs(network: Classifier, shape: tuple[int, int, int], folder: Path
         features = network.trunk(images)
     layers = network.head.dropout_layers
     _export(
-        _Model(network),
+        _ClassifierGraph(network),
         (images,),
         folder / MODEL_FILE,
         ["images"],
@@ -81,7 +81,7 @@ def export_graphs(network: Classifier, shape: tuple[int, int, int], folder: Path
         {"images": {0: batch}},
     )
     _export(
-        _SampledHead(network.head),
+        _HeadGraph(network.head),
         (features, *(torch.ones(3, layer.width) for layer in layers)),
         folder / HEAD_FILE,
         ["features", *(f"mask_{index}" for index in range(len(layers)))],
@@ -90,35 +90,37 @@ def export_graphs(network: Classifier, shape: tuple[int, int, int], folder: Path
     )
 
 
-def parity(network: Classifier, predictor: Predictor, images: NDArray[np.float32]) -> float:
-    """Measure max |logit(torch) - logit(ONNX Runtime)|, plain and sampled with the same masks.
+def check_parity(network: Classifier, predictor: Predictor, images: NDArray[np.float32]) -> float:
+    """Return max |logit(torch) - logit(ONNX Runtime)|, deterministic and with the same masks.
 
     Args:
         network: in evaluation mode, on the CPU.
         predictor: over the exported graphs.
-        images: float32 [N, C, H, W], real ones.
+        images: float32 [N, C, H, W] in 0..1, real ones.
 
     Raises:
         ExportError: the difference exceeds PARITY_TOLERANCE.
     """
     exported = predictor.predict(images)
     sampled = predictor.sample(exported.features, FixedSamples(GOLDEN_SEED, _PARITY_SAMPLES))
-    drawn = masks.draw(GOLDEN_SEED, _PARITY_SAMPLES, network.head.dropout_layers)
+    layer_masks = masks.draw(GOLDEN_SEED, _PARITY_SAMPLES, network.head.dropout_layers)
     with torch.no_grad():
         features = network.trunk(torch.from_numpy(images))
         logits = network.head(features).numpy()
-        samples = network.head.sample(features, [torch.tensor(mask) for mask in drawn]).numpy()
-    worst = max(_largest(logits - exported.logits), _largest(samples - sampled))
-    if not worst <= PARITY_TOLERANCE:  # also true of NaN
+        samples = network.head.sample(
+            features, [torch.tensor(mask) for mask in layer_masks]
+        ).numpy()
+    largest = max(_max_abs(logits - exported.logits), _max_abs(samples - sampled))
+    if not largest <= PARITY_TOLERANCE:  # `largest > PARITY_TOLERANCE` would accept NaN
         raise ExportError(
-            f"The exported graphs differ from the network by {worst:.2g} in a logit, more than "
+            f"The exported graphs differ from the network by {largest:.2g} in a logit, more than "
             f"{PARITY_TOLERANCE:g}; no bundle was written."
         )
-    return worst
+    return largest
 
 
 def write_golden(predictor: Predictor, images: NDArray[np.float32], folder: Path) -> None:
-    """Write the self-test: a few real images, and the outputs they give now."""
+    """Write `golden.npz`, the self-test of a bundle: a few real images and their outputs."""
     images = images[:GOLDEN_IMAGES]
     prediction = predictor.predict(images)
     np.savez_compressed(
@@ -141,8 +143,8 @@ def _export(
     outputs: Sequence[str],
     dynamic: dict[str, object],
 ) -> None:
-    for talkative in ("onnxscript", "torch.onnx"):
-        logging.getLogger(talkative).setLevel(logging.ERROR)
+    for logger in ("onnxscript", "torch.onnx"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the exporter
         torch.onnx.export(
@@ -156,21 +158,21 @@ def _export(
             verbose=False,
             dynamo=True,
         )
-    _check(path)
+    _check_graph(path)
 
 
-def _check(path: Path) -> None:
-    graph = onnx.load(path)
+def _check_graph(path: Path) -> None:
+    model = onnx.load(path)
     try:
-        onnx.checker.check_model(graph, full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"{path.name} fails the ONNX checker: {error}") from None
-    operators = {node.op_type for node in graph.graph.node}
-    operators |= {node.op_type for function in graph.functions for node in function.node}
+    operators = {node.op_type for node in model.graph.node}
+    operators |= {node.op_type for function in model.functions for node in function.node}
     random = {name for name in operators if name in _RANDOM_OPERATORS or "Random" in name}
     if random:
         raise ExportError(f"{path.name} holds random operators: {', '.join(sorted(random))}.")
 
 
-def _largest(difference: NDArray[np.float32]) -> float:
+def _max_abs(difference: NDArray[np.float32]) -> float:
     return float(np.abs(difference).max())

@@ -1,52 +1,54 @@
-"""Leaving dead units out of a network: a smaller one with the same answers. Knows no data set.
+"""Removes dead units from a network, which leaves its logits as they are. Knows no data set.
 
-A dead ReLU gives 0 on every input, so the weights into it and out of it may go. In `alexnet` only
-the fully connected layers of the head are pruned: its grouped convolutions need their widths, and
-its response normalisation counts neighbouring channels.
+A dead ReLU unit outputs 0 for every input, so the weights into it and out of it can be removed. In
+`alexnet` only the dense layers of the head are pruned: its grouped convolutions need their widths,
+and its response normalisation sums over neighbouring channels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
-from training.fitting.diagnostics import LayerHealth
 from training.network.classifier import Classifier, HiddenLayer
 
 
-def prune(network: Classifier, health: Iterable[LayerHealth]) -> tuple[Classifier, int]:
-    """Return a copy of a ReLU `network` without its dead units, and how many went.
+def prune(network: Classifier, dead_units: Iterable[Collection[int]]) -> tuple[Classifier, int]:
+    """Return a copy of `network` without its dead units, and the number of units removed.
 
-    Each layer keeps one unit at least. The network itself is not changed.
+    Each layer keeps at least one unit. `network` is not changed.
 
     Args:
-        network: its activations are ReLU.
-        health: of its hidden layers, in order.
+        network: a network whose activations are ReLU.
+        dead_units: for each hidden layer, in order, the indices of the units that never fire.
     """
-    pruned, removed = deepcopy(network), 0
-    hidden_layers = pruned.hidden_layers()
-    followers = [hidden.layer for hidden in hidden_layers[1:]] + [pruned.head.layers[-1]]
-    for hidden, layer_health, follower in zip(hidden_layers, health, followers, strict=True):
-        if not _prunable(pruned, hidden, follower):
+    smaller, removed = deepcopy(network), 0
+    hidden_layers = smaller.hidden_layers()
+    followers = [hidden.layer for hidden in hidden_layers[1:]] + [smaller.head.layers[-1]]
+    for hidden, dead, follower in zip(hidden_layers, dead_units, followers, strict=True):
+        if not _can_prune(smaller, hidden, follower):
             continue
-        dead = set(layer_health.dead_units)
-        kept = torch.tensor([unit for unit in range(hidden.units) if unit not in dead] or [0])
-        removed += hidden.units - len(kept)
+        units = hidden.units
+        kept = torch.tensor(sorted(set(range(units)) - set(dead)) or [0])
+        removed += units - len(kept)
         _keep_outputs(hidden, kept)
-        _keep_inputs(follower, kept, hidden_units=layer_health.units)
-    inner = [layer.in_features for layer in pruned.head.layers if isinstance(layer, nn.Linear)]
-    pruned.head.widths = (*inner, pruned.head.widths[-1])
-    return pruned, removed
+        _keep_inputs(follower, kept, hidden_units=units)
+    inner = [layer.in_features for layer in smaller.head.layers if isinstance(layer, nn.Linear)]
+    smaller.head.widths = (*inner, smaller.head.widths[-1])
+    return smaller, removed
 
 
-def difference(one: Classifier, other: Classifier, batches: Iterable[Tensor]) -> float:
-    """Return the largest difference of a logit over images float32 [N, C, H, W]."""
+def max_logit_difference(one: Classifier, other: Classifier, batches: Iterable[Tensor]) -> float:
+    """Return the largest absolute difference of a logit between two networks.
+
+    batches: images float32 [N, C, H, W] in 0..1; at least one batch.
+    """
     with torch.no_grad():
         return max(float((one(images) - other(images)).abs().max()) for images in batches)
 
 
-def _prunable(network: Classifier, hidden: HiddenLayer, follower: nn.Module) -> bool:
+def _can_prune(network: Classifier, hidden: HiddenLayer, follower: nn.Module) -> bool:
     if any(isinstance(module, nn.LocalResponseNorm) for module in network.trunk.modules()):
         return hidden.layer in list(network.head.layers)
     return isinstance(follower, nn.Conv2d | nn.Linear)
@@ -70,7 +72,7 @@ def _keep_outputs(hidden: HiddenLayer, kept: Tensor) -> None:
 
 
 def _keep_inputs(follower: nn.Module, kept: Tensor, hidden_units: int) -> None:
-    """Drop the weights of the units that went; a flattened channel is a block of inputs."""
+    """Remove the weights of removed units; a flattened channel is a block of inputs."""
     assert isinstance(follower, nn.Conv2d | nn.Linear)
     if isinstance(follower, nn.Conv2d):
         _replace(follower, "weight", follower.weight[:, kept])

@@ -1,6 +1,6 @@
-"""The plots of a run's report. Draws what it is given; measures nothing, writes nothing.
+"""Draws the plots of a run's report. Measures nothing and writes no file.
 
-Plots are made without pyplot's global state, so nothing here needs a display.
+Plots are made without pyplot's global state, so they need no display.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,21 +15,25 @@ from sklearn.calibration import calibration_curve
 
 from training.data.dataset import Split
 from training.evaluation.metrics import ECE_BINS, Answers, Evaluation
-from training.fitting.diagnostics import Epoch, LayerHealth
+from training.fitting.unit_diagnostics import EpochDiagnostics, LayerHealth
 
-_MISTAKES = 20
+_MAX_MISTAKES = 20
 _GALLERY_COLUMNS = 5
-_NUMBERED_CLASSES = 20  # above this, a confusion matrix has no room for numbers
+_MAX_NUMBERED_CLASSES = 20  # a larger confusion matrix has no room for numbers
 
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Loss and accuracy against the epoch."""
+    """Draw loss and accuracy against the epoch.
+
+    Args:
+        history: metrics of each epoch, by name.
+    """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     epochs = np.arange(1, len(history) + 1)
     for name, label in (("train_loss", "training"), ("validation_loss", "validation")):
-        losses.plot(epochs, [figures[name] for figures in history], ".-", label=label)
-    accuracy = [100 * figures["validation_accuracy"] for figures in history]
+        losses.plot(epochs, [metrics[name] for metrics in history], ".-", label=label)
+    accuracy = [100 * metrics["validation_accuracy"] for metrics in history]
     accuracies.plot(epochs, accuracy, ".-", color="C1", label="validation")
     losses.set(title="Cross-entropy", xlabel="epoch", ylabel="loss (nats)", yscale="log")
     accuracies.set(title="Accuracy", xlabel="epoch", ylabel="right answers (%)")
@@ -40,37 +44,42 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def hidden_layers(before: Sequence[LayerHealth], epochs: Sequence[Epoch]) -> Figure:
-    """Dead or saturated units, sparsity and gradients by layer against the epoch; 0 = untrained."""
+def hidden_layers(before: Sequence[LayerHealth], epochs: Sequence[EpochDiagnostics]) -> Figure:
+    """Draw dead or saturated units, sparsity and gradients of each layer against the epoch.
+
+    Args:
+        before: the health of the layers before the first step, drawn as epoch 0.
+        epochs: the diagnostics of each epoch.
+    """
     figure = Figure(figsize=(12, 3.8), layout="constrained")
-    sick, sparse, gradients = figure.subplots(1, 3)
-    moments = [before, *(epoch.layers for epoch in epochs)]
+    unhealthy, sparsity, gradients = figure.subplots(1, 3)
+    states = [before, *(epoch.layers for epoch in epochs)]
     bounded = before[0].saturated is not None
 
     def draw(axes: Axes, measure: Callable[[LayerHealth], float]) -> None:
         for index, layer in enumerate(before):
-            values = [100 * measure(layers[index]) for layers in moments]
-            label = layer.name if axes is sick else None
-            axes.plot(values, ".-", color=_shade(index, len(before)), label=label)
+            values = [100 * measure(layers[index]) for layers in states]
+            label = layer.name if axes is unhealthy else None
+            axes.plot(values, ".-", color=_layer_colour(index, len(before)), label=label)
 
-    draw(sick, lambda layer: layer.saturated or 0.0 if bounded else layer.dead / layer.units)
-    sick.set(
+    draw(unhealthy, lambda layer: layer.saturated or 0.0 if bounded else layer.dead / layer.units)
+    unhealthy.set(
         title="Saturated outputs" if bounded else "Dead units",
         ylabel="outputs at an end of their range (%)" if bounded else "units that never fire (%)",
     )
-    draw(sparse, lambda layer: layer.sparsity)
-    sparse.set(title="Sparsity", ylabel="inputs not above 0 (%)", ylim=(0, 100))
+    draw(sparsity, lambda layer: layer.sparsity)
+    sparsity.set(title="Sparsity", ylabel="inputs not above 0 (%)", ylim=(0, 100))
     names = list(epochs[-1].gradient_norms) if epochs else []
     for index, name in enumerate(names):
         norms = [epoch.gradient_norms[name] for epoch in epochs]
-        colour = _shade(index, len(before)) if index < len(before) else "black"
+        colour = _layer_colour(index, len(before)) if index < len(before) else "black"
         label = name if index >= len(before) else None
         gradients.plot(range(1, len(epochs) + 1), norms, ".-", color=colour, label=label)
     gradients.set(title="Gradients", ylabel="L2 norm, mean over the epoch's steps")
     if any(line.get_ydata().max() > 0 for line in gradients.lines):
         gradients.set_yscale("log")
-    sick.set_ylim(bottom=0, top=max(5.0, sick.get_ylim()[1]))
-    for axes in (sick, sparse, gradients):
+    unhealthy.set_ylim(bottom=0, top=max(5.0, unhealthy.get_ylim()[1]))
+    for axes in (unhealthy, sparsity, gradients):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -79,7 +88,7 @@ def hidden_layers(before: Sequence[LayerHealth], epochs: Sequence[Epoch]) -> Fig
 
 
 def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Counts of test images by true class (row) and predicted class (column)."""
+    """Draw counts of test images by true class (row) and predicted class (column): int [K, K]."""
     classes = len(class_names)
     side = min(16.0, 3.2 + 0.5 * classes)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -87,10 +96,10 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> F
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(title="Test images", xlabel="predicted class", ylabel="true class")
-    # A class name may hold a dollar, so there is no mathematics in these texts.
+    # Without `parse_math=False`, a dollar in a class name would start a formula.
     axes.set_xticks(range(classes), class_names, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(range(classes), class_names, parse_math=False)
-    if classes <= _NUMBERED_CLASSES:
+    if classes <= _MAX_NUMBERED_CLASSES:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
@@ -98,51 +107,51 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> F
 
 
 def reliability(evaluation: Evaluation) -> Figure:
-    """Accuracy against confidence, before and after calibration, and how confidence spreads."""
-    moments = {"Reliability": evaluation.answers}
+    """Draw accuracy against confidence before and after calibration, and a confidence histogram."""
+    diagrams = {"Reliability": evaluation.answers}
     if evaluation.uncalibrated is not None:
-        moments = {
+        diagrams = {
             "Reliability before calibration": evaluation.uncalibrated,
             "Reliability after calibration": evaluation.answers,
         }
-    figure = Figure(figsize=(4.5 * len(moments) + 4.5, 4), layout="constrained")
-    *diagrams, spread = figure.subplots(1, len(moments) + 1)
+    figure = Figure(figsize=(4.5 * len(diagrams) + 4.5, 4), layout="constrained")
+    *diagram_axes, histogram = figure.subplots(1, len(diagrams) + 1)
     bins = np.linspace(0, 1, ECE_BINS + 1)
-    for axes, (title, given) in zip(diagrams, moments.items(), strict=True):
+    for axes, (title, answers) in zip(diagram_axes, diagrams.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfectly calibrated")
-        for name, probabilities in _kinds(given).items():
+        for name, probabilities in _probabilities_by_mode(answers).items():
             confidence = probabilities.max(axis=1).clip(0, 1)
-            right = probabilities.argmax(axis=1) == evaluation.labels
-            accuracy, mean_confidence = calibration_curve(right, confidence, n_bins=ECE_BINS)
+            correct = probabilities.argmax(axis=1) == evaluation.labels
+            accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=ECE_BINS)
             axes.plot(mean_confidence, accuracy, marker="o", markersize=4, label=name)
         axes.set(title=title, xlabel="confidence", ylabel="share of right answers")
-    for name, probabilities in _kinds(evaluation.answers).items():
+    for name, probabilities in _probabilities_by_mode(evaluation.answers).items():
         confidence = probabilities.max(axis=1).clip(0, 1)
-        spread.hist(confidence, bins=bins, histtype="step", label=name)
-    spread.set(title="Confidence", xlabel="confidence", ylabel="test images", yscale="log")
-    for axes in (*diagrams, spread):
+        histogram.hist(confidence, bins=bins, histtype="step", label=name)
+    histogram.set(title="Confidence", xlabel="confidence", ylabel="test images", yscale="log")
+    for axes in (*diagram_axes, histogram):
         axes.grid(alpha=0.3)
         axes.legend(loc="upper left")
     return figure
 
 
-def mistakes(evaluation: Evaluation, part: Split, class_names: Sequence[str]) -> Figure:
-    """Draw the wrong answers that were given with the highest confidence."""
+def mistakes(evaluation: Evaluation, split: Split, class_names: Sequence[str]) -> Figure:
+    """Draw the images of the wrong predictions with the highest confidence."""
     probabilities = evaluation.answers.probabilities
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != evaluation.labels)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MAX_MISTAKES]
     texts = [
         f"{class_names[predicted[row]]}, {confidence[row]:.0%} sure\n"
         f"is {class_names[evaluation.labels[row]]}"
         for row in worst
     ]
     title = "Most confident mistakes" if len(worst) else "No mistakes on the test images"
-    return gallery(part.images[worst], texts, title)
+    return gallery(split.images[worst], texts, title)
 
 
 def gallery(images: NDArray[np.uint8], texts: Sequence[str], title: str) -> Figure:
-    """Draw images uint8 [N, C, H, W], five in a row, each under its text."""
+    """Draw images uint8 [N, C, H, W], five in a row, each below its text."""
     rows = max(1, -(-len(images) // _GALLERY_COLUMNS))
     figure = Figure(figsize=(9, 0.4 + 2.3 * rows), layout="constrained")
     figure.suptitle(title)
@@ -150,22 +159,22 @@ def gallery(images: NDArray[np.uint8], texts: Sequence[str], title: str) -> Figu
     for axes in grid:
         axes.set_axis_off()
     for axes, image, text in zip(grid, images, texts, strict=False):
-        _picture(axes, image)
+        _draw_image(axes, image)
         axes.set_title(text, fontsize=9, parse_math=False)
     return figure
 
 
-def _kinds(given: Answers) -> dict[str, NDArray[np.float64]]:
-    return {"plain": given.probabilities, "dropout alive": given.mean_probabilities}
+def _probabilities_by_mode(answers: Answers) -> dict[str, NDArray[np.float64]]:
+    return {"plain": answers.probabilities, "MC dropout": answers.mean_probabilities}
 
 
-def _picture(axes: Axes, image: NDArray[np.uint8]) -> None:
+def _draw_image(axes: Axes, image: NDArray[np.uint8]) -> None:
     if len(image) == 1:
         axes.imshow(image[0], cmap="gray", vmin=0, vmax=255)
     else:
         axes.imshow(image.transpose(1, 2, 0))
 
 
-def _shade(index: int, layers: int) -> tuple[float, float, float, float]:
-    """One colour a layer, from the first (dark) to the last (bright)."""
+def _layer_colour(index: int, layers: int) -> tuple[float, float, float, float]:
+    """Return the colour of a layer, from the first (dark) to the last (bright)."""
     return colormaps["viridis"](0.9 * index / max(1, layers - 1))

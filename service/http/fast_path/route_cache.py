@@ -1,56 +1,68 @@
-"""The routes that are called all day, found without asking any other. Knows no route's meaning."""
+"""Remembers which route the application's router chooses for a method and a path.
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+It asks the same route objects, in the same order, as the router does, so both always agree.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+from service.http.fast_path.fast_path_route import FastPathRoute
 
-_MOST_PATHS, _LONG_PATH = 1_000, 200  # anybody can invent names of models
+_MAX_PATHS, _MAX_PATH_LENGTH = 1_000, 200  # clients can invent any number of model names
 
 
 @dataclass(frozen=True, slots=True)
 class RouteMatch:
-    """An endpoint that is called without what the application does for all others."""
+    """The route of a method and a path, and the parameters in that path."""
 
-    route: Route
-    endpoint: Endpoint
+    route: FastPathRoute
     path: str
     parameters: Mapping[str, str]
 
-    def note(self, scope: Scope) -> None:
-        """Note in the scope what routing would."""
+    def write_to(self, scope: Scope) -> None:
+        """Write into an ASGI scope what the router would write."""
         scope["path"] = self.path
         scope["path_params"] = self.parameters
         scope["route"] = self.route
 
 
 class RouteCache:
-    """Those routes of an application that are express."""
+    """Finds the routes that the fast path may answer: those of class `FastPathRoute`."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._routes = routes
-        self._known: dict[tuple[str, str], RouteMatch] = {}
+        self._methods = {
+            method
+            for route in routes
+            if isinstance(route, FastPathRoute)
+            for method in route.methods or ()
+        }
+        self._matches: dict[tuple[str, str], RouteMatch | None] = {}
 
     def find(self, method: str, path: str) -> RouteMatch | None:
-        """Find the route of a request that has no query parameters; None: it is another."""
-        asked = method, path
-        if asked not in self._known:
-            found = self._find(method, path)
-            if found is None or len(path) > _LONG_PATH:
-                return found
-            if len(self._known) >= _MOST_PATHS:
-                self._known.clear()
-            self._known[asked] = found
-        return self._known[asked]
+        """Return the match of a request; None where its route is not for the fast path."""
+        if method not in self._methods:
+            return None
+        key = method, path
+        if key in self._matches:
+            return self._matches[key]
+        match = self._ask_router(method, path)
+        if len(path) <= _MAX_PATH_LENGTH:
+            if len(self._matches) >= _MAX_PATHS:
+                self._matches.clear()
+            self._matches[key] = match
+        return match
 
-    def _find(self, method: str, path: str) -> RouteMatch | None:
+    def _ask_router(self, method: str, path: str) -> RouteMatch | None:
+        scope: dict[str, Any] = {"type": "http", "method": method, "path": path}
         for route in self._routes:
-            match = route.path_regex.match(path)
-            if match and method in (route.methods or ()):
-                return RouteMatch(route, route.endpoint, path, match.groupdict())
+            match, child_scope = route.matches(scope)
+            if match is Match.FULL:
+                if isinstance(route, FastPathRoute):
+                    return RouteMatch(route, path, child_scope["path_params"])
+                return None
         return None

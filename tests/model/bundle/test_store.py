@@ -16,11 +16,11 @@ from model.bundle.store import (
     MODEL_FILE,
     Draft,
     check_name,
-    names,
+    list_models,
+    list_versions,
     new_version,
     open_bundle,
     require_writable,
-    versions,
 )
 from model.errors import BundleError
 
@@ -57,7 +57,7 @@ def write(models: Path) -> Path:
     return models / "toy" / str(draft.version)
 
 
-def test_what_is_written_is_what_is_opened(tmp_path: Path) -> None:
+def test_open_bundle_returns_what_was_written(tmp_path: Path) -> None:
     bundle = open_bundle(write(tmp_path))
     assert bundle.manifest.version == 1
     assert bundle.manifest.class_names == ("a", "b")
@@ -71,14 +71,16 @@ def test_versions_count_up_and_are_listed_highest_first(tmp_path: Path) -> None:
     (tmp_path / "toy" / "notes").mkdir()
     (tmp_path / "toy" / "0").mkdir()
     (tmp_path / "empty").mkdir()
-    assert versions(tmp_path, "toy") == list(range(11, 0, -1))
-    assert names(tmp_path) == ["toy"]
-    assert names(tmp_path / "missing") == []
-    assert versions(tmp_path, "missing") == []
+    assert list_versions(tmp_path, "toy") == list(range(11, 0, -1))
+    assert list_models(tmp_path) == ["toy"]
+    assert list_models(tmp_path / "missing") == []
+    assert list_versions(tmp_path, "missing") == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+def test_new_version_leaves_nothing_if_interrupted(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     def interrupted() -> None:
         with new_version(tmp_path, "toy") as draft:
             fill(draft)
@@ -93,19 +95,19 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, error: type[BaseEx
     assert [entry.name for entry in (tmp_path / "toy").iterdir()] == ["1"]
 
 
-def test_a_reader_never_sees_a_draft(tmp_path: Path) -> None:
+def test_list_functions_ignore_drafts(tmp_path: Path) -> None:
     with new_version(tmp_path, "toy") as draft:
         fill(draft)
-        assert versions(tmp_path, "toy") == []
-        assert names(tmp_path) == []
-    assert versions(tmp_path, "toy") == [1]
+        assert list_versions(tmp_path, "toy") == []
+        assert list_models(tmp_path) == []
+    assert list_versions(tmp_path, "toy") == [1]
 
 
-def test_another_user_can_read_a_published_bundle(tmp_path: Path) -> None:
+def test_published_bundle_is_readable_by_other_users(tmp_path: Path) -> None:
     assert stat.S_IMODE(write(tmp_path).stat().st_mode) == 0o755
 
 
-def test_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+def test_new_version_reports_a_full_disk_and_leaves_nothing(tmp_path: Path) -> None:
     def full() -> None:
         with new_version(tmp_path, "toy") as draft:
             fill(draft)
@@ -116,7 +118,7 @@ def test_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_require_writable_and_new_version_refuse_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for attempt in (require_writable, lambda path: new_version(path, "toy").__enter__()):
         with pytest.raises(BundleError, match="Cannot write to"):
@@ -136,7 +138,7 @@ def truncate(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
 @pytest.mark.parametrize("file", FILES)
-def test_damage_to_any_file_is_refused(
+def test_open_bundle_refuses_damage_to_any_file(
     tmp_path: Path, file: str, damage: Callable[[Path], None]
 ) -> None:
     path = write(tmp_path)
@@ -159,7 +161,7 @@ def test_damage_to_any_file_is_refused(
         ({"version": 7}, "put it back into toy/7"),
     ],
 )
-def test_a_manifest_that_is_wrong_is_refused(
+def test_open_bundle_refuses_a_wrong_manifest(
     tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
     path = write(tmp_path)
@@ -171,24 +173,24 @@ def test_a_manifest_that_is_wrong_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff"])
-def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
+def test_open_bundle_refuses_a_manifest_that_is_not_json(tmp_path: Path, text: str) -> None:
     path = write(tmp_path)
     (path / MANIFEST_FILE).write_bytes(text.encode("latin-1"))
     with pytest.raises(BundleError, match="is not a manifest of schema 1"):
         open_bundle(path)
 
 
-def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
+def test_open_bundle_refuses_a_missing_manifest(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json cannot be read"):
         open_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["digits", "a", "fashion-mnist_2.0", "9"])
-def test_good_names(name: str) -> None:
+def test_check_name_accepts_valid_names(name: str) -> None:
     assert check_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "-x", ".x", "a/b", "a b", "é", "x" * 65, "digits-mc", ".."])
-def test_bad_names(name: str) -> None:
+def test_check_name_refuses_invalid_names(name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a model"):
         check_name(name)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.bundle.architecture import DropoutLayer
+from model.bundle.network_architecture import DropoutLayer
 from model.dropout import masks
 
 HALF = DropoutLayer(p=0.5, width=96)
@@ -25,7 +25,7 @@ def kept(seed: int, samples: int, p: float, width: int) -> NDArray[np.bool_]:
     p=st.floats(0, 0.99),
     width=st.integers(1, 200),
 )
-def test_a_mask_holds_zero_or_the_inverse_of_the_kept_share(
+def test_mask_values_are_zero_or_the_inverse_of_the_kept_share(
     seed: int, samples: int, p: float, width: int
 ) -> None:
     (mask,) = masks.draw(seed, samples, (DropoutLayer(p=p, width=width),))
@@ -37,7 +37,7 @@ def test_a_mask_holds_zero_or_the_inverse_of_the_kept_share(
 @given(
     seed=seeds, order=st.integers(0, 9), p=st.sampled_from([0.1, 0.25, 0.5, 0.8]), width=st.just(40)
 )
-def test_each_unit_is_kept_equally_often_to_within_one(
+def test_orthogonal_masks_keep_each_unit_equally_often_to_within_one(
     seed: int, order: int, p: float, width: int
 ) -> None:
     counts = kept(seed, 2**order, p, width).sum(axis=0)
@@ -47,12 +47,14 @@ def test_each_unit_is_kept_equally_often_to_within_one(
 
 
 @given(seed=seeds, samples=st.integers(1, 100))
-def test_any_even_number_of_samples_is_balanced(seed: int, samples: int) -> None:
+def test_orthogonal_masks_are_balanced_for_any_even_number_of_samples(
+    seed: int, samples: int
+) -> None:
     assert (kept(seed, 2 * samples, 0.5, 30).sum(axis=0) == samples).all()
 
 
 @pytest.mark.parametrize(("samples", "width"), [(8, 7), (32, 31), (128, 96)])
-def test_pairs_are_exact_while_the_layer_is_narrower_than_the_block(
+def test_orthogonal_masks_have_strength_2_if_the_layer_is_narrower_than_the_block(
     samples: int, width: int
 ) -> None:
     bits = kept(3, samples, 0.5, width).astype(np.int64)
@@ -61,13 +63,13 @@ def test_pairs_are_exact_while_the_layer_is_narrower_than_the_block(
     assert (off_diagonal == samples // 4).all()
 
 
-def test_triples_are_exact_while_the_layer_is_at_most_half_as_wide_as_the_block() -> None:
+def test_orthogonal_masks_have_strength_3_if_the_layer_is_half_as_wide_as_the_block() -> None:
     bits = kept(5, 32, 0.5, 16)
     for triple in itertools.combinations(range(16), 3):
         assert bits[:, triple].all(axis=1).sum() == 32 // 8
 
 
-def test_the_sampled_logits_have_the_exact_mean_and_covariance_of_dropout() -> None:
+def test_orthogonal_masks_give_logits_the_exact_mean_and_covariance_of_dropout() -> None:
     generator = np.random.default_rng(0)
     features, weights = generator.random(96), generator.normal(size=(96, 10))
     (mask,) = masks.draw(11, 128, (HALF,))
@@ -79,7 +81,7 @@ def test_the_sampled_logits_have_the_exact_mean_and_covariance_of_dropout() -> N
 
 @pytest.mark.parametrize("p", [0.2, 0.5])
 @pytest.mark.parametrize("sample", [0, 13, 63])
-def test_each_single_mask_is_a_bernoulli_draw_over_seeds(p: float, sample: int) -> None:
+def test_single_mask_is_a_bernoulli_draw_over_seeds(p: float, sample: int) -> None:
     draws = np.array([kept(seed, 64, p, 100)[sample] for seed in range(1_000)])
     share, count = draws.mean(), draws.size
     assert abs(share - (1 - p)) < 5 * math.sqrt(p * (1 - p) / count)
@@ -88,7 +90,7 @@ def test_each_single_mask_is_a_bernoulli_draw_over_seeds(p: float, sample: int) 
 
 
 @given(seed=seeds, samples=st.integers(1, 60), p=st.sampled_from([0.1, 0.5, 0.8]))
-def test_fewer_pairs_are_the_first_of_more(seed: int, samples: int, p: float) -> None:
+def test_fewer_paired_masks_are_a_prefix_of_more(seed: int, samples: int, p: float) -> None:
     layer = DropoutLayer(p=p, width=20)
     (fewer,) = masks.draw(seed, samples, (layer,), "paired")
     (more,) = masks.draw(seed, 64, (layer,), "paired")
@@ -96,14 +98,14 @@ def test_fewer_pairs_are_the_first_of_more(seed: int, samples: int, p: float) ->
 
 
 @given(seed=seeds)
-def test_a_pair_is_a_mask_and_its_complement(seed: int) -> None:
+def test_paired_masks_are_complements(seed: int) -> None:
     (mask,) = masks.draw(seed, 32, (HALF,), "paired")
     assert (mask[::2] + mask[1::2] == 2).all()
 
 
 @pytest.mark.parametrize("design", ["paired", "independent"])
 @pytest.mark.parametrize("p", [0.2, 0.5])
-def test_the_other_designs_draw_bernoulli_masks_that_owe_nothing_to_earlier_pairs(
+def test_paired_and_independent_masks_are_bernoulli_and_independent_of_earlier_pairs(
     design: masks.Design, p: float
 ) -> None:
     (mask,) = masks.draw(7, 20_000, (DropoutLayer(p=p, width=30),), design)
@@ -116,7 +118,7 @@ def test_the_other_designs_draw_bernoulli_masks_that_owe_nothing_to_earlier_pair
     assert neighbours == pytest.approx((1 - p) ** 2, abs=0.01)
 
 
-def test_layers_blocks_and_seeds_are_drawn_apart() -> None:
+def test_masks_of_layers_blocks_and_seeds_are_independent() -> None:
     first, second = masks.draw(0, 96, (HALF, HALF))
     assert (first != second).mean() == pytest.approx(0.5, abs=0.05)
     assert (first[:32] != first[64:]).mean() == pytest.approx(0.5, abs=0.05)
@@ -124,8 +126,8 @@ def test_layers_blocks_and_seeds_are_drawn_apart() -> None:
     assert (first != other).mean() == pytest.approx(0.5, abs=0.05)
 
 
-def test_the_bits_never_change() -> None:
-    """Vectors written down once: the same seed must give the same answers after any upgrade."""
+def test_mask_bits_never_change() -> None:
+    """Recorded vectors: the same seed must give the same predictions after any upgrade."""
     rows = ["".join(str(int(bit)) for bit in row) for row in kept(0, 4, 0.5, 12)]
     assert rows == VECTORS_HALF
     rows = ["".join(str(int(bit)) for bit in row) for row in kept(2**63 - 1, 5, 0.3, 12)]
@@ -144,18 +146,18 @@ VECTORS_DESIGN: dict[masks.Design, list[str]] = {
 }
 
 
-def test_no_dropout_keeps_everything() -> None:
+def test_masks_without_dropout_keep_everything() -> None:
     (mask,) = masks.draw(0, 7, (DropoutLayer(p=0, width=5),))
     assert (mask == 1).all()
 
 
 @pytest.mark.parametrize(("seed", "samples"), [(-1, 1), (2**63, 1), (0, 0), (0, 65_537)])
-def test_out_of_range_is_refused(seed: int, samples: int) -> None:
+def test_draw_refuses_seeds_and_samples_out_of_range(seed: int, samples: int) -> None:
     with pytest.raises(ValueError, match="seed must be"):
         masks.draw(seed, samples, (HALF,))
 
 
-def test_cached_masks_cannot_be_written() -> None:
+def test_cached_masks_are_read_only() -> None:
     (mask,) = masks.draw(0, 8, (HALF,))
     assert masks.draw(0, 8, (HALF,))[0] is mask
     with pytest.raises(ValueError, match="read-only"):
@@ -163,14 +165,14 @@ def test_cached_masks_cannot_be_written() -> None:
 
 
 @pytest.mark.parametrize("order", range(1, 17))
-def test_every_field_has_a_generator_of_all_its_nonzero_elements(order: int) -> None:
+def test_primitive_polynomials_generate_all_nonzero_elements(order: int) -> None:
     powers, logarithms = masks._field(order)
     assert sorted(powers) == list(range(1, 2**order))
     assert (logarithms[powers] == np.arange(2**order - 1)).all()
 
 
 @pytest.mark.parametrize("p", [0.5, 0.3])
-def test_the_mean_is_nearer_the_truth_than_that_of_independent_masks(p: float) -> None:
+def test_orthogonal_masks_give_a_more_accurate_mean_than_independent_masks(p: float) -> None:
     """A head as served: 96 features, 10 classes; compared over 40 seeds with 64 samples."""
     generator = np.random.default_rng(1)
     features = np.maximum(generator.normal(size=(20, 96)), 0)
@@ -195,9 +197,9 @@ def test_the_mean_is_nearer_the_truth_than_that_of_independent_masks(p: float) -
     assert errors["ours"] < errors["independent"] / 3
 
 
-def test_many_random_words_come_in_pieces_that_begin_alike_and_do_not_repeat() -> None:
-    piece = masks._WORDS_AT_ONCE
-    few, many = masks._words("0/0/paired", piece), masks._words("0/0/paired", 2 * piece + 3)
-    assert len(many) == 2 * piece + 3
-    assert (many[:piece] == few).all()
-    assert len(np.unique(many)) > 2 * piece
+def test_random_words_of_several_chunks_have_a_common_prefix_and_do_not_repeat() -> None:
+    chunk = masks._CHUNK_WORDS
+    few, many = masks._words("0/0/paired", chunk), masks._words("0/0/paired", 2 * chunk + 3)
+    assert len(many) == 2 * chunk + 3
+    assert (many[:chunk] == few).all()
+    assert len(np.unique(many)) > 2 * chunk

@@ -1,4 +1,4 @@
-"""How a run of ONNX Runtime is ended from another thread."""
+"""Termination of an ONNX Runtime run from another thread."""
 
 import threading
 
@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from model.graphs.sessions import run_options, start
+from model.graphs.sessions import create_session, run_options
 
 _OPSET, _IR_VERSION = 17, 8
 
 
 def endless_graph() -> bytes:
-    """Encode a graph that adds an input `step`, int64 [1], to `count` for ever."""
+    """Encode a graph that adds an input `step`, int64 [1], to `count` in an endless loop."""
     true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
     resume = helper.make_node("Identity", ["go_on_in"], ["go_on_out"])
     add = helper.make_node("Add", ["count_in", "step"], ["count_out"])
@@ -44,8 +44,8 @@ def endless_graph() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_a_run_without_end_is_ended_from_another_thread() -> None:
-    session, options = start(endless_graph(), threads=1), run_options()
+def test_run_options_terminate_an_endless_run_from_another_thread() -> None:
+    session, options = create_session(endless_graph(), threads=1), run_options()
     ending = threading.Timer(0, setattr, (options, "terminate", True))
     ending.start()
     with pytest.raises(Exception, match="terminate flag"):
@@ -53,21 +53,19 @@ def test_a_run_without_end_is_ended_from_another_thread() -> None:
     ending.join()
 
 
-def test_options_that_end_runs_end_each_that_begins_until_they_are_set_back() -> None:
-    session, options = start(_identity(), threads=1), run_options()
+def test_run_options_terminate_every_new_run_until_reset() -> None:
+    session, options = create_session(_identity(), threads=1), run_options()
     options.terminate = True
     with pytest.raises(Exception, match="terminate flag"):
-        session.run(["same"], {"given": np.ones(1, np.float32)}, options)
+        session.run(["y"], {"x": np.ones(1, np.float32)}, options)
     options.terminate = False
-    assert session.run(["same"], {"given": np.ones(1, np.float32)}, options)[0] == [1]
+    assert session.run(["y"], {"x": np.ones(1, np.float32)}, options)[0] == [1]
 
 
 def _identity() -> bytes:
-    given, same = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("given", "same")
-    )
-    node = helper.make_node("Identity", ["given"], ["same"])
-    graph = helper.make_graph([node], "identity", [given], [same])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y"))
+    node = helper.make_node("Identity", ["x"], ["y"])
+    graph = helper.make_graph([node], "identity", [x], [y])
     opset = helper.make_opsetid("", _OPSET)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
     return bytes(model.SerializeToString())

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.errors import ImageDecodeError, ImageShapeError, ImageTooLargeError, PixelValueError
-from model.images.preprocessing import InputSpec, decode, decode_all, from_numbers, to_float
+from model.images.pixel_values import from_numbers
+from model.images.preprocessing import InputSpec, decode, decode_all, to_float
 
 GREY = InputSpec(channels=1, height=8, width=8, resize="pad")
 RGB = InputSpec(channels=3, height=6, width=4, resize="crop")
@@ -22,14 +23,14 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "WEBP"])
-def test_lossless_images_of_the_right_size_keep_every_pixel(kind: str) -> None:
+def test_decode_keeps_every_pixel_of_a_lossless_image_of_the_right_size(kind: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(Image.fromarray(pixels), kind, **options)
     np.testing.assert_array_equal(decode(data, GREY), pixels[None])
 
 
-def test_rgb_channels_keep_their_order() -> None:
+def test_decode_keeps_the_order_of_rgb_channels() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
     image = decode(encoded(Image.fromarray(pixels)), RGB)
     np.testing.assert_array_equal(image, pixels.transpose(2, 0, 1))
@@ -37,7 +38,7 @@ def test_rgb_channels_keep_their_order() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "I"])
 @pytest.mark.parametrize("spec", [GREY, RGB])
-def test_every_colour_mode_is_taken(mode: str, spec: InputSpec) -> None:
+def test_decode_accepts_every_colour_mode(mode: str, spec: InputSpec) -> None:
     image = Image.new("L", (20, 30), 255)
     if mode.startswith("I"):
         image = Image.fromarray(np.full((30, 20), 65_535, np.uint16))
@@ -51,23 +52,23 @@ def test_every_colour_mode_is_taken(mode: str, spec: InputSpec) -> None:
     assert white[:, spec.height // 2, spec.width // 2].min() == 255
 
 
-def test_sixteen_bits_are_scaled_not_clipped() -> None:
+def test_decode_scales_sixteen_bits_without_clipping() -> None:
     ramp = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
     image = decode(encoded(Image.fromarray(ramp)), GREY)
     np.testing.assert_array_equal(image[0], (ramp // 257).astype(np.uint8))
 
 
-def test_transparency_is_laid_over_black() -> None:
+def test_decode_composites_transparency_over_black() -> None:
     image = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
     assert decode(encoded(image), GREY).max() == 0
 
 
-def test_cmyk_jpeg_is_taken() -> None:
+def test_decode_accepts_a_cmyk_jpeg() -> None:
     image = Image.new("CMYK", (4, 6), (0, 0, 0, 0))
     assert decode(encoded(image, "JPEG"), RGB).min() > 250
 
 
-def test_a_photograph_is_turned_upright() -> None:
+def test_decode_applies_the_exif_orientation() -> None:
     image = Image.new("L", (4, 6), 0)
     image.paste(255, (0, 0, 4, 3))  # the upper half is white
     exif = Image.Exif()
@@ -77,7 +78,7 @@ def test_a_photograph_is_turned_upright() -> None:
     assert upright[0, 5].min() > 225
 
 
-def test_the_three_rules_of_resizing() -> None:
+def test_decode_resizes_by_stretch_crop_or_pad() -> None:
     image = Image.new("L", (32, 16), 255)  # twice as wide as high
     data = encoded(image)
     stretched = decode(data, GREY.model_copy(update={"resize": "stretch"}))
@@ -89,25 +90,25 @@ def test_the_three_rules_of_resizing() -> None:
     assert (padded[0, 6:] == 0).all()
 
 
-def test_of_an_animation_the_first_frame_counts() -> None:
+def test_decode_uses_the_first_frame_of_an_animation() -> None:
     frames = [Image.new("L", (8, 8), level) for level in (40, 200)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (decode(data, GREY) == 40).all()
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_image_says_so(data: bytes) -> None:
+def test_decode_refuses_bytes_that_are_not_an_image(data: bytes) -> None:
     with pytest.raises(ImageDecodeError, match=r"send a (whole )?PNG, JPEG, WebP, GIF or BMP"):
         decode(data, GREY)
 
 
-def test_formats_that_pillow_knows_but_nobody_asked_for_are_refused() -> None:
+def test_decode_refuses_other_formats_that_pillow_reads() -> None:
     with pytest.raises(ImageDecodeError, match="not an image that can be read"):
         decode(encoded(Image.new("L", (8, 8)), "TIFF"), GREY)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
-def test_a_truncated_image_says_so(kind: str) -> None:
+def test_decode_refuses_a_truncated_image(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), kind)
     with pytest.raises(ImageDecodeError):
@@ -115,14 +116,14 @@ def test_a_truncated_image_says_so(kind: str) -> None:
 
 
 @given(st.binary(max_size=60), st.integers(0, 200))
-def test_damage_never_raises_anything_else(noise: bytes, place: int) -> None:
+def test_decode_of_a_damaged_image_raises_only_input_errors(noise: bytes, place: int) -> None:
     whole = encoded(Image.new("L", (8, 8), 77))
     damaged = whole[:place] + noise + whole[place + len(noise) :]
     with suppress(ImageDecodeError, ImageTooLargeError):
         assert decode(damaged, GREY).shape == (1, 8, 8)
 
 
-def test_pixels_are_limited_before_decoding_alone_and_together() -> None:
+def test_decode_all_limits_the_pixels_of_each_image_and_of_all() -> None:
     data = encoded(Image.new("L", (50, 40)))
     assert decode_all([data, data], GREY, 2_000, 4_000).shape == (2, 1, 8, 8)
     with pytest.raises(ImageTooLargeError, match="50 x 40 pixels, more than the 1,999 allowed"):
@@ -131,7 +132,7 @@ def test_pixels_are_limited_before_decoding_alone_and_together() -> None:
         decode_all([data, data], GREY, 2_000, 3_999)
 
 
-def test_numbers_become_the_pixels_they_are() -> None:
+def test_from_numbers_agrees_with_to_float() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
     image = from_numbers((pixels / 255).tolist(), RGB)
     np.testing.assert_array_equal(image, to_float(pixels.transpose(2, 0, 1)))
@@ -153,20 +154,20 @@ def test_numbers_become_the_pixels_they_are() -> None:
         (None, "a single value"),
     ],
 )
-def test_a_wrong_shape_says_what_is_expected_and_what_came(nested: Any, got: str) -> None:
+def test_from_numbers_reports_the_expected_and_the_actual_shape(nested: Any, got: str) -> None:
     with pytest.raises(ImageShapeError) as caught:
         from_numbers(nested, GREY)
     assert f"The image is {got}, but" in str(caught.value)
     assert "height 8, width 8, grey" in str(caught.value)
 
 
-def test_ragged_rows_say_so() -> None:
+def test_from_numbers_refuses_ragged_rows() -> None:
     with pytest.raises(ImageShapeError, match="rows differ in length"):
         from_numbers([[0.5] * 8] * 7 + [[0.5] * 7], GREY)
 
 
 @pytest.mark.parametrize("value", [True, "0.5", None, {}, 10**30])
-def test_a_pixel_that_is_no_number_is_refused(value: Any) -> None:
+def test_from_numbers_refuses_a_pixel_that_is_not_a_number(value: Any) -> None:
     nested: list[list[Any]] = [[0.5] * 8 for _ in range(8)]
     nested[3][4] = value
     with pytest.raises(PixelValueError, match=r"not a number|outside 0\.\.1"):
@@ -183,7 +184,7 @@ def test_a_pixel_that_is_no_number_is_refused(value: Any) -> None:
         (float("inf"), "NaN or infinite"),
     ],
 )
-def test_a_value_outside_the_range_is_never_guessed_at(value: float, sentence: str) -> None:
+def test_from_numbers_refuses_a_value_outside_the_range(value: float, sentence: str) -> None:
     nested = [[0.5] * 8 for _ in range(8)]
     nested[7][7] = value
     with pytest.raises(PixelValueError) as caught:

@@ -4,23 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from model.bundle.architecture import Architecture, DropoutLayer
-from model.bundle.golden import Golden
+from model.bundle.golden_outputs import Golden
+from model.bundle.network_architecture import Architecture, DropoutLayer
 from model.bundle.store import GOLDEN_FILE, MODEL_FILE
 from model.dropout import masks
-from model.dropout.sampling import AdaptiveSamples, Analytic, FixedSamples, Sampling
+from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.errors import BundleError, MethodError
 from model.images.preprocessing import InputSpec
-from model.inference.predictor import GOLDEN_TOLERANCE, Predictor
-from model.npz import ArchiveError
-from model.uncertainty.summary import softmax, summarise
+from model.inference.predictor import Predictor
+from model.inference.predictor_loading import GOLDEN_TOLERANCE
+from model.npz_arrays import ArchiveError
+from model.uncertainty.uncertainty_measures import softmax, summarise
 from tests.exported import DIGIT, Export, Exported
 from training.export.to_onnx import write_golden
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("preset", ["cnn", "mlp"])
-def test_rows_have_the_same_bytes_alone_in_any_batch_and_with_any_threads(
+def test_predictor_gives_rows_the_same_bytes_in_any_batch_and_with_any_threads(
     export: Export, preset: str, threads: int
 ) -> None:
     exported = export(Architecture(preset=preset, classes=10, input=DIGIT))
@@ -38,7 +39,7 @@ def test_rows_have_the_same_bytes_alone_in_any_batch_and_with_any_threads(
             np.testing.assert_array_equal(part_sampled, sampled[rows])
 
 
-def test_sampling_equals_the_heads_arithmetic(cnn: Exported) -> None:
+def test_sample_equals_the_arithmetic_of_the_head(cnn: Exported) -> None:
     features = cnn.predictor.predict(cnn.images).features
     layer = cnn.network.head.layers[0]
     assert isinstance(layer, torch.nn.Linear)
@@ -50,32 +51,32 @@ def test_sampling_equals_the_heads_arithmetic(cnn: Exported) -> None:
     )
 
 
-def test_a_head_run_in_pieces_gives_the_same_bytes(
+def test_head_runs_in_chunks_give_the_same_bytes(
     cnn: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prediction, how = cnn.predictor.predict(cnn.images), FixedSamples(0, 64)
-    whole = cnn.predictor.sample(prediction.features, how)
+    prediction, sampling = cnn.predictor.predict(cnn.images), FixedSamples(0, 64)
+    whole = cnn.predictor.sample(prediction.features, sampling)
     monkeypatch.setattr("model.inference.predictor._HEAD_BYTES", 4 * 96 * 64 * 5)  # five rows a run
-    pieces = Predictor.open(cnn.folder, cnn.network.head.dropout_layers)
-    np.testing.assert_array_equal(pieces.sample(prediction.features, how), whole)
-    together = cnn.predictor.uncertainty(prediction, how)
-    apart = pieces.uncertainty(prediction, how)
+    chunked = Predictor.open(cnn.folder, cnn.network.head.dropout_layers)
+    np.testing.assert_array_equal(chunked.sample(prediction.features, sampling), whole)
+    together = cnn.predictor.uncertainty(prediction, sampling)
+    apart = chunked.uncertainty(prediction, sampling)
     np.testing.assert_array_equal(apart.mean_probabilities, together.mean_probabilities)
     np.testing.assert_array_equal(apart.mutual_information, together.mutual_information)
 
 
 @pytest.mark.parametrize(
-    "how", [FixedSamples(3, 20, "independent"), AdaptiveSamples(3, 200), Analytic()]
+    "sampling", [FixedSamples(3, 20, "independent"), AdaptiveSamples(3, 200), Analytic()]
 )
-def test_however_it_is_asked_a_row_has_the_same_bytes_alone_and_in_a_batch(
-    cnn: Exported, how: Sampling
+def test_uncertainty_gives_rows_the_same_bytes_in_any_batch_with_every_method(
+    cnn: Exported, sampling: Sampling
 ) -> None:
     prediction = cnn.predictor.predict(cnn.images)
-    whole = cnn.predictor.uncertainty(prediction, how)
+    whole = cnn.predictor.uncertainty(prediction, sampling)
     for size in (1, 5, 48):
         for start in range(0, len(cnn.images), size):
             rows = slice(start, start + size)
-            part = cnn.predictor.uncertainty(prediction.take(rows), how)
+            part = cnn.predictor.uncertainty(prediction.take(rows), sampling)
             for field in fields(part):
                 expected = getattr(whole, field.name)[rows]
                 np.testing.assert_array_equal(getattr(part, field.name), expected)
@@ -83,7 +84,7 @@ def test_however_it_is_asked_a_row_has_the_same_bytes_alone_and_in_a_batch(
 
 @pytest.mark.parametrize("classes", [3, 10])
 @pytest.mark.parametrize("preset", ["cnn", "mlp"])
-def test_with_any_number_of_samples_and_threads_a_row_has_the_same_bytes(
+def test_summary_gives_rows_the_same_bytes_with_any_samples_and_threads(
     export: Export, preset: str, classes: int
 ) -> None:
     exported = export(Architecture(preset=preset, classes=classes, input=DIGIT))
@@ -91,50 +92,49 @@ def test_with_any_number_of_samples_and_threads_a_row_has_the_same_bytes(
     other = Predictor.open(exported.folder, layers, threads=2)
     prediction = exported.predictor.predict(exported.images)
     for samples in (1, 2, 8, 63, 64, 100, 128, 256):
-        how = FixedSamples(5, samples, brief=True)
-        whole = exported.predictor.summary(prediction, how)
+        sampling = FixedSamples(5, samples, summary_only=True)
+        whole = exported.predictor.summary(prediction, sampling)
         for size in (1, 2, 3, 7, 16, 31, 40):
             rows = slice(48 - size, 48)
-            part = other.summary(prediction.take(rows), how)
+            part = other.summary(prediction.take(rows), sampling)
             np.testing.assert_array_equal(part.values, whole.values[rows])
             np.testing.assert_array_equal(part.labels, whole.labels[rows])
 
 
-def test_a_brief_answer_says_the_same_but_less(cnn: Exported) -> None:
+def test_summary_agrees_with_uncertainty(cnn: Exported) -> None:
     prediction = cnn.predictor.predict(cnn.images)
-    brief = cnn.predictor.summary(prediction, FixedSamples(2, 64, brief=True))
+    summary = cnn.predictor.summary(prediction, FixedSamples(2, 64, summary_only=True))
     whole = cnn.predictor.uncertainty(prediction, FixedSamples(2, 64))
     assert (whole.mutual_information_error > 0).all()
-    np.testing.assert_array_equal(brief.labels, whole.labels)
-    assert brief.columns().keys() == whole.columns().keys()
-    for name, found in brief.columns().items():
+    np.testing.assert_array_equal(summary.labels, whole.labels)
+    assert summary.columns().keys() == whole.columns().keys()
+    for name, found in summary.columns().items():
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, whole.columns()[name], rtol=2e-7, atol=3e-7)
 
 
-def test_figures_with_the_head_are_those_of_its_logits(cnn: Exported) -> None:
-    prediction, how = cnn.predictor.predict(cnn.images), FixedSamples(2, 64)
-    together = cnn.predictor.uncertainty(prediction, how)
-    apart = summarise(cnn.predictor.sample(prediction.features, how))
+def test_uncertainty_agrees_with_the_summary_of_sampled_logits(cnn: Exported) -> None:
+    prediction, sampling = cnn.predictor.predict(cnn.images), FixedSamples(2, 64)
+    together = cnn.predictor.uncertainty(prediction, sampling)
+    apart = summarise(cnn.predictor.sample(prediction.features, sampling))
     for field in fields(together):
         found, expected = getattr(together, field.name), getattr(apart, field.name)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_sampling_stops_where_the_label_is_settled(cnn: Exported) -> None:
-    """The wider a network's answers lie apart, the fewer samples settle them."""
+def test_adaptive_sampling_stops_where_the_label_is_decided(cnn: Exported) -> None:
+    """The number of samples used is the end of a block, or the maximum."""
     prediction = cnn.predictor.predict(cnn.images)
     unsure = cnn.predictor.uncertainty(prediction, AdaptiveSamples(0, 100))
     used = set(unsure.samples_used.tolist())
     assert used <= {16, 32, 64, 100}
-    assert (unsure.settled | (unsure.samples_used == 100)).all()
-    assert not unsure.settled.all(), "fresh weights must leave some image open"
+    assert (unsure.label_decided | (unsure.samples_used == 100)).all()
+    assert not unsure.label_decided.all(), "fresh weights must leave some label undecided"
     alone = cnn.predictor.uncertainty(prediction, AdaptiveSamples(0, 9))
     assert (alone.samples_used == 9).all()
 
 
-def test_an_image_is_settled_as_soon_as_its_samples_say_so(cnn: Exported) -> None:
-    """What Auto returns is what its pairs give, cut where they settle."""
+def test_adaptive_sampling_uses_a_prefix_of_the_paired_samples(cnn: Exported) -> None:
     prediction = cnn.predictor.predict(cnn.images)
     result = cnn.predictor.uncertainty(prediction, AdaptiveSamples(4, 64))
     pairs = cnn.predictor.sample(prediction.features, FixedSamples(4, 64, "paired"))
@@ -143,27 +143,27 @@ def test_an_image_is_settled_as_soon_as_its_samples_say_so(cnn: Exported) -> Non
         np.testing.assert_allclose(result.mean_probabilities[row], by_hand, atol=1e-6)
 
 
-def test_the_analytic_method_is_nearer_the_truth_than_64_independent_samples(
+def test_analytic_method_is_more_accurate_than_64_independent_samples(
     cnn: Exported,
 ) -> None:
     prediction = cnn.predictor.predict(cnn.images)
     independent = [FixedSamples(seed, 64, "independent") for seed in range(5)]
-    asked: list[Sampling] = [FixedSamples(0, 8_192), Analytic(), *independent]
+    samplings: list[Sampling] = [FixedSamples(0, 8_192), Analytic(), *independent]
     truth, integrated, *sampled = (
-        cnn.predictor.uncertainty(prediction, how).mean_probabilities for how in asked
+        cnn.predictor.uncertainty(prediction, sampling).mean_probabilities for sampling in samplings
     )
     error = np.square(integrated - truth).mean()
     assert error < np.mean([np.square(each - truth).mean() for each in sampled]) / 4
 
 
-def test_the_analytic_method_is_for_one_dropout_layer(cnn: Exported) -> None:
+def test_analytic_method_refuses_several_dropout_layers(cnn: Exported) -> None:
     layers = cnn.network.head.dropout_layers * 2
     predictor = Predictor.open(cnn.folder, layers)
     with pytest.raises(MethodError, match="this one has 2; use mc_dropout"):
         predictor.uncertainty(cnn.predictor.predict(cnn.images), Analytic())
 
 
-def test_no_dropout_makes_every_sample_the_plain_answer(export: Export) -> None:
+def test_samples_without_dropout_equal_the_prediction(export: Export) -> None:
     exported = export(Architecture(preset="mlp", classes=10, input=DIGIT, dropout=0.0))
     prediction = exported.predictor.predict(exported.images)
     result = exported.predictor.uncertainty(prediction, FixedSamples(1, 9))
@@ -171,7 +171,7 @@ def test_no_dropout_makes_every_sample_the_plain_answer(export: Export) -> None:
     assert (result.mutual_information == 0).all()
 
 
-def test_the_self_test_passes_and_sees_damage(cnn: Exported) -> None:
+def test_self_test_passes_and_detects_damage(cnn: Exported) -> None:
     write_golden(cnn.predictor, cnn.images, cnn.folder)
     content = (cnn.folder / GOLDEN_FILE).read_bytes()
     _, channels, height, width = cnn.images.shape
@@ -186,6 +186,8 @@ def test_the_self_test_passes_and_sees_damage(cnn: Exported) -> None:
         Golden.read((cnn.folder / MODEL_FILE).read_bytes(), spec, cnn.predictor.classes)
 
 
-def test_a_folder_without_graphs_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_predictor_refuses_a_folder_without_graphs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     with pytest.raises(BundleError, match="cannot be loaded by ONNX Runtime"):
         Predictor.open(tmp_path_factory.mktemp("empty"), [DropoutLayer(p=0.5, width=3)])

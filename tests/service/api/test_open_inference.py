@@ -1,4 +1,4 @@
-"""/v2 as its clients use it: what it says of itself, and answers that are those of /predict."""
+"""/v2 as its clients use it: metadata, inference in every encoding, statistics and the index."""
 
 import base64
 import gzip
@@ -14,15 +14,15 @@ from tests.pictures import Pixels, encode, instances
 from tests.service.serving import JSON, Application, predictions
 
 INFER = "/v2/models/digits/infer"
-SINGLE = 1e-5
-"""Of a probability, as float32 computes it: one of e^-30 has an error of 30 roundings of 6e-8."""
-TINY = 1e-7
-"""Of an entropy or a deviation, the difference of larger numbers."""
-SAMPLED = "/v2/models/digits-mc/infer"
+FLOAT32_TOLERANCE = 1e-5
+"""Relative tolerance of a float32 probability: e^-30 has an error of 30 roundings of 6e-8."""
+ABSOLUTE_TOLERANCE = 1e-7
+"""Absolute tolerance of an entropy or a deviation, which are differences of larger numbers."""
+INFER_MC = "/v2/models/digits-mc/infer"
 
 
-def ones(digits: Pixels, count: int) -> Any:
-    """Digits as FP32 [N, 1, 8, 8] in 0..1."""
+def to_input(digits: Pixels, count: int) -> Any:
+    """Convert the first `count` digits to float32 [count, 1, 8, 8] in 0..1."""
     return digits[:count, None].astype(np.float32) / np.float32(255)
 
 
@@ -35,67 +35,77 @@ def outputs(content: Any) -> dict[str, Any]:
     return {each["name"]: each["data"] for each in content["outputs"]}
 
 
-def test_the_server_says_what_it_is_and_lives(service: Application) -> None:
+def test_v2_returns_server_metadata_and_health(service: Application) -> None:
     for path in ("/v2", "/v2/"):
-        told = service.get(path).json()
-        assert set(told) == {"name", "version", "extensions"}
-        assert "binary_tensor_data" in told["extensions"]
+        metadata = service.get(path).json()
+        assert set(metadata) == {"name", "version", "extensions"}
+        assert "binary_tensor_data" in metadata["extensions"]
     assert service.get("/v2/health/live").json() == {"live": True}
     assert service.get("/v2/health/ready").json() == {"ready": True}
 
 
 @pytest.mark.parametrize("folder", ["", "/versions/1", "/versions/stable"])
 @pytest.mark.parametrize("name", ["digits", "digits-mc"])
-def test_a_model_says_what_it_takes_and_gives(service: Application, name: str, folder: str) -> None:
+def test_v2_metadata_matches_the_outputs_of_inference(
+    service: Application, name: str, folder: str
+) -> None:
     path = f"/v2/models/{name}{folder}"
-    told = service.get(path).json()
-    assert (told["name"], told["versions"], told["platform"]) == (name, ["1"], "onnx_onnxv1")
-    assert told["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
+    metadata = service.get(path).json()
+    assert (metadata["name"], metadata["versions"], metadata["platform"]) == (
+        name,
+        ["1"],
+        "onnx_onnxv1",
+    )
+    assert metadata["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
     assert service.get(f"{path}/ready").json() == {"name": name, "ready": True}
     answer = service.post(f"{path}/infer", request(np.zeros((2, 1, 8, 8), np.float32))).json()
     assert (answer["model_name"], answer["model_version"]) == (name, "1")
-    promised = {each["name"]: (each["datatype"], each["shape"][1:]) for each in told["outputs"]}
-    given = {each["name"]: (each["datatype"], each["shape"][1:]) for each in answer["outputs"]}
-    assert given == promised
+    declared = {each["name"]: (each["datatype"], each["shape"][1:]) for each in metadata["outputs"]}
+    returned = {each["name"]: (each["datatype"], each["shape"][1:]) for each in answer["outputs"]}
+    assert returned == declared
     config = service.get(f"{path}/config").json()
     assert (config["name"], config["max_batch_size"]) == (name, 8)
     assert [each["dims"] for each in config["input"]] == [[1, 8, 8]]
-    assert [each["name"] for each in config["output"]] == list(promised)
+    assert [each["name"] for each in config["output"]] == list(declared)
 
 
-def test_answers_are_those_of_predict(service: Application, digits: Pixels) -> None:
-    answer = outputs(service.post(INFER, request(ones(digits, 3))).json())
-    plain = predictions(
+def test_v2_infer_returns_the_predictions_of_predict(service: Application, digits: Pixels) -> None:
+    answer = outputs(service.post(INFER, request(to_input(digits, 3))).json())
+    native = predictions(
         service.post("/predict", instances([encode(each) for each in digits[:3]]), headers=JSON)
     )
-    assert answer["label"] == [each["label"] for each in plain]
-    wanted = np.array([list(each["probabilities"].values()) for each in plain])
-    np.testing.assert_allclose(answer["probabilities"], wanted.ravel(), rtol=SINGLE)
+    assert answer["label"] == [each["label"] for each in native]
+    expected = np.array([list(each["probabilities"].values()) for each in native])
+    np.testing.assert_allclose(answer["probabilities"], expected.ravel(), rtol=FLOAT32_TOLERANCE)
 
 
-def test_answers_with_dropout_alive_are_those_of_uncertainty(
+def test_v2_infer_of_the_mc_model_returns_the_values_of_uncertainty(
     service: Application, digits: Pixels
 ) -> None:
-    asked = {"samples": 48, "seed": 7}
-    answer = service.post(SAMPLED, request(ones(digits, 3), parameters=asked)).json()
-    assert answer["parameters"] == {"method": "mc_dropout", **asked}
-    found = predictions(
+    sampling = {"samples": 48, "seed": 7}
+    answer = service.post(INFER_MC, request(to_input(digits, 3), parameters=sampling)).json()
+    assert answer["parameters"] == {"method": "mc_dropout", **sampling}
+    native = predictions(
         service.post(
             "/uncertainty?samples=48&seed=7",
             instances([encode(each) for each in digits[:3]]),
             headers=JSON,
         )
     )
-    given = outputs(answer)
+    tensors = outputs(answer)
     for name in ("predictive_entropy", "mutual_information", "variation_ratio"):
-        assert given[name] == pytest.approx([each[name] for each in found], rel=SINGLE, abs=TINY)
+        assert tensors[name] == pytest.approx(
+            [each[name] for each in native], rel=FLOAT32_TOLERANCE, abs=ABSOLUTE_TOLERANCE
+        )
     for name in ("probability_std", "standard_error"):
-        wanted = [value for each in found for value in each[name].values()]
-        assert given[name] == pytest.approx(wanted, rel=SINGLE, abs=TINY)
+        expected = [value for each in native for value in each[name].values()]
+        assert tensors[name] == pytest.approx(
+            expected, rel=FLOAT32_TOLERANCE, abs=ABSOLUTE_TOLERANCE
+        )
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("sent", "returned"),
     [
         ({}, {"method": "mc_dropout", "samples": 64, "seed": 0}),
         ({"samples": "auto"}, {"method": "mc_dropout", "samples": "auto", "seed": 0}),
@@ -108,22 +118,22 @@ def test_answers_with_dropout_alive_are_those_of_uncertainty(
         ({"of_another_server": 1}, {"method": "mc_dropout", "samples": 64, "seed": 0}),
     ],
 )
-def test_the_answer_says_how_it_was_sampled(
-    service: Application, digits: Pixels, asked: Any, told: Any
+def test_v2_infer_returns_the_sampling_parameters(
+    service: Application, digits: Pixels, sent: Any, returned: Any
 ) -> None:
-    answer = service.post(SAMPLED, request(ones(digits, 1), parameters=asked)).json()
-    assert answer["parameters"] == told
+    answer = service.post(INFER_MC, request(to_input(digits, 1), parameters=sent)).json()
+    assert answer["parameters"] == returned
 
 
-@pytest.mark.parametrize("given", ["binary", "json", "uint8", "uint8 binary", "files", "base64"])
-def test_every_form_of_the_input_gives_the_same_answer(
-    service: Application, digits: Pixels, given: str
+@pytest.mark.parametrize("encoding", ["binary", "json", "uint8", "uint8 binary", "files", "base64"])
+def test_v2_infer_accepts_every_encoding_of_the_input(
+    service: Application, digits: Pixels, encoding: str
 ) -> None:
     pixels = digits[:2]
-    values = ones(digits, 2)
+    values = to_input(digits, 2)
     described: dict[str, Any] = {"name": "images", "datatype": "FP32", "shape": [2, 1, 8, 8]}
     blob = b""
-    match given:
+    match encoding:
         case "binary":
             blob = values.tobytes()
         case "json":
@@ -148,61 +158,61 @@ def test_every_form_of_the_input_gives_the_same_answer(
     assert answer.content == service.post(INFER, request(values)).content
 
 
-def test_a_raw_request_is_one_image_answered_in_binary(
-    service: Application, digits: Pixels
-) -> None:
-    values = ones(digits, 1)
+def test_v2_infer_answers_a_raw_request_in_binary(service: Application, digits: Pixels) -> None:
+    values = to_input(digits, 1)
     answer = service.post(INFER, values.tobytes(), headers={LENGTH_HEADER: "0"})
     assert answer.status_code == 200
     length = int(answer.headers[LENGTH_HEADER])
-    told = orjson.loads(answer.content[:length])["outputs"]
-    size = told[0]["parameters"]["binary_data_size"]
+    described = orjson.loads(answer.content[:length])["outputs"]
+    size = described[0]["parameters"]["binary_data_size"]
     probabilities = np.frombuffer(answer.content[length : length + size], "<f4")
-    wanted = outputs(service.post(INFER, request(values)).json())["probabilities"]
-    assert (probabilities == np.array(wanted, np.float32)).all()
+    expected = outputs(service.post(INFER, request(values)).json())["probabilities"]
+    assert (probabilities == np.array(expected, np.float32)).all()
 
 
 @pytest.mark.parametrize(
-    ("encoding", "unpack"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)]
+    ("encoding", "decompress"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)]
 )
-def test_answers_are_compressed_where_that_is_asked_for(
-    service: Application, digits: Pixels, encoding: str, unpack: Any
+def test_v2_infer_compresses_the_response_by_accept_encoding(
+    service: Application, digits: Pixels, encoding: str, decompress: Any
 ) -> None:
-    body = request(ones(digits, 2))
-    told, plain = service.compressed(INFER, body, "identity")
-    assert told == ""
-    told, packed = service.compressed(INFER, body, encoding)
-    assert (told, unpack(packed)) == (encoding, plain)
+    body = request(to_input(digits, 2))
+    content_encoding, plain = service.compressed(INFER, body, "identity")
+    assert content_encoding == ""
+    content_encoding, compressed = service.compressed(INFER, body, encoding)
+    assert (content_encoding, decompress(compressed)) == (encoding, plain)
 
 
-def test_the_id_comes_back(service: Application, digits: Pixels) -> None:
-    for given, told in (("a b", "a b"), (7, "7"), ("", "")):
-        answer = service.post(INFER, request(ones(digits, 1), id=given)).json()
-        assert answer["id"] == told
-    assert "id" not in service.post(INFER, request(ones(digits, 1))).json()
+def test_v2_infer_returns_the_request_id(service: Application, digits: Pixels) -> None:
+    for sent, returned in (("a b", "a b"), (7, "7"), ("", "")):
+        answer = service.post(INFER, request(to_input(digits, 1), id=sent)).json()
+        assert answer["id"] == returned
+    assert "id" not in service.post(INFER, request(to_input(digits, 1))).json()
 
 
-def test_the_highest_classes_can_be_asked_for(service: Application, digits: Pixels) -> None:
-    wanted = {"name": "probabilities", "parameters": {"classification": 3}}
-    answer = service.post(INFER, request(ones(digits, 2), outputs=[wanted])).json()
+def test_v2_infer_returns_the_top_classes(service: Application, digits: Pixels) -> None:
+    requested = {"name": "probabilities", "parameters": {"classification": 3}}
+    answer = service.post(INFER, request(to_input(digits, 2), outputs=[requested])).json()
     (scores,) = answer["outputs"]
     assert (scores["datatype"], scores["shape"]) == ("BYTES", [2, 3])
-    probabilities = outputs(service.post(INFER, request(ones(digits, 2))).json())["probabilities"]
+    probabilities = outputs(service.post(INFER, request(to_input(digits, 2))).json())[
+        "probabilities"
+    ]
     score, index, label = scores["data"][0].split(":")
     assert float(score) == pytest.approx(max(probabilities[:10]), abs=1e-6)
     assert (int(index), label) == (int(np.argmax(probabilities[:10])), index)
 
 
-def test_requests_are_counted_by_model(service: Application, digits: Pixels) -> None:
-    def counted(name: str) -> Any:
-        (told,) = service.get(f"/v2/models/{name}/stats").json()["model_stats"]
-        return told
+def test_v2_statistics_count_requests_by_model(service: Application, digits: Pixels) -> None:
+    def model_statistics(name: str) -> Any:
+        (statistics,) = service.get(f"/v2/models/{name}/stats").json()["model_stats"]
+        return statistics
 
-    before = {name: counted(name) for name in ("digits", "digits-mc")}
-    service.post(INFER, request(ones(digits, 3)))
-    service.post(INFER, request(ones(digits, 2)[:, :, :4]))
-    service.post(SAMPLED, request(ones(digits, 2)))
-    after = {name: counted(name) for name in before}
+    before = {name: model_statistics(name) for name in ("digits", "digits-mc")}
+    service.post(INFER, request(to_input(digits, 3)))
+    service.post(INFER, request(to_input(digits, 2)[:, :, :4]))
+    service.post(INFER_MC, request(to_input(digits, 2)))
+    after = {name: model_statistics(name) for name in before}
     for name, images, failed in (("digits", 3, 1), ("digits-mc", 2, 0)):
         old, new = before[name], after[name]
         assert new["inference_count"] - old["inference_count"] == images
@@ -218,7 +228,7 @@ def test_requests_are_counted_by_model(service: Application, digits: Pixels) -> 
     assert {each["name"] for each in together} == {"digits", "digits-mc"}
 
 
-def test_the_index_lists_what_is_ready(service: Application) -> None:
+def test_v2_repository_index_lists_ready_models(service: Application) -> None:
     for body in (None, b"{}", b'{"ready": true}'):
         entries = service.post("/v2/repository/index", body).json()
         assert [(each["name"], each["state"]) for each in entries] == [
@@ -227,9 +237,11 @@ def test_the_index_lists_what_is_ready(service: Application) -> None:
         ]
 
 
-def test_a_client_that_waits_shortly_is_told_in_time(service: Application, digits: Pixels) -> None:
-    """A microsecond is over before the run has begun."""
-    answer = service.post(INFER, request(ones(digits, 1), parameters={"timeout": 1}))
+def test_v2_infer_answers_504_when_the_timeout_parameter_expires(
+    service: Application, digits: Pixels
+) -> None:
+    """A timeout of one microsecond expires before the inference run begins."""
+    answer = service.post(INFER, request(to_input(digits, 1), parameters={"timeout": 1}))
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
-    patient = service.post(INFER, request(ones(digits, 1), parameters={"timeout": 0}))
-    assert patient.status_code == 200
+    without_timeout = service.post(INFER, request(to_input(digits, 1), parameters={"timeout": 0}))
+    assert without_timeout.status_code == 200

@@ -50,7 +50,7 @@ def _as_form(service: Application, route: str, pixels: Pixels) -> httpx.Response
 @pytest.mark.parametrize(
     "send", [_as_numbers, _as_numbers_with_channels, _as_base64, _as_mixture, _as_form]
 )
-def test_every_content_type_gives_the_answers_of_single_raw_images(
+def test_predictions_are_the_same_for_every_content_type(
     service: Application, digits: Pixels, route: str, send: Send
 ) -> None:
     alone = [predictions(service.post(route, encode(image), headers=PNG)) for image in digits[:3]]
@@ -58,7 +58,7 @@ def test_every_content_type_gives_the_answers_of_single_raw_images(
     assert together == [answer for answers in alone for answer in answers]
 
 
-def test_predict_has_the_documented_shape(service: Application, digits: Pixels) -> None:
+def test_predict_returns_the_documented_schema(service: Application, digits: Pixels) -> None:
     response = _as_base64(service, "/predict", digits[:4])
     answer = schemas.Predictions.model_validate_json(response.content)
     assert response.headers["Content-Type"] == "application/json"
@@ -69,7 +69,7 @@ def test_predict_has_the_documented_shape(service: Application, digits: Pixels) 
         assert each.confidence == each.probabilities[each.label] == max(each.probabilities.values())
 
 
-def test_uncertainty_has_the_documented_shape(service: Application, digits: Pixels) -> None:
+def test_uncertainty_returns_the_documented_schema(service: Application, digits: Pixels) -> None:
     response = _as_base64(service, "/uncertainty", digits[:8])
     answer = schemas.UncertainPredictions.model_validate_json(response.content)
     described = (answer.model, answer.version, answer.method, answer.samples, answer.seed)
@@ -83,7 +83,7 @@ def test_uncertainty_has_the_documented_shape(service: Application, digits: Pixe
         assert each.confidence == each.probabilities[each.label] == max(each.probabilities.values())
 
 
-def test_uncertainties_obey_their_definitions(service: Application, digits: Pixels) -> None:
+def test_uncertainty_values_satisfy_their_definitions(service: Application, digits: Pixels) -> None:
     answers = predictions(_as_base64(service, "/uncertainty?samples=16", digits[:8]))
     for each in answers:
         entropy, expected = each["predictive_entropy"], each["expected_entropy"]
@@ -91,13 +91,15 @@ def test_uncertainties_obey_their_definitions(service: Application, digits: Pixe
         assert 0 <= each["mutual_information"] <= entropy <= log(10)
         assert each["variation_ratio"] * 16 == int(each["variation_ratio"] * 16)
         for name, deviation in each["probability_std"].items():
-            # Equal where the samples say nothing more; both were computed as float32.
+            # The bound is equal for independent samples; both values were computed as float32.
             assert each["standard_error"][name] >= deviation / 15**0.5 * (1 - 1e-6)
         assert each["mutual_information_error"] >= 0
-        assert max(each["probability_std"].values()) > 0, "dropout is not alive"
+        assert max(each["probability_std"].values()) > 0, "dropout is not active"
 
 
-def test_one_sample_has_no_standard_error(service: Application, digit: Pixels) -> None:
+def test_uncertainty_of_one_sample_has_no_standard_error(
+    service: Application, digit: Pixels
+) -> None:
     response = service.post("/uncertainty?samples=1", encode(digit), headers=PNG)
     answer = schemas.UncertainPredictions.model_validate_json(response.content)
     (each,) = answer.predictions
@@ -107,7 +109,7 @@ def test_one_sample_has_no_standard_error(service: Application, digit: Pixels) -
     assert each.mutual_information_error is None
 
 
-def test_samples_are_drawn_until_the_labels_are_settled(
+def test_adaptive_sampling_stops_once_the_labels_are_decided(
     service: Application, digits: Pixels
 ) -> None:
     response = _as_base64(service, "/uncertainty?samples=auto&seed=2", digits[:8])
@@ -119,14 +121,14 @@ def test_samples_are_drawn_until_the_labels_are_settled(
     assert {each.stopped_because for each in answer.predictions} <= {"settled", "maximum"}
 
 
-def test_the_maximum_ends_sampling_too(models_folder: Path, digit: Pixels) -> None:
+def test_adaptive_sampling_stops_at_the_maximum(models_folder: Path, digit: Pixels) -> None:
     with serving_models(models_folder, max_samples=4, default_samples=4) as service:
         response = service.post("/uncertainty?samples=auto", encode(digit), headers=PNG)
     (each,) = predictions(response)
     assert (each["samples_used"], each["stopped_because"]) == (4, "maximum")
 
 
-def test_the_analytic_method_draws_nothing(service: Application, digits: Pixels) -> None:
+def test_analytic_method_draws_no_samples(service: Application, digits: Pixels) -> None:
     response = _as_base64(service, "/uncertainty?method=analytic", digits[:8])
     answer = schemas.UncertainPredictions.model_validate_json(response.content)
     assert (answer.method, answer.samples, answer.seed) == ("analytic", None, None)
@@ -140,7 +142,9 @@ def test_the_analytic_method_draws_nothing(service: Application, digits: Pixels)
             assert probability == pytest.approx(other["probabilities"][name], abs=error)
 
 
-def test_independent_masks_can_be_asked_for(service: Application, digit: Pixels) -> None:
+def test_design_selects_orthogonal_or_independent_masks(
+    service: Application, digit: Pixels
+) -> None:
     ours, named, independent = (
         predictions(service.post(f"/uncertainty{query}", encode(digit), headers=PNG))
         for query in ("", "?design=orthogonal", "?design=independent")
@@ -148,7 +152,9 @@ def test_independent_masks_can_be_asked_for(service: Application, digit: Pixels)
     assert ours == named != independent
 
 
-def test_seed_and_samples_come_from_the_query(service: Application, digit: Pixels) -> None:
+def test_uncertainty_uses_seed_and_samples_of_the_query(
+    service: Application, digit: Pixels
+) -> None:
     response = service.post("/uncertainty?samples=33&seed=7", encode(digit), headers=PNG)
     answer = schemas.UncertainPredictions.model_validate_json(response.content)
     assert (answer.samples, answer.seed) == (33, 7)
@@ -156,14 +162,18 @@ def test_seed_and_samples_come_from_the_query(service: Application, digit: Pixel
     assert predictions(other) != predictions(response)
 
 
-def test_seed_and_samples_default_to_the_settings(models_folder: Path, digit: Pixels) -> None:
+def test_uncertainty_uses_seed_and_samples_of_the_settings_by_default(
+    models_folder: Path, digit: Pixels
+) -> None:
     with serving_models(models_folder, default_seed=7, default_samples=33) as service:
         unnamed = service.post("/uncertainty", encode(digit), headers=PNG)
         named = service.post("/uncertainty?seed=7&samples=33", encode(digit), headers=PNG)
     assert unnamed.content == named.content
 
 
-def test_model_version_and_method_can_be_named(service: Application, digit: Pixels) -> None:
+def test_predict_and_uncertainty_accept_model_version_and_method(
+    service: Application, digit: Pixels
+) -> None:
     named = "?model=digits&version=1"
     plain = service.post("/predict", encode(digit), headers=PNG)
     assert service.post(f"/predict{named}", encode(digit), headers=PNG).content == plain.content
@@ -194,7 +204,7 @@ LOSSLESS: dict[str, tuple[str, Callable[[Pixels], bytes]]] = {
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
-def test_lossless_files_of_any_kind_give_the_answer_of_their_pixels(
+def test_predict_of_a_lossless_file_equals_that_of_its_pixels(
     service: Application, digit: Pixels, name: str
 ) -> None:
     media_type, encoded = LOSSLESS[name]
@@ -204,7 +214,7 @@ def test_lossless_files_of_any_kind_give_the_answer_of_their_pixels(
 
 
 @pytest.mark.parametrize("media_type", IMAGE_TYPES)
-def test_every_documented_image_type_is_taken(
+def test_predict_accepts_every_documented_image_type(
     service: Application, digit: Pixels, media_type: str
 ) -> None:
     file_format = media_type.removeprefix("image/").upper()
@@ -213,30 +223,28 @@ def test_every_documented_image_type_is_taken(
     assert answer["label"] in "0123456789"
 
 
-def test_lossy_and_resized_digits_are_still_recognised(
-    service: Application, held_out: Split
-) -> None:
-    """Enlarged 5 times, in colour, as JPEG: nearly the same picture, nearly the same answers."""
-    labels, found = held_out.labels[:80], []
+def test_predict_recognises_enlarged_jpeg_digits(service: Application, held_out: Split) -> None:
+    """The digits are enlarged 5 times and sent in colour as JPEG."""
+    labels, predicted = held_out.labels[:80], []
     for image in held_out.images[:80, 0]:
         large = _grey_in_colour(image.repeat(5, axis=0).repeat(5, axis=1))
         jpeg = encode(large, "JPEG", quality=95)
         (answer,) = predictions(
             service.post("/predict", jpeg, headers={"Content-Type": "image/jpeg"})
         )
-        found.append(int(answer["label"]))
-    assert (np.array(found) == labels).mean() > 0.8
+        predicted.append(int(answer["label"]))
+    assert (np.array(predicted) == labels).mean() > 0.8
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 40), (40, 8), (100, 100)])
-def test_any_size_is_resized(service: Application, shape: tuple[int, int]) -> None:
+def test_predict_resizes_images_of_any_size(service: Application, shape: tuple[int, int]) -> None:
     blank = np.zeros(shape, np.uint8)
     answer = predictions(service.post("/predict", encode(blank), headers=PNG))
     black = np.zeros((8, 8), np.uint8)
     assert answer == predictions(service.post("/predict", encode(black), headers=PNG))
 
 
-def test_switched_off_uncertainty_says_so_and_leaves_the_rest(
+def test_uncertainty_is_404_if_it_is_disabled_and_predict_still_works(
     models_folder: Path, digit: Pixels
 ) -> None:
     with serving_models(models_folder, uncertainty=False) as service:

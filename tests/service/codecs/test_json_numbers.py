@@ -1,4 +1,4 @@
-"""A request's JSON is read as orjson reads it, but for the one long list of numbers."""
+"""The JSON of a request is parsed as by orjson, except for the long list of numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.codecs.tensors import InferRequest, parse
+from service.codecs.infer_requests import InferRequest, parse_request
 from service.errors import InvalidJsonError, InvalidRequestError
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -36,33 +36,35 @@ def outcome(read: Callable[[], InferRequest]) -> Any:
 
 
 def read_whole(text: bytes) -> Any:
-    """What pydantic makes of all that orjson reads; None: no request."""
+    """Parse with orjson and pydantic alone; None for an invalid request."""
     return outcome(lambda: InferRequest.model_validate(orjson.loads(text)))
 
 
 def read(text: bytes) -> Any:
-    """The same of what the service reads, its array in the list's place."""
+    """Parse as the service does, and put the array in place of the list."""
 
     def parsed() -> InferRequest:
-        found, payload = parse(text, None)
+        infer_request, payload = parse_request(text, None)
         if payload.numbers is None:
-            return found
-        (tensor,) = found.inputs
+            return infer_request
+        (tensor,) = infer_request.inputs
         filled = tensor.model_copy(update={"data": payload.numbers.tolist()})
-        return found.model_copy(update={"inputs": [filled]})
+        return infer_request.model_copy(update={"inputs": [filled]})
 
     return outcome(parsed)
 
 
 @given(NUMBERS)
-def test_a_flat_list_of_numbers_is_an_array(data: list[float]) -> None:
-    _, payload = parse(request(data, {}), None)
+def test_parse_request_reads_a_flat_list_of_numbers_as_an_array(data: list[float]) -> None:
+    _, payload = parse_request(request(data, {}), None)
     assert payload.numbers is not None
     np.testing.assert_array_equal(payload.numbers, np.array(data, np.float64))
 
 
 @given(VALUES, st.dictionaries(KEYS, VALUES, max_size=3))
-def test_anything_else_is_read_as_a_whole(data: Any, fields: dict[str, Any]) -> None:
+def test_parse_request_reads_any_other_json_as_orjson_does(
+    data: Any, fields: dict[str, Any]
+) -> None:
     for text in (request(data, fields), orjson.dumps(fields), orjson.dumps([data])):
         assert read(text) == read_whole(text)
 
@@ -84,19 +86,19 @@ TENSOR = '"name":"x","shape":[1],"datatype":"FP32"'
         '{"inputs":[{TENSOR,"data":[123456789012345678901234567890]}]}',
     ],
 )
-def test_what_only_looks_like_it_is_read_as_a_whole(text: str) -> None:
+def test_parse_request_reads_ambiguous_data_keys_as_orjson_does(text: str) -> None:
     body = text.replace("TENSOR", TENSOR).encode()
     assert read(body) == read_whole(body)
 
 
-def test_a_description_that_is_remembered_lends_nobody_its_numbers() -> None:
-    first, second = (parse(request([value], {}), None) for value in (0.25, 0.75))
+def test_cached_requests_do_not_share_their_numbers() -> None:
+    first, second = (parse_request(request([value], {}), None) for value in (0.25, 0.75))
     assert first[0] is second[0]
     numbers = [payload.numbers for _, payload in (first, second)]
     np.testing.assert_array_equal(numbers, [[0.25], [0.75]])
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"data":}', '{"data":[1,]}', '{"data":[NaN]}', "x"])
-def test_what_is_no_json_is_refused(text: str) -> None:
+def test_parse_request_refuses_invalid_json(text: str) -> None:
     with pytest.raises(InvalidJsonError, match="JSON cannot be read"):
-        parse(text.encode(), None)
+        parse_request(text.encode(), None)

@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol: what is written is what is read, in JSON and binary."""
+"""Open Inference requests and responses, in JSON and binary: values survive a round trip."""
 
 from contextlib import suppress
 from typing import Any
@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.codecs.tensors import InferRequest, Tensor, classified, parse, read_inputs, write
+from service.codecs.infer_requests import InferRequest, parse_request, read_inputs
+from service.codecs.infer_responses import top_classes, write_response
+from service.codecs.tensors import Tensor
 from service.errors import InvalidJsonError, InvalidRequestError, InvalidTensorError
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, max_side=4)
@@ -29,11 +31,11 @@ def request(values: Any, data: Any) -> bytes:
 
 
 def read(body: bytes, length: int | None = None) -> list[Tensor]:
-    return read_inputs(*parse(body, length))
+    return read_inputs(*parse_request(body, length))
 
 
 @given(NUMBERS, st.booleans())
-def test_numbers_in_json_are_read_nested_or_flat(values: Any, nested: bool) -> None:
+def test_read_inputs_accepts_nested_and_flat_numbers(values: Any, nested: bool) -> None:
     (tensor,) = read(request(values, (values if nested else values.ravel()).tolist()))
     assert (tensor.name, tensor.datatype) == ("x", datatype(values))
     assert tensor.values.shape == values.shape
@@ -41,7 +43,7 @@ def test_numbers_in_json_are_read_nested_or_flat(values: Any, nested: bool) -> N
 
 
 @given(NUMBERS, NUMBERS)
-def test_binary_tensors_are_read_in_their_order(one: Any, other: Any) -> None:
+def test_read_inputs_reads_binary_tensors_in_order(one: Any, other: Any) -> None:
     described = [
         {
             "name": name,
@@ -60,7 +62,7 @@ def test_binary_tensors_are_read_in_their_order(one: Any, other: Any) -> None:
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=5))
-def test_elements_of_bytes_are_what_was_sent(elements: list[bytes]) -> None:
+def test_read_inputs_returns_the_bytes_elements(elements: list[bytes]) -> None:
     blob = b"".join(len(each).to_bytes(4, "little") + each for each in elements)
     described = {
         "name": "x",
@@ -74,29 +76,31 @@ def test_elements_of_bytes_are_what_was_sent(elements: list[bytes]) -> None:
 
 
 @given(NUMBERS, st.lists(st.text(max_size=5), min_size=1, max_size=4), st.booleans())
-def test_what_is_written_can_be_read_again(values: Any, words: list[str], binary: bool) -> None:
+def test_write_response_writes_json_and_binary_outputs(
+    values: Any, words: list[str], binary: bool
+) -> None:
     words = [word.rstrip("\0") for word in words]  # NumPy pads text with them
     tensors = [
         Tensor("numbers", "FP32", values.astype(np.float32)),
         Tensor("words", "BYTES", np.array([word.encode() for word in words], object)),
     ]
-    asked = InferRequest.model_validate(
+    infer_request = InferRequest.model_validate(
         {
             "inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [0]}],
             "parameters": {"binary_data_output": binary},
         }
     )
-    body, length = write({"id": "7"}, tensors, asked)
+    body, length = write_response({"id": "7"}, tensors, infer_request)
     assert (length is not None) is binary
     content = orjson.loads(body[:length])
     assert content["id"] == "7"
     offset = length or 0
-    for tensor, told in zip(tensors, content["outputs"], strict=True):
-        assert (told["name"], told["shape"]) == (tensor.name, list(tensor.values.shape))
+    for tensor, described in zip(tensors, content["outputs"], strict=True):
+        assert (described["name"], described["shape"]) == (tensor.name, list(tensor.values.shape))
         if not binary:
             continue
-        size = told["parameters"]["binary_data_size"]
-        assert "data" not in told
+        size = described["parameters"]["binary_data_size"]
+        assert "data" not in described
         blob = body[offset : offset + size]
         offset += size
         if tensor.datatype == "FP32":
@@ -104,41 +108,41 @@ def test_what_is_written_can_be_read_again(values: Any, words: list[str], binary
     if binary:
         assert offset == len(body)
     else:
-        numbers, strings = (told["data"] for told in content["outputs"])
+        numbers, strings = (described["data"] for described in content["outputs"])
         assert (np.array(numbers, np.float32) == tensors[0].values.ravel()).all()
         assert strings == words
 
 
-def test_each_output_can_be_binary_or_not_whatever_the_default() -> None:
+def test_write_response_lets_an_output_override_the_binary_default() -> None:
     tensors = [Tensor(name, "FP32", np.ones((1, 2), np.float32)) for name in ("a", "b", "c")]
-    wanted = [
+    requested = [
         {"name": "c", "parameters": {"binary_data": False}},
         {"name": "a"},
     ]
-    asked = InferRequest.model_validate(
+    infer_request = InferRequest.model_validate(
         {
             "inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [0]}],
             "parameters": {"binary_data_output": True},
-            "outputs": wanted,
+            "outputs": requested,
         }
     )
-    body, length = write({}, tensors, asked)
+    body, length = write_response({}, tensors, infer_request)
     first, second = orjson.loads(body[:length])["outputs"]
     assert (first["name"], first["data"]) == ("c", [1.0, 1.0])
     assert (second["name"], second["parameters"]) == ("a", {"binary_data_size": 8})
 
 
-def test_the_highest_scores_come_first_with_their_index_and_label() -> None:
+def test_top_classes_sorts_scores_with_index_and_label() -> None:
     scores = Tensor("p", "FP32", np.array([[0.25, 0.5, 0.25], [1, 0, 0]], np.float32))
-    found = classified(scores, 2, ["ape", "bee", "cat"])
-    assert found.values.tolist() == [
+    top = top_classes(scores, 2, ["ape", "bee", "cat"])
+    assert top.values.tolist() == [
         [b"0.500000:1:bee", b"0.250000:0:ape"],
         [b"1.000000:0:ape", b"0.000000:1:bee"],
     ]
-    assert classified(scores, 99, ["ape", "bee", "cat"]).values.shape == (2, 3)
+    assert top_classes(scores, 99, ["ape", "bee", "cat"]).values.shape == (2, 3)
 
 
 @given(st.binary(max_size=200), st.integers(0, 200))
-def test_any_bytes_are_read_or_refused(body: bytes, length: int) -> None:
+def test_parse_request_reads_or_refuses_any_bytes(body: bytes, length: int) -> None:
     with suppress(InvalidJsonError, InvalidRequestError, InvalidTensorError):
         assert read(body, length)

@@ -1,4 +1,4 @@
-"""The queue in front of a predictor; runs are held by events, so each order of events is forced."""
+"""The batcher; events block the runs of its predictor, so that a test forces each order."""
 
 import asyncio
 import gc
@@ -13,25 +13,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.dropout.sampling import FixedSamples, Sampling
+from model.dropout.sampling_methods import FixedSamples, Sampling
 from model.inference.predictor import Prediction
-from model.uncertainty.summary import Summary, Uncertainty
+from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.pending_requests import Floats
 from service.errors import DeadlineError, NotReadyError, OverloadedError
 from service.observability.metrics import Metrics
-from tests.service.serving import HeldPredictor, metric
+from tests.service.serving import BlockingPredictor, metric
 
 ROOMY = Limits(batch_rows=64, queue_rows=1024, timeout_seconds=60)
 POISON = -1.0
 
 
 class EchoPredictor:
-    """Answers with the numbers it was given, so that every answer shows whose it is."""
+    """Returns the numbers of its images, so that every result shows which request it belongs to."""
 
     def __init__(self) -> None:
         self.head_runs: list[tuple[int, int, int]] = []
-        """(rows, seed, samples) of each run of the head."""
+        """Rows, seed and samples of each run of the head."""
 
     def predict(self, images: Floats) -> Prediction:
         if POISON in images:
@@ -43,10 +43,10 @@ class EchoPredictor:
         assert isinstance(how, FixedSamples)
         number = prediction.features[:, 0].astype(np.float64)
         self.head_runs.append((len(number), how.seed, how.samples))
-        asked = (np.full_like(number, how.seed), np.full_like(number, how.samples))
-        matrix, whole = np.stack([number, *asked], 1), number.astype(np.int64)
+        parameters = (np.full_like(number, how.seed), np.full_like(number, how.samples))
+        matrix, integers = np.stack([number, *parameters], 1), number.astype(np.int64)
         return Uncertainty(
-            labels=whole,
+            labels=integers,
             mean_probabilities=matrix,
             probability_std=matrix,
             standard_error=matrix,
@@ -55,8 +55,8 @@ class EchoPredictor:
             mutual_information=number,
             mutual_information_error=number,
             variation_ratio=number,
-            samples_used=whole,
-            settled=whole > 0,
+            samples_used=integers,
+            label_decided=integers > 0,
             typicality=number,
             set_draws=number,
         )
@@ -82,28 +82,28 @@ def batcher(
 
 
 def queued_rows(metrics: Metrics) -> float:
-    return metric(metrics.expose().decode(), "dropserve_queue_rows", model="echo")
+    return metric(metrics.render().decode(), "dropserve_queue_rows", model="echo")
 
 
-async def until_running(held: HeldPredictor) -> None:
+async def until_running(held: BlockingPredictor) -> None:
     await asyncio.to_thread(held.wait_until_running)
 
 
 async def all_submitted(*requests: Coroutine[Any, Any, Any]) -> list["asyncio.Task[Any]"]:
-    """Start the requests in order; each has queued when this returns."""
+    """Start the requests in order; each is queued when this returns."""
     tasks = [asyncio.create_task(request) for request in requests]
-    await asyncio.sleep(0)  # one turn of the loop takes each as far as its queue
+    await asyncio.sleep(0)  # in one turn of the loop each reaches the queue
     return tasks
 
 
-def test_what_queues_during_a_run_goes_together_next() -> None:
+def test_batcher_runs_requests_queued_during_a_run_as_one_batch() -> None:
     async def scenario() -> None:
-        held = HeldPredictor(EchoPredictor())
+        held = BlockingPredictor(EchoPredictor())
         queue = batcher(held)
         (first,) = await all_submitted(queue.predict(images(1)))
         await until_running(held)
         rest = await all_submitted(*(queue.predict(images(number, number)) for number in (2, 3, 4)))
-        held.permission.set()
+        held.released.set()
         answers = await asyncio.gather(first, *rest)
         assert held.runs == [1, 6]
         assert [answer.logits[0, 0] for answer in answers] == [2, 4, 6, 8]
@@ -112,7 +112,7 @@ def test_what_queues_during_a_run_goes_together_next() -> None:
     run(scenario())
 
 
-def test_nothing_waits_for_a_timer() -> None:
+def test_batcher_delays_no_request_by_a_timer() -> None:
     class StoppedClock(asyncio.SelectorEventLoop):
         def time(self) -> float:
             return 0.0
@@ -128,15 +128,15 @@ def test_nothing_waits_for_a_timer() -> None:
         runner.run(scenario())
 
 
-def test_a_run_holds_no_more_rows_than_allowed_and_splits_no_request() -> None:
+def test_batcher_limits_rows_and_splits_no_short_request() -> None:
     async def scenario() -> None:
-        held = HeldPredictor(EchoPredictor())
+        held = BlockingPredictor(EchoPredictor())
         queue = batcher(held, Limits(batch_rows=5, queue_rows=1024, timeout_seconds=60))
         (first,) = await all_submitted(queue.predict(images(0)))
         await until_running(held)
         sizes = (2, 3, 1, 7, 1)
         rest = await all_submitted(*(queue.predict(images(*range(size))) for size in sizes))
-        held.permission.set()
+        held.released.set()
         answers = await asyncio.gather(first, *rest)
         assert held.runs == [1, 5, 1, 7, 1]
         assert [len(answer.logits) for answer in answers] == [1, *sizes]
@@ -145,10 +145,10 @@ def test_a_run_holds_no_more_rows_than_allowed_and_splits_no_request() -> None:
     run(scenario())
 
 
-def test_requests_with_equal_sampling_share_one_run_of_the_head() -> None:
+def test_batcher_runs_the_head_once_for_equal_sampling() -> None:
     async def scenario() -> None:
         echo = EchoPredictor()
-        held = HeldPredictor(echo)
+        held = BlockingPredictor(echo)
         queue = batcher(held)
         (first,) = await all_submitted(queue.predict(images(0)))
         await until_running(held)
@@ -162,7 +162,7 @@ def test_requests_with_equal_sampling_share_one_run_of_the_head() -> None:
             *(queue.uncertainty(images(row, row), each) for row, each in enumerate(samplings)),
             queue.predict(images(9)),
         )
-        held.permission.set()
+        held.released.set()
         await asyncio.gather(first, *rest)
         assert held.runs == [1, 9]
         assert sorted(echo.head_runs) == [(2, 1, 16), (2, 2, 8), (4, 1, 8)]
@@ -175,7 +175,9 @@ REQUESTS = st.lists(
     st.tuples(
         st.integers(1, 5),  # rows
         st.none()
-        | st.builds(FixedSamples, st.integers(0, 2), st.integers(1, 3), brief=st.just(False)),
+        | st.builds(
+            FixedSamples, st.integers(0, 2), st.integers(1, 3), summary_only=st.just(False)
+        ),
         st.booleans() | st.just(False) | st.just(False),  # poisoned
     ),
     min_size=1,
@@ -185,12 +187,14 @@ REQUESTS = st.lists(
 
 @settings(max_examples=50)
 @given(requests=REQUESTS, batch_rows=st.integers(1, 20))
-def test_no_answer_goes_to_the_wrong_caller(
+def test_batcher_returns_each_result_to_its_caller(
     requests: list[tuple[int, FixedSamples | None, bool]], batch_rows: int
 ) -> None:
-    """Whatever is asked at once: each gets its own rows, in order, and only the bad ones fail."""
+    """Each concurrent request gets its own rows, in order, and only poisoned ones fail."""
 
-    async def ask(queue: Batcher, number: int, rows: int, sampling: FixedSamples | None) -> None:
+    async def predict(
+        queue: Batcher, number: int, rows: int, sampling: FixedSamples | None
+    ) -> None:
         sent = [number + row / 8 for row in range(rows)]
         if sampling is None:
             prediction = await queue.predict(images(*sent))
@@ -210,7 +214,7 @@ def test_no_answer_goes_to_the_wrong_caller(
         queue = batcher(EchoPredictor(), Limits(batch_rows, queue_rows=1024, timeout_seconds=60))
         await asyncio.gather(
             *(
-                fail(queue, rows) if poisoned else ask(queue, number, rows, sampling)
+                fail(queue, rows) if poisoned else predict(queue, number, rows, sampling)
                 for number, (rows, sampling, poisoned) in enumerate(requests)
             )
         )
@@ -219,10 +223,10 @@ def test_no_answer_goes_to_the_wrong_caller(
     run(scenario())
 
 
-def test_a_full_queue_refuses_and_takes_again_when_it_has_emptied() -> None:
+def test_batcher_refuses_requests_while_its_queue_is_full() -> None:
     async def scenario() -> None:
         metrics = Metrics()
-        held = HeldPredictor(EchoPredictor())
+        held = BlockingPredictor(EchoPredictor())
         queue = batcher(held, Limits(batch_rows=64, queue_rows=4, timeout_seconds=60), metrics)
         (first,) = await all_submitted(queue.predict(images(0)))
         await until_running(held)
@@ -231,7 +235,7 @@ def test_a_full_queue_refuses_and_takes_again_when_it_has_emptied() -> None:
         with pytest.raises(OverloadedError, match=r"^3 images are waiting already; try again"):
             await queue.predict(images(4, 5))
         waiting += await all_submitted(queue.predict(images(6)))
-        held.permission.set()
+        held.released.set()
         await asyncio.gather(first, *waiting)
         assert queued_rows(metrics) == 0
         assert len((await queue.predict(images(7, 8))).logits) == 2
@@ -240,7 +244,7 @@ def test_a_full_queue_refuses_and_takes_again_when_it_has_emptied() -> None:
     run(scenario())
 
 
-def test_an_empty_queue_takes_a_request_larger_than_itself() -> None:
+def test_batcher_accepts_a_request_larger_than_its_empty_queue() -> None:
     async def scenario() -> None:
         queue = batcher(EchoPredictor(), Limits(batch_rows=2, queue_rows=2, timeout_seconds=60))
         assert len((await queue.predict(images(1, 2, 3))).logits) == 3
@@ -249,9 +253,9 @@ def test_an_empty_queue_takes_a_request_larger_than_itself() -> None:
     run(scenario())
 
 
-def test_a_request_that_waits_too_long_is_told_so_and_never_run() -> None:
+def test_batcher_times_out_pending_requests_and_never_runs_them() -> None:
     async def scenario() -> None:
-        held = HeldPredictor(EchoPredictor())
+        held = BlockingPredictor(EchoPredictor())
         queue = batcher(held, Limits(batch_rows=64, queue_rows=1024, timeout_seconds=0.01))
         sentence = "^No answer within 0.01 seconds; try again later, with fewer images or samples.$"
         with pytest.raises(DeadlineError, match=sentence):
@@ -259,17 +263,17 @@ def test_a_request_that_waits_too_long_is_told_so_and_never_run() -> None:
         await until_running(held)
         with pytest.raises(DeadlineError, match=sentence):
             await queue.predict(images(2, 3))
-        held.permission.set()
+        held.released.set()
         await queue.close()
         assert held.runs == [1]
 
     run(scenario())
 
 
-def test_who_has_hung_up_is_left_out_of_the_run() -> None:
+def test_batcher_drops_cancelled_requests_from_the_next_batch() -> None:
     async def scenario() -> None:
         metrics = Metrics()
-        held = HeldPredictor(EchoPredictor())
+        held = BlockingPredictor(EchoPredictor())
         queue = batcher(held, metrics=metrics)
         (running,) = await all_submitted(queue.predict(images(0)))
         await until_running(held)
@@ -278,7 +282,7 @@ def test_who_has_hung_up_is_left_out_of_the_run() -> None:
         for task in (running, gone):
             task.cancel()
         await asyncio.wait([running, gone])
-        held.permission.set()
+        held.released.set()
         assert (await waiting).features[:, 0].tolist() == [1, 2]
         assert held.runs == [1, 2]
         assert queued_rows(metrics) == 0
@@ -287,42 +291,42 @@ def test_who_has_hung_up_is_left_out_of_the_run() -> None:
     run(scenario())
 
 
-def test_a_failing_request_fails_alone() -> None:
+def test_batcher_fails_only_the_request_that_raises() -> None:
     async def scenario() -> None:
-        held = HeldPredictor(EchoPredictor())
+        held = BlockingPredictor(EchoPredictor())
         queue = batcher(held)
         (first,) = await all_submitted(queue.predict(images(0)))
         await until_running(held)
         rest = await all_submitted(*(queue.predict(images(each)) for each in (1, POISON, 2)))
-        held.permission.set()
+        held.released.set()
         good, bad, also_good = rest
         with pytest.raises(ValueError, match="poisoned"):
             await bad
         assert [(await each).logits[0, 0] for each in (good, also_good)] == [2, 4]
         assert held.runs == [1, 3, 1, 1, 1]
-        await asyncio.gather(first, queue.predict(images(3)))  # and the queue goes on
+        await asyncio.gather(first, queue.predict(images(3)))  # and the batcher keeps running
         await queue.close()
 
     run(scenario())
 
 
-def test_closing_answers_what_is_queued_and_takes_nothing_more() -> None:
+def test_batcher_close_answers_pending_requests_and_refuses_new_ones() -> None:
     async def scenario() -> None:
-        held = HeldPredictor(EchoPredictor())
+        held = BlockingPredictor(EchoPredictor())
         queue = batcher(held)
         (first,) = await all_submitted(queue.predict(images(1)))
         await until_running(held)
         rest = await all_submitted(queue.predict(images(2)), queue.close())
         with pytest.raises(NotReadyError, match=r"^The server is stopping; send the request"):
             await queue.predict(images(3))
-        held.permission.set()
+        held.released.set()
         first_answer, queued_answer, _ = await asyncio.gather(first, *rest)
         assert (first_answer.logits[0, 0], queued_answer.logits[0, 0]) == (2, 4)
 
     run(scenario())
 
 
-def test_closing_an_idle_queue_ends() -> None:
+def test_batcher_close_returns_when_idle() -> None:
     async def scenario() -> None:
         queue = batcher(EchoPredictor())
         await queue.close()
@@ -332,14 +336,14 @@ def test_closing_an_idle_queue_ends() -> None:
     run(scenario())
 
 
-def test_batch_rows_and_stages_are_measured() -> None:
+def test_batcher_counts_batch_rows_and_stages() -> None:
     async def scenario() -> None:
         metrics = Metrics()
         queue = batcher(EchoPredictor(), metrics=metrics)
         await queue.predict(images(1, 2, 3))
         await queue.uncertainty(images(1, 2), FixedSamples(0, 4))
         await queue.close()
-        text = metrics.expose().decode()
+        text = metrics.render().decode()
         assert metric(text, "dropserve_batch_rows_sum", model="echo") == 5
         assert metric(text, "dropserve_batch_rows_count", model="echo") == 2
         assert metric(text, "dropserve_stage_seconds_count", stage="trunk") == 2
@@ -349,20 +353,20 @@ def test_batch_rows_and_stages_are_measured() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["answer", "error", "deadline"])
-def test_a_request_leaves_nothing_behind(outcome: str) -> None:
-    """Without a collection of garbage: errors would else keep whole requests until there is one."""
+def test_batcher_keeps_no_reference_to_a_finished_request(outcome: str) -> None:
+    """Checked without garbage collection, until which a cycle through an error keeps the images."""
 
     async def scenario() -> None:
         queue = batcher(EchoPredictor())
         await queue.predict(images(0))
-        given = images(POISON if outcome == "error" else 1)
-        kept = weakref.ref(given)
-        within = 1e-9 if outcome == "deadline" else None
+        rows = images(POISON if outcome == "error" else 1)
+        kept = weakref.ref(rows)
+        timeout_seconds = 1e-9 if outcome == "deadline" else None
         with suppress(ValueError, DeadlineError):
-            await queue.predict(given, within)
-        del given
+            await queue.predict(rows, timeout_seconds)
+        del rows
         await queue.close()
-        for _ in range(3):  # turns of the loop, which itself still knows what it has just done
+        for _ in range(3):  # the loop itself still refers to its last callbacks
             await asyncio.sleep(0)
         assert kept() is None
 
@@ -373,8 +377,8 @@ def test_a_request_leaves_nothing_behind(outcome: str) -> None:
         gc.enable()
 
 
-class Whereabouts(EchoPredictor):
-    """Remembers which thread it ran on."""
+class ThreadRecorder(EchoPredictor):
+    """Records which thread each run is on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -385,9 +389,9 @@ class Whereabouts(EchoPredictor):
         return super().predict(images)
 
 
-def test_a_run_known_to_be_brief_is_on_the_event_loop_and_others_are_not() -> None:
+def test_batcher_runs_only_known_short_batches_inline() -> None:
     async def scenario() -> None:
-        predictor = Whereabouts()
+        predictor = ThreadRecorder()
         limits = Limits(batch_rows=64, queue_rows=64, timeout_seconds=60, inline_seconds=60)
         queue = batcher(predictor, limits)
         here = threading.get_ident()
@@ -398,11 +402,11 @@ def test_a_run_known_to_be_brief_is_on_the_event_loop_and_others_are_not() -> No
         await queue.uncertainty(images(6), FixedSamples(seed=1, samples=2))
         await queue.uncertainty(images(7), FixedSamples(seed=1, samples=2))
         assert [thread == here for thread in predictor.threads] == [
-            False,  # never seen before
+            False,  # its cost key has never run
             True,
             *[True] * (len(predictor.threads) - 5),
             False,  # nor with samples
-            False,  # nor that seed, whose masks are drawn first
+            False,  # nor with that seed, whose masks have to be drawn
             True,
         ]
         await queue.close()
@@ -410,9 +414,9 @@ def test_a_run_known_to_be_brief_is_on_the_event_loop_and_others_are_not() -> No
     run(scenario())
 
 
-def test_a_run_that_takes_long_is_never_on_the_event_loop() -> None:
+def test_batcher_runs_no_long_batch_inline() -> None:
     async def scenario() -> None:
-        predictor = Whereabouts()
+        predictor = ThreadRecorder()
         limits = Limits(batch_rows=64, queue_rows=64, timeout_seconds=60, inline_seconds=0)
         queue = batcher(predictor, limits)
         for number in range(3):

@@ -1,4 +1,4 @@
-"""Around every request: its id, its log line, its count, and the answer to what nobody foresaw."""
+"""Tests of the middleware: request ids, log lines, metrics, limits and unexpected errors."""
 
 import re
 from pathlib import Path
@@ -10,17 +10,16 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from service.http.clients import Clients, Limits
-from service.http.fast_path.route_cache import RouteCache
+from service.http.client_quotas import Clients, ResourceLimits
 from service.http.middleware import REQUEST_ID_HEADER, RequestMiddleware
-from service.observability import logs
+from service.observability import log_format
 from service.observability.metrics import Metrics
 from tests.service.bad_requests import PICTURE
 from tests.service.serving import (
     PNG,
     Application,
+    BlockingPredictor,
     BrokenPredictor,
-    HeldPredictor,
     check_error,
     metric,
     predictions,
@@ -29,42 +28,42 @@ from tests.service.serving import (
     serving_stub,
 )
 
-LIMITS = Limits(connections=8, buffered_bytes=8, requests=8)
-GIVEN = re.compile(r"[0-9a-f]{32}")
+LIMITS = ResourceLimits(connections=8, buffered_bytes=8, requests=8)
+GENERATED_ID = re.compile(r"[0-9a-f]{32}")
 
 REQUESTS = [("GET", "/health/live"), ("POST", "/predict"), ("GET", "/nowhere"), ("PUT", "/metrics")]
 
 
 @pytest.mark.parametrize(("method", "url"), REQUESTS)
-@pytest.mark.parametrize("given", ["a", "A-z_0:9.", "x" * 128])
-def test_a_well_formed_request_id_is_taken_over(
-    service: Application, method: str, url: str, given: str
+@pytest.mark.parametrize("sent_id", ["a", "A-z_0:9.", "x" * 128])
+def test_middleware_returns_a_well_formed_request_id(
+    service: Application, method: str, url: str, sent_id: str
 ) -> None:
-    response = service.request(method, url, headers={REQUEST_ID_HEADER: given})
-    assert response.headers.get_list(REQUEST_ID_HEADER) == [given]
+    response = service.request(method, url, headers={REQUEST_ID_HEADER: sent_id})
+    assert response.headers.get_list(REQUEST_ID_HEADER) == [sent_id]
 
 
 @pytest.mark.parametrize(("method", "url"), REQUESTS)
-@pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", 'a"b', "a\x7f", "é"])
-def test_any_other_is_replaced_by_a_new_one(
-    service: Application, method: str, url: str, given: str | None
+@pytest.mark.parametrize("sent_id", [None, "", "x" * 129, "a b", 'a"b', "a\x7f", "é"])
+def test_middleware_replaces_a_missing_or_malformed_request_id(
+    service: Application, method: str, url: str, sent_id: str | None
 ) -> None:
-    headers = {} if given is None else {REQUEST_ID_HEADER: given.encode()}
+    headers = {} if sent_id is None else {REQUEST_ID_HEADER: sent_id.encode()}
     found = [service.request(method, url, headers=headers) for _ in range(2)]
     ids = [response.headers[REQUEST_ID_HEADER] for response in found]
-    assert all(GIVEN.fullmatch(each) for each in ids)
+    assert all(GENERATED_ID.fullmatch(each) for each in ids)
     assert ids[0] != ids[1]
 
 
 def captured(*processors: Any) -> Any:
-    return capture_logs(processors=[logs.add_request_id, *processors])
+    return capture_logs(processors=[log_format.add_request_id, *processors])
 
 
 def request_lines(log: list[Any]) -> list[Any]:
     return [line for line in log if line["event"] == "request"]
 
 
-def test_every_request_is_one_line_of_the_log(service: Application) -> None:
+def test_middleware_logs_one_line_for_each_request(service: Application) -> None:
     with captured() as log:
         service.get("/models?x=1", headers={REQUEST_ID_HEADER: "one"})
         service.post("/predict", PICTURE, headers=PNG | {REQUEST_ID_HEADER: "two"})
@@ -81,7 +80,7 @@ def test_every_request_is_one_line_of_the_log(service: Application) -> None:
     assert all(line["milliseconds"] > 0 for line in lines)
 
 
-def test_an_unforeseen_error_is_a_500_without_a_trace_and_a_line_with_one(
+def test_unexpected_error_is_a_500_and_its_traceback_only_in_the_log(
     models_folder: Path,
 ) -> None:
     headers = PNG | {REQUEST_ID_HEADER: "mine"}
@@ -107,25 +106,27 @@ def test_an_unforeseen_error_is_a_500_without_a_trace_and_a_line_with_one(
     assert count == 1
 
 
-def test_requests_over_the_limit_are_refused_but_health_and_metrics_answer(
+def test_requests_over_the_limit_are_refused_except_health_and_metrics(
     models_folder: Path,
 ) -> None:
-    held = HeldPredictor(real_predictor(models_folder))
-    with serving_stub(models_folder, held, max_concurrent_requests=1) as service:
+    blocking = BlockingPredictor(real_predictor(models_folder))
+    with serving_stub(models_folder, blocking, max_concurrent_requests=1) as service:
         waiting = service.submit("POST", "/predict", content=PICTURE, headers=PNG)
-        held.wait_until_running()
+        blocking.wait_until_running()
         refused = service.get("/models")
         allowed = [service.get(url) for url in ("/health/live", "/health/ready", "/metrics")]
-        held.permission.set()
+        blocking.released.set()
         assert predictions(waiting.result())
         assert service.get("/models").status_code == 200
     sentence = "The server answers as many requests as it can already; try again in a second."
     check_error(refused, 503, "overloaded", sentence)
     assert [response.status_code for response in allowed] == [200, 200, 200]
-    assert metric(allowed[-1].text, "dropserve_requests_in_hand") == 2  # the held one and this
+    assert (
+        metric(allowed[-1].text, "dropserve_requests_in_hand") == 2
+    )  # the one that waits and this
 
 
-async def _observe(app: Any, sent: list[Message]) -> Metrics:
+async def _send_request(app: Any, sent: list[Message]) -> Metrics:
     """Send one GET / through the middleware around `app`."""
     metrics = Metrics()
 
@@ -137,41 +138,41 @@ async def _observe(app: Any, sent: list[Message]) -> Metrics:
 
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     scope["query_string"] = b""
-    await RequestMiddleware(app, RouteCache([]), metrics, Clients(LIMITS))(scope, receive, send)
+    await RequestMiddleware(metrics, Clients(LIMITS)).around(app)(scope, receive, send)
     return metrics
 
 
-def test_an_error_after_the_answer_has_begun_cuts_the_connection(service: Application) -> None:
-    async def breaks_off(_scope: Scope, _receive: Receive, send: Send) -> None:
+def test_error_after_the_response_has_begun_is_raised_to_the_server(service: Application) -> None:
+    async def fails_midway(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("half way")
 
     sent: list[Message] = []
     with pytest.raises(RuntimeError, match="half way"):
-        service.portal.call(_observe, breaks_off, sent)
+        service.portal.call(_send_request, fails_midway, sent)
     assert [message["type"] for message in sent] == ["http.response.start"]
 
 
-def test_a_request_without_an_answer_counts_as_hung_up(service: Application) -> None:
-    async def says_nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+def test_request_without_a_response_is_counted_as_499(service: Application) -> None:
+    async def sends_nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
         return
 
-    metrics = service.portal.call(_observe, says_nothing, [])
-    text = metrics.expose().decode()
+    metrics = service.portal.call(_send_request, sends_nothing, [])
+    text = metrics.render().decode()
     labels = {"route": "unmatched", "method": "any", "status": "499"}
     assert metric(text, "dropserve_requests_total", **labels) == 1
     assert metric(text, "dropserve_requests_in_hand") == 0
 
 
-def test_what_is_no_http_request_is_passed_on(service: Application) -> None:
+def test_middleware_passes_on_lifespan_events(service: Application) -> None:
     passed: list[str] = []
 
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
         passed.append(scope["type"])
 
     async def send_lifespan() -> None:
-        observed = RequestMiddleware(app, RouteCache([]), Metrics(), Clients(LIMITS))
-        await observed({"type": "lifespan"}, _unused, _unused)
+        wrapped = RequestMiddleware(Metrics(), Clients(LIMITS)).around(app)
+        await wrapped({"type": "lifespan"}, _unused, _unused)
 
     service.portal.call(send_lifespan)
     assert passed == ["lifespan"]
@@ -181,7 +182,7 @@ async def _unused(*_: Any) -> Any:
     raise NotImplementedError
 
 
-def test_invented_paths_do_not_grow_the_metrics(models_folder: Path) -> None:
+def test_unknown_paths_share_one_label_in_the_metrics(models_folder: Path) -> None:
     with serving_models(models_folder) as service:
         answers = [service.get(f"/invented/{number}") for number in range(3)]
         count = service.metric(

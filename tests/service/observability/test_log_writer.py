@@ -1,4 +1,4 @@
-"""The thread that writes log lines, over real pipes."""
+"""Tests of the thread that writes log lines, over real pipes."""
 
 import fcntl
 import os
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import pytest
 
 from service.observability.log_writer import FLUSH_SECONDS, LineWriter
-from tests.service.serving import PATIENCE_SECONDS
+from tests.service.serving import TIMEOUT_SECONDS
 
 LINE = b"a line of the log\n"
 
 
-def say_dropped(count: int) -> bytes:
+def format_dropped(count: int) -> bytes:
     return b"dropped %d\n" % count
 
 
 class Pipe:
-    """A pipe as small as Linux has them: 4,096 bytes."""
+    """A pipe of the smallest size that Linux has, 4,096 bytes."""
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
@@ -48,8 +48,8 @@ def pipe() -> Iterator[Pipe]:
     pipe.close()
 
 
-def test_lines_come_whole_and_in_order(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.writing, say_dropped)
+def test_log_writer_writes_whole_lines_in_order(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.writing, format_dropped)
     lines = [b"%d\n" % number for number in range(500)]
     for line in lines:
         writer.put(line)
@@ -57,25 +57,25 @@ def test_lines_come_whole_and_in_order(pipe: Pipe) -> None:
     writer.close()
 
 
-def test_nobody_waits_for_a_reader_and_what_was_dropped_is_said_afterwards(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.writing, say_dropped, max_waiting_bytes=100_000)
-    asked = 20_000
-    for _ in range(asked):  # more than the pipe and the queue hold: this returns all the same
+def test_log_writer_drops_lines_that_nobody_reads_and_logs_their_number(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.writing, format_dropped, max_waiting_bytes=100_000)
+    line_count = 20_000
+    for _ in range(line_count):  # more than pipe and queue hold; `put` returns all the same
         writer.put(LINE)
-    told = b""
-    while b"dropped" not in told or not told.endswith(b"\n"):
-        told += os.read(pipe.reading, 65_536)
-    *lines, last = told.splitlines()
+    content = b""
+    while b"dropped" not in content or not content.endswith(b"\n"):
+        content += os.read(pipe.reading, 65_536)
+    *lines, last = content.splitlines()
     assert set(lines) == {LINE.strip()}
-    assert last == b"dropped %d" % (asked - len(lines))
+    assert last == b"dropped %d" % (line_count - len(lines))
     assert len(lines) * len(LINE) <= 100_000
     writer.put(b"and on\n")
     assert pipe.read_until(b"on\n") == b"and on\n"
     writer.close()
 
 
-def test_a_flush_waits_for_what_is_read_and_not_for_what_is_not(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.writing, say_dropped)
+def test_flush_waits_for_a_reader_at_most_its_timeout(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.writing, format_dropped)
     writer.put(LINE)
     writer.flush()
     os.set_blocking(pipe.reading, False)
@@ -83,24 +83,24 @@ def test_a_flush_waits_for_what_is_read_and_not_for_what_is_not(pipe: Pipe) -> N
     writer.put(b"x" * 2 * pipe.capacity)
     started = time.monotonic()
     writer.flush()
-    assert FLUSH_SECONDS <= time.monotonic() - started < PATIENCE_SECONDS
+    assert FLUSH_SECONDS <= time.monotonic() - started < TIMEOUT_SECONDS
     writer.close()
 
 
-def test_a_reader_that_has_gone_costs_nothing(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.writing, say_dropped)
+def test_log_writer_stops_when_the_reader_closes_the_pipe(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.writing, format_dropped)
     pipe.stop_reading()
     writer.put(LINE)
-    writer.flush(PATIENCE_SECONDS)
+    writer.flush(TIMEOUT_SECONDS)
     started = time.monotonic()
     writer.put(LINE)
-    writer.flush(PATIENCE_SECONDS)
-    assert time.monotonic() - started < PATIENCE_SECONDS
+    writer.flush(TIMEOUT_SECONDS)
+    assert time.monotonic() - started < TIMEOUT_SECONDS
 
 
-def test_a_pipe_that_does_not_wait_gets_every_byte(pipe: Pipe) -> None:
+def test_log_writer_writes_every_byte_to_a_non_blocking_pipe(pipe: Pipe) -> None:
     os.set_blocking(pipe.writing, False)
-    writer = LineWriter(pipe.writing, say_dropped)
+    writer = LineWriter(pipe.writing, format_dropped)
     for _ in range(1_000):
         writer.put(LINE)
     writer.put(b"end\n")
@@ -108,9 +108,9 @@ def test_a_pipe_that_does_not_wait_gets_every_byte(pipe: Pipe) -> None:
     writer.close()
 
 
-def test_a_full_disk_loses_lines_and_stops_nothing() -> None:
+def test_log_writer_survives_a_full_disk() -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
-    writer = LineWriter(descriptor, say_dropped, max_waiting_bytes=1_000)
+    writer = LineWriter(descriptor, format_dropped, max_waiting_bytes=1_000)
     for _ in range(1_000):
         writer.put(LINE)
     writer.flush(0.01)
@@ -118,9 +118,9 @@ def test_a_full_disk_loses_lines_and_stops_nothing() -> None:
     os.close(descriptor)
 
 
-def test_without_a_standard_output_nothing_is_kept() -> None:
-    writer = LineWriter(None, say_dropped)
+def test_log_writer_without_a_descriptor_ignores_lines() -> None:
+    writer = LineWriter(None, format_dropped)
     for _ in range(10):
         writer.put(LINE)
-    writer.flush(PATIENCE_SECONDS)
+    writer.flush(TIMEOUT_SECONDS)
     writer.close()

@@ -1,4 +1,4 @@
-"""The figures at GET /metrics, of one process; tests/service/test_workers.py sums several."""
+"""Tests of GET /metrics with one process; tests/service/test_workers.py has several."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.pictures import Pixels, encode, instances
 from tests.service.serving import (
     JSON,
     PNG,
-    HeldPredictor,
+    BlockingPredictor,
     predictions,
     real_predictor,
     serving_models,
@@ -29,20 +29,20 @@ FAMILIES = {
 }
 
 
-def test_every_family_is_exposed_with_its_meaning() -> None:
-    lines = Metrics().expose().decode().splitlines()
+def test_metrics_expose_every_family_with_type_and_help() -> None:
+    lines = Metrics().render().decode().splitlines()
     for family, kind in FAMILIES.items():
         name = f"{family}_total" if kind == "counter" else family
         assert f"# TYPE {name} {kind}" in lines
-        (meaning,) = [line for line in lines if line.startswith(f"# HELP {name} ")]
-        assert meaning.endswith(".")
+        (help_line,) = [line for line in lines if line.startswith(f"# HELP {name} ")]
+        assert help_line.endswith(".")
 
 
-def test_two_services_in_one_process_count_apart() -> None:
+def test_two_metrics_objects_do_not_share_series() -> None:
     one, other = Metrics(), Metrics()
     one.requests.labels("/predict", "POST", "200").inc()
-    assert b'route="/predict"' in one.expose()
-    assert b'route="/predict"' not in other.expose()
+    assert b'route="/predict"' in one.render()
+    assert b'route="/predict"' not in other.render()
 
 
 def test_requests_are_counted_and_timed_by_route_and_status(
@@ -71,7 +71,9 @@ def test_requests_are_counted_and_timed_by_route_and_status(
     assert "cats" not in text
 
 
-def test_answers_are_measured(models_folder: Path, digits: Pixels) -> None:
+def test_uncertainty_predictions_and_stages_are_observed(
+    models_folder: Path, digits: Pixels
+) -> None:
     body = instances([encode(digit) for digit in digits[:5]])
     with serving_models(models_folder) as service:
         answers = predictions(service.post("/uncertainty", body, headers=JSON))
@@ -86,17 +88,17 @@ def test_answers_are_measured(models_folder: Path, digits: Pixels) -> None:
             assert service.metric("dropserve_stage_seconds_sum", stage=stage) > 0
 
 
-def test_waiting_images_are_visible(models_folder: Path, digit: Pixels) -> None:
-    held = HeldPredictor(real_predictor(models_folder))
+def test_queue_rows_gauge_shows_waiting_images(models_folder: Path, digit: Pixels) -> None:
+    blocking = BlockingPredictor(real_predictor(models_folder))
     body = instances([encode(digit)] * 3)
-    with serving_stub(models_folder, held) as service:
+    with serving_stub(models_folder, blocking) as service:
         running = service.submit("POST", "/predict", content=body, headers=JSON)
-        held.wait_until_running()
+        blocking.wait_until_running()
         assert service.metric("dropserve_queue_rows", model="digits") == 0
         waiting = service.submit("POST", "/predict", content=body, headers=JSON)
         while service.metric("dropserve_queue_rows", model="digits") == 0:
             pass  # its images are being decoded
         assert service.metric("dropserve_queue_rows", model="digits") == 3
-        held.permission.set()
+        blocking.released.set()
         assert len(predictions(running.result())) == len(predictions(waiting.result())) == 3
         assert service.metric("dropserve_queue_rows", model="digits") == 0

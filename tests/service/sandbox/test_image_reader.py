@@ -1,4 +1,4 @@
-"""From a request's body to the images in it, without an application around."""
+"""The image reader, without an application around it."""
 
 import asyncio
 import tempfile
@@ -23,7 +23,7 @@ from service.errors import (
     TooManyImagesError,
 )
 from service.observability.metrics import Metrics
-from service.sandbox.image_reader import ImageReader
+from service.sandbox.image_reader import ImageReader, _is_fast_to_decode
 from service.settings import ServiceSettings
 from tests.pictures import Pixels, encode, form, instances, numbers
 from tests.service.serving import metric
@@ -40,7 +40,7 @@ def pixels(seed: int, spec: InputSpec) -> Pixels:
 
 
 def request(messages: Sequence[Message], content_type: str, **headers: str) -> Request:
-    """A request whose body arrives as these messages, and then no more."""
+    """Build a request whose body arrives as these messages, without an end of its own."""
     waiting = list(messages)
 
     async def receive() -> Message:
@@ -48,8 +48,8 @@ def request(messages: Sequence[Message], content_type: str, **headers: str) -> R
             await asyncio.Event().wait()
         return waiting.pop(0)
 
-    given = {"content-type": content_type} | headers
-    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    all_headers = {"content-type": content_type} | headers
+    raw = [(name.encode(), value.encode()) for name, value in all_headers.items()]
     return Request({"type": "http", "method": "POST", "headers": raw}, receive)
 
 
@@ -57,11 +57,13 @@ def chunk(body: bytes, more: bool = False) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-def read(asked: Request, spec: InputSpec, metrics: Metrics | None = None, **limits: Any) -> Floats:
+def read(
+    http_request: Request, spec: InputSpec, metrics: Metrics | None = None, **limits: Any
+) -> Floats:
     async def reading() -> Floats:
         reader = ImageReader(ServiceSettings(**limits), metrics or Metrics())
         try:
-            return await reader.read(asked, spec)
+            return await reader.read(http_request, spec)
         finally:
             await reader.close()
 
@@ -73,29 +75,29 @@ def read_body(body: bytes, content_type: str, spec: InputSpec, **limits: Any) ->
 
 
 def expected(images: Sequence[Pixels], spec: InputSpec) -> Floats:
-    """float32 [N, C, H, W] of images that have the right size already."""
+    """Return images of the right size as float32 [N, C, H, W]."""
     shaped = [image.reshape(spec.height, spec.width, spec.channels) for image in images]
     return to_float(np.stack(shaped).transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
-def test_numbers_and_files_in_json_keep_their_order(spec: InputSpec) -> None:
+def test_read_keeps_the_order_of_numbers_and_files_in_json(spec: InputSpec) -> None:
     images = [pixels(seed, spec) for seed in range(5)]
     mixed = [encode(each) if row % 2 else numbers(each) for row, each in enumerate(images)]
-    found = read_body(instances(mixed), JSON_TYPE, spec)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, expected(images, spec))
+    images_read = read_body(instances(mixed), JSON_TYPE, spec)
+    assert images_read.dtype == np.float32
+    np.testing.assert_array_equal(images_read, expected(images, spec))
 
 
 @pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
-def test_files_of_a_form_keep_their_order(spec: InputSpec) -> None:
+def test_read_keeps_the_order_of_files_in_a_form(spec: InputSpec) -> None:
     images = [pixels(seed, spec) for seed in range(5)]
     sent = httpx.Request("POST", "http://service", files=form(*map(encode, images)))
-    found = read_body(sent.read(), sent.headers["Content-Type"], spec)
-    np.testing.assert_array_equal(found, expected(images, spec))
+    images_read = read_body(sent.read(), sent.headers["Content-Type"], spec)
+    np.testing.assert_array_equal(images_read, expected(images, spec))
 
 
-def test_numbers_for_a_colour_model_have_three_channels() -> None:
+def test_read_refuses_grey_numbers_for_a_colour_model() -> None:
     grey = numbers(pixels(0, GREY))
     with pytest.raises(
         ImageShapeError, match=r"^The image is 6 x 4, but this model takes \[6\]\[4\]\[3"
@@ -105,26 +107,26 @@ def test_numbers_for_a_colour_model_have_three_channels() -> None:
 
 @pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
 @pytest.mark.parametrize("shape", [(60, 40, 3), (20, 7), (6, 9, 3)])
-def test_a_file_of_another_size_and_colour_is_fitted_by_the_declared_rule(
+def test_read_resizes_and_converts_a_file_as_the_spec_declares(
     spec: InputSpec, shape: tuple[int, ...]
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    found = read_body(encode(image), "image/png", spec)
-    np.testing.assert_array_equal(found, to_float(decode(encode(image), spec))[np.newaxis])
+    images_read = read_body(encode(image), "image/png", spec)
+    np.testing.assert_array_equal(images_read, to_float(decode(encode(image), spec))[np.newaxis])
 
 
-def test_a_body_may_come_in_chunks() -> None:
+def test_read_accepts_a_body_in_chunks() -> None:
     image = pixels(0, GREY)
     data = encode(image)
     messages = [
         *(chunk(data[place : place + 7], True) for place in range(0, len(data), 7)),
         chunk(b""),
     ]
-    found = read(request(messages, "image/png"), GREY)
-    np.testing.assert_array_equal(found, expected([image], GREY))
+    images_read = read(request(messages, "image/png"), GREY)
+    np.testing.assert_array_equal(images_read, expected([image], GREY))
 
 
-def test_reading_stops_at_the_limit() -> None:
+def test_read_stops_at_the_body_limit() -> None:
     taken = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -138,65 +140,65 @@ def test_reading_stops_at_the_limit() -> None:
     async def receive() -> Message:
         return chunk(await anext(body), more=True)
 
-    asked = Request({"type": "http", "headers": [(b"content-type", b"image/png")]}, receive)
+    http_request = Request({"type": "http", "headers": [(b"content-type", b"image/png")]}, receive)
     with pytest.raises(
         BodyTooLargeError, match=r"^The body is larger than 1,000 bytes; send fewer"
     ):
-        read(asked, GREY, max_body_bytes=1000)
+        read(http_request, GREY, max_body_bytes=1000)
     assert taken == 11
 
 
-def test_a_body_that_declares_too_much_is_not_read_at_all() -> None:
-    asked = request([], "image/png", **{"content-length": "1001"})
+def test_read_refuses_a_too_large_content_length_without_reading() -> None:
+    http_request = request([], "image/png", **{"content-length": "1001"})
     with pytest.raises(BodyTooLargeError):
-        read(asked, GREY, max_body_bytes=1000)
+        read(http_request, GREY, max_body_bytes=1000)
 
 
 @pytest.mark.parametrize("declared", ["", "many", "-1", "10"])
-def test_a_length_that_is_wrong_or_too_small_does_not_lift_the_limit(declared: str) -> None:
-    asked = request([chunk(bytes(1001))], "image/png", **{"content-length": declared})
+def test_read_enforces_the_limit_despite_a_wrong_content_length(declared: str) -> None:
+    http_request = request([chunk(bytes(1001))], "image/png", **{"content-length": declared})
     with pytest.raises(BodyTooLargeError):
-        read(asked, GREY, max_body_bytes=1000)
+        read(http_request, GREY, max_body_bytes=1000)
 
 
-def test_a_body_of_exactly_the_limit_is_taken() -> None:
+def test_read_accepts_a_body_of_exactly_the_limit() -> None:
     image = pixels(0, GREY)
-    found = read_body(encode(image), "image/png", GREY, max_body_bytes=len(encode(image)))
-    np.testing.assert_array_equal(found, expected([image], GREY))
+    images_read = read_body(encode(image), "image/png", GREY, max_body_bytes=len(encode(image)))
+    np.testing.assert_array_equal(images_read, expected([image], GREY))
 
 
-def test_a_body_that_stops_coming_is_given_up() -> None:
-    asked = request([chunk(b"\x89PNG", more=True)], "image/png")
+def test_read_times_out_if_the_body_stops_arriving() -> None:
+    http_request = request([chunk(b"\x89PNG", more=True)], "image/png")
     with pytest.raises(BodyTimeoutError, match=r"^The body did not arrive within 0\.01 seconds"):
-        read(asked, GREY, body_timeout_seconds=0.01)
+        read(http_request, GREY, body_timeout_seconds=0.01)
 
 
-def test_a_client_that_hangs_up_in_its_body_is_no_failure_of_the_server() -> None:
-    asked = request([chunk(b"\x89PNG", more=True), {"type": "http.disconnect"}], "image/png")
+def test_read_reports_a_disconnect_as_an_invalid_request() -> None:
+    http_request = request([chunk(b"\x89PNG", more=True), {"type": "http.disconnect"}], "image/png")
     with pytest.raises(InvalidRequestError, match="hung up before its body was whole"):
-        read(asked, GREY)
+        read(http_request, GREY)
 
 
-def test_as_many_images_as_allowed_and_no_more() -> None:
+def test_read_limits_the_number_of_images() -> None:
     image = numbers(pixels(0, GREY))
     assert len(read_body(instances([image] * 3), JSON_TYPE, GREY, max_images=3)) == 3
     with pytest.raises(TooManyImagesError, match=r"^One request takes at most 3 images; send sev"):
         read_body(instances([image] * 4), JSON_TYPE, GREY, max_images=3)
 
 
-def test_a_file_in_a_form_may_be_as_large_as_the_body_and_needs_no_disk(
+def test_read_keeps_a_large_form_file_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The form parser's own bound on a part's size and its files on disk stay out of the way."""
+    """The form parser's limit of a part's size and its temporary files do not apply."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     large = encode(np.random.default_rng(0).integers(0, 256, (1500, 1500)).astype(np.uint8))
     assert len(large) > 2**21
     sent = httpx.Request("POST", "http://service", files=form(large))
-    found = read_body(sent.read(), sent.headers["Content-Type"], GREY)
-    np.testing.assert_array_equal(found, to_float(decode(large, GREY))[np.newaxis])
+    images_read = read_body(sent.read(), sent.headers["Content-Type"], GREY)
+    np.testing.assert_array_equal(images_read, to_float(decode(large, GREY))[np.newaxis])
 
 
-def test_form_is_what_httpx_and_curl_send() -> None:
+def test_read_accepts_a_form_as_curl_sends_it() -> None:
     boundary = "------------------------abc"
     image = pixels(0, GREY)
     head = (
@@ -207,11 +209,11 @@ def test_form_is_what_httpx_and_curl_send() -> None:
         + encode(image)
         + f"\r\n--{boundary}--\r\n".encode()
     )
-    found = read_body(body, f"{FORM_TYPE}; boundary={boundary}", GREY)
-    np.testing.assert_array_equal(found, expected([image], GREY))
+    images_read = read_body(body, f"{FORM_TYPE}; boundary={boundary}", GREY)
+    np.testing.assert_array_equal(images_read, expected([image], GREY))
 
 
-def test_decoding_is_measured_once_a_request() -> None:
+def test_decode_metric_counts_each_request_once() -> None:
     metrics = Metrics()
     file = encode(pixels(0, GREY))
     for number, (body, content_type) in enumerate(
@@ -223,5 +225,18 @@ def test_decoding_is_measured_once_a_request() -> None:
         start=1,
     ):
         read(request([chunk(body)], content_type), GREY, metrics)
-        text = metrics.expose().decode()
+        text = metrics.render().decode()
         assert metric(text, "dropserve_stage_seconds_count", stage="decode") == number
+
+
+@pytest.mark.parametrize(
+    ("files", "is_fast"),
+    [
+        ([b"\x89PNG" + bytes(300)], True),
+        ([b"\x89PNG" + bytes(20_000)], False),
+        ([b"\x89PNG" + bytes(9_000)] * 2, False),
+        ([b"\xff\xd8" + b"\xff\xda" * 100], False),
+    ],
+)
+def test_event_loop_decodes_small_single_images_only(files: list[Any], is_fast: bool) -> None:
+    assert _is_fast_to_decode(files) is is_fast

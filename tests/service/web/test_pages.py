@@ -1,4 +1,4 @@
-"""The pages for browsers, and what they let a browser do."""
+"""The HTML pages and their Content-Security-Policy."""
 
 import re
 from base64 import b64encode
@@ -14,23 +14,21 @@ def policy(service: Application, path: str) -> dict[str, list[str]]:
     return {name: sources for name, *sources in (part.split(" ") for part in parts)}
 
 
-def test_the_page_links_to_the_documentation(service: Application) -> None:
+def test_index_page_links_to_the_documentation(service: Application) -> None:
     response = service.get("/")
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith("text/html")
     assert 'href="/docs"' in response.text
 
 
-def test_docs_show_the_openapi_description(service: Application) -> None:
+def test_docs_page_loads_the_openapi_description(service: Application) -> None:
     response = service.get("/docs")
     assert response.status_code == 200
     assert "/openapi.json" in response.text
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_page_is_framed_by_nobody_and_loads_nothing_that_is_not_named(
-    service: Application, path: str
-) -> None:
+def test_pages_forbid_framing_and_unlisted_sources(service: Application, path: str) -> None:
     assert service.get(path).headers["X-Frame-Options"] == "DENY"
     allowed = policy(service, path)
     for kind in ("default-src", "base-uri", "form-action", "frame-ancestors"):
@@ -39,7 +37,7 @@ def test_a_page_is_framed_by_nobody_and_loads_nothing_that_is_not_named(
     assert "'unsafe-eval'" not in str(allowed)
 
 
-def test_the_first_page_runs_no_script_and_its_style_is_allowed(service: Application) -> None:
+def test_index_page_policy_allows_no_script_and_only_its_style(service: Application) -> None:
     page, allowed = service.get("/").text, policy(service, "/")
     assert "<script" not in page
     assert set(allowed) == {
@@ -52,7 +50,7 @@ def test_the_first_page_runs_no_script_and_its_style_is_allowed(service: Applica
     assert allowed["style-src"] == digests(page, "style")
 
 
-def test_everything_that_docs_load_is_allowed(service: Application) -> None:
+def test_docs_page_policy_allows_everything_it_loads(service: Application) -> None:
     page, allowed = service.get("/docs").text, policy(service, "/docs")
     for address in re.findall(r'<script src="(.*?)"', page):
         assert any(address.startswith(source) for source in allowed["script-src"])
@@ -65,5 +63,5 @@ def test_everything_that_docs_load_is_allowed(service: Application) -> None:
 
 
 def digests(page: str, element: str) -> list[str]:
-    found = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
-    return [f"'sha256-{b64encode(sha256(each.encode()).digest()).decode()}'" for each in found]
+    contents = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
+    return [f"'sha256-{b64encode(sha256(each.encode()).digest()).decode()}'" for each in contents]

@@ -1,6 +1,6 @@
 import torch
 
-from training.data.augmentation import build, random_affine, random_crop, random_flip
+from training.data.augmentation import build_augmentation, random_affine, random_crop, random_flip
 
 
 def images(count: int = 64, channels: int = 1, size: int = 9) -> torch.Tensor:
@@ -8,7 +8,7 @@ def images(count: int = 64, channels: int = 1, size: int = 9) -> torch.Tensor:
     return torch.randint(0, 256, (count, channels, size, size), generator=generator).byte()
 
 
-def test_a_flip_mirrors_about_half_of_the_images_and_leaves_the_others() -> None:
+def test_random_flip_mirrors_about_half_of_the_images() -> None:
     torch.manual_seed(0)
     before = images(400)
     after = random_flip(before)
@@ -18,7 +18,7 @@ def test_a_flip_mirrors_about_half_of_the_images_and_leaves_the_others() -> None
     assert 150 < mirrored.sum() < 250
 
 
-def test_a_crop_is_a_shift_by_at_most_the_border_each_image_its_own() -> None:
+def test_random_crop_shifts_each_image_by_at_most_the_border() -> None:
     torch.manual_seed(0)
     before = images(200, channels=3)
     after = random_crop(before, 2, "constant")
@@ -37,13 +37,13 @@ def test_a_crop_is_a_shift_by_at_most_the_border_each_image_its_own() -> None:
     assert len(seen) == 25
 
 
-def test_a_reflected_border_brings_no_black() -> None:
+def test_random_crop_with_reflect_adds_no_black_pixels() -> None:
     bright = torch.full((20, 1, 8, 8), 200, dtype=torch.uint8)
     assert (random_crop(bright, 2, "reflect") == 200).all()
     assert (random_crop(bright, 2, "constant") == 0).any()
 
 
-def test_an_affine_change_keeps_the_range_and_stays_small() -> None:
+def test_random_affine_keeps_the_range_and_moves_pixels_little() -> None:
     torch.manual_seed(0)
     before = torch.zeros(50, 1, 28, 28)
     before[:, :, 10:18, 10:18] = 1.0
@@ -54,21 +54,21 @@ def test_an_affine_change_keeps_the_range_and_stays_small() -> None:
     assert ((after - before).abs().flatten(1).sum(1) > 0).all()
 
 
-def test_every_augmentation_gives_floats_in_the_unit_range() -> None:
+def test_build_augmentation_returns_floats_in_the_unit_range() -> None:
     before = images(8, channels=3)
     for name in ("none", "shift", "affine", "flip-crop"):
-        after = build(name, 2)(before)
+        after = build_augmentation(name, 2)(before)
         assert after.shape == before.shape
         assert after.dtype == torch.float32
         assert after.min() >= 0
         assert after.max() <= 1 + 1e-6
-    torch.testing.assert_close(build("none", 2)(before), before / 255)
+    torch.testing.assert_close(build_augmentation("none", 2)(before), before / 255)
 
 
-def test_the_current_generator_decides() -> None:
+def test_augmentation_draws_from_the_global_generator() -> None:
     draws = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        draws.append(build("flip-crop", 2)(images()))
+        draws.append(build_augmentation("flip-crop", 2)(images()))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])

@@ -1,29 +1,33 @@
 import numpy as np
 import torch
 
-from training.data.batches import Batches, pixel_statistics
+from training.data.batches import Batches, pixel_mean_and_std
 from training.data.dataset import Split
 
 
-def part(count: int) -> Split:
+def split(count: int) -> Split:
     images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
     return Split(images, np.arange(count))
 
 
-def test_batches_give_each_image_once_in_the_named_order() -> None:
+def test_batches_follow_the_order_and_drop_an_incomplete_shuffled_batch() -> None:
     order = torch.tensor([3, 1, 4, 0, 2])
-    batches = Batches(part(5), 2, lambda _count: order)
+    batches = Batches(split(5), 2, lambda _count: order)
     assert len(batches) == 2
     assert [labels.tolist() for _, labels in batches] == [[3, 1], [4, 0]]
-    assert [images.flatten().tolist() for images, _ in Batches(part(5), 2)] == [[0, 1], [2, 3], [4]]
-    assert len(Batches(part(5), 2)) == 3
-    assert len(Batches(part(3), 128, torch.arange)) == 1
+    assert [images.flatten().tolist() for images, _ in Batches(split(5), 2)] == [
+        [0, 1],
+        [2, 3],
+        [4],
+    ]
+    assert len(Batches(split(5), 2)) == 3
+    assert len(Batches(split(3), 128, torch.arange)) == 1
 
 
-def test_pixel_statistics_are_the_pixels_mean_and_deviation() -> None:
+def test_pixel_mean_and_std_match_numpy() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 3, 5, 7), dtype=np.uint8)
-    means, deviations = pixel_statistics(Split(images, np.zeros(9, np.int64)))
+    means, deviations = pixel_mean_and_std(Split(images, np.zeros(9, np.int64)))
     np.testing.assert_allclose(means, (images / 255).mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(deviations, (images / 255).std(axis=(0, 2, 3)))
     black = Split(np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2, np.int64))
-    assert pixel_statistics(black)[1][0] > 0
+    assert pixel_mean_and_std(black)[1][0] > 0

@@ -11,29 +11,29 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.command_settings import load as load_settings
 from model.errors import DataError
-from model.settings import load as load_settings
 from training.config import TrainingConfig
 from training.data import archives
-from training.data.dataset import load, split
+from training.data.dataset import load_dataset, stratified_split
 
 
 def config(*arguments: str) -> TrainingConfig:
     return load_settings(TrainingConfig, list(arguments))
 
 
-def picture(folder: Path, name: str, level: int, size: tuple[int, int] = (20, 14)) -> Path:
+def write_image(folder: Path, name: str, level: int, size: tuple[int, int] = (20, 14)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(level).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / name)
     return folder / name
 
 
-def tree(root: Path, count: int = 10) -> Path:
+def write_image_folder(root: Path, count: int = 10) -> Path:
     for label, name in enumerate(("cat", "dog")):
         for index in range(count):
             suffix = ("png", "jpg", "webp", "gif", "bmp")[index % 5]
-            picture(root / name, f"{index}.{suffix}", 100 * label + index)
+            write_image(root / name, f"{index}.{suffix}", 100 * label + index)
     return root
 
 
@@ -42,87 +42,89 @@ def tree(root: Path, count: int = 10) -> Path:
     st.floats(0.05, 0.49),
     st.integers(0, 2**32 - 1),
 )
-def test_a_split_is_disjoint_complete_stratified_and_seeded(
+def test_stratified_split_is_disjoint_complete_stratified_and_seeded(
     labels: list[int], share: float, seed: int
 ) -> None:
-    array = np.array(labels * 2, np.int64)  # at least two of each class
-    rest, drawn = split(array, share, seed)
+    array = np.array(labels * 2, np.int64)  # so that each class has at least two images
+    rest, drawn = stratified_split(array, share, seed)
     assert sorted([*rest, *drawn]) == list(range(len(array)))
     for label in set(labels):
         count = int((array == label).sum())
         taken = int((array[drawn] == label).sum())
         assert 1 <= taken < count
         assert abs(taken - share * count) <= 1
-    np.testing.assert_array_equal(drawn, split(array, share, seed)[1])
+    np.testing.assert_array_equal(drawn, stratified_split(array, share, seed)[1])
 
 
-def test_digits_are_three_disjoint_parts_of_the_real_scans() -> None:
-    data = load(config("--data", "digits"))
-    sizes = [len(part) for part in (data.train, data.validation, data.test)]
+def test_digits_load_as_three_splits_drawn_by_the_split_seed() -> None:
+    data = load_dataset(config("--data", "digits"))
+    sizes = [len(split) for split in (data.train, data.validation, data.test)]
     assert sum(sizes) == 1797
     assert abs(sizes[2] - 1797 / 5) <= 5
     assert data.train.images.shape[1:] == (1, 8, 8)
     assert data.train.images.max() == 255
-    again = load(config("--data", "digits", "--seed", "7"))
-    assert again.describes() == data.describes()
-    other = load(config("--data", "digits", "--split-seed", "7"))
-    assert other.describes() != data.describes()
+    again = load_dataset(config("--data", "digits", "--seed", "7"))
+    assert again.manifest_entry() == data.manifest_entry()
+    other = load_dataset(config("--data", "digits", "--split-seed", "7"))
+    assert other.manifest_entry() != data.manifest_entry()
 
 
-def test_a_folder_is_split_and_decoded_as_the_service_would(tmp_path: Path) -> None:
-    data = load(config("--data", f"folder:{tree(tmp_path)}", "--image-size", "16"))
+def test_image_folder_is_split_and_decoded(tmp_path: Path) -> None:
+    data = load_dataset(
+        config("--data", f"folder:{write_image_folder(tmp_path)}", "--image-size", "16")
+    )
     assert data.class_names == ("cat", "dog")
-    assert [len(part) for part in (data.train, data.validation, data.test)] == [14, 2, 4]
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [14, 2, 4]
     assert data.train.images.shape == (14, 3, 16, 16)
     assert data.input.resize == "crop"
-    grey = load(config("--data", f"folder:{tmp_path}", "--colour", "grey"))
+    grey = load_dataset(config("--data", f"folder:{tmp_path}", "--colour", "grey"))
     assert grey.train.images.shape == (14, 1, 64, 64)
 
 
-def test_a_folders_own_parts_are_kept(tmp_path: Path) -> None:
-    for part in ("train", "val", "test"):
-        tree(tmp_path / part, 5)
-    data = load(config("--data", f"folder:{tmp_path}"))
-    assert [len(part) for part in (data.train, data.validation, data.test)] == [10, 10, 10]
+def test_image_folder_keeps_its_own_splits(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write_image_folder(tmp_path / split, 5)
+    data = load_dataset(config("--data", f"folder:{tmp_path}"))
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [10, 10, 10]
 
 
-def test_part_names_are_known_in_any_case_and_never_taken_for_classes(tmp_path: Path) -> None:
-    for part in ("Train", "TEST"):
-        tree(tmp_path / part)
-    data = load(config("--data", f"folder:{tmp_path}"))
+def test_image_folder_recognises_split_names_in_any_case(tmp_path: Path) -> None:
+    for split in ("Train", "TEST"):
+        write_image_folder(tmp_path / split)
+    data = load_dataset(config("--data", f"folder:{tmp_path}"))
     assert data.class_names == ("cat", "dog")
     assert len(data.test) == 20
     (tmp_path / "Train").rename(tmp_path / "val")
-    with pytest.raises(DataError, match="has parts but no train/"):
-        load(config("--data", f"folder:{tmp_path}"))
+    with pytest.raises(DataError, match="has data splits but no train/"):
+        load_dataset(config("--data", f"folder:{tmp_path}"))
 
 
-def test_a_part_that_is_not_there_is_drawn(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        tree(tmp_path / part, 10)
-    data = load(config("--data", f"folder:{tmp_path}"))
-    assert [len(part) for part in (data.train, data.validation, data.test)] == [18, 2, 20]
+def test_image_folder_draws_a_missing_validation_split(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_image_folder(tmp_path / split, 10)
+    data = load_dataset(config("--data", f"folder:{tmp_path}"))
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [18, 2, 20]
 
 
-def test_images_that_do_not_fit_into_memory_are_kept_on_disk(tmp_path: Path) -> None:
-    folder = f"folder:{tree(tmp_path / 'images')}"
+def test_image_folder_decodes_to_disk_beyond_the_memory_limit(tmp_path: Path) -> None:
+    folder = f"folder:{write_image_folder(tmp_path / 'images')}"
     arguments = ["--data", folder, "--image-size", "16", "--cache-dir", str(tmp_path / "cache")]
-    data = load(config(*arguments, "--max-memory-gib", "1e-6"))
+    data = load_dataset(config(*arguments, "--max-memory-gib", "1e-6"))
     assert isinstance(data.train.images, np.memmap)
-    assert data.describes() == load(config(*arguments)).describes()
+    assert data.manifest_entry() == load_dataset(config(*arguments)).manifest_entry()
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_broken_images_are_named_counted_and_skipped(
+def test_image_folder_logs_and_skips_broken_images(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tree(tmp_path)
+    write_image_folder(tmp_path)
     whole = (tmp_path / "cat" / "0.png").read_bytes()
     (tmp_path / "cat" / "0.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "dog" / "1.jpg").write_text("no image at all")
     with caplog.at_level(logging.WARNING):
-        data = load(config("--data", f"folder:{tmp_path}"))
-    assert sum(len(part) for part in (data.train, data.validation, data.test)) == 18
+        data = load_dataset(config("--data", f"folder:{tmp_path}"))
+    assert sum(len(split) for split in (data.train, data.validation, data.test)) == 18
     assert "cat/0.png: The image is truncated or corrupt" in caplog.text
     assert "dog/1.jpg: The file is not an image that can be read" in caplog.text
     assert "Skipped 2 broken image(s) of 14." in caplog.text
@@ -135,45 +137,45 @@ def test_broken_images_are_named_counted_and_skipped(
         (["cat"], "has images of one class only (cat)"),
     ],
 )
-def test_a_folder_that_cannot_be_learnt_from_says_so(
+def test_image_folder_refuses_fewer_than_two_classes(
     tmp_path: Path, classes: list[str], sentence: str
 ) -> None:
     for name in classes:
-        picture(tmp_path / name, "0.png", 0)
+        write_image(tmp_path / name, "0.png", 0)
     with pytest.raises(DataError) as caught:
-        load(config("--data", f"folder:{tmp_path}"))
+        load_dataset(config("--data", f"folder:{tmp_path}"))
     assert sentence in str(caught.value)
 
 
-def test_a_class_with_too_few_images_says_so(tmp_path: Path) -> None:
-    tree(tmp_path)
-    picture(tmp_path / "owl", "0.png", 0)
+def test_image_folder_refuses_a_class_with_too_few_images(tmp_path: Path) -> None:
+    write_image_folder(tmp_path)
+    write_image(tmp_path / "owl", "0.png", 0)
     with pytest.raises(DataError, match="'owl' has 1 image"):
-        load(config("--data", f"folder:{tmp_path}"))
+        load_dataset(config("--data", f"folder:{tmp_path}"))
 
 
-def test_a_test_class_that_training_lacks_says_so(tmp_path: Path) -> None:
-    tree(tmp_path / "train")
-    tree(tmp_path / "test")
-    picture(tmp_path / "test" / "owl", "0.png", 0)
-    with pytest.raises(DataError, match="owl is a class that the training part lacks"):
-        load(config("--data", f"folder:{tmp_path}"))
+def test_image_folder_refuses_a_test_class_missing_in_training(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "train")
+    write_image_folder(tmp_path / "test")
+    write_image(tmp_path / "test" / "owl", "0.png", 0)
+    with pytest.raises(DataError, match="owl is a class that the training split lacks"):
+        load_dataset(config("--data", f"folder:{tmp_path}"))
 
 
-def test_a_class_of_broken_images_says_so(tmp_path: Path) -> None:
-    tree(tmp_path)
+def test_image_folder_refuses_a_class_of_broken_images(tmp_path: Path) -> None:
+    write_image_folder(tmp_path)
     for file in (tmp_path / "cat").iterdir():
         file.write_text("broken")
     with pytest.raises(DataError, match=r"(None of the|'cat')"):
-        load(config("--data", f"folder:{tmp_path}"))
+        load_dataset(config("--data", f"folder:{tmp_path}"))
 
 
 def write_idx(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> list[str]:
     folder.mkdir(parents=True)
     digests = []
-    for part in ("train", "t10k"):
+    for split in ("train", "t10k"):
         header = np.array([0x803, *images.shape], ">i4").tobytes()
-        names = (f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz")
+        names = (f"{split}-images-idx3-ubyte.gz", f"{split}-labels-idx1-ubyte.gz")
         label_header = np.array([0x801, len(labels)], ">i4").tobytes()
         contents = (header + images.tobytes(), label_header + labels.tobytes())
         for name, content in zip(names, contents, strict=True):
@@ -183,7 +185,7 @@ def write_idx(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8]
     return digests
 
 
-def test_idx_files_of_the_data_folder_are_verified_and_read(
+def test_idx_files_in_the_data_folder_are_verified_and_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (24, 28, 28), dtype=np.uint8)
@@ -191,9 +193,9 @@ def test_idx_files_of_the_data_folder_are_verified_and_read(
     digests = write_idx(tmp_path / "kmnist", images, labels)
     arguments = ("--data", "kmnist", "--data-dir", str(tmp_path))
     with pytest.raises(DataError, match="differs from its published MD5"):
-        load(config(*arguments))
+        load_dataset(config(*arguments))
     monkeypatch.setitem(archives._IDX_MD5, "kmnist", tuple(digests))
-    data = load(config(*arguments))
+    data = load_dataset(config(*arguments))
     np.testing.assert_array_equal(data.test.images[:, 0], images)
     np.testing.assert_array_equal(data.test.labels, labels)
     assert (len(data.train), len(data.validation)) == (22, 2)
@@ -203,20 +205,20 @@ def test_idx_files_of_the_data_folder_are_verified_and_read(
     "DROPSERVE_DATA_DIR" not in os.environ, reason="DROPSERVE_DATA_DIR names no data sets"
 )
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_the_published_files_are_read_whole(name: str) -> None:
-    data = load(config("--data", name))
-    parts = (data.train, data.validation, data.test)
+def test_published_idx_files_load_with_their_published_sizes(name: str) -> None:
+    data = load_dataset(config("--data", name))
+    splits = (data.train, data.validation, data.test)
     assert len(data.train) + len(data.validation) == 60_000
     assert len(data.validation) == pytest.approx(5_000, abs=5)
     assert len(data.test) == 10_000
-    for part in parts:
-        assert part.images.shape[1:] == (1, 28, 28)
-        assert set(part.labels.tolist()) == set(range(10))
-    digests = {hashlib.sha256(image).digest() for part in parts for image in part.images}
+    for split in splits:
+        assert split.images.shape[1:] == (1, 28, 28)
+        assert set(split.labels.tolist()) == set(range(10))
+    digests = {hashlib.sha256(image).digest() for split in splits for image in split.images}
     assert len(digests) > 69_900  # a few images were published twice
 
 
-def test_part_of_cifar_is_read_and_never_called_the_whole(
+def test_subset_of_cifar_10_loads_with_a_name_that_marks_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = np.random.default_rng(0).integers(0, 256, (40, 3073), dtype=np.uint8)
@@ -225,27 +227,29 @@ def test_part_of_cifar_is_read_and_never_called_the_whole(
     folder.mkdir()
     for name in ("data_batch_1.bin", "test_batch.bin"):
         (folder / name).write_bytes(records.tobytes())
-    data = load(config("--data", "cifar-10", "--data-dir", str(tmp_path)))
+    data = load_dataset(config("--data", "cifar-10", "--data-dir", str(tmp_path)))
     assert data.name.startswith("part of cifar-10 (40 training and 40 test images)")
     assert "its accuracy is not CIFAR-10's" in caplog.text
     np.testing.assert_array_equal(data.test.images[3, 2].ravel(), records[3, 1 + 2048 :])
     (folder / "test_batch.bin").write_bytes(b"short")
     with pytest.raises(DataError, match="not of CIFAR-10's binary layout"):
-        load(config("--data", "cifar-10", "--data-dir", str(tmp_path)))
+        load_dataset(config("--data", "cifar-10", "--data-dir", str(tmp_path)))
 
 
-def test_a_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_explains_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(*_arguments: object, **_options: object) -> str:
         raise ConnectionError
 
     monkeypatch.setattr("pooch.retrieve", unreachable)
     monkeypatch.delenv("DROPSERVE_DATA_DIR", raising=False)
     with pytest.raises(DataError, match=r"Cannot download .*; check the network, or put the file"):
-        load(config("--data", "mnist", "--cache-dir", str(tmp_path)))
+        load_dataset(config("--data", "mnist", "--cache-dir", str(tmp_path)))
 
 
-def test_a_data_set_of_fixed_size_can_be_refitted() -> None:
-    data = load(config("--data", "digits", "--image-size", "16", "--colour", "rgb"))
+def test_dataset_of_fixed_size_is_resized() -> None:
+    data = load_dataset(config("--data", "digits", "--image-size", "16", "--colour", "rgb"))
     assert data.train.images.shape[1:] == (3, 16, 16)
     assert (data.input.height, data.input.channels) == (16, 3)
-    assert data.recipe.shift == 2
+    assert data.defaults.shift == 2

@@ -1,4 +1,4 @@
-"""Each experiment in its quick form, whole; what it computes from outcomes, exactly."""
+"""Runs each experiment in its quick form, and tests what experiments compute from results."""
 
 import math
 import subprocess
@@ -10,37 +10,37 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from tests.training.experiments.conftest import quick_lab
+from tests.training.experiments.conftest import quick_runner
 from training.experiments import averaging
-from training.experiments.activations import epochs_to
+from training.experiments.activations import epochs_to_target
 from training.experiments.record import Record
 from training.experiments.settings import ExperimentName
-from training.experiments.shapes import curve
-from training.experiments.trial import Check, Outcome, Trial, run
+from training.experiments.shapes import activation_curve
+from training.experiments.trial import Check, Trial, TrialResult, run_trial
 
 EXPERIMENTS: tuple[ExperimentName, ...] = get_args(ExperimentName)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_quick_form_ends_in_a_table_a_plot_and_an_entry(
+def test_quick_experiment_writes_a_table_a_plot_and_an_entry(
     name: ExperimentName, tmp_path: Path
 ) -> None:
-    lab = quick_lab(tmp_path, name)
-    record: Record = import_module(f"training.experiments.{name}").run(lab)
+    runner = quick_runner(tmp_path, name)
+    record: Record = import_module(f"training.experiments.{name}").run(runner)
     assert record.name == name
     assert len(record.rows) >= 3
     assert all(len(row) == len(record.columns) for row in record.rows)
     for axes in record.figure.axes:
         assert axes.get_title()
         assert axes.lines
-    record.save(lab.folder, "python -m x")
-    assert "nan" not in (lab.folder / "entry.md").read_text()
-    assert (lab.folder / f"{name}.svg").stat().st_size > 1000
-    again: Record = import_module(f"training.experiments.{name}").run(quick_lab(tmp_path, name))
+    record.save(runner.folder, "python -m x")
+    assert "nan" not in (runner.folder / "entry.md").read_text()
+    assert (runner.folder / f"{name}.svg").stat().st_size > 1000
+    again: Record = import_module(f"training.experiments.{name}").run(quick_runner(tmp_path, name))
     assert again.rows == record.rows
 
 
-def outcome(errors: list[float]) -> Outcome:
+def trial_result(errors: list[float]) -> TrialResult:
     checks = tuple(
         Check(
             epoch=index / 2,
@@ -52,7 +52,7 @@ def outcome(errors: list[float]) -> Outcome:
         )
         for index, error in enumerate(errors)
     )
-    return Outcome(
+    return TrialResult(
         checks=checks,
         diverged=False,
         test_error=None,
@@ -62,29 +62,29 @@ def outcome(errors: list[float]) -> Outcome:
     )
 
 
-def test_epochs_to_a_target_are_interpolated() -> None:
-    assert epochs_to(outcome([0.9, 0.5, 0.3, 0.2]), 0.25) == pytest.approx(1.25)
-    assert epochs_to(outcome([0.9, 0.25]), 0.25) == pytest.approx(0.5)
-    assert math.isnan(epochs_to(outcome([0.9, 0.5]), 0.25))
+def test_epochs_to_target_interpolates_between_checks() -> None:
+    assert epochs_to_target(trial_result([0.9, 0.5, 0.3, 0.2]), 0.25) == pytest.approx(1.25)
+    assert epochs_to_target(trial_result([0.9, 0.25]), 0.25) == pytest.approx(0.5)
+    assert math.isnan(epochs_to_target(trial_result([0.9, 0.5]), 0.25))
 
 
-def test_the_shape_of_relu_is_the_classic_one() -> None:
-    x, y, slope = (values.numpy() for values in curve("relu"))
+def test_activation_curve_of_relu_is_exact() -> None:
+    x, y, slope = (values.numpy() for values in activation_curve("relu"))
     np.testing.assert_array_equal(y, np.maximum(0, x))
     np.testing.assert_array_equal(slope, x > 0)
 
 
-def test_averaging_compares_masks_of_one_distribution(tmp_path: Path) -> None:
-    lab = quick_lab(tmp_path, "averaging")
+def test_draw_masks_of_both_kinds_have_the_same_distribution(tmp_path: Path) -> None:
+    runner = quick_runner(tmp_path, "averaging")
     trial = Trial(data="digits", widths=(40,), dropout=0.5, learning_rate=0.1, epochs=1)
-    _, network = run(trial, lab.data("digits"))
+    _, network = run_trial(trial, runner.dataset("digits"))
     for kind in ("independent", "served"):
-        drawn = [averaging.drawn(network, kind, seed, 64).numpy() for seed in range(20)]
+        drawn = [averaging.draw_masks(network, kind, seed, 64).numpy() for seed in range(20)]
         assert {0.0, 2.0} == set(np.unique(drawn))
         assert np.mean(drawn) == pytest.approx(1, abs=5 / np.sqrt(20 * 64 * 40))
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "training.experiments", *arguments],
         capture_output=True,
@@ -93,11 +93,11 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_does_one_experiment_and_records_it(tmp_path: Path) -> None:
+def test_command_runs_one_experiment_and_records_it(tmp_path: Path) -> None:
     notes = tmp_path / "docs"
     notes.mkdir()
     (notes / "experiments.md").write_text("# Notes\n\n## Old\n")
-    done = command("shapes", "--output", str(tmp_path / "out"), "--record", str(notes))
+    done = run_command("shapes", "--output", str(tmp_path / "out"), "--record", str(notes))
     assert done.returncode == 0, done.stderr
     assert "sigmoid" in done.stdout
     text = (notes / "experiments.md").read_text()
@@ -115,8 +115,10 @@ def test_the_command_does_one_experiment_and_records_it(tmp_path: Path) -> None:
         (["shapes", "--output", "/dev/null/x"], "Cannot write"),
     ],
 )
-def test_a_wrong_command_is_one_sentence_and_status_2(arguments: list[str], sentence: str) -> None:
-    done = command(*arguments)
+def test_command_reports_a_wrong_option_in_one_sentence_with_status_2(
+    arguments: list[str], sentence: str
+) -> None:
+    done = run_command(*arguments)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1

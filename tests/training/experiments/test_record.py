@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from model.errors import SettingsError
-from training.experiments.record import Record, percent, spread
+from training.experiments.record import Record, format_mean_std, format_percent
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def record() -> Record:
     )
 
 
-def test_an_entry_has_all_that_a_reader_needs(record: Record) -> None:
+def test_record_entry_has_command_setting_table_finding_and_plot(record: Record) -> None:
     assert record.entry("python -m x") == (
         f"## {date.today():%Y-%m-%d} · Which is faster\n\n`python -m x`: two arms.\n\n"
         "| arm | epochs |\n|---|---|\n| relu | 1.00 |\n| tanh | 2.00 |\n\nrelu is.\n\n"
@@ -34,7 +34,7 @@ def test_an_entry_has_all_that_a_reader_needs(record: Record) -> None:
     )
 
 
-def test_an_entry_goes_before_the_others(record: Record, tmp_path: Path) -> None:
+def test_record_is_inserted_before_the_other_entries(record: Record, tmp_path: Path) -> None:
     notes = tmp_path / "experiments.md"
     notes.write_text("# Experiments\n\nNewest first.\n\n## 2020-01-01 · Old\n\ntext\n")
     record.add_to(tmp_path, "python -m x")
@@ -47,7 +47,9 @@ def test_an_entry_goes_before_the_others(record: Record, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", [None, "# Something else\n"])
-def test_notes_that_are_none_are_refused(record: Record, tmp_path: Path, text: str | None) -> None:
+def test_record_refuses_notes_without_entries(
+    record: Record, tmp_path: Path, text: str | None
+) -> None:
     if text is not None:
         (tmp_path / "experiments.md").write_text(text)
     with pytest.raises(SettingsError, match="has no dated entries; name the notes' folder"):
@@ -55,7 +57,7 @@ def test_notes_that_are_none_are_refused(record: Record, tmp_path: Path, text: s
     assert not (tmp_path / "plots").exists()
 
 
-def test_the_plot_is_the_same_bytes_each_time(record: Record, tmp_path: Path) -> None:
+def test_record_saves_the_same_bytes_each_time(record: Record, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         record.save(tmp_path / name, "python -m x")
@@ -63,7 +65,7 @@ def test_the_plot_is_the_same_bytes_each_time(record: Record, tmp_path: Path) ->
     assert (tmp_path / "one/entry.md").read_text() == record.entry("python -m x")
 
 
-def test_the_terminal_shows_the_table(record: Record) -> None:
+def test_record_prints_its_table(record: Record) -> None:
     console = Console(file=StringIO(), width=80)
     record.print(console)
     assert isinstance(console.file, StringIO)
@@ -72,7 +74,7 @@ def test_the_terminal_shows_the_table(record: Record) -> None:
         assert text in shown
 
 
-def test_spread_is_mean_and_sample_deviation() -> None:
-    assert spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
-    assert spread([1.0]) == "1.00"
-    assert percent([0.01, 0.03]) == "2.00 ± 1.41 %"
+def test_format_mean_std_uses_the_sample_deviation() -> None:
+    assert format_mean_std([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert format_mean_std([1.0]) == "1.00"
+    assert format_percent([0.01, 0.03]) == "2.00 ± 1.41 %"

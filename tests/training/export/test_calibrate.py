@@ -6,25 +6,26 @@ import pytest
 from scipy.stats import binomtest
 
 from model.bundle.store import open_bundle
-from model.dropout.sampling import FixedSamples
+from model.dropout.sampling_methods import FixedSamples
 from model.images.preprocessing import to_float
-from model.inference.predictor import Predictor, open_tested
-from model.uncertainty.calibration import FEWEST_IMAGES, RISK_STARTS
-from model.uncertainty.summary import softmax
+from model.inference.predictor import Predictor
+from model.inference.predictor_loading import load_predictor
+from model.uncertainty.calibration import MIN_CALIBRATION_IMAGES, RISK_STARTS
+from model.uncertainty.uncertainty_measures import softmax
 from training.config import TrainingConfig
-from training.data.dataset import DataSet, load
+from training.data.dataset import Dataset, load_dataset
 from training.export.calibrate import (
     GUARANTEE,
-    best_temperature,
     calibrate,
-    fit_density,
+    fit_relative_mahalanobis,
+    fit_temperature,
     risk_bounds,
 )
 
 
 @pytest.fixture(scope="module")
-def digits() -> DataSet:
-    return load(TrainingConfig(data="digits"))
+def digits() -> Dataset:
+    return load_dataset(TrainingConfig(data="digits"))
 
 
 @pytest.fixture
@@ -34,25 +35,25 @@ def uncalibrated(bundle_folder: Path) -> Predictor:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
-def test_the_temperature_of_overconfident_logits_is_found(temperature: float) -> None:
+def test_fit_temperature_finds_the_temperature_of_overconfident_logits(temperature: float) -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(50_000, 5)) * 2
-    shares = softmax(logits)
-    labels = (shares.cumsum(axis=1) > generator.random((50_000, 1))).argmax(axis=1)
-    found = best_temperature(lambda tried: softmax(logits * temperature / tried), labels)
+    probabilities = softmax(logits)
+    labels = (probabilities.cumsum(axis=1) > generator.random((50_000, 1))).argmax(axis=1)
+    found = fit_temperature(lambda candidate: softmax(logits * temperature / candidate), labels)
     assert found == pytest.approx(temperature, rel=0.03)
 
 
 @pytest.mark.parametrize("count", [100, 5_000])
-def test_images_without_a_mistake_do_not_make_it_certain(count: int) -> None:
+def test_fit_temperature_stays_uncertain_when_all_predictions_are_correct(count: int) -> None:
     logits = np.eye(5)[np.arange(count) % 5] * 4.0
     labels = np.arange(count) % 5
-    found = best_temperature(lambda tried: softmax(logits / tried), labels)
+    found = fit_temperature(lambda candidate: softmax(logits / candidate), labels)
     wrong = 1 - softmax(logits / found)[0, 0]
     assert wrong == pytest.approx(0.5 / (count + 1), rel=0.02)
 
 
-def test_risk_bounds_are_clopper_and_pearsons() -> None:
+def test_risk_bounds_are_clopper_pearson_bounds() -> None:
     generator = np.random.default_rng(1)
     probabilities = softmax(generator.normal(size=(64, 3)))
     labels = generator.integers(0, 3, 64)
@@ -65,20 +66,20 @@ def test_risk_bounds_are_clopper_and_pearsons() -> None:
         assert bounds[count - 1] == pytest.approx(exact)
 
 
-def test_equally_confident_answers_share_one_bound() -> None:
+def test_risk_bounds_are_equal_for_equal_confidences() -> None:
     probabilities = np.array([[0.9, 0.1]] * 3 + [[0.6, 0.4]])
     confidences, bounds = risk_bounds(probabilities, np.array([0, 1, 0, 0]))
     assert confidences.tolist() == [0.9, 0.9, 0.9, 0.6]
     assert bounds[0] == bounds[1] == bounds[2]
 
 
-def test_the_axes_make_a_class_nearly_a_sphere() -> None:
+def test_fit_relative_mahalanobis_whitens_the_features_of_a_class() -> None:
     generator = np.random.default_rng(2)
     mixing = generator.normal(size=(6, 6))
     labels = generator.integers(0, 3, 5_000)
     noise = generator.normal(size=(5_000, 6))
     features = (noise @ mixing + 8 * labels[:, np.newaxis]).astype(np.float32)
-    density = fit_density(features, labels)
+    density = fit_relative_mahalanobis(features, labels)
     places = features.astype(np.float64) @ density.axes
     for label, centre in enumerate(density.centres):
         np.testing.assert_allclose(places[labels == label, :6].mean(axis=0), centre, atol=1e-6)
@@ -89,58 +90,57 @@ def test_the_axes_make_a_class_nearly_a_sphere() -> None:
     assert deviations[-1] == pytest.approx(1, abs=0.1), "along the longest axis"
 
 
-def test_wide_features_are_first_projected() -> None:
+def test_fit_relative_mahalanobis_projects_wide_features() -> None:
     generator = np.random.default_rng(3)
     features = generator.random((400, 300)).astype(np.float32)
-    density = fit_density(features, generator.integers(0, 2, 400))
+    density = fit_relative_mahalanobis(features, generator.integers(0, 2, 400))
     assert density.axes.shape == (300, 512)
     assert density.centres.shape == (2, 256)
     assert np.isfinite(density.score(features)).all()
 
 
-def test_a_real_bundle_is_calibrated_on_its_validation_images(
-    uncalibrated: Predictor, digits: DataSet
+def test_calibrate_fits_a_real_bundle_on_its_validation_images(
+    uncalibrated: Predictor, digits: Dataset
 ) -> None:
     fitted = calibrate(uncalibrated, digits)
     assert fitted is not None
-    assert fitted.numbers.images == len(digits.validation)
+    assert fitted.parameters.images == len(digits.validation)
     prediction = uncalibrated.predict(to_float(digits.validation.images))
     typicality = fitted.typicality(prediction.features)
     assert typicality.mean() == pytest.approx(0.5, abs=0.01)
     noise = np.random.default_rng(4).random((200, 1, 8, 8)).astype(np.float32)
-    strange = fitted.typicality(uncalibrated.predict(noise).features)
-    assert strange.mean() < 0.2
-    assert calibrate(uncalibrated, digits) is not None, "and again"
+    noise_typicality = fitted.typicality(uncalibrated.predict(noise).features)
+    assert noise_typicality.mean() < 0.2
+    assert calibrate(uncalibrated, digits) is not None, "a second calibration"
 
 
-def test_it_is_what_the_bundle_serves(
-    uncalibrated: Predictor, bundle_folder: Path, digits: DataSet
+def test_calibrate_reproduces_the_calibration_in_the_bundle(
+    uncalibrated: Predictor, bundle_folder: Path, digits: Dataset
 ) -> None:
-    stored = open_tested(open_bundle(bundle_folder))
+    stored = load_predictor(open_bundle(bundle_folder))
     fitted = calibrate(uncalibrated, digits)
     assert fitted is not None
-    assert stored.calibrated is not None
-    assert stored.calibrated.numbers == fitted.numbers
+    assert stored.calibrator is not None
+    assert stored.calibrator.parameters == fitted.parameters
     images = to_float(digits.test.images[:20])
-    uncalibrated.calibrated = fitted
-    ours, served = (
+    refitted, served = (
         each.uncertainty(each.predict(images), FixedSamples(0, 64))
-        for each in (uncalibrated, stored)
+        for each in (uncalibrated.with_calibrator(fitted), stored)
     )
-    np.testing.assert_array_equal(ours.typicality, served.typicality)
-    np.testing.assert_array_equal(ours.mean_probabilities, served.mean_probabilities)
+    np.testing.assert_array_equal(refitted.typicality, served.typicality)
+    np.testing.assert_array_equal(refitted.mean_probabilities, served.mean_probabilities)
 
 
-def test_too_few_images_leave_a_bundle_uncalibrated(
-    uncalibrated: Predictor, digits: DataSet
+def test_calibrate_returns_none_for_too_few_images(
+    uncalibrated: Predictor, digits: Dataset
 ) -> None:
-    few = digits.validation.take(np.arange(FEWEST_IMAGES - 1))
+    few = digits.validation.take(np.arange(MIN_CALIBRATION_IMAGES - 1))
     assert calibrate(uncalibrated, replace(digits, validation=few)) is None
 
 
-def test_features_that_never_move_make_nothing_typical() -> None:
+def test_fit_relative_mahalanobis_accepts_constant_features() -> None:
     dead = np.zeros((50, 4), np.float32)
-    density = fit_density(dead, np.arange(50) % 2)
+    density = fit_relative_mahalanobis(dead, np.arange(50) % 2)
     images = np.concatenate([dead[:2], np.full((2, 4), 0.5, np.float32)])
     nearness = density.score(images)
     assert np.isfinite(nearness).all()

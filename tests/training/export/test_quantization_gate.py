@@ -1,4 +1,4 @@
-"""The gate of `--quantize`, and a run with it from training to an answer over HTTP."""
+"""The gate of `--quantize`, and a quantised bundle from training to a response over HTTP."""
 
 import math
 from pathlib import Path
@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from model.bundle.store import open_bundle
-from model.inference.predictor import open_tested
+from model.inference.predictor_loading import load_predictor
 from tests.service.serving import serving_models
-from training import pipeline as run
+from training import pipeline
 from training.config import TrainingConfig
 from training.data.dataset import Split
-from training.export import quantization_gate as precision
-from training.export.quantization_gate import refused
+from training.evaluation.metrics_schema import PrecisionMetric, PrecisionMetrics
+from training.export import quantization_gate
+from training.export.quantization_gate import refusal_reasons
 
-GOOD = {
+FP32: PrecisionMetrics = {
     "accuracy": 0.93,
     "nll": 0.2,
     "ece": 0.01,
@@ -35,18 +36,23 @@ GOOD = {
         ("nll", 0.1, float("nan")),
     ],
 )
-def test_each_figure_has_its_tolerance(name: str, allowed: float, too_much: float) -> None:
-    assert refused(GOOD, GOOD | {name: allowed}, 5000) == []
-    (phrase,) = refused(GOOD, GOOD | {name: too_much}, 5000)
-    assert phrase == f"{name} {GOOD[name]:.4f} became {too_much:.4f}"
+def test_refusal_reasons_apply_the_tolerance_of_each_metric(
+    name: PrecisionMetric, allowed: float, too_much: float
+) -> None:
+    assert refusal_reasons(FP32, FP32 | {name: allowed}, 5000) == []
+    (phrase,) = refusal_reasons(FP32, FP32 | {name: too_much}, 5000)
+    assert phrase == f"{name} {FP32[name]:.4f} became {too_much:.4f}"
 
 
-def test_figures_that_only_one_of_them_has_are_not_compared() -> None:
-    assert refused(GOOD, {name: GOOD[name] for name in GOOD if "mistakes" not in name}, 5000) == []
+def test_refusal_reasons_compare_only_metrics_of_both_graphs() -> None:
+    int8: PrecisionMetrics = {name: FP32[name] for name in FP32 if "mistakes" not in name}
+    assert refusal_reasons(FP32, int8, 5000) == []
 
 
-def test_few_images_are_too_few_to_tell() -> None:
-    assert refused(GOOD, GOOD, 99) == ["99 validation images are too few to tell; 100 are needed"]
+def test_refusal_reasons_include_too_few_images() -> None:
+    assert refusal_reasons(FP32, FP32, 99) == [
+        "99 validation images are too few to tell; 100 are needed"
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -59,29 +65,34 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
 
 @pytest.fixture(scope="module")
 def quantised(config: TrainingConfig) -> Path:
-    """A bundle that passed a gate which everything passes, whatever eight epochs have taught it."""
-    limits = ("ACCURACY_FALL", "LOSS_RISE", "DETECTION_FALL", "INFORMATION_SHIFT")
+    """Train a bundle with infinite tolerances, so that int8 is accepted after only eight epochs."""
+    limits = (
+        "MAX_ACCURACY_DROP",
+        "MAX_LOSS_INCREASE",
+        "MAX_DETECTION_DROP",
+        "MAX_INFORMATION_SHIFT",
+    )
     with pytest.MonkeyPatch.context() as patch:
         for limit in limits:
-            patch.setattr(precision, limit, math.inf)
-        return run.train(config)
+            patch.setattr(quantization_gate, limit, math.inf)
+        return pipeline.train(config)
 
 
-def test_a_quantised_bundle_says_so(quantised: Path) -> None:
+def test_quantised_bundle_records_its_precision(quantised: Path) -> None:
     bundle = open_bundle(quantised)
     assert bundle.manifest.precision == "int8"
-    figures = bundle.manifest.metrics["quantization"]
-    assert figures["refusals"] == []
-    assert figures["int8"]["accuracy"] >= figures["fp32"]["accuracy"] - 0.1
-    assert figures["int8"] != figures["fp32"]
+    metrics = bundle.manifest.metrics["quantization"]
+    assert metrics["refusals"] == []
+    assert metrics["int8"]["accuracy"] >= metrics["fp32"]["accuracy"] - 0.1
+    assert metrics["int8"] != metrics["fp32"]
     assert "The convolutions compute with 8-bit integers" in bundle.card
     assert "| accuracy | " in bundle.card
     assert bundle.manifest.metrics["test"]["accuracy"] > 0.8
-    open_tested(bundle)
+    load_predictor(bundle)
 
 
-def test_the_service_serves_it_and_says_so(quantised: Path, held_out: Split) -> None:
-    """The same bytes alone and in a batch, through HTTP."""
+def test_service_serves_a_quantised_bundle(quantised: Path, held_out: Split) -> None:
+    """Its predictions are the same alone and in a batch, over HTTP."""
     pixels = (held_out.images[:8, 0] / 255).tolist()
     with serving_models(quantised.parent.parent) as service:
         (model,) = service.get("/models").json()["models"]
@@ -93,15 +104,15 @@ def test_the_service_serves_it_and_says_so(quantised: Path, held_out: Split) -> 
     assert together[5] == alone[0]
 
 
-def test_a_refused_graph_leaves_float32_and_a_reason(
+def test_training_keeps_float32_when_int8_is_refused(
     config: TrainingConfig,
     quantised: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The same weights, resumed, with a gate that nothing passes."""
-    monkeypatch.setattr(precision, "LOSS_RISE", -1.0)
-    again = open_bundle(run.train(config.model_copy(update={"resume": True})))
+    """Resume the run, so with the same weights, with a tolerance that no graph meets."""
+    monkeypatch.setattr(quantization_gate, "MAX_LOSS_INCREASE", -1.0)
+    again = open_bundle(pipeline.train(config.model_copy(update={"resume": True})))
     assert again.path != quantised
     assert again.manifest.precision == "fp32"
     (line,) = [each.getMessage() for each in caplog.records if "int8" in each.getMessage()]
@@ -110,4 +121,4 @@ def test_a_refused_graph_leaves_float32_and_a_reason(
     named = {each.partition(" ")[0] for each in refusals}
     assert named >= {"ece", "nll", "sampled_ece", "sampled_nll"}
     assert "8-bit integers were tried and refused; float32 is served." in again.card
-    open_tested(again)
+    load_predictor(again)

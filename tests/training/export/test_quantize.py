@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from model.bundle.architecture import Architecture
+from model.bundle.network_architecture import Architecture
 from model.bundle.store import HEAD_FILE, MODEL_FILE
 from model.errors import ExportError
 from model.images.preprocessing import InputSpec, to_float
@@ -18,22 +18,22 @@ from model.inference.predictor import Predictor
 from tests.exported import DIGIT, Export, Exported
 from training.export.quantize import quantize
 from training.export.to_onnx import export_graphs
-from training.network.classifier import build
+from training.network.classifier import build_classifier
 
 ROWS = 64
 
 
 @pytest.fixture(scope="module")
 def images() -> NDArray[np.float32]:
-    """Random bytes, as decoded images are."""
+    """Return images of random bytes, which have the values of decoded images."""
     return to_float(np.random.default_rng(0).integers(0, 256, (ROWS, 1, 8, 8), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
 def exported(images: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The default preset, its pixels and layers normalised by figures, as training leaves it."""
+    """Export the default preset with running statistics of normalisation, as after training."""
     torch.manual_seed(0)
-    network = build(Architecture(classes=10, input=DIGIT), [0.3], [0.4])
+    network = build_classifier(Architecture(classes=10, input=DIGIT), [0.3], [0.4])
     for _ in range(8):
         network.train()(torch.from_numpy(images))
     for module in network.trunk.modules():
@@ -46,14 +46,14 @@ def exported(images: NDArray[np.float32], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def quantised(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with its graphs, the trunk's in 8-bit integers."""
+    """Return a folder with both graphs, `model.onnx` in 8-bit integers."""
     folder = tmp_path_factory.mktemp("quantised")
     quantize(exported.folder / MODEL_FILE, exported.images, folder / MODEL_FILE)
     (folder / HEAD_FILE).write_bytes((exported.folder / HEAD_FILE).read_bytes())
     return folder
 
 
-def test_the_answers_stay_near(
+def test_quantize_keeps_features_close(
     exported: Exported, quantised: Path, images: NDArray[np.float32]
 ) -> None:
     before = exported.predictor.predict(images).features
@@ -63,7 +63,7 @@ def test_the_answers_stay_near(
 
 
 @given(start=st.integers(0, ROWS - 1), count=st.integers(1, ROWS), threads=st.sampled_from([1, 3]))
-def test_rows_are_the_same_bytes_alone_in_any_batch_with_any_threads(
+def test_quantised_graph_gives_the_same_bytes_in_any_batch_with_any_threads(
     exported: Exported,
     quantised: Path,
     images: NDArray[np.float32],
@@ -72,36 +72,38 @@ def test_rows_are_the_same_bytes_alone_in_any_batch_with_any_threads(
     threads: int,
 ) -> None:
     layers = exported.network.head.dropout_layers
-    part = images[start : start + count]
-    together = Predictor.open(quantised, layers, threads).predict(part)
-    alone = Predictor.open(quantised, layers).predict(part[-1:])
+    batch = images[start : start + count]
+    together = Predictor.open(quantised, layers, threads).predict(batch)
+    alone = Predictor.open(quantised, layers).predict(batch[-1:])
     assert together.logits[-1].tobytes() == alone.logits[0].tobytes()
     assert together.features[-1].tobytes() == alone.features[0].tobytes()
 
 
-def test_other_kernels_give_the_same_integers(
+def test_quantised_graph_gives_the_same_integers_with_other_kernels(
     quantised: Path, images: NDArray[np.float32], tmp_path: Path
 ) -> None:
-    """Without layout changes other convolutions run, as on another processor."""
+    """Without layout optimisations ONNX Runtime runs other kernels, as on another processor."""
     graph = onnx.load(quantised / MODEL_FILE)
     last = [each.output[0] for each in graph.graph.node if each.op_type == "DequantizeLinear"][-1]
     float32 = onnx.TensorProto.FLOAT
     graph.graph.output.append(onnx.helper.make_tensor_value_info(last, float32, None))
     onnx.save(graph, tmp_path / MODEL_FILE)
-    given = []
+    integers = []
     for level in ("ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
         settings = onnxruntime.SessionOptions()
         settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
         session = onnxruntime.InferenceSession(tmp_path / MODEL_FILE, settings)
-        given.append(session.run([last], {"images": images})[0])
-    assert given[0].tobytes() == given[1].tobytes()
-    assert len(np.unique(given[0])) > 20
+        integers.append(session.run([last], {"images": images})[0])
+    assert integers[0].tobytes() == integers[1].tobytes()
+    assert len(np.unique(integers[0])) > 20
 
 
-def test_every_convolution_but_the_first_is_integer(quantised: Path, tmp_path: Path) -> None:
+def test_quantize_makes_every_convolution_integer_but_the_first(
+    quantised: Path, tmp_path: Path
+) -> None:
     settings = onnxruntime.SessionOptions()
     settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    settings.log_severity_level = 3  # that a saved graph of all levels is for this machine alone
+    settings.log_severity_level = 3  # a warning that the saved graph is specific to this machine
     onnxruntime.InferenceSession(quantised / MODEL_FILE, settings)
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert operators.count("Conv") == 1
@@ -109,7 +111,7 @@ def test_every_convolution_but_the_first_is_integer(quantised: Path, tmp_path: P
     assert operators.count("DequantizeLinear") == 1
 
 
-def test_weights_have_seven_bits_so_that_no_product_saturates(quantised: Path) -> None:
+def test_quantised_weights_have_seven_bits(quantised: Path) -> None:
     graph = onnx.load(quantised / MODEL_FILE).graph
     arrays = [numpy_helper.to_array(each) for each in graph.initializer]
     weights = [array for array in arrays if array.dtype == np.int8 and array.ndim == 4]
@@ -118,8 +120,8 @@ def test_weights_have_seven_bits_so_that_no_product_saturates(quantised: Path) -
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_the_first_convolution_never_rounds(quantised: Path, seed: int) -> None:
-    """Its weights are whole multiples of a channel's step, and no sum of them reaches 2^24."""
+def test_first_convolution_of_a_quantised_graph_never_rounds(quantised: Path, seed: int) -> None:
+    """Weights are whole multiples of a channel's step, and no sum exceeds 2^24 steps."""
     graph = onnx.load(quantised / MODEL_FILE).graph
     arrays = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     first = next(node for node in graph.node if node.op_type == "Conv")
@@ -136,19 +138,21 @@ def test_the_first_convolution_never_rounds(quantised: Path, seed: int) -> None:
         assert np.abs(weight[channel] * pixels).sum() + abs(bias[channel]) <= 2**24 * step
 
 
-def test_images_are_rounded_to_bytes(
+def test_quantised_graph_rounds_images_to_bytes(
     exported: Exported, quantised: Path, images: NDArray[np.float32]
 ) -> None:
     predictor = Predictor.open(quantised, exported.network.head.dropout_layers)
-    nearly = np.clip(images + np.float32(0.4 / 255), 0, 1)
-    assert np.array_equal(predictor.predict(nearly).logits, predictor.predict(images).logits)
+    perturbed = np.clip(images + np.float32(0.4 / 255), 0, 1)
+    assert np.array_equal(predictor.predict(perturbed).logits, predictor.predict(images).logits)
 
 
-def test_the_first_convolution_is_the_same_of_each_colour(tmp_path: Path) -> None:
-    """But at the border, where float32 pads with the mean and this with the byte nearest to it."""
+def test_quantize_keeps_the_first_convolution_for_each_channel(tmp_path: Path) -> None:
+    """At the border float32 pads with the mean, the quantised graph with the byte nearest to it."""
     torch.manual_seed(0)
     spec = InputSpec(channels=3, height=8, width=8, resize="pad")
-    network = build(Architecture(classes=3, input=spec), [0.1, 0.5, 0.9], [0.1, 0.2, 0.4])
+    network = build_classifier(
+        Architecture(classes=3, input=spec), [0.1, 0.5, 0.9], [0.1, 0.2, 0.4]
+    )
     images = to_float(np.random.default_rng(0).integers(0, 256, (ROWS, 3, 8, 8), dtype=np.uint8))
     for _ in range(8):
         network.train()(torch.from_numpy(images))
@@ -157,23 +161,23 @@ def test_the_first_convolution_is_the_same_of_each_colour(tmp_path: Path) -> Non
     quantize(tmp_path / MODEL_FILE, images, tmp_path / MODEL_FILE)
     after = first_activations(tmp_path / MODEL_FILE, images)
     inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-    # Its 27 weights have 12 bits here; a byte of the output is a step of about 0.03.
+    # The 27 weights of a channel have 12 bits; the 8-bit output has a step of about 0.03.
     np.testing.assert_allclose(after[inside], before[inside], atol=2e-3)
     np.testing.assert_allclose(after, before, atol=0.1)
 
 
 def first_activations(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Run the graph up to its first ReLU: [N, channels, H, W]."""
+    """Return the output of the graph's first ReLU: [N, channels, H, W]."""
     graph = onnx.load(path)
     name = next(node.output[0] for node in graph.graph.node if node.op_type == "Relu")
     value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
     graph.graph.output.append(value)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
-    found: NDArray[np.float32] = session.run([name], {"images": images})[0]
-    return found
+    activations: NDArray[np.float32] = session.run([name], {"images": images})[0]
+    return activations
 
 
-def test_a_network_without_convolutions_is_refused(
+def test_quantize_refuses_a_network_without_convolutions(
     export: Export, images: NDArray[np.float32], tmp_path: Path
 ) -> None:
     mlp = export(Architecture(preset="mlp", classes=10, input=DIGIT))

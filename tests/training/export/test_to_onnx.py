@@ -7,67 +7,69 @@ import onnxruntime
 import pytest
 import torch
 
-from model.bundle.architecture import ActivationName, Architecture
+from model.bundle.network_architecture import ActivationName, Architecture
 from model.bundle.store import HEAD_FILE, MODEL_FILE
-from model.dropout.sampling import FixedSamples
+from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
 from tests.exported import DIGIT, Export, Exported
-from training.export.to_onnx import PARITY_TOLERANCE, export_graphs, parity
+from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs
 from training.network.classifier import Classifier, Head
 
 
 @pytest.mark.parametrize("activation", get_args(ActivationName))
-def test_every_activation_exports_within_the_gate(
+def test_exported_graphs_have_parity_for_every_activation(
     export: Export, activation: ActivationName
 ) -> None:
     exported = export(Architecture(activation=activation, classes=10, input=DIGIT))
-    assert parity(exported.network, exported.predictor, exported.images) <= PARITY_TOLERANCE
+    assert check_parity(exported.network, exported.predictor, exported.images) <= PARITY_TOLERANCE
 
 
-def test_the_mlp_exports_within_the_gate(export: Export) -> None:
+def test_exported_graphs_have_parity_for_the_mlp(export: Export) -> None:
     exported = export(Architecture(preset="mlp", classes=10, input=DIGIT))
-    assert parity(exported.network, exported.predictor, exported.images) <= PARITY_TOLERANCE
+    assert check_parity(exported.network, exported.predictor, exported.images) <= PARITY_TOLERANCE
 
 
 @pytest.mark.parametrize("activation", ["prelu", "rrelu"])
-def test_an_activation_between_two_masks_exports_within_the_gate(
+def test_exported_graphs_have_parity_with_an_activation_between_two_masks(
     tmp_path: Path, activation: ActivationName
 ) -> None:
-    """The head of alexnet, without its convolutions and its width."""
+    """The head is that of alexnet, with narrow layers and without convolutions before it."""
     architecture = Architecture(activation=activation, classes=10, input=DIGIT)
     torch.manual_seed(0)
-    network = Classifier(torch.nn.Flatten(), Head([64, 24, 24, 10], architecture, dropouts=2))
+    network = Classifier(torch.nn.Flatten(), Head([64, 24, 24, 10], architecture, dropout_count=2))
     export_graphs(network, (1, 8, 8), tmp_path)
     predictor = Predictor.open(tmp_path, network.head.dropout_layers)
     images = np.random.default_rng(0).random((48, 1, 8, 8), dtype=np.float32)
-    assert parity(network, predictor, images) <= PARITY_TOLERANCE
+    assert check_parity(network, predictor, images) <= PARITY_TOLERANCE
 
 
-def test_alexnet_exports_with_two_dropout_layers(export: Export) -> None:
+def test_exported_graphs_have_parity_for_alexnet_with_two_dropout_layers(export: Export) -> None:
     spec = InputSpec(channels=3, height=63, width=63, resize="crop")
     exported = export(Architecture(preset="alexnet", classes=10, input=spec))
     head = onnxruntime.InferenceSession(exported.folder / HEAD_FILE)
     assert [each.name for each in head.get_inputs()] == ["features", "mask_0", "mask_1"]
     images = exported.images[:4]
-    assert parity(exported.network, exported.predictor, images) <= PARITY_TOLERANCE
+    assert check_parity(exported.network, exported.predictor, images) <= PARITY_TOLERANCE
     features = exported.predictor.predict(images).features
     assert exported.predictor.sample(features, FixedSamples(0, 5)).shape == (4, 5, 10)
 
 
-def test_the_gate_refuses_a_network_that_differs(export: Export) -> None:
+def test_check_parity_refuses_a_network_that_differs(export: Export) -> None:
     exported = export(Architecture(preset="mlp", classes=10, input=DIGIT, negative_slope=0.5))
     layer = exported.network.head.layers[0]
     assert isinstance(layer, torch.nn.Linear)
     with torch.no_grad():
         layer.bias.add_(0.001)
     with pytest.raises(ExportError, match=r"differ from the network by 0\.001"):
-        parity(exported.network, exported.predictor, exported.images)
+        check_parity(exported.network, exported.predictor, exported.images)
 
 
 @pytest.mark.parametrize("file", [MODEL_FILE, HEAD_FILE])
-def test_graphs_hold_their_weights_and_nothing_random(cnn: Exported, file: str) -> None:
+def test_exported_graphs_contain_their_weights_and_no_random_operator(
+    cnn: Exported, file: str
+) -> None:
     graph = onnx.load(cnn.folder / file, load_external_data=False)
     onnx.checker.check_model(graph, full_check=True)
     assert not any(tensor.external_data for tensor in graph.graph.initializer)
@@ -76,7 +78,7 @@ def test_graphs_hold_their_weights_and_nothing_random(cnn: Exported, file: str) 
     assert not {name for name in operators if "Dropout" in name or "Random" in name}
 
 
-def test_inputs_and_outputs_are_named_and_dynamic_as_the_design_says(cnn: Exported) -> None:
+def test_exported_graphs_have_the_documented_inputs_and_outputs(cnn: Exported) -> None:
     def shapes(path: Path) -> tuple[dict[str, list[object]], dict[str, list[object]]]:
         session = onnxruntime.InferenceSession(path)
         inputs = {each.name: each.shape for each in session.get_inputs()}
@@ -90,8 +92,7 @@ def test_inputs_and_outputs_are_named_and_dynamic_as_the_design_says(cnn: Export
     assert outputs == {"logits": ["batch", "samples", 10]}
 
 
-def test_any_onnx_tool_can_run_the_plain_classifier(cnn: Exported) -> None:
-    """onnx's own reference interpreter agrees with ONNX Runtime."""
+def test_onnx_reference_evaluator_agrees_with_onnxruntime(cnn: Exported) -> None:
     from onnx.reference import ReferenceEvaluator
 
     answers: Any = ReferenceEvaluator(str(cnn.folder / MODEL_FILE)).run(

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.special import erf, expit
 from torch import nn
 
-from model.bundle.architecture import ActivationName
-from training.network.activations import build_activation, initialise
+from model.bundle.network_architecture import ActivationName
+from training.network.activations import build_activation, initialise_layer
 
 Array = NDArray[np.float64]
 FORMULAS: dict[ActivationName, Callable[[Array], Array]] = {
@@ -25,7 +25,7 @@ FORMULAS: dict[ActivationName, Callable[[Array], Array]] = {
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_each_activation_is_its_formula(name: ActivationName) -> None:
+def test_activation_equals_its_formula(name: ActivationName) -> None:
     x = np.linspace(-6, 6, 241)
     activation = build_activation(name).double().eval()
     with torch.no_grad():
@@ -33,12 +33,12 @@ def test_each_activation_is_its_formula(name: ActivationName) -> None:
     np.testing.assert_allclose(values, FORMULAS[name](x), atol=1e-12)
 
 
-def test_the_slope_is_the_callers() -> None:
+def test_leaky_relu_has_the_given_slope() -> None:
     activation = build_activation("leaky_relu", negative_slope=0.2)
     torch.testing.assert_close(activation(torch.tensor([-1.0, 2.0])), torch.tensor([-0.2, 2.0]))
 
 
-def test_rrelu_draws_its_slope_in_training_alone() -> None:
+def test_rrelu_draws_its_slope_only_in_training() -> None:
     activation = build_activation("rrelu")
     x = -torch.ones(1000)
     slopes = -activation.train()(x)
@@ -56,7 +56,7 @@ def gradient(activation: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_each_gradient_is_the_slope_of_the_formula(name: ActivationName) -> None:
+def test_activation_gradient_equals_the_slope_of_its_formula(name: ActivationName) -> None:
     step = 1e-5
     x = np.linspace(-6, 6, 240)  # even, so that the kink at 0 is not among them
     slope = (FORMULAS[name](x + step) - FORMULAS[name](x - step)) / (2 * step)
@@ -65,7 +65,7 @@ def test_each_gradient_is_the_slope_of_the_formula(name: ActivationName) -> None
     np.testing.assert_allclose(found, slope, atol=1e-9)  # rounding 1e-16 / step; step² / 6 is less
 
 
-def test_relu_is_the_classic_example_and_its_gradient_at_zero_is_zero() -> None:
+def test_relu_and_its_gradient_are_zero_at_zero() -> None:
     x = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
     assert build_activation("relu")(x).tolist() == [0, 0, 0, 1, 2]
     assert gradient(build_activation("relu"), x).tolist() == [0, 0, 0, 1, 1]
@@ -88,9 +88,11 @@ HE, GLOROT = 2 / 400, 2 / (400 + 200)
         ("sigmoid", GLOROT),
     ],
 )
-def test_the_initialisation_follows_the_activation(name: ActivationName, variance: float) -> None:
+def test_initialise_layer_scales_the_weights_for_the_activation(
+    name: ActivationName, variance: float
+) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(400, 200)
-    initialise(layer, name, negative_slope=0.01)
+    initialise_layer(layer, name, negative_slope=0.01)
     assert float(layer.weight.detach().var()) == pytest.approx(variance, rel=0.02)  # 4 sigma
     assert (layer.bias == 0).all()

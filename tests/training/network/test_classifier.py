@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from model.bundle.architecture import ActivationName, Architecture, DropoutLayer, PresetName
+from model.bundle.network_architecture import ActivationName, Architecture, DropoutLayer, PresetName
 from model.errors import SettingsError
 from model.images.preprocessing import InputSpec
-from training.network.classifier import Classifier, Head, build, count_parameters
+from training.network.classifier import Classifier, Head, build_classifier, count_parameters
 
 
 def spec(channels: int, size: int) -> InputSpec:
@@ -26,18 +26,18 @@ def spec(channels: int, size: int) -> InputSpec:
         ("alexnet", 3, 227, 1000, 60_965_224),
     ],
 )
-def test_the_presets_have_their_published_sizes(
+def test_presets_have_their_published_parameter_counts(
     preset: PresetName, channels: int, size: int, classes: int, parameters: int
 ) -> None:
     with torch.device("meta"):
         architecture = Architecture(preset=preset, classes=classes, input=spec(channels, size))
-        assert count_parameters(build(architecture)) == parameters
+        assert count_parameters(build_classifier(architecture)) == parameters
 
 
 @pytest.mark.parametrize("size", [4, 8, 12, 28, 32, 64, 150])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_cnn_takes_any_size(channels: int, size: int) -> None:
-    network = build(Architecture(classes=7, input=spec(channels, size))).eval()
+def test_cnn_accepts_any_image_size(channels: int, size: int) -> None:
+    network = build_classifier(Architecture(classes=7, input=spec(channels, size))).eval()
     images = torch.rand(2, channels, size, size)
     assert network(images).shape == (2, 7)
     assert network.head.dropout_layers == (DropoutLayer(p=0.5, width=96),)
@@ -46,20 +46,20 @@ def test_the_cnn_takes_any_size(channels: int, size: int) -> None:
 
 def test_alexnet_refuses_images_that_are_too_small() -> None:
     with pytest.raises(SettingsError, match="at least 63 x 63 pixels, but these are 62 x 62"):
-        build(Architecture(preset="alexnet", classes=2, input=spec(3, 62)))
-    network = build(Architecture(preset="alexnet", classes=2, input=spec(3, 63))).eval()
+        build_classifier(Architecture(preset="alexnet", classes=2, input=spec(3, 62)))
+    network = build_classifier(Architecture(preset="alexnet", classes=2, input=spec(3, 63))).eval()
     assert network(torch.rand(1, 3, 63, 63)).shape == (1, 2)
 
 
 @pytest.mark.parametrize("activation", get_args(ActivationName))
-def test_every_activation_stands_in_every_place(activation: ActivationName) -> None:
+def test_cnn_runs_with_every_activation(activation: ActivationName) -> None:
     architecture = Architecture(activation=activation, classes=3, input=spec(1, 8))
-    network = build(architecture).eval()
+    network = build_classifier(architecture).eval()
     assert torch.isfinite(network(torch.rand(2, 1, 8, 8))).all()
 
 
-def test_evaluation_drops_nothing_and_training_drops() -> None:
-    network = build(Architecture(preset="mlp", classes=3, input=spec(1, 8)))
+def test_classifier_drops_features_only_in_training() -> None:
+    network = build_classifier(Architecture(preset="mlp", classes=3, input=spec(1, 8)))
     images = torch.rand(5, 1, 8, 8)
     network.eval()
     assert torch.equal(network(images), network(images))
@@ -70,8 +70,10 @@ def test_evaluation_drops_nothing_and_training_drops() -> None:
     assert not torch.equal(network(images), network(images))
 
 
-def test_the_first_layer_sees_normalised_pixels() -> None:
-    network = build(Architecture(classes=3, input=spec(3, 8)), [0.1, 0.5, 0.2], [0.1, 0.2, 0.4])
+def test_first_layer_normalises_pixels() -> None:
+    network = build_classifier(
+        Architecture(classes=3, input=spec(3, 8)), [0.1, 0.5, 0.2], [0.1, 0.2, 0.4]
+    )
     assert isinstance(network.trunk, nn.Sequential)
     normalised = network.trunk[0](torch.full((1, 3, 8, 8), 0.5))
     torch.testing.assert_close(normalised[0, :, 0, 0], torch.tensor([4.0, 0.0, 0.75]))
@@ -88,11 +90,11 @@ GREY, RGB = spec(1, 8), spec(3, 63)
         ("alexnet", RGB, [96, 256, 384, 384, 256], [4096, 4096]),
     ],
 )
-def test_the_hidden_layers_of_a_preset_have_names_in_the_order_of_computation(
+def test_hidden_layers_are_named_in_the_order_of_computation(
     preset: PresetName, image: InputSpec, convolutions: list[int], dense: list[int]
 ) -> None:
     with torch.device("meta"):
-        network = build(Architecture(preset=preset, classes=7, input=image))
+        network = build_classifier(Architecture(preset=preset, classes=7, input=image))
     hidden = network.hidden_layers()
     names = [f"convolution {index + 1}" for index in range(len(convolutions))]
     names += [f"dense {index + 1}" for index in range(len(dense))]
@@ -109,8 +111,8 @@ def test_the_hidden_layers_of_a_preset_have_names_in_the_order_of_computation(
         assert each.bias.shape == (each.units,)
 
 
-def test_a_hidden_layer_has_its_own_normalisation_and_activation() -> None:
-    network = build(Architecture(classes=7, input=GREY)).eval()
+def test_hidden_layer_has_its_own_normalisation_and_activation() -> None:
+    network = build_classifier(Architecture(classes=7, input=GREY)).eval()
     x = torch.rand(2, 1, 8, 8)
     seen: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
     assert isinstance(network.trunk, nn.Sequential)
@@ -124,12 +126,12 @@ def test_a_hidden_layer_has_its_own_normalisation_and_activation() -> None:
         assert inputs[id(each.activation)] is outputs[id(last)]
 
 
-def test_a_layer_without_bias_or_normalisation_has_none_to_give() -> None:
+def test_hidden_layer_without_bias_or_normalisation_has_no_bias() -> None:
     trunk = nn.Sequential(
         *(nn.Conv2d(1, 6, 3, bias=False), nn.ReLU(), nn.Flatten()),
         *(nn.Linear(6 * 6 * 6, 5, bias=False), nn.ReLU()),
     )
-    head = Head([5, 2], Architecture(classes=2, input=GREY), dropouts=1)
+    head = Head([5, 2], Architecture(classes=2, input=GREY), dropout_count=1)
     hidden = Classifier(trunk, head).hidden_layers()
     assert [each.name for each in hidden] == ["convolution 1", "dense 1"]
     assert [each.bias for each in hidden] == [None, None]

@@ -6,15 +6,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.training.report.test_plots import drawn, points
-from training.data.dataset import DataSet
+from training.data.dataset import Dataset
 from training.evaluation.corruptions import CORRUPTIONS, CorruptionCurve
 from training.evaluation.metrics import Answers, Evaluation
-from training.report import selective_plots as trust_plots
-from training.report.selective_plots import OodAnswers
+from training.evaluation.selective_prediction import OodAnswers
+from training.report import selective_plots
 
 
-def calibrated(answers: Answers) -> Answers:
-    """With a typicality."""
+def with_typicality(answers: Answers) -> Answers:
+    """Return the answers of a calibrated bundle, which have a typicality."""
     typicality = np.linspace(0, 1, len(answers.probabilities))
     return replace(answers, uncertainty=replace(answers.uncertainty, typicality=typicality))
 
@@ -27,56 +27,60 @@ def corruption_curves(typicality: float) -> list[CorruptionCurve]:
 @pytest.mark.parametrize(
     "draw",
     [
-        trust_plots.risk_coverage,
-        trust_plots.prediction_sets,
-        lambda evaluation: trust_plots.scores(evaluation, None),
-        lambda evaluation: trust_plots.scores(evaluation, OodAnswers("x_$", evaluation.answers)),
-        lambda _: trust_plots.corruptions(corruption_curves(0.5)),
-        lambda _: trust_plots.corruptions(corruption_curves(np.nan)),
+        selective_plots.risk_coverage,
+        selective_plots.prediction_sets,
+        lambda evaluation: selective_plots.uncertainty_histograms(evaluation, None),
+        lambda evaluation: selective_plots.uncertainty_histograms(
+            evaluation, OodAnswers("x_$", evaluation.answers)
+        ),
+        lambda _: selective_plots.corruptions(corruption_curves(0.5)),
+        lambda _: selective_plots.corruptions(corruption_curves(np.nan)),
     ],
 )
-def test_every_axis_says_what_it_shows_and_several_lines_have_a_legend(
+def test_selective_plots_label_every_axis_and_add_a_legend_to_several_lines(
     draw: Callable[[Evaluation], Figure], evaluation: Evaluation
 ) -> None:
     figure = draw(evaluation)
-    parts = drawn(figure)
-    assert parts
-    for axes in parts:
+    all_axes = drawn(figure)
+    assert all_axes
+    for axes in all_axes:
         assert axes.get_xlabel()
         assert axes.get_ylabel() or axes.get_shared_y_axes().get_siblings(axes)
         assert axes.get_title()
         assert len(axes.lines) < 2 or axes.get_legend() or figure.legends
 
 
-def test_the_last_risk_is_the_error_of_all(evaluation: Evaluation) -> None:
-    (axes,) = drawn(trust_plots.risk_coverage(evaluation))
+def test_risk_coverage_plot_ends_at_the_error_rate_of_all_images(evaluation: Evaluation) -> None:
+    (axes,) = drawn(selective_plots.risk_coverage(evaluation))
     mean = evaluation.answers.mean_probabilities
     error = 100 * (mean.argmax(axis=1) != evaluation.labels).mean()
-    *curves, flat = axes.lines
+    *curves, random_order = axes.lines
     assert len(curves) == 3
     for curve in curves:
         np.testing.assert_allclose(points(curve)[-1], [100, error])
-    np.testing.assert_allclose(points(flat)[:, 1], error)
+    np.testing.assert_allclose(points(random_order)[:, 1], error)
 
 
-def test_typicality_is_drawn_where_it_is_known(evaluation: Evaluation) -> None:
-    known = replace(evaluation, answers=calibrated(evaluation.answers))
-    for each, patches in ((known, 2), (evaluation, 0)):
-        typicality = drawn(trust_plots.scores(each, None))[2]
+def test_typicality_is_drawn_only_for_a_calibrated_bundle(evaluation: Evaluation) -> None:
+    calibrated = replace(evaluation, answers=with_typicality(evaluation.answers))
+    for each, patches in ((calibrated, 2), (evaluation, 0)):
+        typicality = drawn(selective_plots.uncertainty_histograms(each, None))[2]
         assert len(typicality.patches) == patches
         assert [text.get_text() for text in typicality.texts] == (
             [] if patches else ["uncalibrated"]
         )
     for value, lines in ((0.5, 3), (np.nan, 2)):
-        shares = drawn(trust_plots.corruptions(corruption_curves(value)))[:3]
+        shares = drawn(selective_plots.corruptions(corruption_curves(value)))[:3]
         assert {len(axes.lines) for axes in shares} == {lines}
 
 
-def test_the_most_certain_images_come_first(evaluation: Evaluation, pictures: DataSet) -> None:
-    figure = trust_plots.certainty(evaluation, pictures.test, pictures.class_names)
+def test_certainty_gallery_shows_the_most_certain_images_first(
+    evaluation: Evaluation, dataset: Dataset
+) -> None:
+    figure = selective_plots.certainty_gallery(evaluation, dataset.test, dataset.class_names)
     shown = [axes for axes in figure.axes if axes.images]
     order = np.argsort(evaluation.answers.uncertainty.predictive_entropy)
     for place, row in ((0, order[0]), (10, order[-1])):
         image = shown[place].images[0].get_array()
         assert image is not None
-        np.testing.assert_array_equal(image, pictures.test.images[row, 0])
+        np.testing.assert_array_equal(image, dataset.test.images[row, 0])

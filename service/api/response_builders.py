@@ -1,0 +1,95 @@
+"""Model outputs -> the fields of JSON responses. Reads no request and computes nothing.
+
+NaN, which stands for an unknown value, is serialised as null.
+"""
+
+from typing import Any
+
+from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
+from model.inference.predictor import Prediction
+from model.uncertainty.calibration import Decisions
+from model.uncertainty.uncertainty_measures import Uncertainty
+
+
+def deterministic_predictions(
+    prediction: Prediction, class_names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Build the `predictions` of POST /predict, one per image."""
+    return [
+        {
+            "label": class_names[row.argmax()],
+            "confidence": float(row.max()),
+            "probabilities": _by_class(row, class_names),
+        }
+        for row in prediction.probabilities
+    ]
+
+
+def sampling_fields(sampling: Sampling, decisions: Decisions | None) -> dict[str, Any]:
+    """Build the fields that describe how the uncertainties were sampled and calibrated."""
+    fields: dict[str, Any]
+    match sampling:
+        case FixedSamples(seed, samples):
+            fields = {"samples": samples, "seed": seed}
+        case AdaptiveSamples(seed):
+            fields = {"samples": "auto", "seed": seed}
+        case Analytic():
+            fields = {"samples": None, "seed": None}
+    if decisions is None:
+        return fields | {"calibration": "uncalibrated", "coverage": None, "max_risk": None}
+    levels = {"coverage": decisions.coverage, "max_risk": decisions.max_risk}
+    return fields | {"calibration": "fitted"} | levels
+
+
+def uncertain_predictions(
+    uncertainty: Uncertainty,
+    class_names: tuple[str, ...],
+    decisions: Decisions | None,
+    sampling: Sampling,
+) -> list[dict[str, Any]]:
+    """Build the `predictions` of POST /uncertainty, one per image.
+
+    decisions: None for an uncalibrated model, whose sets, typicality and abstention are null.
+    """
+    return [
+        {
+            "label": class_names[label],
+            "confidence": float(uncertainty.mean_probabilities[row, label]),
+            "probabilities": _by_class(uncertainty.mean_probabilities[row], class_names),
+            "probability_std": _by_class(uncertainty.probability_std[row], class_names),
+            "standard_error": _by_class(uncertainty.standard_error[row], class_names),
+            "predictive_entropy": float(uncertainty.predictive_entropy[row]),
+            "expected_entropy": float(uncertainty.expected_entropy[row]),
+            "mutual_information": float(uncertainty.mutual_information[row]),
+            "mutual_information_error": float(uncertainty.mutual_information_error[row]),
+            "variation_ratio": float(uncertainty.variation_ratio[row]),
+            **_decision_fields(uncertainty, class_names, decisions, row),
+            **(_stopping_fields(uncertainty, row) if isinstance(sampling, AdaptiveSamples) else {}),
+        }
+        for row, label in enumerate(uncertainty.labels)
+    ]
+
+
+def _by_class(values: Any, class_names: tuple[str, ...]) -> dict[str, float]:
+    return dict(zip(class_names, values.tolist(), strict=True))
+
+
+def _decision_fields(
+    uncertainty: Uncertainty, class_names: tuple[str, ...], decisions: Decisions | None, row: int
+) -> dict[str, Any]:
+    if decisions is None:
+        return {"prediction_set": None, "typicality": None, "abstain": None}
+    by_probability = (-uncertainty.mean_probabilities[row]).argsort(kind="stable")
+    prediction_set = by_probability[decisions.sets[row, by_probability]]
+    return {
+        "prediction_set": [class_names[label] for label in prediction_set],
+        "typicality": float(uncertainty.typicality[row]),
+        "abstain": bool(decisions.abstain[row]),
+    }
+
+
+def _stopping_fields(uncertainty: Uncertainty, row: int) -> dict[str, Any]:
+    return {
+        "samples_used": int(uncertainty.samples_used[row]),
+        "stopped_because": "settled" if uncertainty.label_decided[row] else "maximum",
+    }

@@ -1,0 +1,140 @@
+"""Parses multipart/form-data (RFC 7578) into files, all in memory. Knows no image format."""
+
+import codecs
+from dataclasses import dataclass, field
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from service.codecs.image_limits import Limits
+from service.errors import EmptyBodyError, InvalidRequestError
+
+_FORM_FIELD = "file"
+
+
+@dataclass(slots=True)
+class _Part:
+    """One part of the multipart body: a form field or a file."""
+
+    disposition: bytes = b""
+    name: str = ""
+    is_file: bool = False
+    data: list[bytes] = field(default_factory=list)
+
+
+class _MalformedFormError(Exception):
+    """The body is not a valid form; the message gives the reason."""
+
+
+def read_form_files(body: bytes, content_type: str, limits: Limits) -> list[bytes]:
+    """Return the contents of all files of a form. Each of its fields must be a file named `file`.
+
+    Raises:
+        EmptyBodyError: the form has no field.
+        InvalidRequestError: the form is malformed, or has another field.
+        TooManyImagesError: the form has more files than `limits` allows.
+    """
+    try:
+        parts = _FormParser(content_type, limits).parse(body)
+    except (_MalformedFormError, ValueError) as error:
+        reason = str(error) if isinstance(error, _MalformedFormError) else "no valid boundary"
+        raise InvalidRequestError(
+            f"The form cannot be read ({reason}); send it with curl -F file=@IMAGE."
+        ) from None
+    for part in parts:
+        if part.name != _FORM_FIELD or not part.is_file:
+            what = "no file name" if part.name == _FORM_FIELD else f"the name {part.name!r}"
+            raise InvalidRequestError(
+                f"A field of the form has {what}; send image files in fields named 'file' alone."
+            )
+    if not parts:
+        raise EmptyBodyError("The form has no 'file' field; send an image in one.")
+    return [b"".join(part.data) for part in parts]
+
+
+class _FormParser:
+    """Collects the parts that python-multipart's callbacks report."""
+
+    def __init__(self, content_type: str, limits: Limits) -> None:
+        self._content_type = content_type
+        self._limits = limits
+        self._parts: list[_Part] = []
+        self._part = _Part()
+        self._header, self._value = b"", b""
+        self._charset = "utf-8"
+        self._has_end = False
+
+    def parse(self, body: bytes) -> list[_Part]:
+        """Parse a whole body. A missing closing boundary is an error, too."""
+        _, options = parse_options_header(self._content_type)
+        self._charset = _normalise_charset(options.get(b"charset", b"utf-8"))
+        if b"boundary" not in options:
+            raise _MalformedFormError("Missing boundary in multipart")
+        callbacks: Any = {
+            "on_part_begin": self._on_part_begin,
+            "on_part_data": self._on_part_data,
+            "on_part_end": self._on_part_end,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_end": self._on_end,
+        }
+        try:
+            parser = MultipartParser(options[b"boundary"], callbacks)
+            parser.write(body)
+            parser.finalize()
+        except FormParserError:
+            raise _MalformedFormError("Invalid multipart data") from None
+        if not self._has_end:  # the parser would drop the last files silently
+            raise _MalformedFormError("its closing boundary is missing")
+        return self._parts
+
+    def _on_part_begin(self) -> None:
+        self._part = _Part()
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._part.data.append(data[start:end])
+
+    def _on_part_end(self) -> None:
+        self._parts.append(self._part)
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._part.disposition = self._value
+        self._header = self._value = b""
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._part.disposition)
+        if b"name" not in options:
+            raise _MalformedFormError(
+                'The Content-Disposition header field "name" must be provided'
+            )
+        self._part.name = _decode_text(options[b"name"], self._charset)
+        self._part.is_file = b"filename" in options
+        self._limits.check_count(len(self._parts) + 1)
+
+    def _on_end(self) -> None:
+        self._has_end = True
+
+
+def _normalise_charset(name: bytes) -> str:
+    """Return the canonical name of a charset, or Latin-1 for an unknown one."""
+    try:
+        return codecs.lookup(name.decode("latin-1")).name
+    except LookupError:
+        return "latin-1"
+
+
+def _decode_text(text: bytes, charset: str) -> str:
+    try:
+        return text.decode(charset)
+    except (LookupError, UnicodeDecodeError):
+        return text.decode("latin-1")

@@ -1,0 +1,716 @@
+"""HTTP/1.1 on one connection, for clients that may be hostile. Knows no route.
+
+This is uvicorn's protocol with the limits that it lacks. It parses one request at a time: bytes
+after the request stay unparsed, and the socket unread, until the response is sent. Heads, bodies,
+responses and idle connections are limited in bytes and in time, and each client is limited to its
+share of the server. `Upgrade` is ignored, so that a body is never taken for another protocol
+(RFC 9112, 6.3, and RFC 9110, 7.8).
+"""
+
+import asyncio
+import math
+import random
+from asyncio import TimerHandle
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from httptools import HttpParserError, HttpParserUpgrade
+from starlette.responses import Response
+from starlette.types import Message, Scope
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from service.http.client_quotas import Client
+from service.http.error_responses import http_error
+from service.http.protocol_context import HTTP_CONTEXT, HttpContext
+from service.http.request_framing import (
+    RefusedHeadError,
+    body_length,
+    header_lines,
+    without_upgrade,
+)
+
+CLIENT = "dropserve.client"
+"""The key of a request's scope with the `Client` that sent the request."""
+CONTROL = "dropserve.control"
+"""The key with whether the request came by the control listener, which alone may change models."""
+HUNG_UP = "dropserve.hung_up"
+"""The key that is set to True once the connection is lost."""
+
+MAX_HEAD_BYTES = 2**16
+"""The most bytes of a request's target, headers and trailers together."""
+
+_URGENT_PREFIXES = (b"GET /health/", b"GET /v2/health/")
+"""How health checks begin: they may exceed the quota, since they decide if the server is live."""
+_END_OF_HEAD = b"\r\n\r\n"
+_CHUNKED_PIECE_BYTES = 2**14
+"""The most bytes of a chunked body that the parser is fed at once."""
+_MAX_CHUNKED_BYTES, _MAX_CHUNKED_PIECES = 2**16, 2_000
+"""The most of a chunked body that is parsed in one iteration of the event loop.
+
+The parser calls back for each chunk, so that many small chunks would delay other connections.
+"""
+_MAX_UNREAD_BODY_BYTES = 2**20
+"""Body bytes that the application has not received yet; with more, reading is paused."""
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 2**24
+"""How long, and how much, is still read and discarded before a connection is closed.
+
+A socket that is closed with unread data is reset, and the client may then lose the response.
+"""
+_DRAIN_SECONDS = 1.0
+"""How long an idle connection stays open after SIGTERM: a last request may be on its way."""
+_HALF_CLOSED_SECONDS = 2.0
+"""How long a response may take once the client has shut down its sending side.
+
+Most such clients are gone, and TCP does not distinguish the two.
+"""
+_BACK_OFF_SECONDS = (0.5, 1.0)
+"""Shortest and longest time that a connection is not read after a 503.
+
+It delays clients that retry at once; the time is random, so that they do not retry all together.
+"""
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its response through ASGI."""
+
+    status = 0
+    """The status of the response; 0 before its head is sent."""
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]
+        """Send a part of the response.
+
+        A response that begins before the request is complete closes the connection.
+        """
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            protocol: HttpProtocol = self.transport  # type: ignore[assignment]
+            if self.more_body or protocol.is_last_response():
+                self.keep_alive = False
+        await super().send(message)  # type: ignore[arg-type]
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection of an application whose lifespan state has an `HttpContext`."""
+
+    is_control = False
+    """Whether the control listener accepted the connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        context: HttpContext = self.app_state[HTTP_CONTEXT]
+        self._clients = context.clients
+        self._client: Client = self._clients.trusted
+        self._head_timeout_seconds = context.head_timeout_seconds
+        self._write_timeout_seconds = context.write_timeout_seconds
+        self._unparsed = bytearray()
+        """Received data that is not parsed yet, such as requests behind the one in flight."""
+        self._buffered_bytes = 0
+        """Bytes of this connection that count against the client's share."""
+        self._unsent_bytes = 0
+        """Those of `_buffered_bytes` that were waiting to be sent when writing was paused."""
+        self._head_tail = b""
+        """The last bytes parsed, at most three: `_END_OF_HEAD` may have begun in them."""
+        self._has_request_line = False
+        self._request_line_tail = b""
+        """The last byte of the request line that has been parsed."""
+        self._request_headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._unreported_bytes = 0
+        """Bytes that the parser was fed since it last reported a part of the request.
+
+        The parser reports a header once it has ended; this limits a header without an end.
+        """
+        self._body_bytes_left: int | None = 0
+        """Bytes of the body that have not been parsed yet; None for a chunked body."""
+        self._is_between_requests = True
+        """Whether the last request is complete and the parser has seen nothing of the next."""
+        self._needs_head_deadline = False
+        self._is_in_body = False
+        """Whether the head is complete and the body, trailers included, is not."""
+        self._is_answering = False
+        """Whether a request is complete and its response is not."""
+        self._is_upgrade = False
+        """Whether the head asks for another protocol and has to be parsed without that."""
+        self._is_draining = False
+        self._is_half_closed = False
+        self._is_backing_off = False
+        self._linger_bytes_left: int | None = None
+        """Bytes that may still be discarded before the connection is aborted.
+
+        None unless the connection lingers: it has sent its last response, and discards what comes.
+        """
+        self._has_answered = False
+        """Whether a response was completed during the current call of `_parse`."""
+        self._is_parse_scheduled = False
+        self._last_status = 0
+        self._response_task: asyncio.Task[None] | None = None
+        self._deadline: float | None = None
+        """When the present state of the connection ends, by the event loop's clock; None: never."""
+        self._timer: TimerHandle | None = None
+        """Checks the deadline; it may be due earlier, and is then set again."""
+        self._timer_due_at = math.inf
+        self._write_timer: TimerHandle | None = None
+        self._default_header_lines: tuple[object, bytes] = (None, b"")
+        """uvicorn's list of default headers, which it replaces every second, and its lines."""
+
+    # --- the connection ---
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept a connection; refuse it with 503 if there are too many."""
+        super().connection_made(transport)
+        host = None if self.is_control or self.client is None else self.client[0]
+        client = self._clients.connect(host, self)
+        if client is None:
+            self._send(http_error(503), keep_alive=False)
+            return
+        self._client = client
+        self._is_draining = bool(getattr(self.server_state, "is_draining", False))
+        self._set_deadline(_DRAIN_SECONDS if self._is_draining else self._head_timeout_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Release the connection's share and timers, and cancel the response in flight."""
+        self._clients.disconnect(self._client, self)
+        self._add_buffered_bytes(-self._buffered_bytes)
+        self._unparsed.clear()
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._write_timer = None
+        if self.scope is not None:
+            self.scope[HUNG_UP] = True  # type: ignore[literal-required]
+        super().connection_lost(exc)
+        if self._is_answering:
+            self._cancel_response()
+
+    def _cancel_response(self) -> None:
+        """Cancel the task whose response nobody will read.
+
+        A task that still waits for the body is not cancelled: it receives `http.disconnect`.
+        """
+        if self._response_task is not None:
+            self._response_task.cancel()
+
+    def evict_if_idle(self) -> bool:
+        """Abort the connection unless a request is in flight on it; return whether it was aborted.
+
+        A connection on which no more than an incomplete head has arrived counts as idle.
+        """
+        if self._is_answering or self._is_in_body or self._unparsed:
+            return False
+        self._clients.disconnect(self._client, self)
+        self.transport.abort()
+        return True
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection for a while if the client still awaits a response."""
+        if self._linger_bytes_left is not None or not (
+            self._is_answering or self._is_parse_scheduled
+        ):
+            return False
+        self._is_half_closed = True
+        if not self._unparsed:  # several requests would each need a timer
+            self.loop.call_later(_HALF_CLOSED_SECONDS, self._end_half_closed)
+        return True
+
+    def _end_half_closed(self) -> None:
+        if self._is_answering and not self._is_closed():
+            self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Answer the request in flight, or one more that comes soon, and then close."""
+        self._is_draining = True
+        if self._is_backing_off:
+            self._end_back_off()  # an unread request is answered, too
+        if not self._is_answering and not self._is_in_body:
+            self._set_deadline(_DRAIN_SECONDS)
+
+    def is_last_response(self) -> bool:
+        """Return whether the connection is closed after this response, also if it is keep-alive."""
+        return self._is_draining or (self._is_half_closed and not self._unparsed)
+
+    # --- time ---
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        """Limit how long the present state of the connection lasts; None removes the limit.
+
+        A timer that is due earlier is kept: setting one for each request would cost more.
+        """
+        if seconds is None:
+            self._deadline = None
+            return
+        self._deadline = deadline = self.loop.time() + seconds
+        if deadline >= self._timer_due_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._set_timer(seconds)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._on_timer)
+        self._timer_due_at = self._timer.when()
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_due_at = None, math.inf
+        if self._deadline is None:
+            return
+        seconds_left = self._deadline - self.loop.time()
+        if seconds_left > 0:
+            self._set_timer(seconds_left)
+        else:
+            self._deadline = None
+            self._on_deadline()
+
+    def _on_deadline(self) -> None:
+        """End a connection that lingers, is idle or sends its head for too long."""
+        is_in_head = not self._is_between_requests and not self._is_in_body
+        if self._linger_bytes_left is not None or self.transport.is_closing() or self._unsent_bytes:
+            self.transport.abort()
+        elif is_in_head and not self._is_draining:
+            self._send(http_error(408), keep_alive=False)
+        else:
+            self.close()
+
+    def pause_writing(self) -> None:
+        """Limit the time and the unsent bytes of a client that does not read its response."""
+        super().pause_writing()
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        if not self._add_buffered_bytes(self._unsent_bytes):
+            self.transport.abort()
+            return
+        self._write_timer = self.loop.call_later(
+            self._write_timeout_seconds, self._on_write_timeout
+        )
+
+    def resume_writing(self) -> None:
+        """Release the unsent bytes of a client that reads again, and parse the buffered data."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        self._add_buffered_bytes(-self._unsent_bytes)
+        self._unsent_bytes = 0
+        super().resume_writing()
+        if self._unparsed:
+            self._schedule_parse()
+
+    def _on_write_timeout(self) -> None:
+        self.transport.abort()
+
+    def _add_buffered_bytes(self, size: int) -> bool:
+        """Count bytes against the client's share; return whether they are within the limits.
+
+        size: negative for bytes that are no longer buffered.
+        """
+        self._buffered_bytes += size
+        return self._clients.add_buffered_bytes(self._client, size)
+
+    def _release_request_bytes(self) -> None:
+        """Release the bytes of a completed request from the client's share."""
+        still_buffered = self._unsent_bytes + len(self._unparsed)
+        if self._buffered_bytes != still_buffered:
+            self._add_buffered_bytes(still_buffered - self._buffered_bytes)
+
+    # --- receiving and parsing ---
+
+    def data_received(self, data: bytes) -> None:
+        """Parse data up to the end of one request, or buffer it if no request may begin."""
+        if self._linger_bytes_left is not None:
+            self._discard(len(data))
+        elif self._is_answering or self._unparsed or self._is_backing_off or self.flow.write_paused:
+            self._buffer_unparsed(data)
+        elif self._is_between_requests and not self._client.may_begin_request(
+            self.loop, is_urgent=data.startswith(_URGENT_PREFIXES)
+        ):
+            self._buffer_unparsed(data)
+            self._wait_for_quota()
+        else:
+            end = self._parse(data)
+            if end < len(data) and not self._is_closed():
+                self._buffer_unparsed(data[end:])
+                self._schedule_parse()
+
+    def _buffer_unparsed(self, data: bytes) -> None:
+        """Buffer data without parsing it, and pause reading."""
+        self._unparsed += data
+        if self._add_buffered_bytes(len(data)):
+            self.flow.pause_reading()
+        else:
+            self.transport.abort()
+
+    def _discard(self, size: int) -> None:
+        """Count bytes that a lingering connection discards; abort it after too many."""
+        assert self._linger_bytes_left is not None
+        self._linger_bytes_left -= size
+        if self._linger_bytes_left < 0:
+            self.transport.abort()
+
+    def _schedule_parse(self) -> None:
+        """Parse the buffered data in the next iteration of the event loop."""
+        if not self._is_parse_scheduled:
+            self._is_parse_scheduled = True
+            self.loop.call_soon(self._run_scheduled_parse)
+
+    def _wait_for_quota(self) -> None:
+        """Parse the buffered data once the client's quota permits a request to begin."""
+        if not self._is_parse_scheduled:
+            self._is_parse_scheduled = True
+            self._client.waiting_connections.append(self)
+
+    def _run_scheduled_parse(self) -> None:
+        self._is_parse_scheduled = False
+        if not self._can_parse():
+            return
+        if self._is_between_requests and not self._client.may_begin_request(self.loop):
+            self._wait_for_quota()
+        else:
+            self._parse_buffered()
+
+    def begin_waiting_request(self) -> None:
+        """Begin the request that has waited for the quota; `Client` calls it."""
+        self._is_parse_scheduled = False
+        if self._can_parse():
+            self._parse_buffered()
+
+    def _can_parse(self) -> bool:
+        """Return whether there is buffered data and it may be parsed now."""
+        return not (
+            self._is_answering
+            or self._is_backing_off
+            or self._is_closed()
+            or self.flow.write_paused
+            or not self._unparsed
+        )
+
+    def _parse_buffered(self) -> None:
+        """Parse the buffered data up to the end of one request, and read on if it was all."""
+        end = self._parse(self._unparsed)
+        del self._unparsed[:end]  # a bytearray seldom copies the rest
+        if self._is_closed():
+            return
+        self._add_buffered_bytes(-end)
+        if self._unparsed:
+            self._schedule_parse()
+        elif not self._is_answering:
+            self.flow.resume_reading()
+
+    def _parse(self, data: bytes | bytearray) -> int:
+        """Parse data up to the end of one request; return the number of bytes parsed.
+
+        A chunked body may take several calls, one in an iteration of the event loop.
+        """
+        start = chunked_bytes = chunked_pieces = 0
+        self._has_answered = False
+        while start < len(data) and not (
+            self._is_answering or self._has_answered or self._is_closed()
+        ):
+            if chunked_bytes >= _MAX_CHUNKED_BYTES or chunked_pieces >= _MAX_CHUNKED_PIECES:
+                break
+            end = self._find_piece_end(data, start)
+            if self._is_in_body and self._body_bytes_left is None:
+                chunked_bytes += end - start
+                chunked_pieces += 1
+            self._unreported_bytes += end - start
+            if not (
+                self._is_in_body or self._has_request_line
+            ) and not self._is_request_line_strict(data[start:end]):
+                self._refuse_request(400)
+                return start
+            # bytes() of bytes copies nothing; a bytearray may change while the parser reads it.
+            self._feed_parser(bytes(data if end - start == len(data) else data[start:end]))
+            start = end
+        if start == len(data) and not self._is_closed():
+            self._limit_head()
+        return start
+
+    def _is_request_line_strict(self, piece: bytes | bytearray) -> bool:
+        """Return whether the request line has no two spaces in a row, which the parser permits."""
+        if not self._request_line_tail:
+            piece = piece.lstrip(b"\r\n")  # a request may follow empty lines (RFC 9112, 2.2)
+        line, end, _ = piece.partition(b"\r\n")
+        is_strict = b"  " not in self._request_line_tail + line
+        self._has_request_line = bool(end)
+        self._request_line_tail = bytes(line[-1:]) or self._request_line_tail
+        return is_strict
+
+    def _limit_head(self) -> None:
+        """Limit the size and the time of a head that is incomplete."""
+        if self._is_between_requests or self._is_in_body or self._is_answering:
+            return
+        if self._unreported_bytes > MAX_HEAD_BYTES:
+            self._send(http_error(431), keep_alive=False)  # a header without an end
+        elif self._needs_head_deadline:
+            self._needs_head_deadline = False
+            self._set_deadline(self._head_timeout_seconds)
+
+    def _find_piece_end(self, data: bytes | bytearray, start: int) -> int:
+        """Return how far the parser may go: never beyond the end of a head or of a body.
+
+        A chunked body ends with an empty line, as a head does; an empty line within it merely ends
+        a piece.
+        """
+        limit = len(data)
+        if self._is_in_body:
+            if self._body_bytes_left is not None:
+                end = min(start + self._body_bytes_left, limit)
+                self._body_bytes_left -= end - start
+                return end
+            limit = min(start + _CHUNKED_PIECE_BYTES, limit)
+        tail = self._head_tail
+        # The empty line may have begun in the previous piece.
+        if tail and (found := (tail + data[start : start + 3]).find(_END_OF_HEAD)) >= 0:
+            end = start + found + len(_END_OF_HEAD) - len(tail)
+        else:
+            found = data.find(_END_OF_HEAD, start, limit)
+            end = limit if found < 0 else found + len(_END_OF_HEAD)
+        self._head_tail = (tail + data[max(start, end - 3) : end])[-3:]
+        return end
+
+    def _feed_parser(self, piece: bytes) -> None:
+        """Feed the parser, which calls the `on_` methods below; refuse what it rejects."""
+        try:
+            self.parser.feed_data(piece)
+        except HttpParserUpgrade:
+            if self._is_upgrade:
+                self._parse_without_upgrade()
+            else:  # such as HTTP/2 with prior knowledge
+                self._send(http_error(505), keep_alive=False)
+        except HttpParserError as error:
+            cause = error.__context__
+            status = cause.status if isinstance(cause, RefusedHeadError) else 400
+            self._refuse_request(status)
+
+    def _parse_without_upgrade(self) -> None:
+        """Parse the head again without the headers that ask for another protocol."""
+        self._is_upgrade = False
+        head = without_upgrade(self.parser.get_method(), self.url, self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed_parser(head)
+
+    def _refuse_request(self, status: int) -> None:
+        """Send an error response; abort the connection if a response has begun already."""
+        if self._is_closed():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+        self._send(http_error(status), keep_alive=False)
+
+    # --- callbacks of the parser ---
+
+    def on_message_begin(self) -> None:
+        """Begin the head of a request."""
+        self._is_between_requests = False
+        self._needs_head_deadline = True
+        self._head_bytes = self._unreported_bytes = 0
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        """Append a piece of the request's target."""
+        self._count_head_bytes(len(url))
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Append a header or a trailer, as uvicorn does, and count its bytes."""
+        self._count_head_bytes(len(name) + len(value) + 4)  # the colon, a space and the line's end
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def _count_head_bytes(self, size: int) -> None:
+        """Count bytes of the head; raise RefusedHeadError (431) if there are too many."""
+        self._unreported_bytes = 0
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise RefusedHeadError(431)
+
+    def on_headers_complete(self) -> None:
+        """Begin the request if its head is unambiguous about where the request ends."""
+        self._head_tail = b""
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._is_upgrade = True
+            return
+        parser = self.parser
+        self._body_bytes_left = body_length(
+            parser.get_method(), parser.get_http_version(), self.headers
+        )
+        self._is_in_body = self._body_bytes_left != 0
+        self._set_deadline(None)
+        self._request_headers, self.headers = self.headers, []  # later headers are trailers
+        self._begin_request()
+
+    def _begin_request(self) -> None:
+        """Start a task in which the ASGI application answers the request."""
+        url = httptools.parse_url(self.url)
+        if url.path is None:
+            raise RefusedHeadError(400)
+        path = url.path.decode("ascii")
+        version = self.parser.get_http_version()
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": self.parser.get_method().decode("ascii"),
+            "root_path": self.root_path,
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode("ascii") + url.path,
+            "query_string": url.query or b"",
+            "headers": self._request_headers,
+            "state": self.app_state.copy(),
+            CLIENT: self._client,
+            CONTROL: self.is_control,
+        }
+        self.scope = scope  # type: ignore[assignment]
+        self.cycle = Cycle(
+            scope=scope,  # type: ignore[arg-type]
+            transport=self,  # type: ignore[arg-type]
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self._response_task = self.loop.create_task(self.cycle.run_asgi(self.app))
+        self._response_task.add_done_callback(self.tasks.discard)
+        self.tasks.add(self._response_task)
+
+    def on_body(self, body: bytes) -> None:
+        """Append a piece of the body; refuse the request if the client's share is exceeded."""
+        self._unreported_bytes = 0
+        if self.cycle.response_complete:
+            return
+        if not self._add_buffered_bytes(len(body)):
+            self._refuse_request(503)
+            return
+        self.cycle.body += body
+        if len(self.cycle.body) > _MAX_UNREAD_BODY_BYTES:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """End the request; the next byte belongs to another."""
+        if self._is_upgrade:
+            return
+        self._is_between_requests = True
+        self._is_in_body = self._has_request_line = False
+        self._head_tail = self._request_line_tail = b""
+        self._is_answering = self._end_request()
+
+    def _end_request(self) -> bool:
+        """Signal that the body is complete; return whether a response is awaited."""
+        super().on_message_complete()
+        return not self.cycle.response_complete
+
+    # --- sending responses ---
+
+    def on_response_complete(self) -> None:
+        """End the request, and expect the next one, after a pause if the status was 503."""
+        self.server_state.total_requests += 1
+        self._response_task = None
+        self._is_answering = False
+        self._has_answered = True
+        self._request_headers = []  # headers may be long, and an idle connection may live long
+        if self._buffered_bytes:
+            self._release_request_bytes()
+        if self._linger_bytes_left is not None or self.transport.is_closing():
+            return
+        if isinstance(self.cycle, Cycle):
+            self._last_status = self.cycle.status
+        if self._last_status == 503:
+            self._back_off()
+        if not self._is_backing_off:
+            self._expect_next_request()
+
+    def _expect_next_request(self) -> None:
+        """Parse the next request, or read on until one comes or the keep-alive timeout passes."""
+        if self._unparsed:
+            self._schedule_parse()
+        elif self.flow.read_paused:
+            self.flow.resume_reading()
+        self._set_deadline(self.timeout_keep_alive)
+
+    def _back_off(self) -> None:
+        """Pause reading for a while after a 503: another attempt would be refused, too.
+
+        The control listener is exempt.
+        """
+        if self.is_control:
+            return
+        self._is_backing_off = True
+        self.flow.pause_reading()
+        self.loop.call_later(random.uniform(*_BACK_OFF_SECONDS), self._end_back_off)  # noqa: S311
+
+    def _end_back_off(self) -> None:
+        if not self._is_backing_off:
+            return
+        self._is_backing_off = False
+        if not self._is_closed() and not self._is_answering:
+            self._expect_next_request()
+
+    def _send(self, response: Response, *, keep_alive: bool) -> None:
+        """Send a complete response in one write."""
+        defaults = self.server_state.default_headers
+        if self._default_header_lines[0] is not defaults:
+            self._default_header_lines = defaults, header_lines(defaults)
+        parts = (
+            STATUS_LINE[response.status_code],
+            self._default_header_lines[1],
+            header_lines(response.raw_headers),
+            b"\r\n" if keep_alive else b"connection: close\r\n\r\n",
+            bytes(response.body),
+        )
+        self.transport.write(b"".join(parts))
+        if not keep_alive:
+            self.close()
+
+    # --- what uvicorn's cycle uses of a transport: this protocol takes its place ---
+
+    def write(self, data: bytes) -> None:
+        """Send a part of a response."""
+        self.transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Return whether nothing more may be sent."""
+        return self._is_closed()
+
+    def close(self) -> None:
+        """Send what is still buffered, then close the connection.
+
+        If the client may send more, the connection lingers: it reads and discards for a while. A
+        connection that is closed with unread data is reset, and the client may lose the response.
+        """
+        if self._is_closed():
+            return
+        is_all_read = self._is_between_requests and not self._unparsed and not self._is_backing_off
+        if is_all_read or self._is_half_closed or not self.transport.can_write_eof():
+            self._deadline = None
+            self.transport.close()
+            if not self.transport.get_write_buffer_size():
+                return
+        else:
+            self._linger_bytes_left = _LINGER_BYTES
+            self._unparsed.clear()
+            self.transport.write_eof()
+            self.flow.resume_reading()
+        self._set_deadline(_LINGER_SECONDS)
+
+    def _is_closed(self) -> bool:
+        """Return whether the connection is closed, is closing or lingers."""
+        return self._linger_bytes_left is not None or self.transport.is_closing()

@@ -1,0 +1,179 @@
+"""The Prometheus series of the service: names, help texts, labels and buckets. Knows no request."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_STAGE_SECONDS = (1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TYPICALITIES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+_SET_SIZES = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 1000)
+_NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+
+
+class PrometheusSeries:
+    """The service's counters, gauges and histograms, registered in a registry of their own.
+
+    GET /metrics lists them in the order in which they are created.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._create_request_series(self.registry)
+        self._create_engine_series(self.registry)
+        self._create_uncertainty_series(self.registry)
+        self._create_version_series(self.registry)
+        self._create_inference_series(self.registry)
+
+    def _create_request_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of HTTP requests."""
+        self.requests = Counter(
+            "dropserve_requests",
+            "Requests answered.",
+            ("route", "method", "status"),
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "dropserve_request_duration_seconds",
+            "From the end of the request's head to the answer's last byte, seconds.",
+            ("route",),
+            buckets=_LATENCY_SECONDS,
+            registry=registry,
+        )
+        self.requests_in_flight = Gauge(
+            "dropserve_requests_in_hand",
+            "Requests being answered now.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
+    def _create_engine_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of batches, stages and loaded models."""
+        self.batch_rows = Histogram(
+            "dropserve_batch_rows",
+            "Images in one inference run.",
+            ("model",),
+            buckets=_ROWS,
+            registry=registry,
+        )
+        self.queue_rows = Gauge(
+            "dropserve_queue_rows",
+            "Images waiting for inference.",
+            ("model",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.stage = Histogram(
+            "dropserve_stage_seconds",
+            "One run of a stage: decode (images of a request), trunk, head (with its summary).",
+            ("stage",),
+            buckets=_STAGE_SECONDS,
+            registry=registry,
+        )
+        self.model_info = Gauge(
+            "dropserve_model_info",
+            "1 for each model and version that is loaded.",
+            ("model", "version"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+
+    def _create_uncertainty_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of the predictions of POST /uncertainty."""
+        self.predictive_entropy = Histogram(
+            "dropserve_predictive_entropy_nats",
+            "Predictive entropy of answers of POST /uncertainty.",
+            ("model",),
+            buckets=_NATS,
+            registry=registry,
+        )
+        self.mutual_information = Histogram(
+            "dropserve_mutual_information_nats",
+            "Mutual information of answers of POST /uncertainty.",
+            ("model",),
+            buckets=_NATS,
+            registry=registry,
+        )
+        self.typicality = Histogram(
+            "dropserve_typicality",
+            "Typicality of images sent to POST /uncertainty; spread evenly while they are like the "
+            "validation images.",
+            ("model",),
+            buckets=_TYPICALITIES,
+            registry=registry,
+        )
+        self.set_size = Histogram(
+            "dropserve_prediction_set_classes",
+            "Classes in a prediction set of POST /uncertainty.",
+            ("model",),
+            buckets=_SET_SIZES,
+            registry=registry,
+        )
+        self.abstentions = Counter(
+            "dropserve_abstentions",
+            "Answers of POST /uncertainty that abstained.",
+            ("model",),
+            registry=registry,
+        )
+
+    def _create_version_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of load failures and of changes of the active versions."""
+        self.refused_versions = Gauge(
+            "dropserve_refused_version",
+            "1 for each version that is refused; GET /models has the reason.",
+            ("model", "version"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.switches = Counter(
+            "dropserve_switches",
+            "Times that another version became a model's stable one, summed over the workers.",
+            ("model",),
+            registry=registry,
+        )
+
+    def _create_inference_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of which `model_statistics` makes the Triton statistics."""
+        self.inference_requests = Counter(
+            "dropserve_inference_requests",
+            "Requests for a model; NAME-mc is NAME with dropout active.",
+            ("model", "version", "outcome"),
+            registry=registry,
+        )
+        self.inference_seconds = Counter(
+            "dropserve_inference_seconds",
+            "Time spent on requests for a model, by outcome and by part, seconds.",
+            ("model", "version", "part"),
+            registry=registry,
+        )
+        self.inference_images = Counter(
+            "dropserve_inference_images",
+            "Images answered.",
+            ("model", "version"),
+            registry=registry,
+        )
+        self.inference_runs = Counter(
+            "dropserve_inference_runs",
+            "Runs of the network that answered a model's requests.",
+            ("model", "version"),
+            registry=registry,
+        )
+        self.last_inference = Gauge(
+            "dropserve_last_inference_timestamp_seconds",
+            "When the last request for a model was answered, seconds since 1970.",
+            ("model", "version"),
+            registry=registry,
+            multiprocess_mode="max",
+        )
+
+    def remove_version(self, model: str, version: str) -> None:
+        """Remove the series of one version of a model."""
+        for metric in (
+            self.model_info,
+            self.refused_versions,
+            self.inference_requests,
+            self.inference_seconds,
+            self.inference_images,
+            self.inference_runs,
+            self.last_inference,
+        ):
+            metric.remove_by_labels({"model": model, "version": version})

@@ -1,0 +1,49 @@
+"""The versions of one model that answer requests: a stable one and perhaps a canary."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.engine.model_loader import LoadedModel
+from service.errors import UnknownVersionError
+from service.registry.rollout import RolloutSpec, routes_to_canary
+
+STABLE, CANARY = "stable", "canary"
+
+
+@dataclass(frozen=True)
+class ActiveVersions:
+    """The versions of one model in service, and the rollout that they follow."""
+
+    stable: LoadedModel
+    canary: LoadedModel | None
+    rollout: RolloutSpec
+
+    @property
+    def all(self) -> tuple[LoadedModel, ...]:
+        """Every version in service, the stable one first."""
+        return (self.stable,) if self.canary is None else (self.stable, self.canary)
+
+
+def select_version(active: ActiveVersions, version: str | None, request_id: str) -> LoadedModel:
+    """Return the version that answers a request.
+
+    version: a number, `stable` or `canary`; None: the canary for its share of the request ids, and
+        the stable version for all others.
+
+    Raises:
+        UnknownVersionError: the version is not in service.
+    """
+    if version is None:
+        if active.canary and routes_to_canary(request_id, active.rollout.share):
+            return active.canary
+        return active.stable
+    known: Mapping[str, LoadedModel] = {STABLE: active.stable, active.stable.version: active.stable}
+    if active.canary is not None:
+        known = {**known, CANARY: active.canary, active.canary.version: active.canary}
+    if version not in known:
+        numbers = " and ".join(each.version for each in active.all)
+        plural = "versions {} are" if active.canary else "version {} is"
+        raise UnknownVersionError(
+            f"Version {version!r} of {active.stable.name} is not loaded; {plural.format(numbers)}."
+        )
+    return known[version]

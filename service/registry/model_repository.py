@@ -1,0 +1,501 @@
+"""Which versions of which models are in service, while the models folder and the rollouts change.
+
+For each model the highest version that opens and passes its self-test is active, unless one is
+pinned. If a version fails to load, the previous one stays active, and the log, a metric, GET
+/models and, when nothing else is active, GET /health/ready report the failure. Knows no route.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import structlog
+
+from model.images.preprocessing import InputSpec
+from service.engine.daemon_threads import DaemonThreads
+from service.engine.model_loader import LoadedModel, Loader
+from service.errors import (
+    DeadlineError,
+    ModelRequiredError,
+    NotReadyError,
+    RolloutError,
+    UnknownModelError,
+    UnknownVersionError,
+    VersionRefusedError,
+)
+from service.observability.metrics import Metrics
+from service.registry.active_versions import ActiveVersions, select_version
+from service.registry.default_model import DefaultModel
+from service.registry.disk_thread import Disk
+from service.registry.load_failures import LoadFailure
+from service.registry.loaded_models import LoadedModels
+from service.registry.models_folder import list_bundles
+from service.registry.rollout import RolloutSpec, RolloutStore
+from service.settings import ServiceSettings
+
+logger = structlog.stdlib.get_logger("service")
+
+_FOLLOW_SECONDS = 1.0
+"""How often a worker that does not watch the models folder reads the rollouts."""
+
+_APPLY_CHECK_SECONDS = 0.05
+_APPLY_TIMEOUT_SECONDS = 30.0
+"""How long a change waits until all workers have applied it."""
+
+_CLOSE_TIMEOUT_SECONDS = 1.0
+
+RolloutChange = Callable[[RolloutSpec, int | None, int | None], RolloutSpec]
+"""Takes the current rollout, the active stable version if any, and the highest lower version on
+disk; returns the new rollout."""
+
+
+class Repository:
+    """The models in service. Empty until `load` is done."""
+
+    def __init__(
+        self, settings: ServiceSettings, metrics: Metrics, loader: Loader | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        loader: opens the bundles; None: a `Loader` with the same settings.
+        """
+        self._settings = settings
+        self.metrics = metrics
+        self._pins = settings.pins
+        self._loader = loader or Loader(settings, metrics)
+        self._disk = Disk()
+        self._rollouts = RolloutStore(settings.control_folder, settings.workers)
+        self._default = DefaultModel(settings.models_folder, settings.control_folder)
+        self._attempts: dict[str, int] = {}
+        """The `RolloutSpec.attempt` of each model that was last reconciled."""
+        self._active: dict[str, ActiveVersions] = {}
+        self._on_disk: dict[str, list[int]] = {}
+        self._loaded = LoadedModels(
+            settings, metrics, self._loader, self._disk, self._retain_metric_series
+        )
+        self._lock = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._loading = True
+        self._has_loaded = asyncio.Event()
+        self._was_ready = False
+        self._folder_error: str | None = None
+
+    @property
+    def active_versions(self) -> Sequence[ActiveVersions]:
+        """The active versions of every model in service, by name."""
+        return [self._active[name] for name in sorted(self._active)]
+
+    @property
+    def load_failures(self) -> Sequence[LoadFailure]:
+        """Every version on disk that could not be loaded, by name, the highest first."""
+        return self._loaded.failures.sorted()
+
+    @property
+    def unloaded_models(self) -> Sequence[str]:
+        """Every model that an operator has unloaded, by name."""
+        return sorted(name for name in self._on_disk if self._rollout(name).unloaded)
+
+    def target_version(self, name: str) -> str:
+        """Return the version that should be the stable one of a model; empty if there is none."""
+        return str(self._target(name) or "")
+
+    @property
+    def default(self) -> str | None:
+        """The model that answers requests that name none; None if there is none."""
+        if self._settings.default_model is not None:
+            return self._settings.default_model
+        recorded = self._default.name
+        exists = self._default.exists or recorded in self._active
+        if exists and (not self._pins or recorded in self._pins):
+            return recorded
+        return next(iter(self._active)) if len(self._active) == 1 else None
+
+    def add(self, model: LoadedModel) -> None:
+        """Put a loaded model into service as its only version, and count as loaded."""
+        self._loaded.add(model)
+        self._active[model.name] = ActiveVersions(model, None, RolloutSpec())
+        self._loading = False
+
+    async def load(self) -> None:
+        """Load every model that can be; requests are answered meanwhile, with errors."""
+        await self._try_refresh(folder=True)
+        self._loading = False
+        self._has_loaded.set()
+        reason = self.not_ready_reason()
+        self._log_when_ready()
+        if reason is not None and not self._stopping.is_set():
+            folder = str(self._settings.models_folder)
+            logger.error("not ready", reason=reason, models_folder=folder)
+
+    async def wait_until_loaded(self, seconds: float) -> None:
+        """Wait until `load` is done, at most for `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._has_loaded.wait()
+
+    async def run(self) -> None:
+        """Load, then follow the models folder and the rollouts until `stop`."""
+        await self.load()
+        watch_seconds = self._settings.watch_seconds
+        # Even if the folder is not watched, a change made by one worker has to reach the others.
+        has_peers = self._settings.workers > 1
+        while not await self._wait_for_stop(
+            watch_seconds or (_FOLLOW_SECONDS if has_peers or self._awaits_rollouts else None)
+        ):
+            await self._try_refresh(folder=watch_seconds > 0 or self._awaits_rollouts)
+            self._log_when_ready()
+
+    def _log_when_ready(self) -> None:
+        """Log when the service is ready for the first time, which may be after a repair."""
+        if not self._was_ready and self.not_ready_reason() is None:
+            self._was_ready = True
+            logger.info("ready", models=sorted(self._active))
+
+    @property
+    def _awaits_rollouts(self) -> bool:
+        """Whether no model may be active yet since the rollouts have not been read."""
+        return self._rollouts.unread_reason is not None
+
+    async def _try_refresh(self, *, folder: bool) -> None:
+        try:
+            await self.refresh(folder=folder)
+        except (DeadlineError, NotReadyError) as error:
+            if not self._stopping.is_set():
+                logger.error("the models folder could not be read", reason=str(error))  # noqa: TRY400
+        except Exception:  # after any error of a disk, the active versions stay in service
+            logger.exception("the models folder could not be read")
+
+    def stop(self) -> None:
+        """End `run`, without waiting for a disk or for a bundle that is being opened."""
+        self._stopping.set()
+        self._rollouts.stop()
+        self._loader.stop()
+        self._disk.stop()
+
+    async def _wait_for_stop(self, seconds: float | None) -> bool:
+        """Wait for `stop`, at most for `seconds`; return whether it was called."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._stopping.wait()
+        except TimeoutError:
+            return False
+
+    async def refresh(self, *, folder: bool = True) -> None:
+        """Reconcile the active versions with the rollouts and, if `folder`, the models folder."""
+        async with self._lock:
+            await self._read(folder=folder)
+            if self._rollouts.unread_reason is not None:
+                return  # an unloaded or unpinned version must not become active by mistake
+            generation = self._rollouts.generation
+        for name in sorted({*self._on_disk, *self._active}):
+            if self._stopping.is_set():
+                return
+            async with self._lock:  # between two models a command may run
+                await self._reconcile(name)
+        async with self._lock:
+            self._drop_unused()
+            await self._record_default()
+            await self._disk.call(self._rollouts.mark_applied, generation)
+
+    async def close(self) -> None:
+        """Answer the pending requests, then drain every model."""
+        async with self._lock:
+            self._loaded.drain_except(())
+            await self._loaded.wait_until_drained()
+        self.stop()
+        with suppress(TimeoutError):
+            await DaemonThreads("closing").call(_CLOSE_TIMEOUT_SECONDS, self._rollouts.close)
+
+    def not_ready_reason(self) -> str | None:
+        """Return in one sentence why the service is not ready; None when it is."""
+        if self._loading:
+            return "The models are still being loaded; try again in a second."
+        if self._rollouts.unread_reason is not None:
+            return self._rollouts.unread_reason
+        default = self._settings.default_model
+        if self._active and (default is None or default in self._active):
+            return None
+        unloaded = [name for name in self.unloaded_models if default in (None, name)]
+        if unloaded:
+            name = unloaded[0]
+            return f"{name} is unloaded; load it with python -m service.control load {name}."
+        reasons = [each.reason for each in self.load_failures if default in (None, each.name)]
+        if reasons:
+            return reasons[0]
+        if self._folder_error is not None:
+            return self._folder_error
+        missing = "bundle" if default is None else f"bundle of the default model {default!r}"
+        return f"The models folder holds no {missing}; train one with python -m training."
+
+    def get(self, name: str | None, version: str | None, request_id: str = "") -> LoadedModel:
+        """Return the model that answers a request; use it inside `with`, so that it stays open.
+
+        Args:
+            name: None for the default model.
+            version: a number, `stable` or `canary`; None: `request_id` decides.
+            request_id: decides whether the canary answers, see `routes_to_canary`.
+
+        Raises:
+            NotReadyError: the models are still being loaded, or the default one is not active.
+            ModelRequiredError: several models are active and none is the default.
+            UnknownModelError, UnknownVersionError: the model or version is not active.
+        """
+        if self._loading or not self._active or name is None:
+            reason = self.not_ready_reason()
+            if reason is not None:
+                raise NotReadyError(reason)
+        wanted = name if name is not None else self.default
+        if wanted is None:
+            raise ModelRequiredError(
+                f"Several models are loaded; name one with ?model=, of {self._active_names()}."
+            )
+        active = self._active.get(wanted)
+        if active is None and name is None:
+            raise NotReadyError(self._inactive_default_reason(wanted))
+        if active is None:
+            raise UnknownModelError(
+                f"No model {wanted!r} is loaded; there is {self._active_names()}."
+            )
+        return select_version(active, version, request_id)
+
+    def _inactive_default_reason(self, name: str) -> str:
+        """Return why the default model does not answer, while other models do."""
+        return (
+            f"{name}, the default model, is not in service; name one that is with ?model=, of "
+            f"{self._active_names()}, or make one the default with python -m service.control "
+            "default."
+        )
+
+    def _active_names(self) -> str:
+        return ", ".join(sorted(self._active)) or "none"
+
+    def versions(self, model: LoadedModel) -> Sequence[LoadedModel]:
+        """Return every active version of the model that `model` is a version of."""
+        active = self._active.get(model.name)
+        return (model,) if active is None else active.all
+
+    async def reload(self, name: str) -> None:
+        """Put an unloaded model back into service, and retry the versions that failed to load.
+
+        Raises:
+            UnknownModelError: there is no model of that name.
+            VersionRefusedError: the version that should be the stable one fails to load.
+        """
+        async with self._lock:
+            await self._read_known(name)
+            await self._change(name, RolloutSpec.as_loaded)
+            reason = self._loaded.failures.reason(name, self._target(name))
+            if reason is not None:
+                raise VersionRefusedError(reason)
+        await self._wait_until_applied()
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service; its requests in flight are still answered.
+
+        Raises:
+            UnknownModelError: there is no model of that name.
+        """
+        async with self._lock:
+            await self._read_known(name)
+            await self._change(name, RolloutSpec.as_unloaded)
+        await self._wait_until_applied()
+
+    async def make_default(self, name: str) -> ActiveVersions:
+        """Make a model the one that answers requests that name none.
+
+        Raises:
+            UnknownModelError: there is no model of that name.
+            RolloutError: the settings name the default, or the model is not active.
+        """
+        async with self._lock:
+            await self._read_known(name)
+            if self._settings.default_model is not None:
+                raise RolloutError(
+                    f"{self._settings.default_model} is the default by --default-model; change it "
+                    "there, or leave it out there."
+                )
+            active = self._active.get(name)
+            if active is None:
+                raise RolloutError(f"{name} is not in service; load it first.")
+            await self._disk.call(self._default.change, name)
+            if self._settings.workers > 1:  # a new generation, so that the other workers refresh
+                await self._disk.call(self._rollouts.change, name, lambda rollout: rollout)
+        await self._wait_until_applied()
+        return active
+
+    async def change_rollout(self, name: str, change: RolloutChange) -> ActiveVersions:
+        """Change which versions of a model are active, if all of them load; otherwise nothing.
+
+        Raises:
+            UnknownModelError, UnknownVersionError: there is no model of that name, or version.
+            RolloutError: the settings pin its version, or the change is impossible.
+            VersionRefusedError: a version fails to load.
+        """
+        async with self._lock:
+            await self._read_known(name)
+            if self._pins.get(name) is not None:
+                raise RolloutError(
+                    f"{name} is held at version {self._pins[name]} by --models; change it there, "
+                    "or leave the version out there."
+                )
+            before = self._rollout(name)
+            wanted = change(before, *self._stable_and_lower(name))
+            for version in (wanted.held, wanted.canary):
+                if version is not None and not wanted.unloaded:
+                    await self._require_loaded(name, version)
+
+            def unless_changed(now: RolloutSpec) -> RolloutSpec:
+                if now != before:
+                    raise RolloutError(f"{name} was changed meanwhile; look at it and try again.")
+                return wanted
+
+            await self._change(name, unless_changed)
+            active = self._active.get(name)
+        await self._wait_until_applied()
+        if active is None:
+            raise RolloutError(f"It is kept for when {name} is in service; load it.")
+        return active
+
+    def _stable_and_lower(self, name: str) -> tuple[int | None, int | None]:
+        """Return the stable version, if any, and the highest usable one below it."""
+        active, held = self._active.get(name), self._rollout(name).held
+        stable = None if active is None else active.stable.version_number
+        current = stable or held
+        lower = [
+            version
+            for version in self._on_disk.get(name, [])
+            if (current is None or version < current)
+            and (name, version) not in self._loaded.failures
+        ]
+        return stable, max(lower, default=None)
+
+    def _target(self, name: str) -> int | None:
+        """Return the version that should be the stable one: the pinned or the highest one."""
+        held = self._rollout(name).held
+        return max(self._on_disk.get(name, []), default=None) if held is None else held
+
+    def _rollout(self, name: str) -> RolloutSpec:
+        """Return the rollout of a model, as --models overrides it."""
+        rollout = self._rollouts.get(name)
+        pin = self._pins.get(name)
+        return rollout if pin is None else rollout.pinned(pin)
+
+    async def _read_known(self, name: str) -> None:
+        """Read folder and rollouts again; raise UnknownModelError if a model is not there."""
+        await self._read()
+        if name not in self._on_disk and name not in self._active:
+            known = ", ".join(sorted(self._on_disk)) or "none"
+            raise UnknownModelError(f"There is no model {name!r} to be loaded; there is {known}.")
+
+    async def _require_loaded(self, name: str, version: int) -> None:
+        """Load a version, also if it failed before; raise if it fails now."""
+        if (name, version) in self._loaded:
+            return
+        numbers = self._on_disk.get(name, [])
+        if version not in numbers:
+            raise UnknownVersionError(
+                f"There is no version {version} of {name} in the models folder; "
+                f"there is {', '.join(map(str, numbers)) or 'none'}."
+            )
+        self._loaded.failures.forget((name, version))
+        if await self._loaded.load(name, version, self._required_input(name)) is None:
+            raise VersionRefusedError(self._loaded.failures.reason(name, version) or "")
+
+    async def _change(self, name: str, step: Callable[[RolloutSpec], RolloutSpec]) -> None:
+        """Change the stored rollout of a model, and apply it in this process."""
+        await self._disk.call(self._rollouts.change, name, step)
+        await self._reconcile(name)
+        self._drop_unused()
+
+    async def _wait_until_applied(self) -> None:
+        """Wait until the other workers have applied the last change."""
+        try:
+            async with asyncio.timeout(_APPLY_TIMEOUT_SECONDS):
+                while not await self._disk.call(self._rollouts.peers_have_applied):
+                    await asyncio.sleep(_APPLY_CHECK_SECONDS)
+        except TimeoutError:
+            raise DeadlineError(
+                f"The change is made, but not every worker has followed within "
+                f"{_APPLY_TIMEOUT_SECONDS:g} seconds; the log may say why."
+            ) from None
+
+    async def _read(self, *, folder: bool = True) -> None:
+        """Read the rollouts, the default model and, if `folder`, the list of bundles."""
+        try:
+            await self._disk.call(self._rollouts.read)
+            await self._disk.call(self._default.read)
+            if folder:
+                self._on_disk = await self._disk.call(
+                    list_bundles, self._settings.models_folder, self._pins
+                )
+                self._folder_error = None
+        except DeadlineError as error:
+            self._folder_error = str(error)
+            raise
+        except OSError as error:
+            self._folder_error = (
+                f"The models folder cannot be read ({error.strerror}); choose another with "
+                "--models-folder."
+            )
+
+    async def _record_default(self) -> None:
+        """Record the only model as the default, if none is recorded or the recorded one is gone."""
+        if self._settings.default_model is None and len(self._active) == 1:
+            (only,) = self._active
+            recorded = self._default.name
+            if recorded is None or not (self._default.exists or only == recorded):
+                await self._disk.call(self._default.record_first, only)
+
+    async def _reconcile(self, name: str) -> None:
+        """Load the versions that a model's rollout names, then switch to them in one step."""
+        rollout = self._rollout(name)
+        before = self._active.get(name)
+        if rollout.unloaded or self._attempts.get(name, 0) != rollout.attempt:
+            self._attempts[name] = rollout.attempt
+            self._loaded.failures.forget_model(name)
+        if rollout.unloaded:
+            self._active.pop(name, None)
+            return
+        stable = await self._load_stable(name, rollout, before)
+        if stable is None:
+            return
+        canary = None
+        if rollout.canary is not None and rollout.canary != stable.version_number:
+            spec = stable.bundle.manifest.input
+            canary = await self._loaded.load(name, rollout.canary, spec)
+        self._active[name] = ActiveVersions(stable, canary, rollout)
+        if before is None or before.stable is not stable:
+            self.metrics.switches.labels(name).inc()
+            logger.info("model in service", model=name, version=stable.version_number)
+
+    async def _load_stable(
+        self, name: str, rollout: RolloutSpec, before: ActiveVersions | None
+    ) -> LoadedModel | None:
+        """Return the first candidate that loads; if none does, the stable version from before."""
+        candidates = self._on_disk.get(name, []) if rollout.held is None else [rollout.held]
+        for version in candidates:
+            model = await self._loaded.load(name, version, self._required_input(name))
+            if model is not None:
+                return model
+        return None if before is None else before.stable
+
+    def _required_input(self, name: str) -> InputSpec | None:
+        """Return the input that clients of a model already send; None if it is not active."""
+        active = self._active.get(name)
+        return None if active is None else active.stable.bundle.manifest.input
+
+    def _drop_unused(self) -> None:
+        """Drain versions that are not active any more, and forget failures of removed ones."""
+        self._loaded.drain_except({each for active in self._active.values() for each in active.all})
+        for name, version in self._loaded.failures:
+            rollout = self._rollout(name)
+            if version not in (*self._on_disk.get(name, ()), rollout.held, rollout.canary):
+                self._loaded.failures.forget((name, version))
+        self._retain_metric_series()
+
+    def _retain_metric_series(self) -> None:
+        """Remove the metric series of models and versions that are gone."""
+        present = {(model.name, model.version) for model in self._loaded.in_memory}
+        present |= {(name, str(version)) for name, version in self._loaded.failures}
+        names = {name for name, _ in present}
+        self.metrics.retain_series({*self._on_disk, *self._active, *names}, present)

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from model.command_settings import CommandSettings, load, load_or_exit, misspelled_variables
+from model.errors import SettingsError
+
+
+class Toy(CommandSettings):
+    """Settings of a program that does not exist."""
+
+    model_config = SettingsConfigDict(env_prefix="TOY_", cli_prog_name="python -m toy")
+
+    batch_size: int = Field(8, ge=2, description="images a step")
+    name: str = Field("x", description="a name")
+    loud: bool = Field(False, description="print more")
+
+    @field_validator("name")
+    @classmethod
+    def _short(cls, name: str) -> str:
+        if len(name) > 3:
+            raise ValueError(f"{name!r} is too long; use three letters.")
+        return name
+
+
+def test_settings_priority_is_flag_environment_file_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "toy.toml"
+    file.write_text('batch_size = 3\nname = "f"\nloud = true\n')
+    monkeypatch.setenv("TOY_BATCH_SIZE", "4")
+    monkeypatch.setenv("TOY_NAME", "e")
+    settings = load(Toy, ["--config", str(file), "--batch-size", "5"])
+    assert (settings.batch_size, settings.name, settings.loud) == (5, "e", True)
+    monkeypatch.setenv("TOY_CONFIG", str(file))
+    assert load(Toy, ["--no-loud"]).loud is False
+    assert load(Toy, []).loud is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--bogus", "1"], "unrecognized arguments: --bogus 1; --help lists the options."),
+        (["--batch-size"], "argument --batch-size: expected one argument; --help lists"),
+        (["--batch-size", "1"], "--batch-size: input should be greater than or equal to 2"),
+        (["--batch-size", "x"], "--batch-size: input should be a valid integer"),
+        (["--name", "long"], "--name: 'long' is too long; use three letters."),
+        (["--config", "/no/such"], "--config: cannot read /no/such: No such file or directory."),
+    ],
+)
+def test_load_reports_each_mistake_in_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(Toy, arguments)
+    assert sentence in str(caught.value)
+    with pytest.raises(SystemExit) as exited:
+        load_or_exit(Toy, arguments)
+    assert exited.value.code == 2
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("batch_size = ", "is not valid TOML"),
+        ("unknown = 1", "--unknown is not an option"),
+        ("batch_size = 0", "--batch-size: input should be greater"),
+    ],
+)
+def test_load_reports_a_wrong_toml_file(tmp_path: Path, content: str, sentence: str) -> None:
+    file = tmp_path / "toy.toml"
+    file.write_text(content)
+    with pytest.raises(SettingsError) as caught:
+        load(Toy, ["--config", str(file)])
+    assert sentence in str(caught.value)
+
+
+def test_help_describes_each_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        load(Toy, ["--help"])
+    assert exited.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "images a step (default: 8) [env: TOY_BATCH_SIZE]" in printed
+
+
+def test_load_or_exit_warns_about_a_misspelled_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOY_BATCH_SZIE", "4")
+    assert load_or_exit(Toy, []).batch_size == 8
+    warning = "Warning: TOY_BATCH_SZIE is not a setting; did you mean TOY_BATCH_SIZE?\n"
+    assert capsys.readouterr().err == warning
+
+
+def test_misspelled_variables_ignores_unrelated_variables() -> None:
+    unrelated = ["TOY_PORT_8000_TCP", "TOY_SERVICE_HOST", "TOY_OTHER_BATCH_SIZE", "BATCH_SZIE"]
+    assert misspelled_variables(Toy, [*unrelated, "TOY_BATCH_SIZE", "toy_name"]) == []

@@ -1,0 +1,180 @@
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.bundle.store import CARD_FILE
+from tests.training.conftest import train_result
+from training.data.dataset import Dataset
+from training.evaluation.corruptions import CORRUPTIONS, CorruptionCurve
+from training.evaluation.metrics import Evaluation
+from training.evaluation.selective_prediction import selective_metrics
+from training.fitting.unit_diagnostics import count_deaths_and_revivals
+from training.report.html_report import HTML_FILE, ReportData, render_page, write_card, write_plots
+from training.report.model_card import model_card
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+ADVICE = "dense 2: 12 of 100 units are dead. Try --learning-rate 0.002."
+
+
+@pytest.fixture(scope="module")
+def manifest(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
+    """Return the fields of a manifest that the report reads, for two layers and four epochs."""
+    fitted = train_result(2, 4)
+    changes = count_deaths_and_revivals(fitted.before, fitted.epochs)
+    layers = [
+        layer.model_dump(exclude={"dead_units"}) | {"dead": layer.dead, **vars(changes[layer.name])}
+        for layer in fitted.after
+    ]
+    return {
+        "name": "pictures",
+        "class_names": dataset.class_names,
+        "input": dataset.input.model_dump(),
+        "architecture": {"preset": "mlp", "activation": "relu", "dropout": 0.5},
+        "parameters": 12_345,
+        "training": {"seed": 7},
+        "data": dataset.manifest_entry(),
+        "metrics": {
+            "test": evaluation.metrics | {"trust": selective_metrics(evaluation, None)},
+            "diagnosis": {"layers": layers, "advice": [ADVICE], "pruned_units": 24},
+        },
+    }
+
+
+class Page(HTMLParser):
+    """Parses a page, requires that elements close in order, and collects text and addresses."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.cells: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+        addresses = {"src", "href", "action", "data", "srcset", "poster"}
+        self.addresses += [value or "" for name, value in attrs if name in addresses]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "td" in self.open:
+            self.cells[-1] += data
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    manifest: dict[str, Any],
+    evaluation: Evaluation,
+    dataset: Dataset,
+) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    curves = [
+        CorruptionCurve(each, *np.random.default_rng(0).random((4, 5)).tolist())
+        for each in CORRUPTIONS
+    ]
+    data = ReportData(dataset.test, dataset.class_names, evaluation, curves)
+    write_card(folder, manifest, 3, write_plots(folder, data, train_result(2, 4)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plots(bundle: Path) -> dict[str, str]:
+    """Return the titles of the plots by file name, as the card shows them."""
+    shown = re.findall(r"^!\[(.*)\]\((\w+\.png)\)$", (bundle / CARD_FILE).read_text(), re.MULTILINE)
+    return {name: title for title, name in shown}
+
+
+@pytest.fixture(scope="module")
+def html(bundle: Path) -> str:
+    return (bundle / "report" / HTML_FILE).read_text(encoding="utf-8")
+
+
+def test_report_page_loads_nothing_from_elsewhere(html: str, plots: dict[str, str]) -> None:
+    addresses = Page(html).addresses
+    assert len(addresses) == len(plots) == 10
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_report_page_contains_every_plot_of_the_folder(
+    bundle: Path, html: str, plots: dict[str, str]
+) -> None:
+    inside = [base64.b64decode(address.partition(",")[2]) for address in Page(html).addresses]
+    assert inside == [(bundle / "report" / name).read_bytes() for name in plots]
+    for name in plots:
+        with Image.open(bundle / "report" / name) as picture:
+            assert min(picture.size) > 200
+
+
+def test_report_page_shows_class_names_as_text(html: str, dataset: Dataset) -> None:
+    read = Page(html)
+    assert "script" not in read.tags
+    assert set(dataset.class_names) <= set(read.cells)
+    assert read.tags.count("table") == 3
+
+
+def test_report_page_tables_have_rows_of_equal_length(html: str) -> None:
+    """A `|` in a class name must not start another cell."""
+    for table in html.split("<table>")[1:]:
+        rows = table.partition("</table>")[0].split("<tr>")[1:]
+        assert len({row.count("</td>") + row.count("</th>") for row in rows}) == 1
+
+
+def test_render_page_shows_the_title_as_text(tmp_path: Path) -> None:
+    read = Page(render_page("a <b>bold</b> & $title", "text", tmp_path))
+    assert "a <b>bold</b> & $title" in read.text
+    assert "b" not in read.tags
+
+
+def test_model_card_and_page_name_every_layer_and_the_advice(
+    bundle: Path, html: str, manifest: dict[str, Any], plots: dict[str, str]
+) -> None:
+    text = (bundle / CARD_FILE).read_text(encoding="utf-8")
+    assert text == model_card(manifest, 3, plots)
+    assert text.startswith("# pictures, version 3\n")
+    for row in (
+        "| dense 1 | 100 | 12 | 0 | 0 | 50.0% | - | 12 / 0 |",
+        "| dense 2 | 100 | 12 | 0 | 0 | 50.0% | - | 12 / 0 |",
+    ):
+        assert row in text
+    assert f"- {ADVICE}" in text
+    assert "Nothing is wrong" not in text
+    assert "24 dead units were pruned; no answer on the test images moved." in text
+    assert "below 0.30% (95 %)" in text
+    read = Page(html)
+    assert ADVICE in read.text
+    assert {"dense 1", "dense 2"} <= set(read.cells)
+
+
+def test_model_card_of_a_healthy_network_with_a_bounded_activation(
+    manifest: dict[str, Any],
+) -> None:
+    layer = manifest["metrics"]["diagnosis"]["layers"][0] | {"dead": 0, "saturated": 0.123}
+    diagnosis = {"layers": [layer], "advice": [], "pruned_units": 0}
+    text = model_card(manifest | {"metrics": manifest["metrics"] | {"diagnosis": diagnosis}}, 3, {})
+    assert "| 50.0% | 12.3% |" in text
+    assert "Nothing is wrong with them." in text

@@ -1,0 +1,124 @@
+"""Defines a training step as Lightning modules: augmentation, loss, optimizer. Knows no trainer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.classification import MulticlassAccuracy
+
+from training.config import TrainingConfig
+from training.data.augmentation import build_augmentation
+from training.data.batches import Batch, to_channels_last
+from training.data.dataset import Dataset
+from training.fitting.learning_rate_schedule import one_cycle, update_every_step
+from training.network.classifier import Classifier
+
+
+class ClassifierModule(LightningModule):
+    """Trains one `Classifier` with cross-entropy; a subclass configures the optimizer."""
+
+    def __init__(
+        self,
+        network: Classifier,
+        classes: int,
+        augmentation: Callable[[Tensor], Tensor],
+        max_norm: float | None = None,
+        dropout_samples: int = 1,
+    ) -> None:
+        """Wrap `network`.
+
+        Args:
+            network: the classifier to train.
+            classes: number of classes K.
+            augmentation: maps uint8 images [N, C, H, W] to float32 images in 0..1.
+            max_norm: largest L2 norm of a hidden unit's incoming weights; None for no limit.
+            dropout_samples: thinned heads that the loss of a step averages.
+        """
+        super().__init__()
+        self.network = network
+        self.augment = augmentation
+        self.max_norm = max_norm
+        self.dropout_samples = dropout_samples
+        self.accuracy = MulticlassAccuracy(classes, average="micro")
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """Return the loss of one augmented batch, a scalar."""
+        images, labels = batch
+        with torch.autocast(self.device.type, enabled=False):  # pixel coordinates need 32 bits
+            images = self.augment(images)
+        loss = self._loss(to_channels_last(images), labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of several thinned heads on one trunk run (Inoue 2019)."""
+        features = self.network.trunk(images).unsqueeze(1)
+        logits = self.network.head(features.expand(-1, self.dropout_samples, -1))
+        repeated = labels.repeat_interleave(self.dropout_samples)
+        return functional.cross_entropy(logits.flatten(0, 1), repeated)
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Take the optimizer's step, then limit the norms of the hidden units' weights."""
+        super().optimizer_step(*arguments, **named)
+        if self.max_norm is not None:
+            apply_max_norm(self.network, self.max_norm)
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """Log the loss and the accuracy of one batch without augmentation."""
+        images, labels = batch
+        logits = self.network(to_channels_last(images.float() / 255))
+        loss = functional.cross_entropy(logits, labels)
+        self.accuracy(logits, labels)
+        self.log("validation_loss", loss, batch_size=len(labels), prog_bar=True)
+        self.log("validation_accuracy", self.accuracy, batch_size=len(labels), prog_bar=True)
+
+
+class OneCycleModule(ClassifierModule):
+    """Trains with AdamW and the one-cycle schedule, as a `TrainingConfig` configures them."""
+
+    def __init__(self, network: Classifier, config: TrainingConfig, data: Dataset) -> None:
+        augmentation = build_augmentation(
+            config.augmentation or data.defaults.augmentation, data.defaults.shift
+        )
+        classes = len(data.class_names)
+        super().__init__(network, classes, augmentation, config.max_norm, config.heads_per_step)
+        self.config = config
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the dropout and the augmentation of this epoch."""
+        torch.manual_seed(epoch_seed(self.config.seed, self.current_epoch))
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW, without weight decay on biases and normalisation, and its schedule."""
+        parameters = list(self.network.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        rate = self.config.peak_learning_rate
+        optimizer = torch.optim.AdamW(
+            groups, lr=rate, weight_decay=self.config.weight_decay, fused=True
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        return update_every_step(optimizer, one_cycle(optimizer, rate, steps))
+
+
+def apply_max_norm(network: Classifier, max_norm: float) -> None:
+    """Rescale, in place, each hidden unit's incoming weights to an L2 norm of at most `max_norm`.
+
+    Shorter weight vectors and the output layer are not changed.
+
+    Source: Srivastava et al. 2014.
+    """
+    with torch.no_grad():
+        for hidden in network.hidden_layers():
+            weight = hidden.layer.weight
+            weight.copy_(torch.renorm(weight, p=2, dim=0, maxnorm=max_norm))
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of the order, dropout and augmentation of one epoch, counted from 0."""
+    return seed * 100_003 + epoch + 1

@@ -1,0 +1,120 @@
+"""Explains unhealthy layers: for each the likely cause and a remedy, as sentences for the user.
+
+Measures nothing; it reads the diagnostics. Units that were dead before the first step have a bad
+initialisation. Dead units that would fire without their bias were silenced by it. Other units died
+during training, which a learning rate too high for the network causes (Lu et al. 2019).
+"""
+
+from collections.abc import Sequence
+
+from model.bundle.network_architecture import ActivationName
+from training.fitting.unit_diagnostics import EpochDiagnostics, LayerHealth, firing_rate_bound
+
+DEAD_SHARE = 0.1
+"""A layer with at least this share of dead units gets advice."""
+
+SATURATED_SHARE = 0.5
+"""A layer with at least this share of saturated outputs gets advice."""
+
+LINEAR_SHARE = 0.5
+"""A layer with at least this share of units that are always on is almost linear."""
+
+VANISHED_RATIO = 1e-3
+"""Gradients vanish where the smallest gradient norm is below this share of the largest."""
+
+_LEAK = "--activation leaky_relu"
+
+
+def advise(
+    activation: ActivationName,
+    learning_rate: float,
+    before: Sequence[LayerHealth],
+    after: Sequence[LayerHealth],
+    epochs: Sequence[EpochDiagnostics],
+) -> list[str]:
+    """Return the advice for each unhealthy layer; empty for a healthy network.
+
+    Args:
+        activation: of the hidden layers.
+        learning_rate: the peak of the schedule.
+        before: the layers' health before the first step.
+        after: the layers' health with the weights of the result.
+        epochs: the diagnostics of each epoch.
+    """
+    sentences = []
+    for initial, final in zip(before, after, strict=True):
+        if final.dead >= DEAD_SHARE * final.units and final.dead:
+            sentences.append(_dead_advice(activation, learning_rate, initial, final))
+        if final.saturated is not None and final.saturated >= SATURATED_SHARE:
+            sentences.append(_saturated_advice(activation, learning_rate, initial, final))
+        if final.always_on >= LINEAR_SHARE * final.units:
+            sentences.append(
+                f"{final.name}: {final.always_on} of {final.units} units fire at every place of "
+                f"all {final.images:,} images, so they only add a linear map; biases that grew "
+                f"large are the likely cause. Try --learning-rate {learning_rate / 3:.2g}."
+            )
+    return sentences + _vanished_gradient_advice(activation, epochs)
+
+
+def _dead_advice(
+    activation: ActivationName, learning_rate: float, initial: LayerHealth, final: LayerHealth
+) -> str:
+    dead = set(final.dead_units)
+    lower = f"--learning-rate {learning_rate / 3:.2g}"
+    if activation != "relu":
+        return (
+            f"{final.name}: {final.dead} of {final.units} units are silent: none of "
+            f"{final.images:,} images takes them above 0. Below it they still pass gradients, so "
+            "training may wake them. The likely cause is a learning rate too high for this "
+            f"network. Try {lower}."
+        )
+    if 2 * len(dead & set(initial.dead_units)) >= len(dead):
+        if 2 * final.silenced_by_bias >= len(dead):
+            cause, remedy = "biases that start below zero", f"biases of 0, or {_LEAK}"
+        else:
+            cause = "the initialisation: they were dead before the first step"
+            remedy = f"{_LEAK}, another --seed, or He initialisation if you changed it"
+    elif 2 * final.silenced_by_bias >= len(dead):
+        cause, remedy = "biases that training drove below zero", f"{lower}, or {_LEAK}"
+    else:
+        cause, remedy = "a learning rate too high for this network", f"{lower}, or {_LEAK}"
+    bound = firing_rate_bound(final.images)
+    return (
+        f"{final.name}: {final.dead} of {final.units} units are dead: they fired on none of "
+        f"{final.images:,} images, so each fires on fewer than {bound:.2%} of such "
+        f"images (95 %). The likely cause is {cause}. Try {remedy}."
+    )
+
+
+def _saturated_advice(
+    activation: ActivationName, learning_rate: float, initial: LayerHealth, final: LayerHealth
+) -> str:
+    from_the_start = (initial.saturated or 0.0) >= SATURATED_SHARE
+    cause = "the initialisation" if from_the_start else "weights that grew large"
+    remedy = (
+        "Glorot initialisation" if from_the_start else f"--learning-rate {learning_rate / 3:.2g}"
+    )
+    return (
+        f"{final.name}: {final.saturated:.0%} of the {activation} outputs stand at an end of their "
+        f"range, where the gradient is almost 0. The likely cause is {cause}. Try {remedy}, or "
+        "--activation relu."
+    )
+
+
+def _vanished_gradient_advice(
+    activation: ActivationName, epochs: Sequence[EpochDiagnostics]
+) -> list[str]:
+    # A wholly dead layer has a gradient of 0; its advice is that of dead units.
+    last = epochs[-1].gradient_norms if epochs else {}
+    norms = {name: norm for name, norm in last.items() if norm > 0}
+    if not norms or not min(norms.values()) < VANISHED_RATIO * max(norms.values()):
+        return []
+    smallest, largest = min(norms, key=norms.__getitem__), max(norms, key=norms.__getitem__)
+    relu = activation == "relu"
+    remedy = "--preset cnn, whose layers are normalised" if relu else "--activation relu"
+    sentence = (
+        f"Gradients vanish: {norms[smallest]:.1e} at {smallest} against {norms[largest]:.1e} at "
+        f"{largest}. The likely cause is the activation, {activation}, in a network this deep. Try "
+        f"{remedy}."
+    )
+    return [sentence]

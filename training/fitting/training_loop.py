@@ -1,0 +1,199 @@
+"""Runs a training with Lightning's trainer. Knows no bundle and no report.
+
+Two runs with the same configuration on the same machine give identical weights, and so does a run
+that was killed between two epochs and resumed: the order of images, the augmentation and the
+dropout of each epoch are drawn from (seed, epoch).
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from model.bundle.network_architecture import Architecture
+from training.config import TrainingConfig
+from training.data.batches import EVALUATION_BATCH_SIZE, Batches, image_batches, pixel_mean_and_std
+from training.data.dataset import Dataset
+from training.fitting.lightning_module import OneCycleModule, epoch_seed
+from training.fitting.unit_diagnostics import Diagnosis, EpochDiagnostics, LayerHealth, diagnose
+from training.network.classifier import Classifier, build_classifier
+
+logger = logging.getLogger(__name__)
+
+LAST_CHECKPOINT = "last.ckpt"
+BEST_CHECKPOINT = "best.ckpt"
+
+
+class History(Callback):
+    """Records the losses and the accuracy of each epoch; they are saved in checkpoints."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the metrics of this epoch, and log them where there is no progress bar."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.epochs.append(metrics)
+        if not _stdout_is_terminal():
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
+            logger.info("epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, shown)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the recorded epochs for a checkpoint."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the recorded epochs from a checkpoint."""
+        self.epochs = state_dict["epochs"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The trained network, and the course of its training."""
+
+    network: Classifier
+    """On the CPU, in evaluation mode, with the weights of the least validation loss."""
+    history: list[dict[str, float]]
+    """Losses and accuracy by name, for each epoch."""
+    before: tuple[LayerHealth, ...]
+    """Health of the hidden layers on the validation images before the first step."""
+    epochs: list[EpochDiagnostics]
+    """Diagnostics of each epoch."""
+    after: tuple[LayerHealth, ...]
+    """Health of the hidden layers on the validation images with the weights of `network`."""
+
+
+def fit(
+    config: TrainingConfig,
+    data: Dataset,
+    run: Path,
+    resume: bool,
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
+    """Train the network that `config` describes; return its best weights and its diagnostics.
+
+    Args:
+        config: the options of the run.
+        data: the training and validation images are used, the test images are not.
+        run: folder for logs and checkpoints.
+        resume: continue from the last checkpoint in `run`.
+        callbacks: further Lightning callbacks, called after the own ones.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C; the last checkpoint is kept.
+    """
+    silence_warnings()
+    threads = config.threads or data.defaults.threads
+    if threads is not None:
+        torch.set_num_threads(threads)
+    seed_everything(config.seed, verbose=False)
+    network = build_classifier(describe_architecture(config, data), *pixel_mean_and_std(data.train))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = diagnose(network, image_batches(data.validation))
+    history, diagnosis = History(), Diagnosis()
+    trainer = _trainer(config, data, run, [history, diagnosis, *callbacks])
+
+    def shuffled(count: int) -> Tensor:
+        generator = torch.Generator().manual_seed(epoch_seed(config.seed, trainer.current_epoch))
+        return torch.randperm(count, generator=generator)
+
+    try:
+        trainer.fit(
+            OneCycleModule(network, config, data),
+            Batches(data.train, config.batch_size or data.defaults.batch_size, shuffled),
+            Batches(data.validation, EVALUATION_BATCH_SIZE),
+            ckpt_path=run / LAST_CHECKPOINT if resume else None,
+            weights_only=True,
+        )
+    except SystemExit as error:
+        # On Ctrl-C, Lightning exits with status 1.
+        if trainer.interrupted and error.code == 1:
+            raise KeyboardInterrupt from None
+        raise
+    network = _with_best_weights(network, run)
+    after = diagnose(network, image_batches(data.validation))
+    return TrainResult(network, history.epochs, before, diagnosis.epochs, after)
+
+
+def _trainer(
+    config: TrainingConfig, data: Dataset, run: Path, callbacks: list[Callback]
+) -> Trainer:
+    bar: list[Callback] = [RichProgressBar()] if _stdout_is_terminal() else []
+    monitored, epochs = "validation_loss", config.epochs or data.defaults.epochs
+    return Trainer(
+        max_epochs=epochs,
+        precision="bf16-mixed" if _has_bf16() else "32-true",
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        # Response normalisation has no deterministic gradient on GPUs.
+        deterministic="warn" if config.preset == "alexnet" else True,
+        callbacks=[
+            *callbacks,
+            # The loss is noisy until the learning rate falls, in the second half of the schedule.
+            EarlyStopping(monitored, patience=config.patience or -(-epochs // 2)),
+            ModelCheckpoint(run, "best", monitor=monitored, enable_version_counter=False),
+            ModelCheckpoint(run, "last", enable_version_counter=False),
+            *bar,
+        ],
+        logger=[CSVLogger(run, "csv"), TensorBoardLogger(run, "tensorboard", version="")],
+        enable_progress_bar=bool(bar),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+    )
+
+
+def _with_best_weights(network: Classifier, run: Path) -> Classifier:
+    """Load the best checkpoint's weights onto the CPU, in the memory layout of the exporter."""
+    checkpoint = torch.load(run / BEST_CHECKPOINT, weights_only=True, map_location="cpu")
+    prefix = "network."  # the attribute of ClassifierModule
+    network = network.cpu().eval()
+    network.load_state_dict(
+        {
+            name.removeprefix(prefix): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith(prefix)
+        }
+    )
+    return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+
+
+def describe_architecture(config: TrainingConfig, data: Dataset) -> Architecture:
+    """Return the architecture of the network that `config` selects for this data set."""
+    return Architecture(
+        preset=config.preset,
+        activation=config.activation,
+        negative_slope=config.negative_slope,
+        dropout=config.dropout,
+        classes=len(data.class_names),
+        input=data.input,
+    )
+
+
+def _has_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _stdout_is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def silence_warnings() -> None:
+    """Turn off the hints and the warnings of Lightning and torch, and configure deterministic CUDA.
+
+    The hints concern data loaders with workers, which data sets in memory do not need.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA matmul
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", module="torch")
