@@ -158,7 +158,22 @@ def _export(
             verbose=False,
             dynamo=True,
         )
+    _strip_metadata(path)
     _check_graph(path)
+
+
+def _strip_metadata(path: Path) -> None:
+    """Remove what torch notes of its own source: paths of this machine, names of classes.
+
+    They reveal where the model was trained, and would give equal graphs other digests elsewhere.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    parts = (model, graph, *graph.node, *graph.initializer, *graph.value_info)
+    for part in (*parts, *graph.input, *graph.output, *model.functions):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)
 
 
 def _check_graph(path: Path) -> None:

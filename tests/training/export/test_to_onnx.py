@@ -13,6 +13,7 @@ from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
+from tests.conftest import ROOT
 from tests.exported import DIGIT, Export, Exported
 from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs
 from training.network.classifier import Classifier, Head
@@ -76,6 +77,15 @@ def test_exported_graphs_contain_their_weights_and_no_random_operator(
     operators = {node.op_type for node in graph.graph.node}
     assert operators
     assert not {name for name in operators if "Dropout" in name or "Random" in name}
+
+
+@pytest.mark.parametrize("file", [MODEL_FILE, HEAD_FILE])
+def test_exported_graphs_name_no_source_of_the_machine_that_trained_them(
+    cnn: Exported, file: str
+) -> None:
+    content = (cnn.folder / file).read_bytes()
+    for word in (str(ROOT), "site-packages", "stack_trace", "to_onnx", Classifier.__name__):
+        assert word.encode() not in content
 
 
 def test_exported_graphs_have_the_documented_inputs_and_outputs(cnn: Exported) -> None:
