@@ -19,7 +19,7 @@ import uvicorn
 
 from service.http import listeners
 from service.http.fast_path.fast_path_protocol import FastPathProtocol
-from service.http.graceful_server import GracefulServer
+from service.http.graceful_server import GracefulServer, start_exit_watchdog
 from service.http.http_protocol import HttpProtocol
 from service.observability import log_format
 from service.observability.metrics import MULTIPROCESS_VARIABLE
@@ -40,7 +40,7 @@ def serve(settings: ServiceSettings) -> int:
     """Serve until a signal ends the process; return the exit status."""
     _open_standard_streams()
     log_format.configure(settings.log_level, settings.log_format)
-    shutdown_signal = ShutdownSignal()
+    shutdown_signal = ShutdownSignal(settings.grace_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, shutdown_signal)
     try:
@@ -72,16 +72,10 @@ def serve(settings: ServiceSettings) -> int:
             control=[_control_address(each) for each in control_listeners],
         )
         sockets = [listener, *control_listeners]
-        try:
-            if settings.workers == 1:
-                serve_in_process(settings, sockets, shutdown_signal)
-            else:
-                _serve_in_workers(settings, sockets, shutdown_signal)
-        except Exception:
-            # The signal's SystemExit may reach us as another error: pydantic's core, for one, turns
-            # whatever is raised while it builds a validator into an error of its own.
-            if not shutdown_signal.is_received:
-                raise
+        if settings.workers == 1:
+            serve_in_process(settings, sockets, shutdown_signal)
+        else:
+            _serve_in_workers(settings, sockets, shutdown_signal)
     return 0
 
 
@@ -91,10 +85,9 @@ def serve_in_process(
     """Serve in this process, unless a signal came while it was starting."""
     from service.app import create_app, tune_gc
 
-    server = GracefulServer(_uvicorn_config(settings, create_app(settings)))
+    config = _uvicorn_config(settings, create_app(settings))
     tune_gc()
-    if not shutdown_signal.is_received:
-        server.run(sockets=list(sockets))
+    GracefulServer(config, lambda: shutdown_signal.is_received).run(sockets=list(sockets))
 
 
 def _serve_in_workers(
@@ -116,19 +109,21 @@ def _serve_in_workers(
 class ShutdownSignal:
     """The signal handler for the time before uvicorn sets its own and after uvicorn has shut down.
 
-    It ends the process with status 0. uvicorn raises the signal that stopped it once more at its
-    end, for the handler before its own.
+    It raises nothing: an exception that interrupts an import may be lost in a callback, or come out
+    of an extension module as another error. uvicorn raises the signal that stopped it once more at
+    its end, for the handler before its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float) -> None:
+        self._grace_seconds = grace_seconds
         self.is_received = False
-        """Whether a signal came. The SystemExit is lost if the signal interrupts a destructor or a
-        callback, as imports have them, so the code that goes on checks this."""
+        """Whether a signal came; the server checks it once uvicorn's handlers are set."""
 
     def __call__(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handle the signal."""
-        self.is_received = True
-        raise SystemExit(0)
+        """Note the signal, and end the process soon after the grace period whatever hangs."""
+        if not self.is_received:
+            self.is_received = True
+            start_exit_watchdog(self._grace_seconds)
 
 
 def _open_standard_streams() -> None:

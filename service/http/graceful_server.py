@@ -40,11 +40,24 @@ _FORCED_EXIT_STATUS = 1
 class GracefulServer(uvicorn.Server):
     """Serves one process; on shutdown it answers the connections that have begun."""
 
+    def __init__(
+        self, config: uvicorn.Config, is_signalled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Take uvicorn's configuration.
+
+        is_signalled: whether a signal to end came before uvicorn handled signals.
+        """
+        super().__init__(config)
+        self._is_signalled = is_signalled
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then accept connections.
 
         sockets: the public listener, then the control listeners.
         """
+        if self._is_signalled():
+            self.should_exit = True
+            return
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
