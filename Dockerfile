@@ -70,7 +70,7 @@ LABEL org.opencontainers.image.description="Serves image classifiers that say ho
 COPY --from=service-dependencies /venv /venv
 COPY model model
 COPY service service
-RUN PYTHONDONTWRITEBYTECODE= python -c "import service.app, service.server"
+RUN PYTHONDONTWRITEBYTECODE= python -c "import service.app, service.run_server"
 ENV DROPSERVE_HOST=0.0.0.0 \
     DROPSERVE_PORT=8000 \
     DROPSERVE_MODELS_FOLDER=/models \

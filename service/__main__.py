@@ -2,8 +2,8 @@
 
 import sys
 
-from model.command_settings import load_or_exit
-from service.server import serve
+from model.cli_and_env_settings import load_or_exit
+from service.run_server import serve
 from service.settings import ServiceSettings
 
 if __name__ == "__main__":

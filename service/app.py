@@ -24,12 +24,12 @@ from service.api import (
 from service.http import error_responses
 from service.http.client_quotas import Clients, ResourceLimits
 from service.http.fast_path.route_cache import RouteCache
+from service.http.http_dependencies import HTTP_CONTEXT, HttpContext
 from service.http.middleware import RequestMiddleware
-from service.http.protocol_context import HTTP_CONTEXT, HttpContext
 from service.observability import log_format
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from service.registry.model_repository import Repository
-from service.sandbox.image_reader import ImageReader
+from service.sandbox.request_image_reader import ImageReader
 from service.settings import ServiceSettings
 from service.web import pages
 

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.command_settings import USAGE_EXIT_STATUS, CommandSettings, load_or_exit
+from model.cli_and_env_settings import USAGE_EXIT_STATUS, CommandSettings, load_or_exit
 from service.http.listeners import default_control_socket
 
 _REQUEST_ID_HEADER = "X-Request-ID"  # as in service.http.middleware, whose imports are slow

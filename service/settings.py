@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from model.bundle.store import check_name
-from model.command_settings import CommandSettings
+from model.cli_and_env_settings import CommandSettings
 from model.dropout.masks import MAX_SAMPLES, MAX_SEED
 
 _PREFIX = "DROPSERVE_"

@@ -14,9 +14,9 @@ import uvicorn
 from uvicorn.supervisors import multiprocess
 
 from service.http import listeners
-from service.http.graceful_server import GracefulServer, start_exit_watchdog
-from service.observability.metrics import remove_worker_gauges
-from service.registry.rollout import remove_process_files
+from service.http.graceful_shutdown import GracefulServer, start_exit_watchdog
+from service.observability.metrics_recorder import remove_worker_gauges
+from service.registry.rollout_store import remove_process_files
 
 logger = structlog.stdlib.get_logger("service")
 

@@ -168,7 +168,10 @@ def test_init_file_describes_its_room_and_imports_nothing(package: str) -> None:
 
 
 def test_importing_the_service_loads_no_training_library() -> None:
-    code = "import sys, service.app, service.server; print(*(n.split('.')[0] for n in sys.modules))"
+    code = (
+        "import sys, service.app, service.run_server; "
+        "print(*(n.split('.')[0] for n in sys.modules))"
+    )
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
@@ -184,7 +187,7 @@ import numpy, onnxruntime, PIL.Image, fastapi, pydantic_settings, prometheus_cli
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 before = signal.getsignal(signal.SIGTERM), threading.active_count()
-import service.app, service.server
+import service.app, service.run_server
 assert (signal.getsignal(signal.SIGTERM), threading.active_count()) == before
 print(*[name for name in opened if not name.endswith((".py", ".pyc", ".so"))], sep="\\n")
 """

@@ -9,11 +9,11 @@ from fastapi.routing import APIRoute
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from model.command_settings import CommandSettings
+from model.cli_and_env_settings import CommandSettings
 from service.app import create_app
 from service.control import ControlSettings
 from service.errors import HTTP_PROTOCOL_CODES, INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from service.settings import ServiceSettings
 from tests.differential.cases import CASES
 from tests.differential.differences import EXPLANATIONS

@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 
 from model.bundle.store import list_models
-from model.command_settings import USAGE_EXIT_STATUS, load_or_exit
+from model.cli_and_env_settings import USAGE_EXIT_STATUS, load_or_exit
 from model.errors import DataError, DropserveError, SettingsError
 from training.config import TrainingConfig
 

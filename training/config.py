@@ -13,7 +13,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from model.bundle.network_architecture import ActivationName, PresetName
 from model.bundle.store import check_name
-from model.command_settings import CommandSettings
+from model.cli_and_env_settings import CommandSettings
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist", "cifar-10")
 FOLDER_PREFIX = "folder:"

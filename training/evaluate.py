@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from model.bundle.store import Bundle, open_bundle, require_writable
-from model.command_settings import USAGE_EXIT_STATUS, describe_validation_error, load_or_exit
+from model.cli_and_env_settings import USAGE_EXIT_STATUS, describe_validation_error, load_or_exit
 from model.errors import DataError, DropserveError, SettingsError
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor

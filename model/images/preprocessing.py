@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import ImageDecodeError, ImageTooLargeError
-from model.images.image_files import StrippedImage, strip_metadata
+from model.images.metadata_stripping import StrippedImage, strip_metadata
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_IMAGE_PIXELS = 25_000_000

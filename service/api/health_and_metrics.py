@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.api import schemas
 from service.api.routes import json_response, new_router
 from service.errors import NotReadyError
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from service.registry.model_repository import Repository
 
 

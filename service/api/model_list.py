@@ -6,8 +6,8 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.api import schemas
 from service.api.routes import json_response, new_router, request_id
-from service.registry.active_versions import ActiveVersions
 from service.registry.model_repository import Repository
+from service.registry.stable_and_canary import ActiveVersions
 
 
 def router(repository: Repository) -> APIRouter:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from model.bundle.store import SAMPLED_SUFFIX
 from model.dropout.sampling_methods import Sampling
 from service import API_VERSION
-from service.api.open_inference_model import (
+from service.api.model_as_named_tensors import (
     ModelEndpoint,
     TensorSpec,
     sampling_parameters,
@@ -31,9 +31,9 @@ from service.api.routes import (
     require_control,
 )
 from service.codecs.compression import IDENTITY, choose_compressor
-from service.codecs.image_bodies import check_input_shapes, check_raw_length
 from service.codecs.infer_requests import InferRequest, Input, Payload, parse_request, read_inputs
 from service.codecs.infer_responses import top_classes, write_response
+from service.codecs.request_body_images import check_input_shapes, check_raw_length
 from service.codecs.tensors import Parameters, Tensor
 from service.errors import (
     InvalidJsonError,
@@ -46,10 +46,10 @@ from service.errors import (
 from service.http.error_responses import domain_error_response
 from service.http.fast_path.fast_path_route import FastPathRoute
 from service.http.request_body import Body, BodyReader, header
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from service.observability.triton_statistics import describe_all
 from service.registry.model_repository import Repository
-from service.sandbox.image_reader import ImageReader, client_address
+from service.sandbox.request_image_reader import ImageReader, client_address
 from service.settings import ServiceSettings
 
 LENGTH_HEADER = "Inference-Header-Content-Length"

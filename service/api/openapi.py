@@ -17,7 +17,7 @@ from service.api import open_inference_schemas as wire
 from service.api import schemas
 from service.api.open_inference import LENGTH_HEADER
 from service.codecs import infer_requests
-from service.codecs.image_bodies import JSON_TYPE
+from service.codecs.request_body_images import JSON_TYPE
 from service.settings import ServiceSettings
 
 _REFERENCE = "#/components/schemas/{model}"

@@ -11,12 +11,12 @@ from model.uncertainty.uncertainty_measures import Uncertainty
 from service.api import response_builders, schemas
 from service.api.routes import new_router, predictions_response, request_id
 from service.api.sampling_options import parse_sampling
-from service.codecs.image_bodies import FORM_TYPE, JSON_TYPE
+from service.codecs.request_body_images import FORM_TYPE, JSON_TYPE
 from service.errors import UncertaintyDisabledError
 from service.http.fast_path.fast_path_route import FastPathRoute
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from service.registry.model_repository import Repository
-from service.sandbox.image_reader import IMAGE_TYPES, ImageReader
+from service.sandbox.request_image_reader import IMAGE_TYPES, ImageReader
 from service.settings import ServiceSettings
 
 _MAX_DEFERRED_IMAGES = 8

@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.open_inference_model import ModelEndpoint, split_model_name
+from service.api.model_as_named_tensors import ModelEndpoint, split_model_name
 from service.api.routes import json_response, predictions_response, request_id
 from service.codecs.tensors import Tensor
 from service.registry.model_repository import Repository
-from service.sandbox.image_reader import ImageReader
+from service.sandbox.request_image_reader import ImageReader
 from service.settings import ServiceSettings
 
 

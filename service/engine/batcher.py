@@ -27,7 +27,7 @@ from service.engine.latency_estimator import Costs, LatencyEstimator
 from service.engine.pending_requests import DeadlineTimer, Floats, PendingRequest, Result
 from service.engine.scheduling import SLICE_SECONDS, Batch, RequestQueue
 from service.errors import NotReadyError, OverloadedError
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from service.observability.triton_statistics import ModelStatistics
 
 _STOPPING = "The server is stopping; send the request to another."

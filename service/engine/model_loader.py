@@ -29,7 +29,7 @@ from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.daemon_threads import DaemonThreads
 from service.engine.latency_estimator import Costs
 from service.engine.scheduling import SLICE_SECONDS
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from service.settings import ServiceSettings
 
 _INLINE_SECONDS = {False: 0.002, True: 0.02}

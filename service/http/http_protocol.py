@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from service.http.client_quotas import Client
 from service.http.error_responses import http_error
-from service.http.protocol_context import HTTP_CONTEXT, HttpContext
+from service.http.http_dependencies import HTTP_CONTEXT, HttpContext
 from service.http.request_framing import (
     RefusedHeadError,
     body_length,

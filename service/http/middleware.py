@@ -24,7 +24,7 @@ from service.http.http_protocol import CLIENT, HUNG_UP
 from service.http.query_limits import check_query
 from service.http.request_body import header
 from service.observability import log_format
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = "dropserve.request_id"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 
 _NANOSECONDS = 1e9
 _MILLISECONDS = 1e3

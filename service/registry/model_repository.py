@@ -23,14 +23,14 @@ from service.errors import (
     UnknownVersionError,
     VersionRefusedError,
 )
-from service.observability.metrics import Metrics
-from service.registry.active_versions import ActiveVersions, select_version
+from service.observability.metrics_recorder import Metrics
 from service.registry.default_model import DefaultModel
-from service.registry.disk_thread import Disk
-from service.registry.load_failures import LoadFailure
-from service.registry.loaded_models import LoadedModels
-from service.registry.models_folder import list_bundles
-from service.registry.rollout import RolloutSpec, RolloutStore
+from service.registry.file_access_timeout import Disk
+from service.registry.models_folder_scan import list_bundles
+from service.registry.refused_versions import LoadFailure
+from service.registry.rollout_store import RolloutSpec, RolloutStore
+from service.registry.stable_and_canary import ActiveVersions, select_version
+from service.registry.version_lifecycle import LoadedModels
 from service.settings import ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")

@@ -14,11 +14,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.sandbox.messages import HEADER, MAX_JSON_BYTES
+from service.sandbox.child_process_messages import HEADER, MAX_JSON_BYTES
 
 Bytes = NDArray[np.uint8]
 
-_MODULE = "service.sandbox.child_process"
+_MODULE = "service.sandbox.child_process_main"
 _ENVIRONMENT = {
     # One thread, and an allocator that returns released memory to the system.
     "OMP_NUM_THREADS": "1",

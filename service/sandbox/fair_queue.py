@@ -12,7 +12,7 @@ from typing import Any
 
 from service.errors import OverloadedError
 from service.sandbox.child_process_handle import Bytes
-from service.sandbox.messages import Task
+from service.sandbox.child_process_messages import Task
 
 _EVICTION_THRESHOLD, _MAX_ACCOUNTS = 256, 4096
 """Above the first number of accounts, idle ones are evicted that are not ahead of the virtual time

@@ -14,8 +14,8 @@ import structlog
 
 from model.errors import DropserveError
 from model.images.preprocessing import PEAK_BYTES_PER_PIXEL, InputSpec
-from service.codecs.image_bodies import MEMORY_BYTES_PER_JSON_BYTE
 from service.codecs.image_limits import Limits
+from service.codecs.request_body_images import MEMORY_BYTES_PER_JSON_BYTE
 from service.container_resources import available_memory_bytes, available_processors
 from service.errors import (
     STATUS_AND_CODE,
@@ -25,9 +25,9 @@ from service.errors import (
     OverloadedError,
 )
 from service.sandbox.child_process_handle import Bytes, SandboxProcess
+from service.sandbox.child_process_messages import RESERVED, Task, encode_message
 from service.sandbox.fair_queue import FairQueue, Job
 from service.sandbox.memory_budget import MemoryBudget
-from service.sandbox.messages import RESERVED, Task, encode_message
 from service.settings import ServiceSettings
 
 _BASE_PROCESS_BYTES = 2**26

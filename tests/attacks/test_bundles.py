@@ -30,9 +30,9 @@ from model.inference.predictor_loading import load_predictor
 from service.app import create_app
 from service.engine.daemon_threads import DaemonThreads
 from service.errors import RolloutError
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from service.registry.model_repository import Repository
-from service.registry.rollout import RolloutStore
+from service.registry.rollout_store import RolloutStore
 from service.settings import ServiceSettings
 from tests.bundles import copy_bundle, edit_manifest, update_digest
 from tests.pictures import Pixels, encode
@@ -365,7 +365,7 @@ def held_lock(folder: Path) -> Iterator[None]:
 def test_rollout_change_times_out_on_a_held_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.registry.rollout._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("service.registry.rollout_store._LOCK_SECONDS", 0.1)
     releases = RolloutStore(tmp_path)
     with held_lock(tmp_path), pytest.raises(RolloutError, match=r"has held releases\.lock for"):
         releases.change("digits", lambda now: now.pinned(1))

@@ -22,7 +22,7 @@ from service.engine.batcher import Batcher, Limits
 from service.engine.latency_estimator import Costs
 from service.engine.pending_requests import Floats, Result
 from service.errors import DeadlineError, NotReadyError, OverloadedError, TooCostlyError
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from tests.model.graphs.test_sessions import endless_graph
 from tests.pictures import instances
 from tests.service.bad_requests import PICTURE

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from service.errors import RolloutError
-from service.observability.metrics import Metrics
-from service.registry.rollout import RolloutStore
+from service.observability.metrics_recorder import Metrics
+from service.registry.rollout_store import RolloutStore
 from tests.conftest import ROOT
 
 ROUND_TRIP = """
@@ -32,7 +32,7 @@ def limited(descriptor, start, size):
     allocate(descriptor, start, size)
 
 os.posix_fallocate = limited
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 metrics = Metrics()
 for number in range(2000):
     metrics.requests.labels(f"/route-{number}", "GET", 200).inc(number + 1)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from model.errors import ImageDecodeError, ImageTooLargeError
-from model.images.image_files import strip_metadata
+from model.images.metadata_stripping import strip_metadata
 from model.images.preprocessing import InputSpec, decode, open_all
 
 GREY = InputSpec(channels=1, height=8, width=8, resize="pad")

@@ -33,7 +33,7 @@ from service.engine.batcher import RowPredictor
 from service.engine.model_loader import Loader
 from service.http.http_protocol import CONTROL
 from service.http.middleware import REQUEST_ID_HEADER
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from service.registry.model_repository import Repository
 from service.settings import ServiceSettings
 

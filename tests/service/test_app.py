@@ -14,8 +14,8 @@ from service import API_VERSION
 from service.api import schemas
 from service.api.open_inference import LENGTH_HEADER
 from service.app import create_app, create_worker_app
-from service.codecs.image_bodies import FORM_TYPE, JSON_TYPE
-from service.sandbox.image_reader import IMAGE_TYPES
+from service.codecs.request_body_images import FORM_TYPE, JSON_TYPE
+from service.sandbox.request_image_reader import IMAGE_TYPES
 from service.settings import ServiceSettings
 from tests.service.bad_requests import PICTURE
 from tests.service.serving import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.command_settings import load, load_or_exit
+from model.cli_and_env_settings import load, load_or_exit
 from service.settings import ServiceSettings
 from tests.service.serving import check_sentence
 

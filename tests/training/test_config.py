@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model.command_settings import load
+from model.cli_and_env_settings import load
 from training.config import EvaluationConfig
 
 

@@ -5,9 +5,9 @@ import os
 import sys
 from importlib import import_module
 
-from model.command_settings import USAGE_EXIT_STATUS, load_or_exit
+from model.cli_and_env_settings import USAGE_EXIT_STATUS, load_or_exit
 from model.errors import DropserveError
-from training.experiments.settings import ExperimentSettings
+from training.experiments.settings import EXPERIMENT_MODULES, ExperimentSettings
 
 _INTERRUPTED_STATUS = 130  # 128 + SIGINT, the convention of shells
 
@@ -35,7 +35,7 @@ def _run(settings: ExperimentSettings) -> None:
     from training.experiments.trial_runner import TrialRunner
 
     runner = TrialRunner(settings)
-    experiment = import_module(f"training.experiments.{settings.experiment}")
+    experiment = import_module(f"training.experiments.{EXPERIMENT_MODULES[settings.experiment]}")
     record = experiment.run(runner)
     record.print(Console())
     record.save(runner.folder, settings.command)

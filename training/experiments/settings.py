@@ -7,10 +7,20 @@ import pooch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.command_settings import CommandSettings
+from model.cli_and_env_settings import CommandSettings
 from training.config import data_dir_from_environment
 
 ExperimentName = Literal["activations", "table", "dropout", "dying", "averaging", "shapes"]
+
+EXPERIMENT_MODULES: dict[ExperimentName, str] = {
+    "activations": "activations",
+    "table": "activation_table",
+    "dropout": "dropout",
+    "dying": "dying_relu",
+    "averaging": "averaging_thinned_networks",
+    "shapes": "activation_shapes",
+}
+"""The module of each experiment; its function `run` runs it."""
 
 
 class ExperimentSettings(CommandSettings):

@@ -25,7 +25,7 @@ from training.data.batches import (
     to_channels_last,
 )
 from training.data.dataset import Dataset, Split
-from training.experiments.networks import build_convolutional, build_dense
+from training.experiments.paper_networks import build_convolutional, build_dense
 from training.fitting.learning_rate_schedule import update_every_step
 from training.fitting.lightning_module import ClassifierModule, epoch_seed
 from training.fitting.training_loop import silence_warnings

@@ -20,9 +20,9 @@ from starlette.types import Scope
 
 from service.http.fast_path.coroutine_runner import CoroutineRunner
 from service.http.fast_path.route_cache import RouteMatch
+from service.http.http_dependencies import HTTP_CONTEXT, HttpContext
 from service.http.http_protocol import CLIENT, CONTROL, HttpProtocol
 from service.http.middleware import HUNG_UP_STATUS, STARTED
-from service.http.protocol_context import HTTP_CONTEXT, HttpContext
 from service.http.request_body import WHOLE_BODY, index_headers
 
 _MAX_BODY_BYTES = 2**16  # uvicorn, too, reads no more before the application asks for it

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.api import schemas
-from service.sandbox.image_reader import IMAGE_TYPES
+from service.sandbox.request_image_reader import IMAGE_TYPES
 from tests.pictures import Pixels, encode, encode_16_bits, form, instances, numbers
 from tests.service.serving import (
     JSON,

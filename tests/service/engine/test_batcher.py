@@ -19,7 +19,7 @@ from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.pending_requests import Floats
 from service.errors import DeadlineError, NotReadyError, OverloadedError
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from tests.service.serving import BlockingPredictor, metric
 
 ROOMY = Limits(batch_rows=64, queue_rows=1024, timeout_seconds=60)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from service.http.client_quotas import Clients, ResourceLimits
 from service.http.middleware import REQUEST_ID_HEADER, RequestMiddleware
 from service.observability import log_format
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from tests.service.bad_requests import PICTURE
 from tests.service.serving import (
     PNG,

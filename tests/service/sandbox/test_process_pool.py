@@ -17,8 +17,8 @@ import pytest
 from model.images.preprocessing import InputSpec, decode, to_float
 from service.errors import BodyTooCostlyError, NotReadyError, OverloadedError
 from service.http import request_body
-from service.observability.metrics import Metrics
-from service.sandbox.image_reader import ImageReader
+from service.observability.metrics_recorder import Metrics
+from service.sandbox.request_image_reader import ImageReader
 from service.settings import ServiceSettings
 from tests.conftest import ROOT
 from tests.pictures import encode, instances
@@ -60,7 +60,10 @@ def sandbox_pids() -> list[int]:
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread or process has just ended
             for child in (task / "children").read_text().split():
-                if b"service.sandbox.child_process" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if (
+                    b"service.sandbox.child_process_main"
+                    in Path(f"/proc/{child}/cmdline").read_bytes()
+                ):
                     pids.add(int(child))
     return list(pids - UNRELATED)
 
@@ -255,7 +258,10 @@ def test_sandbox_process_ends_when_the_service_is_killed() -> None:
 
 
 def test_sandbox_process_imports_no_web_framework_or_inference_engine() -> None:
-    code = "import sys, service.sandbox.task_loop; print(*{n.split('.')[0] for n in sys.modules})"
+    code = (
+        "import sys, service.sandbox.child_process_loop; "
+        "print(*{n.split('.')[0] for n in sys.modules})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

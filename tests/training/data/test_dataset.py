@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.command_settings import load as load_settings
+from model.cli_and_env_settings import load as load_settings
 from model.errors import DataError
 from training.config import TrainingConfig
 from training.data import archives

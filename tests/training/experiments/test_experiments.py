@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.training.experiments.conftest import quick_runner
-from training.experiments import averaging
+from training.experiments import averaging_thinned_networks
+from training.experiments.activation_shapes import activation_curve
 from training.experiments.activations import epochs_to_target
 from training.experiments.record import Record
-from training.experiments.settings import ExperimentName
-from training.experiments.shapes import activation_curve
+from training.experiments.settings import EXPERIMENT_MODULES, ExperimentName
 from training.experiments.trial import Check, Trial, TrialResult, run_trial
 
 EXPERIMENTS: tuple[ExperimentName, ...] = get_args(ExperimentName)
@@ -26,7 +26,7 @@ def test_quick_experiment_writes_a_table_a_plot_and_an_entry(
     name: ExperimentName, tmp_path: Path
 ) -> None:
     runner = quick_runner(tmp_path, name)
-    record: Record = import_module(f"training.experiments.{name}").run(runner)
+    record: Record = import_module(f"training.experiments.{EXPERIMENT_MODULES[name]}").run(runner)
     assert record.name == name
     assert len(record.rows) >= 3
     assert all(len(row) == len(record.columns) for row in record.rows)
@@ -36,7 +36,9 @@ def test_quick_experiment_writes_a_table_a_plot_and_an_entry(
     record.save(runner.folder, "python -m x")
     assert "nan" not in (runner.folder / "entry.md").read_text()
     assert (runner.folder / f"{name}.svg").stat().st_size > 1000
-    again: Record = import_module(f"training.experiments.{name}").run(quick_runner(tmp_path, name))
+    again: Record = import_module(f"training.experiments.{EXPERIMENT_MODULES[name]}").run(
+        quick_runner(tmp_path, name)
+    )
     assert again.rows == record.rows
 
 
@@ -79,7 +81,10 @@ def test_draw_masks_of_both_kinds_have_the_same_distribution(tmp_path: Path) -> 
     trial = Trial(data="digits", widths=(40,), dropout=0.5, learning_rate=0.1, epochs=1)
     _, network = run_trial(trial, runner.dataset("digits"))
     for kind in ("independent", "served"):
-        drawn = [averaging.draw_masks(network, kind, seed, 64).numpy() for seed in range(20)]
+        drawn = [
+            averaging_thinned_networks.draw_masks(network, kind, seed, 64).numpy()
+            for seed in range(20)
+        ]
         assert {0.0, 2.0} == set(np.unique(drawn))
         assert np.mean(drawn) == pytest.approx(1, abs=5 / np.sqrt(20 * 64 * 40))
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 
-from model.command_settings import load as load_settings
+from model.cli_and_env_settings import load as load_settings
 from tests.training.conftest import same_weights, weight_norms
 from training.config import TrainingConfig
 from training.data.batches import image_batches

@@ -15,9 +15,9 @@ import pytest
 from service.api import schemas
 from service.app import create_app
 from service.http.fast_path.fast_path_protocol import FastPathProtocol
-from service.http.graceful_server import GracefulServer
+from service.http.graceful_shutdown import GracefulServer
 from service.http.http_protocol import HttpProtocol
-from service.server import ShutdownSignal, _uvicorn_config, serve_in_process
+from service.run_server import ShutdownSignal, _uvicorn_config, serve_in_process
 from service.settings import ServiceSettings
 from tests.conftest import ROOT
 from tests.pictures import Pixels, encode
@@ -102,7 +102,7 @@ def test_signal_during_startup_interrupts_nothing() -> None:
     """Neither a callback nor an extension module gets an exception to lose or to wrap."""
     code = """
 import os, signal
-from service.server import ShutdownSignal
+from service.run_server import ShutdownSignal
 
 handler = ShutdownSignal(grace_seconds=60)
 signal.signal(signal.SIGTERM, handler)

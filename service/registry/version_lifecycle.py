@@ -13,10 +13,10 @@ from model.images.preprocessing import InputSpec
 from service.engine.daemon_threads import StoppingError
 from service.engine.model_loader import LoadedModel, Loader, LoadTimeoutError
 from service.errors import NotReadyError
-from service.observability.metrics import Metrics
-from service.registry.disk_thread import STOPPING, Disk
-from service.registry.load_failures import LoadFailures
-from service.registry.models_folder import fingerprint
+from service.observability.metrics_recorder import Metrics
+from service.registry.file_access_timeout import STOPPING, Disk
+from service.registry.models_folder_scan import fingerprint
+from service.registry.refused_versions import LoadFailures
 from service.settings import ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service.errors import RolloutError
-from service.registry.rollout import (
+from service.registry.rollout_store import (
     RolloutSpec,
     RolloutStore,
     remove_process_files,
@@ -70,7 +70,7 @@ def test_rollout_store_keeps_concurrent_changes_of_several_processes(tmp_path: P
     code = """
 import sys
 from pathlib import Path
-from service.registry.rollout import RolloutStore
+from service.registry.rollout_store import RolloutStore
 releases = RolloutStore(Path(sys.argv[1]))
 for index in range(20):
     releases.change(f"{sys.argv[2]}-{index}", lambda now: now.pinned(1))

@@ -14,18 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from model.images.image_files import strip_metadata
+from model.images.metadata_stripping import strip_metadata
 from model.images.preprocessing import InputSpec, to_float
 from service.codecs.compression import IDENTITY
-from service.codecs.image_bodies import (
-    FORM_TYPE,
-    JSON_TYPE,
-    Images,
-    JsonLayout,
-    media_type,
-    read_items,
-    to_images,
-)
 from service.codecs.image_limits import Limits
 from service.codecs.infer_requests import (
     MAX_JSON_BYTES,
@@ -34,10 +25,19 @@ from service.codecs.infer_requests import (
     parse_numeric_request,
     parse_request,
 )
+from service.codecs.request_body_images import (
+    FORM_TYPE,
+    JSON_TYPE,
+    Images,
+    JsonLayout,
+    media_type,
+    read_items,
+    to_images,
+)
 from service.errors import UnsupportedMediaTypeError
 from service.http.request_body import Body, BodyReader, header
-from service.observability.metrics import Metrics
-from service.sandbox.messages import Task
+from service.observability.metrics_recorder import Metrics
+from service.sandbox.child_process_messages import Task
 from service.sandbox.process_pool import SandboxPool
 from service.settings import ServiceSettings
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import structlog
 
 from model.errors import BundleError
-from service.observability.metrics import Metrics
-from service.registry.models_folder import Fingerprint
+from service.observability.metrics_recorder import Metrics
+from service.registry.models_folder_scan import Fingerprint
 
 logger = structlog.stdlib.get_logger("service")
 

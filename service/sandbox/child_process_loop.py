@@ -3,8 +3,14 @@
 import signal
 import socket
 
-from service.sandbox.messages import HEADER, UNRESERVED_BYTES, Task, decode_task, encode_message
-from service.sandbox.tasks import run_task
+from service.sandbox.child_process_messages import (
+    HEADER,
+    UNRESERVED_BYTES,
+    Task,
+    decode_task,
+    encode_message,
+)
+from service.sandbox.decoding_tasks import run_task
 
 
 class ServiceConnection:

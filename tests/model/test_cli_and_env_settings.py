@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from model.command_settings import CommandSettings, load, load_or_exit, misspelled_variables
+from model.cli_and_env_settings import CommandSettings, load, load_or_exit, misspelled_variables
 from model.errors import SettingsError
 
 

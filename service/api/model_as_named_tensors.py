@@ -21,12 +21,12 @@ from model.images.preprocessing import InputSpec
 from model.inference.predictor import Prediction
 from service.api.sampling_options import parse_sampling
 from service.api.schemas import SamplingQuery
-from service.codecs.image_bodies import INPUT_NAME, images_from_tensors
+from service.codecs.request_body_images import INPUT_NAME, images_from_tensors
 from service.codecs.tensors import Datatype, Tensor
 from service.engine.model_loader import LoadedModel
 from service.errors import InvalidQueryError, UncertaintyDisabledError
 from service.observability.triton_statistics import ModelStatistics
-from service.sandbox.image_reader import ImageReader, as_floats, client_address
+from service.sandbox.request_image_reader import ImageReader, as_floats, client_address
 from service.settings import ServiceSettings
 
 _MAX_SHOWN_CHARACTERS = 100

@@ -15,15 +15,15 @@ from starlette.types import Message
 
 from model.errors import ImageShapeError
 from model.images.preprocessing import InputSpec, decode, to_float
-from service.codecs.image_bodies import FORM_TYPE, JSON_TYPE
+from service.codecs.request_body_images import FORM_TYPE, JSON_TYPE
 from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     InvalidRequestError,
     TooManyImagesError,
 )
-from service.observability.metrics import Metrics
-from service.sandbox.image_reader import ImageReader, _is_fast_to_decode
+from service.observability.metrics_recorder import Metrics
+from service.sandbox.request_image_reader import ImageReader, _is_fast_to_decode
 from service.settings import ServiceSettings
 from tests.pictures import Pixels, encode, form, instances, numbers
 from tests.service.serving import metric

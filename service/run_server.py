@@ -19,11 +19,11 @@ import uvicorn
 
 from service.http import listeners
 from service.http.fast_path.fast_path_protocol import FastPathProtocol
-from service.http.graceful_server import GracefulServer, start_exit_watchdog
+from service.http.graceful_shutdown import GracefulServer, start_exit_watchdog
 from service.http.http_protocol import HttpProtocol
 from service.observability import log_format
-from service.observability.metrics import MULTIPROCESS_VARIABLE
-from service.registry.rollout import remove_process_files
+from service.observability.metrics_recorder import MULTIPROCESS_VARIABLE
+from service.registry.rollout_store import remove_process_files
 from service.settings import ServiceSettings
 from service.worker_supervisor import HEALTHCHECK_SECONDS, WorkerSupervisor
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.observability.metrics import Metrics
+from service.observability.metrics_recorder import Metrics
 from tests.pictures import Pixels, encode, instances
 from tests.service.serving import (
     JSON,

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import orjson
 
 from service.codecs.compression import IDENTITY
-from service.codecs.image_bodies import JSON_TYPE, JsonLayout
 from service.codecs.image_limits import Limits
+from service.codecs.request_body_images import JSON_TYPE, JsonLayout
 
 HEADER = struct.Struct("<IQ")
 """The header of each message: the length of its JSON and of the bytes after it."""

@@ -1,4 +1,4 @@
-"""`python -m service.sandbox.child_process BYTES`: the program of a sandbox process.
+"""`python -m service.sandbox.child_process_main BYTES`: the program of a sandbox process.
 
 The service starts it with a socket as standard input, and kills it when a body takes too long. The
 process limits its own memory to BYTES more than it takes at start, so that a body which needs more
@@ -25,7 +25,7 @@ def main() -> int:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with suppress(OSError):  # the priority is not essential, and may not be changeable
         os.nice(_NICE)
-    from service.sandbox.task_loop import ServiceConnection, run_tasks
+    from service.sandbox.child_process_loop import ServiceConnection, run_tasks
 
     _limit_resources(int(sys.argv[1]))
     with socket.socket(fileno=os.dup(0)) as connection, suppress(ConnectionError):

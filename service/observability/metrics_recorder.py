@@ -1,7 +1,7 @@
 """Counts what happens and renders it for GET /metrics. Knows no route and no model.
 
 With several workers the values are aggregated over all of them, through the files in
-PROMETHEUS_MULTIPROC_DIR, which `service.server` sets before it starts the workers.
+PROMETHEUS_MULTIPROC_DIR, which `service.run_server` sets before it starts the workers.
 """
 
 import asyncio

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.engine.model_loader import LoadedModel
 from service.errors import UnknownVersionError
-from service.registry.rollout import RolloutSpec, routes_to_canary
+from service.registry.rollout_store import RolloutSpec, routes_to_canary
 
 STABLE, CANARY = "stable", "canary"
 

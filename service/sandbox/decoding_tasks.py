@@ -9,7 +9,8 @@ import numpy as np
 from model.errors import DropserveError
 from model.images.preprocessing import InputSpec
 from service.codecs.compression import decompress
-from service.codecs.image_bodies import (
+from service.codecs.infer_requests import parse_request, read_inputs, write_binary_request
+from service.codecs.request_body_images import (
     Images,
     ReserveMemory,
     check_input_shapes,
@@ -20,8 +21,7 @@ from service.codecs.image_bodies import (
     read_items,
     to_images,
 )
-from service.codecs.infer_requests import parse_request, read_inputs, write_binary_request
-from service.sandbox.messages import Task
+from service.sandbox.child_process_messages import Task
 
 TaskResult = tuple[dict[str, Any], bytes | memoryview]
 
