@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 
 from service import API_VERSION
 from service.api import (
+    drift,
     health_and_metrics,
     model_list,
     open_inference,
@@ -129,6 +130,7 @@ def create_app(settings: ServiceSettings, repository: Repository | None = None) 
         *predict.router(settings, repository, reader, metrics).routes,
         *model_list.router(repository).routes,
         *rollouts.router(settings, repository).routes,
+        *drift.router(settings, repository).routes,
         *health_and_metrics.router(repository, metrics).routes,
         *pages.router(app.openapi_json).routes,
         *protocols,

@@ -23,6 +23,7 @@ from service.http.listeners import default_control_socket
 _REQUEST_ID_HEADER = "X-Request-ID"  # as in service.http.middleware, whose imports are slow
 _LOAD_ACTIONS = ("load", "unload")
 _WITH_VERSION = ("canary", "pin")
+_RESET_DRIFT = "reset-drift"
 _TIMEOUT_SECONDS = 120
 
 
@@ -34,12 +35,23 @@ class ControlSettings(CommandSettings):
     )
 
     action: CliPositionalArg[
-        Literal["canary", "promote", "rollback", "pin", "follow", "load", "unload", "default"]
+        Literal[
+            "canary",
+            "promote",
+            "rollback",
+            "pin",
+            "follow",
+            "load",
+            "unload",
+            "default",
+            "reset-drift",
+        ]
     ] = Field(
         description="canary: give a version a share of the requests. promote: make the canary the "
         "stable version. rollback: end the canary or, without one, return to the version before. "
         "pin: hold one version. follow: serve the newest again. load, unload: put the model into "
-        "service, take it out. default: let the model answer requests that name none"
+        "service, take it out. default: let the model answer requests that name none. reset-drift: "
+        "end the drift alarm and test anew"
     )
     model: CliPositionalArg[str] = Field(description="the model")
     version: int | None = Field(None, ge=1, description="of canary and pin: the version")
@@ -75,7 +87,8 @@ class ControlSettings(CommandSettings):
         parameters = {"version": self.version, "share": self.share}
         query = urlencode({key: value for key, value in parameters.items() if value})
         prefix = "/v2/repository" if self.action in _LOAD_ACTIONS else ""
-        return f"{prefix}/models/{name}/{self.action}" + (f"?{query}" if query else "")
+        action = "drift/reset" if self.action == _RESET_DRIFT else self.action
+        return f"{prefix}/models/{name}/{action}" + (f"?{query}" if query else "")
 
     @property
     def address(self) -> str:
@@ -146,6 +159,9 @@ def _format_result(settings: ControlSettings, response: HTTPResponse, body: byte
     if not body:
         return f"{settings.model}: {settings.action}ed\n"
     summary: dict[str, Any] = json.loads(body)
+    if settings.action == _RESET_DRIFT:
+        versions = ", ".join(summary["versions"])
+        return f"{summary['model']}: tested for drift anew, version {versions}\n"
     if settings.action == "default":
         return f"{summary['name']}: answers requests that name no model\n"
     kind = "held" if summary["held"] else "the newest"

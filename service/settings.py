@@ -62,6 +62,13 @@ class ServiceSettings(CommandSettings):
         None,
         description="where rollouts and unloads are kept; forgotten at the end if left out",
     )
+    drift_level: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="largest probability that the drift alarm of a version is ever raised by "
+        "images like its validation images",
+    )
     default_model: str | None = Field(
         None,
         description="model of requests that name none; else the first to be alone in service",

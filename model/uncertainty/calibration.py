@@ -27,6 +27,7 @@ RISK_STARTS = 10
 
 SetKind = Literal["thr", "aps"]
 Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
@@ -266,3 +267,19 @@ class Calibrator:
         scores = self._relative_mahalanobis.score(features)
         finite = np.where(np.isfinite(scores), scores, -np.inf)
         return np.searchsorted(validation_scores, finite) / len(validation_scores)
+
+    def typicality_ranks(self, typicality: Float64Array) -> Int64Array:
+        """Return how many validation images are less typical: int64 [N] in 0..n.
+
+        Args:
+            typicality: [N], from `typicality`.
+        """
+        return np.rint(typicality * self.parameters.images).astype(np.int64)
+
+    def confidence_ranks(self, confidences: Float64Array) -> Int64Array:
+        """Return how many validation images are at most as confident: int64 [N] in 0..n.
+
+        Args:
+            confidences: [N], mean probabilities of the labels, sampled as in the calibration.
+        """
+        return np.searchsorted(self._arrays.confidences[::-1], confidences, side="right")

@@ -19,6 +19,7 @@ from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSampl
 from model.graphs.mc_statistics import PER_CLASS_COLUMNS, PER_IMAGE_COLUMNS
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Prediction
+from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.api.sampling_options import parse_sampling
 from service.api.schemas import SamplingQuery
 from service.codecs.request_body_images import INPUT_NAME, images_from_tensors
@@ -138,8 +139,20 @@ class ModelEndpoint:
             columns, labels = {"probabilities": result.classification[0]}, result.classification[1]
         else:
             columns, labels = result.columns(), result.labels
+            self._observe_drift(result, sampling)
         tensors = [Tensor(name, "FP32", values) for name, values in columns.items()]
         return [*tensors, self._label_tensor(labels)]
+
+    def _observe_drift(self, result: Summary | Uncertainty, sampling: Sampling | None) -> None:
+        """Note what the drift test ranks; a `Summary` has no typicality."""
+        drift = self.model.drift
+        if drift is None or sampling is None:
+            return
+        if isinstance(result, Summary):
+            drift.observe_confidence(result.columns()["mean_probabilities"], sampling)
+        else:
+            drift.observe_typicality(result.typicality)
+            drift.observe_confidence(result.mean_probabilities, sampling)
 
     def _label_tensor(self, indices: NDArray[np.int64]) -> Tensor:
         names = _encoded_names(self.model.bundle.manifest.class_names)

@@ -126,6 +126,9 @@ class _PredictionEndpoints:
                     uncertainty, query.coverage, query.sets, query.max_risk
                 )
             _record_metrics(uncertainty, decisions, self._metrics, manifest.name)
+            if model.drift is not None:
+                model.drift.observe_typicality(uncertainty.typicality)
+                model.drift.observe_confidence(uncertainty.mean_probabilities, sampling)
             content = {
                 "model": manifest.name,
                 "version": model.version,

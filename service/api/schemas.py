@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from model.bundle.network_architecture import DropoutLayer
 from model.bundle.store import Manifest, Precision
@@ -40,7 +40,7 @@ class NoQuery(_Schema):
 
 
 class VersionQuery(_Schema):
-    """Query parameters of GET /models/{name}."""
+    """Query parameters of GET /models/{name} and GET /models/{name}/drift."""
 
     version: str | None = Field(None, description=_VERSION)
 
@@ -247,6 +247,74 @@ class ModelCard(_Schema):
 
     manifest: Manifest
     card: str
+
+
+class DriftMoment(_Schema):
+    """An image of the stream that is tested."""
+
+    image: int = Field(ge=1, description="its number, from 1")
+    time: AwareDatetime = Field(description="when it was answered, UTC")
+
+
+class DriftTail(_Schema):
+    """How many images had a low p-value."""
+
+    p_value: Probability = Field(description="images with this p-value or a lower one are counted")
+    share: Probability | None = Field(description="of the images; null: there is none yet")
+    expected: Probability = Field(
+        description="of images like the validation images: `p_value`, in whole validation images"
+    )
+
+
+class DriftFigure(_Schema):
+    """The drift test of one figure, by its rank among the validation images."""
+
+    alarm: bool = Field(description="true: images like the validation images hardly explain it")
+    log_wealth: float = Field(
+        description="natural logarithm of the wealth of the test martingale now (an e-value); 0 at "
+        "first"
+    )
+    p_value: Probability = Field(
+        description="1 / the highest wealth so far: the probability that images like the "
+        "validation images ever give as much evidence is at most this"
+    )
+    images: int = Field(ge=0, description="images that were tested")
+    raised: DriftMoment | None = Field(
+        description="the image that raised the alarm; null: there is no alarm"
+    )
+    since: DriftMoment | None = Field(
+        description="the first image of the drift, by the hypothesis with the most evidence when "
+        "the alarm was raised; null: there is no alarm"
+    )
+    tails: list[DriftTail]
+
+
+class Drift(_Schema):
+    """The response of GET /models/{name}/drift: both tests, each at half of the level."""
+
+    model: str
+    version: str
+    calibration: Literal["fitted", "uncalibrated"] = Field(
+        description="uncalibrated: too few validation images to test for drift; the rest is null"
+    )
+    level: Probability | None = Field(
+        description="largest probability that images like the validation images ever raise the "
+        "alarm; null: uncalibrated"
+    )
+    alarm: bool | None = Field(
+        description="whether one of the figures has an alarm; null: uncalibrated"
+    )
+    typicality: DriftFigure | None = Field(description="null: uncalibrated")
+    confidence: DriftFigure | None = Field(
+        description="of images sampled as finely as the validation images were; null: uncalibrated"
+    )
+
+
+class DriftReset(_Schema):
+    """The response of POST /models/{name}/drift/reset."""
+
+    model: str
+    versions: list[str] = Field(description="the active versions, which are tested anew")
 
 
 class Live(_Schema):

@@ -23,12 +23,14 @@ from model.graphs.sessions import CancellationToken
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
-from model.uncertainty.calibration import Calibrator
+from model.uncertainty.calibration import CALIBRATION_FILE, Calibrator
 from service.container_resources import available_processors
 from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.daemon_threads import DaemonThreads
 from service.engine.latency_estimator import Costs
 from service.engine.scheduling import SLICE_SECONDS
+from service.observability.drift_monitor import DriftMonitor
+from service.observability.drift_states import DriftStates
 from service.observability.metrics_recorder import Metrics
 from service.settings import ServiceSettings
 
@@ -52,6 +54,8 @@ class LoadedModel:
     card: str
     batcher: Batcher
     calibrator: Calibrator | None
+    drift: DriftMonitor | None
+    """None for an uncalibrated model."""
     _users: int = 0
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -110,6 +114,7 @@ class Loader:
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._drift_states = DriftStates.of_service()
         initializer = _lower_priority if settings.threads == 1 else None
         self._threads = DaemonThreads("loader", initializer)
         self._stop: CancellationToken | None = None
@@ -162,7 +167,18 @@ class Loader:
         )
         version = str(manifest.version)
         batcher = Batcher(manifest.name, predictor, limits, self._metrics, version, costs)
-        return LoadedModel(bundle, card, batcher, calibrator)
+        drift = None
+        if calibrator is not None:
+            drift = DriftMonitor(
+                manifest.name,
+                version,
+                calibrator,
+                settings.drift_level,
+                self._metrics,
+                self._drift_states,
+                digest=manifest.files[CALIBRATION_FILE],
+            )
+        return LoadedModel(bundle, card, batcher, calibrator, drift)
 
     def stop(self) -> None:
         """Abandon the bundle that is being opened, and open no more."""

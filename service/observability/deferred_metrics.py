@@ -25,7 +25,7 @@ class DeferredMetrics:
         self._increments: defaultdict[Counter, float] = defaultdict(float)
         self._gauge_values: dict[Gauge, float] = {}
         self._gauge_sources: list[tuple[Gauge, Callable[[], float]]] = []
-        self._deferred_calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._deferred_calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 
     def increment(self, counter: Counter, amount: float = 1.0) -> None:
         """Add to a counter."""
@@ -49,7 +49,7 @@ class DeferredMetrics:
 
         return remove
 
-    def defer(self, update: Callable[..., None], *arguments: Any) -> None:
+    def defer(self, update: Callable[..., object], *arguments: Any) -> None:
         """Call `update(*arguments)` before the metrics are read.
 
         Many calls in a row take less time than one call after each inference run, which evicts the

@@ -21,6 +21,7 @@ class PrometheusSeries:
         self._create_request_series(self.registry)
         self._create_engine_series(self.registry)
         self._create_uncertainty_series(self.registry)
+        self._create_drift_series(self.registry)
         self._create_version_series(self.registry)
         self._create_inference_series(self.registry)
 
@@ -115,6 +116,24 @@ class PrometheusSeries:
             registry=registry,
         )
 
+    def _create_drift_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of the drift tests, whose state the workers share."""
+        labels = ("model", "version", "figure")
+        self.drift_log_wealth = Gauge(
+            "dropserve_drift_log_wealth",
+            "Evidence for drift: the natural logarithm of the test's wealth, 0 at first.",
+            labels,
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.drift_alarm = Gauge(
+            "dropserve_drift_alarm",
+            "1 since the evidence for drift has reached its limit; until it is reset.",
+            labels,
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+
     def _create_version_series(self, registry: CollectorRegistry) -> None:
         """Create the series of load failures and of changes of the active versions."""
         self.refused_versions = Gauge(
@@ -170,6 +189,8 @@ class PrometheusSeries:
         for metric in (
             self.model_info,
             self.refused_versions,
+            self.drift_log_wealth,
+            self.drift_alarm,
             self.inference_requests,
             self.inference_seconds,
             self.inference_images,

@@ -48,6 +48,7 @@ def test_control_runs_every_action(
     assert output("rollback", "digits") == "digits: stable version 1 (held)\n"
     assert output("follow", "digits") == "digits: stable version 2 (the newest)\n"
     assert output("default", "digits") == "digits: answers requests that name no model\n"
+    assert output("reset-drift", "digits") == "digits: tested for drift anew, version 2\n"
     assert output("unload", "digits") == "digits: unloaded\n"
     assert output("load", "digits") == "digits: loaded\n"
 

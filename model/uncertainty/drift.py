@@ -1,0 +1,287 @@
+"""Sequential test for drift: do the images that arrive still rank among the validation images?
+
+While they are like the validation images, the rank of a score among the n validation scores takes
+each of 0..n equally often. One fixed set of n validation images has a sampling error of its own,
+though, and a test that takes the ranks for independent draws would find that error and call it
+drift. Exact is this: the next image is equally likely to fall into each of the gaps between all
+scores so far, the validation images' and the stream's. So if n validation images leave k gaps below
+an edge, and s of the m images so far were below it, the next one is below it with probability
+(k + s) / (n + 1 + m): a Polya urn. Nothing else is assumed than exchangeability, that validation
+images and stream could have come in any order (Vovk, Gammerman & Shafer 2005). Where scores are
+tied at an edge, the image counts as above it, which can only delay an alarm.
+
+A bettor starts with wealth 1 and multiplies it, at each image, by q / p: the probability of its bin
+under a hypothesis of its own, over the urn's. That is a test martingale, and it ever reaches 1/a
+with a probability of at most a (Ville 1939). A bettor here supposes that a share of the images,
+from one image on, comes from elsewhere and scores below an edge. The wealth is the average over all
+of SHARES, of EDGES and of the image at which the change happens, which again is a martingale:
+
+    wealth after t images = sum over r <= t of prior(r) * (wealth of the bettors that began at r)
+                            + the prior probability of changes after t.
+
+A bettor that begins later has lost nothing on the images before. It does keep the urn's counts of
+them: they are part of what makes its odds exact, and good images among them make the urn's odds
+more precise. The price is that drifted images fill the urn too. After n validation images the
+drift of a stream is therefore a comparison with n images, not with a known distribution, and where
+n is small a small drift is never certain; see docs/uncertainty.md.
+
+State and time do not grow with the stream. Knows no HTTP and no model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+EDGES = (0.001, 0.01, 0.05, 0.2, 0.5)
+"""The p-values below which bettors expect more images than the urn does. The finest bin is where
+images of another kind fall; the coarse ones show that all images have become a little different."""
+SHARES = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""The shares of images from elsewhere that bettors suppose."""
+
+_PRIOR_OF_FIRST = 0.5
+"""Prior probability of a drift that is there from the first image on."""
+_PRIOR_OFFSET = 1000.0
+"""The prior of later changes falls slowly beyond so many images, see `_log_prior_after`."""
+_MAX_CHUNK = 1024
+"""Most images of one vectorised step, so that its memory is bounded."""
+
+_BETTORS = len(EDGES) * len(SHARES)
+_STATE = np.dtype(
+    [
+        ("images", "f8"),
+        ("below", "f8", (len(EDGES),)),
+        ("log_wealths", "f8", (_BETTORS,)),
+        ("log_largest", "f8", (_BETTORS,)),
+        ("largest_image", "f8", (_BETTORS,)),
+        ("largest_time", "f8", (_BETTORS,)),
+        ("log_wealth", "f8"),
+        ("highest_log_wealth", "f8"),
+        ("alarm_image", "f8"),
+        ("alarm_time", "f8"),
+        ("since_image", "f8"),
+        ("since_time", "f8"),
+    ]
+)
+"""What is remembered of a stream: the images, and how many of them were below each edge; for each
+bettor the log of its wealth over all changes so far, and the change that contributes most to it;
+the log of the whole wealth now and at its highest; and the alarm (image 0: none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """An image of the stream."""
+
+    image: int
+    """Its number, from 1."""
+    time: float
+    """When it arrived, seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How many images of the stream had a p-value that is at most `p_value`."""
+
+    p_value: float
+    share: float
+    """Of the images of the stream; NaN: there is none yet."""
+    expected: float
+    """Of images like the validation images: `p_value` in whole ranks."""
+
+
+class DriftTest:
+    """Tests a stream of images against n validation images, by the ranks of one score."""
+
+    def __init__(self, validation_images: int, level: float, state: bytes = b"") -> None:
+        """Begin a test, or continue one.
+
+        Args:
+            validation_images: n, at least 1.
+            level: 0 < level < 1, the largest probability that images like the validation images
+                ever raise the alarm.
+            state: of `to_bytes`; empty for a new test.
+        """
+        gaps = validation_images + 1
+        # A little more before rounding down, since .05 * 180 is 9 less a rounding error.
+        self._edges = np.array([max(1.0, np.floor(edge * gaps + 1e-9)) for edge in EDGES])
+        self._gaps = gaps
+        self._threshold = -np.log(level)
+        self._state = np.frombuffer(state, _STATE)[0:1].copy() if state else _new_state()
+
+    def to_bytes(self) -> bytes:
+        """Return the state, from which another `DriftTest` can continue."""
+        return self._state.tobytes()
+
+    def observe(self, ranks: Int64Array, times: Float64Array) -> None:
+        """Continue with m images; the same as one call for each image.
+
+        Args:
+            ranks: int64 [m] in 0..n, how many validation images score at most as high.
+            times: [m], when the images arrived, seconds since 1970.
+        """
+        for start in range(0, len(ranks), _MAX_CHUNK):
+            chunk = slice(start, start + _MAX_CHUNK)
+            self._observe(ranks[chunk], times[chunk])
+
+    @property
+    def images(self) -> int:
+        """How many images have been observed."""
+        return int(self._get("images"))
+
+    @property
+    def log_wealth(self) -> float:
+        """The natural logarithm of the wealth now; 0 at first."""
+        return float(self._get("log_wealth"))
+
+    @property
+    def p_value(self) -> float:
+        """Probability that images like the validation images ever give a wealth so high, at most.
+
+        It is 1 over the highest wealth so far, and holds whenever one looks (Ville 1939): an
+        anytime-valid p-value.
+        """
+        return float(np.exp(-self._get("highest_log_wealth")))
+
+    @property
+    def alarm(self) -> Moment | None:
+        """The image that raised the alarm; None: there is no alarm. An alarm stays."""
+        return self._moment("alarm_image", "alarm_time")
+
+    @property
+    def since(self) -> Moment | None:
+        """The first image of the drift, by the bettor with the most wealth at the alarm."""
+        return self._moment("since_image", "since_time")
+
+    def tails(self, p_values: Sequence[float]) -> list[Tail]:
+        """Return the shares of images below some of EDGES."""
+        images, below = self._get("images"), self._get("below")
+        return [
+            Tail(
+                EDGES[index],
+                float(below[index] / images) if images else np.nan,
+                float(self._edges[index] / self._gaps),
+            )
+            for index in map(EDGES.index, p_values)
+        ]
+
+    def _get(self, name: str) -> NDArray[np.float64]:
+        field: NDArray[np.float64] = self._state[name][0]
+        return field
+
+    def _moment(self, image: str, time: str) -> Moment | None:
+        number = int(self._get(image))
+        return Moment(number, float(self._get(time))) if number else None
+
+    def _observe(self, ranks: Int64Array, times: Float64Array) -> None:
+        """Continue with m images at once.
+
+        A bettor that began at image r has the wealth exp(growth(t) - growth(r - 1)), where growth
+        is the running sum of the log factors. So what all its beginnings contribute is
+        exp(growth(t)) times a running sum over r of prior(r) * exp(-growth(r - 1)), and the largest
+        contribution a running maximum.
+        """
+        state = self._state[0]
+        first = int(state["images"])
+        below = ranks[:, np.newaxis] < self._edges
+        log_factors = self._log_factors(below)
+        growth = np.cumsum(log_factors, axis=0)
+        numbers = first + 1 + np.arange(len(ranks))
+        begun = _log_prior(numbers)[:, np.newaxis] - (growth - log_factors)
+        sums = np.logaddexp.accumulate(np.vstack([state["log_wealths"], begun]))
+        largest = np.vstack([state["log_largest"], begun])
+        log_wealths = growth + sums[1:]
+        log_wealth = np.logaddexp(
+            np.logaddexp.reduce(log_wealths, axis=1) - np.log(_BETTORS), _log_prior_after(numbers)
+        )
+        self._raise_alarm(log_wealth, growth, largest, times)
+        rows, columns = largest.argmax(axis=0), np.arange(_BETTORS)
+        newer = rows > 0
+        state["largest_image"][newer] = first + rows[newer]
+        state["largest_time"][newer] = times[rows[newer] - 1]
+        state["log_largest"] = growth[-1] + largest[rows, columns]
+        state["log_wealths"] = log_wealths[-1]
+        state["log_wealth"] = log_wealth[-1]
+        state["highest_log_wealth"] = max(state["highest_log_wealth"], log_wealth.max())
+        state["below"] += below.sum(axis=0)
+        state["images"] += len(ranks)
+
+    def _log_factors(self, below: BoolArray) -> Float64Array:
+        """Return the logs of what each image multiplies each bettor's wealth by: [m, bettors].
+
+        A bettor gives the share e of the images to the bins below its edge, in the urn's
+        proportions, and the rest to all bins as the urn does.
+
+        Args:
+            below: [m, edges], whether each image is below each edge.
+        """
+        images, seen = self._get("images"), self._get("below")
+        before = self._edges + seen + np.cumsum(below, axis=0) - below
+        gaps = self._gaps + images + np.arange(len(below))
+        ratios = np.where(below, gaps[:, np.newaxis] / before, 0.0)
+        shares = np.array(SHARES)
+        factors = 1 - shares + shares * ratios[:, :, np.newaxis]
+        log_factors: Float64Array = np.log(factors).reshape(len(below), _BETTORS)
+        return log_factors
+
+    def _raise_alarm(
+        self,
+        log_wealth: Float64Array,
+        growth: Float64Array,
+        largest: Float64Array,
+        times: Float64Array,
+    ) -> None:
+        """Record the first image at which the wealth reaches its limit, if there is no alarm yet.
+
+        Args:
+            log_wealth: [m], after each image.
+            growth: [m, bettors], running sums of the log factors.
+            largest: [m + 1, bettors], log of what each beginning contributes, without growth; the
+                first row is the largest of those before these images.
+            times: [m].
+        """
+        state = self._state[0]
+        reached = log_wealth >= self._threshold
+        if state["alarm_image"] or not reached.any():
+            return
+        index, first = int(reached.argmax()), int(state["images"])
+        contributions = growth[index] + largest[: index + 2].max(axis=0)
+        bettor = int(contributions.argmax())
+        row = int(largest[: index + 2, bettor].argmax())
+        state["alarm_image"], state["alarm_time"] = first + index + 1, times[index]
+        if row:
+            state["since_image"], state["since_time"] = first + row, times[row - 1]
+        else:
+            state["since_image"] = state["largest_image"][bettor]
+            state["since_time"] = state["largest_time"][bettor]
+
+
+def _new_state() -> NDArray[np.void]:
+    state = np.zeros(1, _STATE)
+    state["log_wealths"] = state["log_largest"] = -np.inf
+    return state
+
+
+def _log_prior_after(images: Int64Array) -> Float64Array:
+    """Return the log of the prior probability of a change after so many images, each at least 1.
+
+    The probability falls like 1 / ln(images): so slowly that the price of a late change is small,
+    and yet the probabilities of all images sum to 1.
+    """
+    offset = np.log(_PRIOR_OFFSET)
+    after: Float64Array = np.log((1 - _PRIOR_OF_FIRST) * offset / np.log(_PRIOR_OFFSET + images))
+    return after
+
+
+def _log_prior(images: Int64Array) -> Float64Array:
+    """Return the log of the prior probability of a change at the image of each number, from 1."""
+    lower, upper = np.log(_PRIOR_OFFSET + images - 1), np.log(_PRIOR_OFFSET + images)
+    # 1 / lower - 1 / upper, without the cancellation.
+    difference = np.log1p(1 / (_PRIOR_OFFSET + images - 1)) / (lower * upper)
+    later = (1 - _PRIOR_OF_FIRST) * np.log(_PRIOR_OFFSET) * difference
+    prior: Float64Array = np.log(np.where(images == 1, later + _PRIOR_OF_FIRST, later))
+    return prior
