@@ -39,7 +39,7 @@ FORBIDDEN = {
 ROOMS = {
     "model": (
         "errors",
-        "command_settings",
+        "cli_and_env_settings",
         "npz_arrays",
         "images",
         "graphs",
@@ -75,7 +75,7 @@ ROOMS = {
         "web",
         "app",
         "worker_supervisor",
-        "server",
+        "run_server",
         "control",
         "__main__",
     ),
