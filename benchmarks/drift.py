@@ -136,7 +136,7 @@ def measure(folder: Path, ood: str, data_dir: Path | None) -> Measured:
         raise SystemExit(f"{folder} is uncalibrated; name another bundle.")
     config = EvaluationConfig(bundle=folder, data_dir=data_dir)
     return Measured(
-        name=bundle.manifest.name,
+        name=f"{bundle.manifest.name}, {bundle.manifest.training.get('epochs')} epochs",
         other=ood,
         validation_images=calibrator.parameters.images,
         test=_ranks(bundle, None, config, predictor, calibrator),

@@ -26,6 +26,7 @@ CHANGED: dict[str, Any] = {
     "control_socket": Path("a socket"),
     "control_port": 22,
     "control_folder": Path("kept here"),
+    "drift_level": 0.05,
     "default_model": "digits",
     "default_samples": 7,
     "default_seed": 2**63 - 1,
