@@ -36,6 +36,7 @@ from model.graphs.mc_statistics import DETAIL_OUTPUTS, SUMMARY_OUTPUTS, VECTOR_W
 from model.graphs.sessions import CancellationToken, RunOptions, Session, create_session
 from model.inference.head_io_binding import BoundHead
 from model.uncertainty.calibration import Calibrator
+from model.uncertainty.prediction_sets import uniform_draws
 from model.uncertainty.uncertainty_measures import (
     Summary,
     Uncertainty,
@@ -73,12 +74,14 @@ class Prediction:
         features: float32 [N, F], the output of the trunk.
         classification: calibrated probabilities, float32 [N, K], and the labels, int64 [N].
         temperature: divides the logits in the softmax.
+        calibrator: of the bundle; None: uncalibrated.
     """
 
     logits: Float32Array
     features: Float32Array
     classification: tuple[Float32Array, NDArray[np.int64]]
     temperature: float = 1.0
+    calibrator: Calibrator | None = None
     _source: "tuple[Prediction, slice | NDArray[np.int64]] | None" = None
 
     @cached_property
@@ -89,6 +92,16 @@ class Prediction:
         whole, rows = self._source
         return whole.probabilities[rows]  # computed once for all its parts
 
+    @cached_property
+    def typicality(self) -> NDArray[np.float64]:
+        """Conformal p-value of each image among the validation images, [N]; NaN: uncalibrated."""
+        if self._source is not None:
+            whole, rows = self._source
+            return whole.typicality[rows]
+        if self.calibrator is None:
+            return np.full(len(self.logits), np.nan)
+        return self.calibrator.typicality(self.calibrator.ood_scores(self.features))
+
     def take(self, rows: slice | NDArray[np.int64]) -> "Prediction":
         """Return some of the rows."""
         probabilities, labels = self.classification
@@ -97,6 +110,7 @@ class Prediction:
             self.features[rows],
             (probabilities[rows], labels[rows]),
             self.temperature,
+            self.calibrator,
             (self, rows),
         )
 
@@ -109,6 +123,7 @@ class Prediction:
             np.concatenate([part.features for part in parts]),
             (np.concatenate(probabilities), np.concatenate(labels)),
             parts[0].temperature,
+            parts[0].calibrator,
         )
 
 
@@ -234,7 +249,9 @@ class Predictor:
         logits, features, probabilities, labels = self._model.run(
             _MODEL_OUTPUTS, feeds, self.run_options
         )
-        return Prediction(logits, features, (probabilities, labels), self.temperature)
+        return Prediction(
+            logits, features, (probabilities, labels), self.temperature, self._calibrator
+        )
 
     def sample(self, features: Float32Array, sampling: FixedSamples) -> Float32Array:
         """Run the head with dropout active.
@@ -256,13 +273,17 @@ class Predictor:
         features, head = prediction.features, self._bind_head(sampling)
         rows = self._max_head_rows(sampling.samples)
         if len(features) <= rows:
-            return Summary.from_outputs(head.run(features, self.run_options))
-        return Summary.concatenate(
-            [
-                Summary.from_outputs(head.run(features[start:stop], self.run_options))
-                for start, stop in _chunks(len(features), rows)
-            ]
-        )
+            summary = Summary.from_outputs(head.run(features, self.run_options))
+        else:
+            summary = Summary.concatenate(
+                [
+                    Summary.from_outputs(head.run(features[start:stop], self.run_options))
+                    for start, stop in _chunks(len(features), rows)
+                ]
+            )
+        if self._calibrator is not None:
+            summary.typicality = prediction.typicality
+        return summary
 
     def uncertainty(self, prediction: Prediction, sampling: Sampling) -> Uncertainty:
         """Estimate the uncertainty of a prediction.
@@ -296,7 +317,11 @@ class Predictor:
                 uncertainty = self._analytic(prediction)
         if self._calibrator is None:
             return uncertainty
-        return self._calibrator.complete(uncertainty, prediction.features)
+        return replace(
+            uncertainty,
+            typicality=prediction.typicality,
+            set_draws=uniform_draws(prediction.features),
+        )
 
     def _adaptive(self, prediction: Prediction, sampling: AdaptiveSamples) -> Uncertainty:
         """Draw samples, in blocks that double their number, until each label is decided."""

@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.stats import beta
 from sklearn.decomposition import PCA
 
 from model.dropout.sampling_methods import FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Prediction, Predictor
 from model.uncertainty.calibration import (
+    DEFAULT_MAX_FALSE_ALARM,
+    MAX_CALIBRATION_IMAGES,
     MIN_CALIBRATION_IMAGES,
-    RISK_STARTS,
     Calibration,
     CalibrationArrays,
     Calibrator,
-    aps_scores,
-    uniform_draws,
 )
 from model.uncertainty.ood import RelativeMahalanobis
+from model.uncertainty.prediction_sets import aps_scores, uniform_draws
 from model.uncertainty.uncertainty_measures import softmax, summarise
 from training.data.dataset import Dataset, Split
 
@@ -54,11 +53,12 @@ def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
         predictor: over the exported graphs, without a calibration.
         data: its training and validation images are used.
     """
-    labels = data.validation.labels
+    validation = _at_most(MAX_CALIBRATION_IMAGES, data.validation)
+    labels = validation.labels
     if len(labels) < MIN_CALIBRATION_IMAGES:
         return None
     rows = np.arange(len(labels))
-    prediction = _predict(predictor, data.validation, rows)
+    prediction = _predict(predictor, validation, rows)
     sampling = FixedSamples(SEED, SAMPLES)
     # As many images as fit into memory, evenly spaced: the images may be sorted by class.
     spaced = rows[:: -(-len(rows) * SAMPLES * predictor.classes // _MAX_ARRAY_SIZE)]
@@ -96,8 +96,10 @@ def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
 
 
 def _default_max_risk(arrays: CalibrationArrays) -> float:
-    reachable = (risk for risk in _CANDIDATE_RISKS if arrays.threshold(risk) is not None)
-    return next(reachable, _CANDIDATE_RISKS[-1])
+    for risk in _CANDIDATE_RISKS:
+        if arrays.threshold(risk, DEFAULT_MAX_FALSE_ALARM, GUARANTEE) is not None:
+            return risk
+    return _CANDIDATE_RISKS[-1]
 
 
 def _calibration_arrays(
@@ -106,18 +108,20 @@ def _calibration_arrays(
     features: NDArray[np.float32],
     density: RelativeMahalanobis,
 ) -> CalibrationArrays:
-    """Compute the sorted scores of N validation images; probabilities [N, K], features [N, F]."""
-    confidences, bounds = risk_bounds(probabilities, labels)
+    """Compute the scores of N validation images; probabilities [N, K], features [N, F]."""
     rows = np.arange(len(labels))
+    confidences = probabilities.max(axis=1)
+    order = np.argsort(-confidences, kind="stable")
     return CalibrationArrays(
-        thr=np.sort(1 - probabilities[rows, labels]),
-        aps=np.sort(aps_scores(probabilities, uniform_draws(features))[rows, labels]),
-        confidences=confidences,
-        risk_bounds=bounds,
+        confidences=confidences[order],
+        correct=(probabilities.argmax(axis=1) == labels)[order],
+        true_classes=labels[order],
+        thr=(1 - probabilities[rows, labels])[order],
+        aps=aps_scores(probabilities, uniform_draws(features))[rows, labels][order],
+        ood_scores=density.score(features)[order],
         axes=density.axes,
         centres=density.centres,
         middle=density.middle,
-        nearness=np.sort(density.score(features)),
     )
 
 
@@ -148,35 +152,6 @@ def fit_temperature(probabilities: Callable[[float], Floats], labels: NDArray[np
 
     result = minimize_scalar(nll, bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded")
     return float(np.exp(result.x))
-
-
-def risk_bounds(probabilities: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Bound the error rate above every confidence (Geifman & El-Yaniv 2017, lemma 3.1).
-
-    The search for a threshold has RISK_STARTS starts, so each bound may fail with probability
-    (1 - GUARANTEE) / RISK_STARTS.
-
-    Args:
-        probabilities: [N, K].
-        labels: the true classes, int64 [N].
-
-    Returns:
-        The confidences, descending, and for each one the upper bound of the error rate among the
-        images that are at least as confident: [N] each.
-    """
-    confidence = probabilities.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    confidence = confidence[order]
-    error_counts = np.cumsum(probabilities.argmax(axis=1)[order] != labels[order])
-    last = np.searchsorted(-confidence, -confidence, side="right") - 1  # of equal confidences
-    errors, images = error_counts[last], last + 1
-    bounds = np.ones(len(labels))
-    some_correct = errors < images
-    level = 1 - (1 - GUARANTEE) / RISK_STARTS
-    bounds[some_correct] = beta.ppf(
-        level, errors[some_correct] + 1, images[some_correct] - errors[some_correct]
-    )
-    return confidence, bounds
 
 
 def fit_relative_mahalanobis(
@@ -221,6 +196,13 @@ def whitening(centred: Floats, shrinkage: float) -> Floats:
     smallest = np.finfo(np.float32).eps * max(eigenvalues.max(), 1)
     axes: Floats = eigenvectors / np.sqrt(np.maximum(eigenvalues, smallest))
     return axes
+
+
+def _at_most(count: int, split: Split) -> Split:
+    """Return `count` images, evenly spaced, of a split that has more; it may be sorted by class."""
+    if len(split) <= count:
+        return split
+    return split.take(np.linspace(0, len(split) - 1, count).astype(np.int64))
 
 
 def _density_rows(train: Split, width: int) -> NDArray[np.int64]:
