@@ -19,6 +19,7 @@ from model.uncertainty.prediction_sets import (
     SetKind,
     aps_scores,
     class_conditional_thresholds,
+    classes_up_to,
     conformal_threshold,
 )
 from model.uncertainty.selective_risk import confidence_threshold
@@ -313,9 +314,8 @@ class Calibrator:
             draws: [N] in 0..1, from `uniform_draws`; only `aps` uses them.
         """
         scores = aps_scores(probabilities, draws) if kind == "aps" else 1 - probabilities
-        sets: BoolArray = scores <= self._set_thresholds(kind, coverage, probabilities.shape[1])
-        sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True
-        return sets
+        thresholds = self._set_thresholds(kind, coverage, probabilities.shape[1])
+        return classes_up_to(thresholds, scores, probabilities)
 
     def ood_scores(self, features: Float32Array) -> Float64Array:
         """Return the out-of-distribution score of each image: float64 [N], higher: more typical.

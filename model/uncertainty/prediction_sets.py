@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 SetKind = Literal["thr", "class-conditional", "aps"]
 
@@ -33,6 +34,23 @@ def aps_scores(probabilities: Float64Array, draws: Float64Array) -> Float64Array
     np.put_along_axis(scores, order, totals, axis=1)
     scores -= (1 - draws[:, np.newaxis]) * probabilities
     return scores
+
+
+def classes_up_to(
+    thresholds: Float64Array | float, scores: Float64Array, probabilities: Float64Array
+) -> BoolArray:
+    """Return the sets of the classes up to a score, and of the likeliest class: bool [N, K].
+
+    So no set is empty. Sets that hold one more class can only hold the true class more often.
+
+    Args:
+        thresholds: of each class, [K], or of all.
+        scores: [N, K].
+        probabilities: [N, K], which say what class is the likeliest.
+    """
+    sets: BoolArray = scores <= thresholds
+    sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True
+    return sets
 
 
 def uniform_draws(features: Float32Array) -> Float64Array:

@@ -299,7 +299,7 @@ ADDRESSES = [
         "/uncertainty?max_risk=0": "Query parameter 'max_risk': input should be greater than 0, but got '0'.",
         "/uncertainty?max_false_alarm=1": "Query parameter 'max_false_alarm': input should be less than 1, but got '1'.",
         "/uncertainty?max_false_alarm=nan": "Query parameter 'max_false_alarm': input should be …, but got 'nan'.",
-        "/uncertainty?sets=raps": "Query parameter 'sets': input should be 'thr' or 'aps', but got 'raps'.",
+        "/uncertainty?sets=raps": "Query parameter 'sets': input should be 'thr', 'class-conditional' or 'aps', but got 'raps'.",
         "/uncertainty?method=analytic&samples=9": "Parameter 'samples': method=analytic draws no samples; leave it out.",
         "/uncertainty?method=analytic&seed=0": "Parameter 'seed': method=analytic draws no samples; leave it out.",
         "/uncertainty?method=analytic&design=independent": "Parameter 'design': method=analytic draws no samples; leave it out.",

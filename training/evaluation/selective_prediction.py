@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from model.uncertainty.calibration import DEFAULT_MAX_FALSE_ALARM, Calibrator
-from model.uncertainty.prediction_sets import SetKind, conformal_threshold
+from model.uncertainty.prediction_sets import SetKind, classes_up_to, conformal_threshold
 from model.uncertainty.uncertainty_measures import Uncertainty
 from training.evaluation.metrics import Answers, Evaluation
 from training.evaluation.metrics_schema import (
@@ -186,8 +186,9 @@ def split_conformal_trials(
     for trial in range(HALVINGS):
         fitted, tested = np.array_split(generator.permutation(len(labels)), 2)
         threshold = conformal_threshold(np.sort(true_scores[fitted]), coverage)
-        covered[trial] = (true_scores[tested] <= threshold).mean()
-        sizes[trial] = (scores[tested] <= threshold).sum(axis=1).mean()
+        sets = classes_up_to(threshold, scores[tested], probabilities[tested])
+        covered[trial] = sets[np.arange(len(tested)), labels[tested]].mean()
+        sizes[trial] = sets.sum(axis=1).mean()
     return covered, sizes
 
 

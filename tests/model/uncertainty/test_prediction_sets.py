@@ -104,9 +104,8 @@ def test_prediction_sets_have_every_class_if_images_are_too_few(kind: SetKind) -
 
 
 SHARES = np.array([0.4, 0.3, 0.15, 0.05, 0.05, 0.05])
-"""Shares of the classes. Among 300 images, each has enough of its own for a coverage of 80 %, which
-takes 4; of 95 %, which takes 19, the last three have so many once in ten draws, and together always.
-"""
+"""Shares of the classes. Of 300 images, each has enough for a coverage of 80 %, which takes 4. Of
+200 images, the last three have too few each for 95 %, which takes 19, and enough together."""
 DIFFICULTIES = np.array([0.2, 0.5, 1.0, 2.0, 3.0, 3.0])
 """Noise of the logits of the images of each class: the sets of one threshold miss the last ones."""
 
