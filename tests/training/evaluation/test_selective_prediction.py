@@ -71,8 +71,8 @@ def test_split_conformal_trials_reach_the_nominal_coverage(coverage: float) -> N
     probabilities = generator.dirichlet(np.full(5, 0.5), 2_000)
     labels = (probabilities.cumsum(axis=1) > generator.random((2_000, 1))).argmax(axis=1)
     covered, sizes = split_conformal_trials(probabilities, labels, coverage)
-    # The share of 1,000 images after fitting on 1,000 has a deviation of 0.014 or less. Few sets are
-    # empty without the likeliest class, so it adds next to nothing here.
+    # The share of 1,000 images after fitting on 1,000 has a deviation of 0.014 or less. Adding the
+    # likeliest class changes next to nothing, since few sets are empty without it.
     assert covered.mean() == pytest.approx(coverage, abs=0.02)
     assert covered.std() < 0.03
     assert 1 <= sizes.mean() < 5
