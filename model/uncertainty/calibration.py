@@ -116,7 +116,7 @@ class CalibrationArrays(BaseModel):
 
     @cached_property
     def least_typical_first(self) -> Int64Array:
-        """int64 [n]: the rows by rising out-of-distribution score."""
+        """The rows by rising out-of-distribution score: int64 [n]."""
         return np.argsort(self.ood_scores, kind="stable")
 
     def threshold(self, max_risk: float, max_false_alarm: float, guarantee: float) -> float | None:
@@ -193,12 +193,12 @@ class Abstentions:
 
     @property
     def abstain(self) -> BoolArray:
-        """Bool [N]: whether the prediction is unsure or the image unusual."""
+        """Whether the prediction is unsure or the image unusual: bool [N]."""
         return self.unsure | self.unusual
 
     @property
     def reason_numbers(self) -> Int64Array:
-        """int64 [N]: 0 where it does not abstain, else 1 + the index in ABSTENTION_REASONS."""
+        """0 where it does not abstain, else 1 + the index in ABSTENTION_REASONS: int64 [N]."""
         numbers: Int64Array = self.unsure + 2 * self.unusual
         return numbers
 
