@@ -22,6 +22,8 @@ from training.data.dataset import Split
 
 DOCUMENTS = ("README.md", "docs/http-api.md", "docs/open-inference.md")
 ELISION = "…"
+REASON = "abstain_because"
+"""A field that is null or a text, as the model decides."""
 Example = tuple[str, str]
 
 
@@ -63,8 +65,8 @@ def parse_printed(printed: str) -> Any:
 def has_form(response: Any, printed: Any) -> bool:
     """Return whether two responses have the same names and types; numbers may differ.
 
-    A model trained on another processor gives other digits and may decide otherwise: a prediction
-    set may be empty where the document shows a class, and lists may have other lengths. An object
+    A model trained on another processor gives other digits and may decide otherwise: lists may have
+    other lengths, and where the document shows a reason to abstain, there may be none. An object
     printed with `…` may have more names than the printed ones.
     """
     match printed:
@@ -73,7 +75,11 @@ def has_form(response: Any, printed: Any) -> bool:
             return (
                 isinstance(response, dict)
                 and (response.keys() >= names if ELISION in printed else response.keys() == names)
-                and all(has_form(response[name], printed[name]) for name in names)
+                and all(
+                    has_form(response[name], printed[name])
+                    or (name == REASON and isinstance(response[name], str | None))
+                    for name in names
+                )
             )
         case list():
             is_list = isinstance(response, list) and (bool(response) or not _holds_objects(printed))
@@ -143,6 +149,7 @@ PRINTED = {
     "label": "0",
     "confidence": 0.9,
     "abstain": False,
+    "abstain_because": None,
     "prediction_set": ["0"],
     "canary": None,
 }
@@ -153,7 +160,7 @@ PRINTED = {
     [
         {"label": "7"},
         {"confidence": 1},
-        {"abstain": True},
+        {"abstain": True, "abstain_because": "unsure"},
         {"prediction_set": []},
         {"prediction_set": ["3", "8"]},
     ],
@@ -172,6 +179,7 @@ def test_has_form_accepts_other_values(change: dict[str, Any]) -> None:
         {"abstain": 0},
         {"abstain": None},
         {"canary": "2"},
+        {"abstain_because": True},
         {"prediction_set": [3]},
         {"prediction_set": "0"},
         {"more": 1},

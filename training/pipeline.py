@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from model.bundle.store import new_version, open_bundle, require_writable
+from model.bundle.store import MODEL_FILE, new_version, open_bundle, require_writable
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
@@ -20,7 +20,8 @@ from training.evaluation.corruptions import corruption_curves
 from training.evaluation.metrics import evaluate
 from training.evaluation.metrics_schema import BundleMetrics, DiagnosisMetrics, HiddenLayerMetrics
 from training.evaluation.selective_prediction import selective_metrics
-from training.export.calibrate import calibrate
+from training.export.calibrate import add_ood_score, calibrate, can_calibrate
+from training.export.ood_statistics import names_of_statistics
 from training.export.quantization_gate import PrecisionChoice, choose_precision
 from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs, write_golden
 from training.fitting.run_folder import prepare_run_folder
@@ -112,7 +113,8 @@ def export_bundle(
     """
     network, spec = result.network, data.input
     with new_version(config.output, config.model_name) as draft:
-        export_graphs(network, (spec.channels, spec.height, spec.width), draft.path)
+        calibrated = can_calibrate(data)
+        export_graphs(network, (spec.channels, spec.height, spec.width), draft.path, calibrated)
         draft.manifest = _manifest(config, data, network)
         predictor = Predictor.open(draft.path, network.head.dropout_layers)
         images = to_float(data.validation.images[:_PARITY_IMAGES])
@@ -120,7 +122,10 @@ def export_bundle(
         choice = _choose_precision(draft.path, network, data) if config.quantize else None
         if choice is not None and choice.precision == "int8":
             draft.manifest["precision"] = "int8"
-            predictor = Predictor.open(draft.path, network.head.dropout_layers)
+        if calibrated:
+            add_ood_score(draft.path / MODEL_FILE, data)
+            draft.manifest["ood_statistics"] = names_of_statistics(network)
+        predictor = Predictor.open(draft.path, network.head.dropout_layers)
         write_golden(predictor, images, draft.path)
         calibrator = calibrate(predictor, data)
         if calibrator is not None:

@@ -64,7 +64,7 @@ def measure(options: Options) -> Report:
         started = time.monotonic()
         counts, memory_samples = _fuzz(options, service, total, expected)
         seconds = time.monotonic() - started
-        is_alive = service.run_server.status is None and service.is_ready()
+        is_alive = service.server.status is None and service.is_ready()
         errors = [each for each in service.log().splitlines() if "Traceback" in each]
         sys.stderr.writelines(f"{line}\n" for line in errors[:_SHOWN_TRACEBACKS])
         is_unchanged = _good_responses(service.address) == expected if is_alive else False
@@ -100,7 +100,7 @@ def _fuzz(
         ]
         while not all(each.done() for each in work):
             memory_samples.append(
-                (time.monotonic() - started, service.run_server.proportional_memory())
+                (time.monotonic() - started, service.server.proportional_memory())
             )
             time.sleep(1)
         return sum((each.result() for each in work), Counter[str]()), memory_samples

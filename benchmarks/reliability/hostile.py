@@ -193,7 +193,7 @@ def _run_attack(options: Options, index: int, name: str) -> AttackResult:
         time.sleep(_SETTLE_SECONDS)
         after = _measure_interval(service, _AFTER_SECONDS)
         peak = watch.end()
-        ended = service.run_server.status is not None
+        ended = service.server.status is not None
         return AttackResult(name, before, during, after, peak, watch.was_killed, ended, measured)
 
 

@@ -99,7 +99,7 @@ async def _restart_under_load(
         for number in range(1, rounds + 1):
             await asyncio.sleep(_LOAD_SECONDS)
             times.append(await asyncio.to_thread(_terminate, service))
-            await asyncio.to_thread(service.run_server.end)
+            await asyncio.to_thread(service.server.end)
             service = await asyncio.to_thread(start, number)
         await asyncio.sleep(_LOAD_SECONDS)
 
@@ -118,7 +118,7 @@ def _terminate(service: Service) -> float:
     """Send SIGTERM; return the seconds until the process has ended, at most the timeout."""
     started = time.monotonic()
     os.kill(service.pid, signal.SIGTERM)
-    while service.run_server.status is None and time.monotonic() < started + _TIMEOUT_SECONDS:
+    while service.server.status is None and time.monotonic() < started + _TIMEOUT_SECONDS:
         time.sleep(0.01)
     return time.monotonic() - started
 

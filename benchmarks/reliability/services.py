@@ -167,7 +167,7 @@ class MemoryWatch(threading.Thread):
 
 
 def _heaviest(service: Service) -> int:
-    return max(service.run_server.processes(), key=_resident, default=service.pid)
+    return max(service.server.processes(), key=_resident, default=service.pid)
 
 
 def _resident(process: int) -> int:

@@ -25,7 +25,7 @@ from model.errors import BundleError
 from model.images.preprocessing import InputSpec
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibration
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 MODEL_FILE = "model.onnx"
 HEAD_FILE = "head.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -89,7 +89,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: Annotated[str, AfterValidator(check_name)]
     version: int = Field(ge=1)
     class_names: Annotated[tuple[str, ...], AfterValidator(_check_distinct)] = Field(min_length=2)
@@ -99,6 +99,9 @@ class Manifest(BaseModel):
     features: int = Field(ge=1, description="width F of the trunk's output")
     precision: Precision = Field("fp32", description="what the trunk's convolutions compute with")
     dropout_layers: tuple[DropoutLayer, ...] = Field(min_length=1)
+    ood_statistics: tuple[str, ...] | None = Field(
+        None, description="what typicality is computed from, in their order; null: uncalibrated"
+    )
     calibration: Calibration | None = Field(
         None, description="null: uncalibrated, for want of validation images"
     )
@@ -264,7 +267,7 @@ def _read_manifest(path: Path, descriptor: int) -> Manifest:
         where = ".".join(map(str, first["loc"])) or "the file"
         raise BundleError(
             f"{file} is not a manifest of schema {SCHEMA_VERSION} ({where}: {first['msg']}); "
-            "export the bundle again with this version of Dropserve."
+            "train and export the model again with this version of Dropserve."
         ) from None
 
 

@@ -36,6 +36,7 @@ from model.graphs.mc_statistics import DETAIL_OUTPUTS, SUMMARY_OUTPUTS, VECTOR_W
 from model.graphs.sessions import CancellationToken, RunOptions, Session, create_session
 from model.inference.head_io_binding import BoundHead
 from model.uncertainty.calibration import Calibrator
+from model.uncertainty.prediction_sets import uniform_draws
 from model.uncertainty.uncertainty_measures import (
     Summary,
     Uncertainty,
@@ -59,6 +60,8 @@ _MAX_TRUNK_ROWS = 64
 """Rows of one trunk run; more rows only grow the arena of ONNX Runtime."""
 
 _MODEL_OUTPUTS = ["logits", "features", *calibrated_softmax.OUTPUTS]
+OOD_SCORES = "ood_scores"
+"""Output of the graph of a calibrated bundle: out-of-distribution scores, float32 [N]."""
 
 Float32Array = NDArray[np.float32]
 Number = TypeVar("Number", bound=np.generic)
@@ -73,12 +76,17 @@ class Prediction:
         features: float32 [N, F], the output of the trunk.
         classification: calibrated probabilities, float32 [N, K], and the labels, int64 [N].
         temperature: divides the logits in the softmax.
+        ood_scores: out-of-distribution scores, float32 [N], higher for more typical images; None:
+            the graph computes none.
+        calibrator: of the bundle; None: uncalibrated.
     """
 
     logits: Float32Array
     features: Float32Array
     classification: tuple[Float32Array, NDArray[np.int64]]
     temperature: float = 1.0
+    ood_scores: Float32Array | None = None
+    calibrator: Calibrator | None = None
     _source: "tuple[Prediction, slice | NDArray[np.int64]] | None" = None
 
     @cached_property
@@ -89,6 +97,16 @@ class Prediction:
         whole, rows = self._source
         return whole.probabilities[rows]  # computed once for all its parts
 
+    @cached_property
+    def typicality(self) -> NDArray[np.float64]:
+        """Conformal p-value of each image among the validation images, [N]; NaN: uncalibrated."""
+        if self._source is not None:
+            whole, rows = self._source
+            return whole.typicality[rows]
+        if self.calibrator is None or self.ood_scores is None:
+            return np.full(len(self.logits), np.nan)
+        return self.calibrator.typicality(self.ood_scores)
+
     def take(self, rows: slice | NDArray[np.int64]) -> "Prediction":
         """Return some of the rows."""
         probabilities, labels = self.classification
@@ -97,18 +115,23 @@ class Prediction:
             self.features[rows],
             (probabilities[rows], labels[rows]),
             self.temperature,
+            None if self.ood_scores is None else self.ood_scores[rows],
+            self.calibrator,
             (self, rows),
         )
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Prediction]") -> "Prediction":
         """Return the rows of several predictions, in order."""
+        scores = [part.ood_scores for part in parts]
         probabilities, labels = zip(*[part.classification for part in parts], strict=True)
         return cls(
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.features for part in parts]),
             (np.concatenate(probabilities), np.concatenate(labels)),
             parts[0].temperature,
+            _concatenate_if_all(scores),
+            parts[0].calibrator,
         )
 
 
@@ -139,7 +162,10 @@ class Predictor:
         self._bound_heads: LRUCache[FixedSamples, BoundHead] = LRUCache(_MAX_BOUND_HEADS)
         self._last_sampling: FixedSamples | None = None
         self._last_bound_head: BoundHead
-        self.classes = int(model.get_outputs()[0].shape[-1])
+        outputs = model.get_outputs()
+        self.classes = int(outputs[0].shape[-1])
+        has_scores = any(each.name == OOD_SCORES for each in outputs)
+        self._model_outputs = [*_MODEL_OUTPUTS, *([OOD_SCORES] if has_scores else [])]
         # The MC statistics hold two numbers for each class and sample.
         self._widest = max(2 * self.classes, *(layer.width for layer in self._layers))
 
@@ -231,10 +257,17 @@ class Predictor:
 
     def _predict(self, images: Float32Array) -> Prediction:
         feeds = {"images": images, **calibrated_softmax.temperature_input(self.temperature)}
-        logits, features, probabilities, labels = self._model.run(
-            _MODEL_OUTPUTS, feeds, self.run_options
+        logits, features, probabilities, labels, *scores = self._model.run(
+            self._model_outputs, feeds, self.run_options
         )
-        return Prediction(logits, features, (probabilities, labels), self.temperature)
+        return Prediction(
+            logits,
+            features,
+            (probabilities, labels),
+            self.temperature,
+            scores[0] if scores else None,
+            self._calibrator,
+        )
 
     def sample(self, features: Float32Array, sampling: FixedSamples) -> Float32Array:
         """Run the head with dropout active.
@@ -256,13 +289,17 @@ class Predictor:
         features, head = prediction.features, self._bind_head(sampling)
         rows = self._max_head_rows(sampling.samples)
         if len(features) <= rows:
-            return Summary.from_outputs(head.run(features, self.run_options))
-        return Summary.concatenate(
-            [
-                Summary.from_outputs(head.run(features[start:stop], self.run_options))
-                for start, stop in _chunks(len(features), rows)
-            ]
-        )
+            summary = Summary.from_outputs(head.run(features, self.run_options))
+        else:
+            summary = Summary.concatenate(
+                [
+                    Summary.from_outputs(head.run(features[start:stop], self.run_options))
+                    for start, stop in _chunks(len(features), rows)
+                ]
+            )
+        if self._calibrator is not None:
+            summary.typicality = prediction.typicality
+        return summary
 
     def uncertainty(self, prediction: Prediction, sampling: Sampling) -> Uncertainty:
         """Estimate the uncertainty of a prediction.
@@ -296,7 +333,11 @@ class Predictor:
                 uncertainty = self._analytic(prediction)
         if self._calibrator is None:
             return uncertainty
-        return self._calibrator.complete(uncertainty, prediction.features)
+        return replace(
+            uncertainty,
+            typicality=prediction.typicality,
+            set_draws=uniform_draws(prediction.features),
+        )
 
     def _adaptive(self, prediction: Prediction, sampling: AdaptiveSamples) -> Uncertainty:
         """Draw samples, in blocks that double their number, until each label is decided."""
@@ -394,6 +435,11 @@ class Predictor:
 
 def _chunks(count: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _concatenate_if_all(parts: Sequence[Float32Array | None]) -> Float32Array | None:
+    present = [part for part in parts if part is not None]
+    return _concatenate(present) if len(present) == len(parts) else None
 
 
 def _concatenate(parts: Sequence[NDArray[Number]]) -> NDArray[Number]:

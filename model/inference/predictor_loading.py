@@ -69,12 +69,12 @@ def read_calibrator(bundle: Bundle) -> Calibrator | None:
         return None
     file = bundle.path / CALIBRATION_FILE
     content = bundle.take(CALIBRATION_FILE)
-    images, features, classes = parameters.images, manifest.features, len(manifest.class_names)
+    images, classes = parameters.images, len(manifest.class_names)
     try:
-        arrays = CalibrationArrays.read(content, images, features, classes)
+        arrays = CalibrationArrays.read(content, images, classes)
     except ValueError as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise BundleError(f"{file} cannot be used ({reason}); export it again.") from None
-    if (len(arrays.thr), len(arrays.axes)) != (images, features):
+    if len(arrays.thr) != images:
         raise BundleError(f"{file} is of another model; export the bundle again.")
     return Calibrator(parameters, arrays)

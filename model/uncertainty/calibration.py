@@ -4,31 +4,42 @@ It was fitted on validation images by `training.export.calibrate`, with the expo
 module applies it. It fits nothing and knows no HTTP.
 """
 
-import hashlib
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.npz_arrays import ArraySpec, read_arrays
-from model.uncertainty.ood import RelativeMahalanobis
+from model.npz_arrays import ArchiveError, ArraySpec, read_arrays
+from model.uncertainty.prediction_sets import (
+    SetKind,
+    aps_scores,
+    class_conditional_thresholds,
+    classes_up_to,
+    conformal_threshold,
+)
+from model.uncertainty.selective_risk import confidence_threshold
 from model.uncertainty.uncertainty_measures import Uncertainty
 
 CALIBRATION_FILE = "calibration.npz"
 MIN_CALIBRATION_IMAGES = 100
 """With fewer validation images nothing is fitted, and the bundle stays uncalibrated."""
+MAX_CALIBRATION_IMAGES = 50_000
+"""Of more validation images, so many are used. A search over them takes some 10 ms on the event
+loop of the service, for limits that clients choose."""
 
-RISK_STARTS = 10
-"""How many starting points the search for a confidence threshold uses, see `threshold`."""
+DEFAULT_MAX_FALSE_ALARM = 0.01
+"""The share of images like the validation images that count as unusual, unless a request names
+another. It is the least that MIN_CALIBRATION_IMAGES can show, and needs no fit."""
 
-SetKind = Literal["thr", "aps"]
+AbstentionReason = Literal["unsure", "unusual", "both"]
+ABSTENTION_REASONS: tuple[AbstentionReason, ...] = get_args(AbstentionReason)
+
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
-Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 
@@ -37,7 +48,11 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images: int = Field(ge=MIN_CALIBRATION_IMAGES, description="validation images it was fitted on")
+    images: int = Field(
+        ge=MIN_CALIBRATION_IMAGES,
+        le=MAX_CALIBRATION_IMAGES,
+        description="validation images it was fitted on",
+    )
     temperature: float = Field(gt=0, description="divides the logits of the deterministic answer")
     sampled_temperature: float = Field(gt=0, description="divides the logits of every sample")
     samples: int = Field(ge=1, description="of the answers that the rest was fitted on")
@@ -47,145 +62,138 @@ class Calibration(BaseModel):
 
 
 class CalibrationArrays(BaseModel):
-    """`calibration.npz`: n validation images, C classes, F features; all float64."""
+    """`calibration.npz`: a table of n validation images, by falling confidence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    thr: Float64Array
-    """[n] ascending: 1 - the true class's mean probability."""
-    aps: Float64Array
-    """[n] ascending: the `aps_scores` of the true classes."""
     confidences: Float64Array
     """[n] descending: the label's mean probability."""
-    risk_bounds: Float64Array
-    """[n]: upper bounds on the error rate of predictions at least as confident as `confidences`."""
-    axes: Float64Array
-    """[F, 2D], of `model.uncertainty.ood.RelativeMahalanobis`."""
-    centres: Float64Array
-    """[C, D], of the same."""
-    middle: Float64Array
-    """[D], of the same."""
-    nearness: Float64Array
-    """[n] ascending: the `RelativeMahalanobis.score` of the validation images."""
+    correct: BoolArray
+    """bool [n]: whether the label is the true class."""
+    true_classes: Int64Array
+    """int64 [n]: the true class, 0..K-1."""
+    thr: Float64Array
+    """[n]: 1 - the true class's mean probability."""
+    aps: Float64Array
+    """[n]: the true class's score among the `aps_scores`."""
+    ood_scores: Float64Array
+    """[n]: the out-of-distribution score; a higher one is more typical."""
 
     @model_validator(mode="after")
     def _check_arrays(self) -> Self:
-        ascending = (self.thr, self.aps, -self.confidences, self.nearness)
-        scores = (*ascending, self.risk_bounds)
-        directions = (self.axes, self.centres, self.middle[np.newaxis])
+        scores = (self.confidences, self.thr, self.aps, self.ood_scores)
         if not (
-            all(each.dtype == np.float64 and np.isfinite(each).all() for each in self._arrays())
-            and {each.shape for each in scores} == {(len(self.thr),)}
-            and all((np.diff(each) >= 0).all() for each in ascending)
-            and all(each.ndim == 2 for each in directions)
-            and self.axes.shape[1] == 2 * self.centres.shape[1] == 2 * len(self.middle)
+            all(np.isfinite(each).all() for each in scores)
+            and all(each.dtype == np.float64 for each in scores)
+            and self.correct.dtype == np.bool_
+            and self.true_classes.dtype == np.int64
+            and {each.shape for each in (*scores, self.correct, self.true_classes)}
+            == {(len(self.thr),)}
+            and (np.diff(self.confidences) <= 0).all()
+            and (self.true_classes >= 0).all()
         ):
             raise ValueError("its arrays do not fit one another")
         return self
 
-    def _arrays(self) -> list[Float64Array]:
-        return [getattr(self, name) for name in type(self).model_fields]
+    @cached_property
+    def least_typical_first(self) -> Int64Array:
+        """The rows by rising out-of-distribution score: int64 [n]."""
+        return np.argsort(self.ood_scores, kind="stable")
 
-    @property
-    def relative_mahalanobis(self) -> RelativeMahalanobis:
-        """The out-of-distribution score that the typicality is a quantile of."""
-        return RelativeMahalanobis(self.axes, self.centres, self.middle)
+    def threshold(self, max_risk: float, max_false_alarm: float, guarantee: float) -> float | None:
+        """Return the confidence below which an image that is not unusual is unsure.
 
-    def threshold(self, max_risk: float) -> float | None:
-        """Return the confidence below which to abstain, or None if no threshold keeps the risk.
+        With probability `guarantee` over the draw of the validation images, at most `max_risk` of
+        the labels of images that are neither unusual nor unsure are wrong, see
+        `confidence_threshold`, which is given the validation images that are not unusual.
 
-        Selection with guaranteed risk (Geifman & El-Yaniv 2017): with probability `guarantee` over
-        the draw of the validation images, at most `max_risk` of the predictions at least as
-        confident are wrong. Their binary search fails where half of the images are too few for a
-        bound. Here fixed-sequence testing (Angelopoulos et al. 2022) starts at each of RISK_STARTS
-        shares of the images, which divide the error 1 - `guarantee` among them, and accepts one
-        image after the other, by falling confidence, until a bound exceeds `max_risk`. Both methods
-        assume that the risk falls as the confidence rises.
+        Images are unusual below the k-th smallest score of the validation images, k being the
+        largest rank whose p-value k/(n + 1) is at most `max_false_alarm`. Given that score, the
+        images above it are independent draws of all images above it, so the bound is exact although
+        the limit comes from the same images. The k images up to it are left out, and the k-th is
+        one of them, because it is no draw of those above.
+
+        Returns:
+            None if no threshold keeps the risk.
         """
-        count = len(self.risk_bounds)
-        exceeded = np.append(self.risk_bounds > max_risk, True)
-        starts = [count * (part + 1) // RISK_STARTS - 1 for part in range(RISK_STARTS)]
-        ends = [start + int(exceeded[start:].argmax()) for start in starts if not exceeded[start]]
-        return float(self.confidences[max(ends) - 1]) if ends else None
+        count = len(self.ood_scores)
+        unusual = np.count_nonzero(np.arange(1, count + 1) / (count + 1) <= max_false_alarm)
+        usual = np.ones(count, np.bool_)
+        usual[self.least_typical_first[:unusual]] = False
+        return confidence_threshold(
+            self.confidences[usual], self.correct[usual], max_risk, 1 - guarantee
+        )
 
     @classmethod
-    def read(cls, data: bytes, images: int, features: int, classes: int) -> Self:
-        """Read the bytes of the file, with n `images`, F `features` and at most C `classes`.
+    def read(cls, data: bytes, images: int, classes: int) -> Self:
+        """Read the bytes of the file, with n `images` and K `classes`.
 
         Raises:
             ArchiveError, ValidationError: the file is damaged, lacks an array, or belongs to
                 another model.
         """
         scores = ArraySpec(np.float64, (images,))
-        expected = {
-            **dict.fromkeys(("thr", "aps", "confidences", "risk_bounds", "nearness"), scores),
-            "axes": ArraySpec(np.float64, (features, 2 * features)),
-            "centres": ArraySpec(np.float64, (classes, features)),
-            "middle": ArraySpec(np.float64, (features,)),
-        }
-        return cls.model_validate(read_arrays(data, expected))
+        arrays = cls.model_validate(
+            read_arrays(
+                data,
+                {
+                    **dict.fromkeys(("confidences", "thr", "aps", "ood_scores"), scores),
+                    "correct": ArraySpec(np.bool_, (images,)),
+                    "true_classes": ArraySpec(np.int64, (images,)),
+                },
+            )
+        )
+        if (arrays.true_classes >= classes).any():
+            raise ArchiveError("it names a class that the model does not have")
+        return arrays
 
     def write(self, path: Path) -> None:
         """Write the arrays to the file `path`."""
         np.savez_compressed(path, **self.model_dump())
 
 
-def aps_scores(probabilities: Float64Array, draws: Float64Array) -> Float64Array:
-    """Return the randomised APS scores of all classes: float64 [N, K].
-
-    The score of a class is the total probability of all likelier classes plus a random share of its
-    own probability (Romano et al. 2020).
-
-    Args:
-        probabilities: [N, K].
-        draws: [N] in 0..1, the share of its own probability that counts.
-    """
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    totals = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)
-    scores = np.empty_like(probabilities)
-    np.put_along_axis(scores, order, totals, axis=1)
-    scores -= (1 - draws[:, np.newaxis]) * probabilities
-    return scores
-
-
-_THRESHOLD_CACHE_SIZE = 64
-"""Clients may request any risk, so the cache of thresholds is bounded."""
-
-
-def conformal_threshold(scores: Float64Array, coverage: float) -> float:
-    """Return the score up to which classes belong to a set; infinite where n is too small.
-
-    Args:
-        scores: [n] ascending, scores of the true classes of validation images.
-        coverage: 0 < coverage < 1.
-    """
-    rank = int(np.ceil((len(scores) + 1) * coverage))
-    return float(scores[rank - 1]) if rank <= len(scores) else np.inf
-
-
-def uniform_draws(features: Float32Array) -> Float64Array:
-    """Return a pseudo-random number in 0..1 for each image, a hash of its features: float64 [N].
-
-    Args:
-        features: float32 [N, F].
-    """
-    digests = [hashlib.sha256(b"dropserve sets" + row.tobytes()).digest() for row in features]
-    words = np.frombuffer(b"".join(digests), dtype="<u8")[::4]
-    return words / 2.0**64
+_CACHE_SIZE = 64
+"""Clients may request any risk, false-alarm rate and coverage, so the caches are bounded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decisions:
+class Abstentions:
+    """Which of N predictions abstain, and why."""
+
+    max_risk: float
+    """The error rate that is kept among the labels that are not abstained from."""
+    max_false_alarm: float
+    """The share of images like the validation images that are unusual."""
+    unsure: BoolArray
+    """bool [N]: whether the prediction is not confident enough to keep to `max_risk`."""
+    unusual: BoolArray
+    """bool [N]: whether the typicality is at most `max_false_alarm`."""
+
+    @property
+    def abstain(self) -> BoolArray:
+        """Whether the prediction is unsure or the image unusual: bool [N]."""
+        return self.unsure | self.unusual
+
+    @property
+    def reason_numbers(self) -> Int64Array:
+        """0 where it does not abstain, else 1 + the index in ABSTENTION_REASONS: int64 [N]."""
+        numbers: Int64Array = self.unsure + 2 * self.unusual
+        return numbers
+
+    def reasons(self) -> list[AbstentionReason | None]:
+        """Return why each prediction abstains; None: it does not."""
+        choices = (None, *ABSTENTION_REASONS)
+        return [choices[number] for number in self.reason_numbers.tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions(Abstentions):
     """The prediction sets and abstentions for N images over K classes."""
 
     coverage: float
     """Of the prediction sets."""
-    max_risk: float
-    """The error rate that abstention keeps."""
     sets: BoolArray
-    """bool [N, K]: which classes belong to each prediction set."""
-    abstain: BoolArray
-    """bool [N]: whether the prediction is not confident enough to keep to `max_risk`."""
+    """bool [N, K]: which classes belong to each prediction set; none is empty."""
 
 
 class Calibrator:
@@ -194,45 +202,74 @@ class Calibrator:
     def __init__(self, parameters: Calibration, arrays: CalibrationArrays) -> None:
         self.parameters = parameters
         self._arrays = arrays
-        self._relative_mahalanobis = arrays.relative_mahalanobis
-        # A search takes long, and most requests have the same risk.
-        self.threshold = lru_cache(_THRESHOLD_CACHE_SIZE)(arrays.threshold)
-        """`CalibrationArrays.threshold`, cached."""
+        self._ood_scores = arrays.ood_scores[arrays.least_typical_first]
+        self._aps = np.sort(arrays.aps)
+        order = np.argsort(arrays.thr, kind="stable")
+        self._thr, self._thr_classes = arrays.thr[order], arrays.true_classes[order]
+        # Most requests have the same levels, and a search takes as long as other parts of them.
+        self.threshold = lru_cache(_CACHE_SIZE)(self._threshold)
+        """`CalibrationArrays.threshold` by maximum risk and false-alarm rate, cached."""
+        self._set_thresholds = lru_cache(_CACHE_SIZE)(self._fit_set_thresholds)
 
     def write(self, path: Path) -> None:
         """Write the arrays to the file `path`."""
         self._arrays.write(path)
 
-    def complete(self, uncertainty: Uncertainty, features: Float32Array) -> Uncertainty:
-        """Return the uncertainty with the typicality and the set draws of its images filled in.
-
-        Args:
-            uncertainty: of N images.
-            features: float32 [N, F] of the same images.
-        """
-        return replace(
-            uncertainty,
-            typicality=self.typicality(features),
-            set_draws=uniform_draws(features),
-        )
-
     def decide(
-        self, uncertainty: Uncertainty, coverage: float, kind: SetKind, max_risk: float | None
+        self,
+        uncertainty: Uncertainty,
+        coverage: float,
+        kind: SetKind,
+        max_risk: float | None,
+        max_false_alarm: float,
     ) -> Decisions:
         """Compute prediction sets and abstentions.
 
         Args:
-            uncertainty: from calibrated probabilities, with set draws.
+            uncertainty: from calibrated probabilities, with typicality and set draws.
             coverage: of the prediction sets, 0 < coverage < 1.
             kind: of the prediction sets.
             max_risk: error rate to keep, 0 < max_risk < 1; None for the bundle's default.
+            max_false_alarm: share of unusual images, 0 < max_false_alarm < 1.
         """
-        probabilities = uncertainty.mean_probabilities
+        abstentions = self.abstentions(
+            uncertainty.confidences(), uncertainty.typicality, max_risk, max_false_alarm
+        )
+        sets = self.prediction_sets(
+            uncertainty.mean_probabilities, coverage, kind, uncertainty.set_draws
+        )
+        return Decisions(
+            max_risk=abstentions.max_risk,
+            max_false_alarm=max_false_alarm,
+            unsure=abstentions.unsure,
+            unusual=abstentions.unusual,
+            coverage=coverage,
+            sets=sets,
+        )
+
+    def abstentions(
+        self,
+        confidences: Float64Array,
+        typicality: Float64Array,
+        max_risk: float | None,
+        max_false_alarm: float,
+    ) -> Abstentions:
+        """Decide which predictions abstain: those that are unsure, and those of unusual images.
+
+        Args:
+            confidences: [N], the labels' mean probabilities.
+            typicality: [N], from `typicality`.
+            max_risk: error rate to keep, 0 < max_risk < 1; None for the bundle's default.
+            max_false_alarm: share of unusual images, 0 < max_false_alarm < 1.
+        """
         risk = self.parameters.max_risk if max_risk is None else max_risk
-        threshold = self.threshold(risk)
-        confident = probabilities.max(axis=1) >= (np.inf if threshold is None else threshold)
-        sets = self.prediction_sets(probabilities, coverage, kind, uncertainty.set_draws)
-        return Decisions(coverage, risk, sets, ~confident)
+        threshold = self.threshold(risk, max_false_alarm)
+        return Abstentions(
+            risk,
+            max_false_alarm,
+            confidences < (np.inf if threshold is None else threshold),
+            typicality <= max_false_alarm,
+        )
 
     def prediction_sets(
         self, probabilities: Float64Array, coverage: float, kind: SetKind, draws: Float64Array
@@ -240,41 +277,45 @@ class Calibrator:
         """Return which classes belong to each image's prediction set: bool [N, K].
 
         Split conformal prediction (Vovk et al. 2005): a set holds the true class with probability
-        `coverage`, for images drawn as the validation images were.
+        `coverage`, for images drawn as the validation images were. The likeliest class is always in
+        the set, so none is empty, and the probability can only be higher.
 
         Args:
             probabilities: mean probabilities, [N, K].
             coverage: 0 < coverage < 1.
             kind: `thr` takes the classes above a threshold (Sadinle et al. 2019): the smallest sets
-                on average. `aps` takes the likeliest classes up to a total probability (Romano et
-                al. 2020): better coverage for hard images.
-            draws: [N] in 0..1, from `uniform_draws`; `thr` uses none.
+                on average. `class-conditional` has a threshold for each class, so that the coverage
+                holds for each of them (`class_conditional_thresholds`). `aps` takes the likeliest
+                classes up to a total probability (Romano et al. 2020): better coverage for hard
+                images.
+            draws: [N] in 0..1, from `uniform_draws`; only `aps` uses them.
         """
-        validation_scores = self._arrays.thr if kind == "thr" else self._arrays.aps
-        scores = 1 - probabilities if kind == "thr" else aps_scores(probabilities, draws)
-        sets: BoolArray = scores <= conformal_threshold(validation_scores, coverage)
-        if kind == "aps":  # otherwise the draws leave the clearest images without a class
-            sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True
-        return sets
+        scores = aps_scores(probabilities, draws) if kind == "aps" else 1 - probabilities
+        thresholds = self._set_thresholds(kind, coverage, probabilities.shape[1])
+        return classes_up_to(thresholds, scores, probabilities)
 
-    def typicality(self, features: Float32Array) -> Float64Array:
-        """Return the share of validation images that lie farther out: float64 [N] in 0..1.
+    def typicality(self, ood_scores: Float64Array) -> Float64Array:
+        """Return the conformal p-value of each image among n validation images: float64 [N].
+
+        It is (1 + number of validation images with a score that is not higher) / (n + 1), which is
+        1/(n + 1) to 1 (Vovk et al. 2005; as a test of outliers, Bates et al. 2023). Of images drawn
+        as the validation images were, at most the share a has a typicality of at most a, for every
+        a. None has less than 1/(n + 1), so no image is unusual at a lower false-alarm rate.
 
         Args:
-            features: float32 [N, F].
+            ood_scores: [N]; one that is not finite counts as the least typical.
         """
-        validation_scores = self._arrays.nearness
-        scores = self._relative_mahalanobis.score(features)
-        finite = np.where(np.isfinite(scores), scores, -np.inf)
-        return np.searchsorted(validation_scores, finite) / len(validation_scores)
+        finite = np.where(np.isfinite(ood_scores), ood_scores, -np.inf)
+        not_higher = np.searchsorted(self._ood_scores, finite, side="right")
+        return (1 + not_higher) / (len(self._ood_scores) + 1)
 
     def typicality_ranks(self, typicality: Float64Array) -> Int64Array:
-        """Return how many validation images are less typical: int64 [N] in 0..n.
+        """Return how many validation images are at most as typical: int64 [N] in 0..n.
 
         Args:
             typicality: [N], from `typicality`.
         """
-        return np.rint(typicality * self.parameters.images).astype(np.int64)
+        return np.rint(typicality * (self.parameters.images + 1)).astype(np.int64) - 1
 
     def confidence_ranks(self, confidences: Float64Array) -> Int64Array:
         """Return how many validation images are at most as confident: int64 [N] in 0..n.
@@ -283,3 +324,13 @@ class Calibrator:
             confidences: [N], mean probabilities of the labels, sampled as in the calibration.
         """
         return np.searchsorted(self._arrays.confidences[::-1], confidences, side="right")
+
+    def _threshold(self, max_risk: float, max_false_alarm: float) -> float | None:
+        return self._arrays.threshold(max_risk, max_false_alarm, self.parameters.guarantee)
+
+    def _fit_set_thresholds(self, kind: SetKind, coverage: float, classes: int) -> Float64Array:
+        """Return the scores up to which classes belong to a set: float64 [K], or [1] for all."""
+        if kind == "class-conditional":
+            return class_conditional_thresholds(self._thr, self._thr_classes, classes, coverage)
+        scores = self._aps if kind == "aps" else self._thr
+        return np.array([conformal_threshold(scores, coverage)])

@@ -62,7 +62,8 @@ class Uncertainty:
         variation_ratio: [N], share of samples with another label, 0..1-1/K (Freeman 1965).
         samples_used: int64 [N], the number of samples, or of quadrature points, of each image.
         label_decided: bool [N], whether adaptive sampling stopped because the label was decided.
-        typicality: [N], share of validation images that lie farther out, 0..1; NaN: uncalibrated.
+        typicality: [N], conformal p-value among the validation images, above 0 and up to 1; NaN:
+            uncalibrated.
         set_draws: [N], random numbers in 0..1 that `model.uncertainty.calibration` uses for
             prediction sets; NaN: uncalibrated.
     """
@@ -84,6 +85,11 @@ class Uncertainty:
     def take(self, rows: slice | NDArray[np.int64]) -> "Uncertainty":
         """Return some of the rows."""
         return Uncertainty(*[column[rows] for column in _field_values(self)])
+
+    def confidences(self) -> Float64Array:
+        """Return the labels' mean probabilities: float64 [N]."""
+        confidences: Float64Array = np.maximum.reduce(self.mean_probabilities, axis=1)
+        return confidences
 
     def columns(self) -> dict[str, Float32Array]:
         """Return the columns of a `Summary`, float32."""
@@ -144,16 +150,21 @@ class Summary:
     Attributes:
         values: float32 [N, 3K + 4], the PER_CLASS_COLUMNS, K of each, then the PER_IMAGE_COLUMNS.
         labels: int64 [N], the class of the highest mean probability.
+        typicality: float64 [N], as that of an `Uncertainty`.
     """
 
     values: Float32Array
     labels: NDArray[np.int64]
+    typicality: Float64Array
 
     @classmethod
     def from_outputs(cls, outputs: Sequence[Any]) -> "Summary":
-        """Make a summary from the SUMMARY_OUTPUTS of `model.graphs.mc_statistics`."""
+        """Make a summary from the SUMMARY_OUTPUTS of `model.graphs.mc_statistics`.
+
+        Its typicality is NaN.
+        """
         values, labels = outputs
-        return cls(values[:, :, 0], labels[:, 0, 0])
+        return cls(values[:, :, 0], labels[:, 0, 0], _constant_columns(len(values), 0)[2])
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Summary]") -> "Summary":
@@ -161,24 +172,36 @@ class Summary:
         return cls(
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.typicality for part in parts]),
         )
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Summary":
         """Return some of the rows."""
-        return Summary(self.values[rows], self.labels[rows])
+        return Summary(self.values[rows], self.labels[rows], self.typicality[rows])
+
+    def confidences(self) -> Float64Array:
+        """Return what `Uncertainty.confidences` returns for the same outputs, bit for bit."""
+        mean = self.values[:, : self._classes].astype(np.float64)
+        confidences: Float64Array = np.maximum.reduce(mean, axis=1)
+        confidences /= np.add.reduce(mean, axis=1)
+        return confidences
 
     def columns(self) -> dict[str, Float32Array]:
         """Return each of the PER_CLASS_COLUMNS, [N, K], and of the PER_IMAGE_COLUMNS, [N]."""
-        values = self.values
-        first = values.shape[1] - len(PER_IMAGE_COLUMNS)
-        classes = first // len(PER_CLASS_COLUMNS)
+        values, classes = self.values, self._classes
         columns = {
             name: values[:, index * classes : (index + 1) * classes]
             for index, name in enumerate(PER_CLASS_COLUMNS)
         }
-        for index, name in enumerate(PER_IMAGE_COLUMNS, first):
+        for index, name in enumerate(PER_IMAGE_COLUMNS, len(PER_CLASS_COLUMNS) * classes):
             columns[name] = values[:, index]
         return columns
+
+    @property
+    def _classes(self) -> int:
+        """K, the number of classes."""
+        width = int(self.values.shape[1])
+        return (width - len(PER_IMAGE_COLUMNS)) // len(PER_CLASS_COLUMNS)
 
 
 def to_uncertainty(outputs: Sequence[Any], samples: int) -> Uncertainty:

@@ -19,9 +19,10 @@ from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSampl
 from model.graphs.mc_statistics import PER_CLASS_COLUMNS, PER_IMAGE_COLUMNS
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Prediction
+from model.uncertainty.calibration import ABSTENTION_REASONS
 from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.api.sampling_options import parse_sampling
-from service.api.schemas import SamplingQuery
+from service.api.schemas import AbstentionQuery, SamplingQuery
 from service.codecs.request_body_images import INPUT_NAME, images_from_tensors
 from service.codecs.tensors import Datatype, Tensor
 from service.engine.model_loader import LoadedModel
@@ -32,8 +33,34 @@ from service.settings import ServiceSettings
 
 _MAX_SHOWN_CHARACTERS = 100
 """An error message quotes at most this many characters of a bad parameter."""
-_PARAMETERS = frozenset(SamplingQuery.model_fields)
-_DEFAULT_QUERY = SamplingQuery()
+
+
+class _InferQuery(SamplingQuery, AbstentionQuery):
+    """The parameters of a request for a model with dropout active."""
+
+
+_PARAMETERS = frozenset(_InferQuery.model_fields)
+_DEFAULT_QUERY = _InferQuery()
+_ENCODED_REASONS = np.array([b"", *(reason.encode() for reason in ABSTENTION_REASONS)], object)
+"""The elements of `abstain_because` by `Abstentions.reason_numbers`."""
+
+
+@dataclass(slots=True)  # one per request; a frozen dataclass is slower to create
+class InferOptions:
+    """How a model with dropout active is sampled, and when its predictions abstain."""
+
+    sampling: Sampling
+    max_risk: float | None
+    """None for an uncalibrated model, which never abstains."""
+    max_false_alarm: float
+
+    def parameters(self) -> dict[str, str | int | float]:
+        """Build the parameters of the response, which name the values that were used."""
+        described: dict[str, str | int | float] = {**sampling_parameters(self.sampling)}
+        if self.max_risk is not None:
+            described["max_risk"] = self.max_risk
+            described["max_false_alarm"] = self.max_false_alarm
+        return described
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +70,14 @@ class TensorSpec:
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
+
+
+_ABSTENTION_OUTPUTS = (
+    TensorSpec("typicality", "FP32", ()),
+    TensorSpec("abstain", "BOOL", ()),
+    TensorSpec("abstain_because", "BYTES", ()),
+)
+"""The further outputs of a calibrated model with dropout active."""
 
 
 @dataclass(slots=True)  # one per request; a frozen dataclass is slower to create
@@ -82,7 +117,9 @@ class ModelEndpoint:
         if not self.dropout_active:
             return [TensorSpec("probabilities", "FP32", classes), label]
         by_class = [TensorSpec(name, "FP32", classes) for name in PER_CLASS_COLUMNS]
-        return [*by_class, *(TensorSpec(name, "FP32", ()) for name in PER_IMAGE_COLUMNS), label]
+        by_image = [TensorSpec(name, "FP32", ()) for name in PER_IMAGE_COLUMNS]
+        calibrated = self.model.calibrator is not None
+        return [*by_class, *by_image, label, *(_ABSTENTION_OUTPUTS if calibrated else ())]
 
     async def read_images(
         self, tensors: list[Tensor], reader: ImageReader, request: Request
@@ -101,8 +138,10 @@ class ModelEndpoint:
             return cast("NDArray[np.float32]", images)
         return await as_floats(images)
 
-    def sampling(self, parameters: Mapping[str, Any], settings: ServiceSettings) -> Sampling | None:
-        """Parse the sampling parameters of a request; None for the deterministic model.
+    def options(
+        self, parameters: Mapping[str, Any], settings: ServiceSettings
+    ) -> InferOptions | None:
+        """Parse the parameters of a request; None for the deterministic model, which has none.
 
         Unknown parameters, which may be meant for other servers, are ignored.
 
@@ -116,8 +155,8 @@ class ModelEndpoint:
             if isinstance(value, bool):
                 raise InvalidQueryError(f"Parameter {name!r}: {value} is no value for it.")
         try:
-            query = SamplingQuery.model_validate(fields) if fields else _DEFAULT_QUERY
-            return parse_sampling(query, settings, summary_only=True)
+            query = _InferQuery.model_validate(fields) if fields else _DEFAULT_QUERY
+            sampling = parse_sampling(query, settings, summary_only=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             message = first["msg"][0].lower() + first["msg"][1:]
@@ -125,34 +164,57 @@ class ModelEndpoint:
                 f"Parameter {str(first['loc'][0])!r}: {message}, but got "
                 f"{str(first['input'])[:_MAX_SHOWN_CHARACTERS]!r}."
             ) from None
+        max_risk, calibrator = query.max_risk, self.model.calibrator
+        if calibrator is None:
+            max_risk = None
+        elif max_risk is None:
+            max_risk = calibrator.parameters.max_risk
+        return InferOptions(sampling, max_risk, query.max_false_alarm)
 
     async def infer(
-        self, images: NDArray[np.float32], sampling: Sampling | None, timeout_seconds: float | None
+        self,
+        images: NDArray[np.float32],
+        options: InferOptions | None,
+        timeout_seconds: float | None,
     ) -> list[Tensor]:
         """Run the model on images and return all its output tensors.
 
-        images: float32 [N, C, H, W] in 0..1. timeout_seconds: None for no timeout of the client.
+        images: float32 [N, C, H, W] in 0..1. options: from `options`. timeout_seconds: None for no
+        timeout of the client.
         Raises what `Batcher.infer` raises.
         """
+        sampling = None if options is None else options.sampling
         result = await self.model.batcher.infer(images, sampling, timeout_seconds)
         if isinstance(result, Prediction):
-            columns, labels = {"probabilities": result.classification[0]}, result.classification[1]
-        else:
-            columns, labels = result.columns(), result.labels
-            self._observe_drift(result, sampling)
+            probabilities, labels = result.classification
+            return [Tensor("probabilities", "FP32", probabilities), self._label_tensor(labels)]
+        columns = result.columns()
+        self._observe_drift(result, sampling)
         tensors = [Tensor(name, "FP32", values) for name, values in columns.items()]
-        return [*tensors, self._label_tensor(labels)]
+        tensors.append(self._label_tensor(result.labels))
+        calibrator = self.model.calibrator
+        if calibrator is not None and options is not None:
+            abstentions = calibrator.abstentions(
+                result.confidences(), result.typicality, options.max_risk, options.max_false_alarm
+            )
+            values = (
+                result.typicality.astype(np.float32),
+                abstentions.abstain,
+                _ENCODED_REASONS[abstentions.reason_numbers],
+            )
+            tensors += [
+                Tensor(spec.name, spec.datatype, each)
+                for spec, each in zip(_ABSTENTION_OUTPUTS, values, strict=True)
+            ]
+        return tensors
 
     def _observe_drift(self, result: Summary | Uncertainty, sampling: Sampling | None) -> None:
-        """Note what the drift test ranks; a `Summary` has no typicality."""
+        """Note what the drift test ranks."""
         drift = self.model.drift
         if drift is None or sampling is None:
             return
-        if isinstance(result, Summary):
-            drift.observe_confidence(result.columns()["mean_probabilities"], sampling)
-        else:
-            drift.observe_typicality(result.typicality)
-            drift.observe_confidence(result.mean_probabilities, sampling)
+        drift.observe_typicality(result.typicality)
+        drift.observe_confidence(result.confidences(), sampling)
 
     def _label_tensor(self, indices: NDArray[np.int64]) -> Tensor:
         names = _encoded_names(self.model.bundle.manifest.class_names)
@@ -180,11 +242,9 @@ def split_model_name(name: str, settings: ServiceSettings) -> tuple[str, bool]:
     return name.removesuffix(SAMPLED_SUFFIX), True
 
 
-def sampling_parameters(sampling: Sampling | None) -> dict[str, str | int]:
-    """Build the response parameters that describe the sampling; none for a deterministic model."""
+def sampling_parameters(sampling: Sampling) -> dict[str, str | int]:
+    """Build the response parameters that describe the sampling."""
     match sampling:
-        case None:
-            return {}
         case FixedSamples(seed, samples, design):
             fixed: dict[str, str | int] = {"method": "mc_dropout", "samples": samples, "seed": seed}
             return fixed if design == "orthogonal" else fixed | {"design": design}

@@ -15,12 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.bundle.store import SAMPLED_SUFFIX
-from model.dropout.sampling_methods import Sampling
 from service import API_VERSION
 from service.api.model_as_named_tensors import (
+    InferOptions,
     ModelEndpoint,
     TensorSpec,
-    sampling_parameters,
     split_model_name,
 )
 from service.api.routes import (
@@ -267,15 +266,15 @@ class _OpenInferenceEndpoints:
                 request, request_id(request) if infer_request.id is None else str(infer_request.id)
             )
         with endpoint.model, endpoint.statistics.time_request() as timing:
-            sampling = endpoint.sampling(infer_request.parameters, self._settings)
+            options = endpoint.options(infer_request.parameters, self._settings)
             _check_outputs(infer_request, endpoint)
             check_input_shapes(infer_request, self._reader.limits)
             tensors = read_inputs(infer_request, payload)
             images = await endpoint.read_images(tensors, self._reader, request)
             timing.mark_input_read(len(images))
-            outputs = await endpoint.infer(images, sampling, _timeout_seconds(infer_request))
+            outputs = await endpoint.infer(images, options, _timeout_seconds(infer_request))
             timing.mark_predicted()
-            response_header = _response_header(endpoint, infer_request, sampling)
+            response_header = _response_header(endpoint, infer_request, options)
             accepted = header(request.scope, b"accept-encoding")
             if outputs[0].values.size * _NUMBERS_PER_CLASS <= MAX_INLINE_NUMBERS:
                 return _build_response(response_header, outputs, infer_request, endpoint, accepted)
@@ -361,13 +360,13 @@ def _raw_request(endpoint: ModelEndpoint, body: bytes) -> InferRequest:
 
 
 def _response_header(
-    endpoint: ModelEndpoint, infer_request: InferRequest, sampling: Sampling | None
+    endpoint: ModelEndpoint, infer_request: InferRequest, options: InferOptions | None
 ) -> dict[str, Any]:
     header: dict[str, Any] = {"model_name": endpoint.name, "model_version": endpoint.model.version}
     if infer_request.id is not None:
         header["id"] = str(infer_request.id)
-    if sampling is not None:
-        header["parameters"] = sampling_parameters(sampling)
+    if options is not None:
+        header["parameters"] = options.parameters()
     return header
 
 

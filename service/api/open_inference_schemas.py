@@ -129,7 +129,7 @@ class OutputTensor(_Schema):
     datatype: Datatype
     shape: list[int]
     parameters: Parameters | None = Field(None, description="binary_data_size, where it is binary")
-    data: list[float | str | None] | None = Field(
+    data: list[float | str | bool | None] | None = Field(
         None, description="null stands for NaN, an unknown value"
     )
 
@@ -140,7 +140,9 @@ class InferResponse(_Schema):
     id: str | None = Field(None, description="the request's, if it had one")
     model_name: str
     model_version: str
-    parameters: Parameters | None = Field(None, description="how dropout was sampled")
+    parameters: Parameters | None = Field(
+        None, description="how dropout was sampled, and the limits of abstention"
+    )
     outputs: list[OutputTensor]
 
 
@@ -203,4 +205,4 @@ class ModelStatus(_Schema):
 class RowPredictions(_Schema):
     """The response of POST /v1/models/{name}:predict: each image's outputs by name."""
 
-    predictions: list[dict[str, str | float | list[float | None] | None]]
+    predictions: list[dict[str, str | float | bool | list[float | None] | None]]

@@ -3,10 +3,9 @@
 from functools import partial
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
-from model.uncertainty.calibration import Decisions
+from model.uncertainty.calibration import ABSTENTION_REASONS, Decisions
 from model.uncertainty.uncertainty_measures import Uncertainty
 from service.api import response_builders, schemas
 from service.api.routes import new_router, predictions_response, request_id
@@ -123,7 +122,7 @@ class _PredictionEndpoints:
             decisions = None
             if model.calibrator is not None:
                 decisions = model.calibrator.decide(
-                    uncertainty, query.coverage, query.sets, query.max_risk
+                    uncertainty, query.coverage, query.sets, query.max_risk, query.max_false_alarm
                 )
             _record_metrics(uncertainty, decisions, self._metrics, manifest.name)
             if model.drift is not None:
@@ -160,15 +159,16 @@ def _record_metrics(
         (metrics.predictive_entropy, uncertainty.predictive_entropy),
         (metrics.mutual_information, uncertainty.mutual_information),
     ]
-    abstentions = 0
+    counts: dict[str, int] = {}
     if decisions is not None:
         observed += [
             (metrics.typicality, uncertainty.typicality),
             (metrics.set_size, decisions.sets.sum(axis=1)),
         ]
-        abstentions = int(np.count_nonzero(decisions.abstain))
+        reasons = decisions.reasons()
+        counts = {reason: reasons.count(reason) for reason in ABSTENTION_REASONS}
     # Deferred updates run together, so those of many large requests would delay other requests.
     if len(uncertainty.labels) > _MAX_DEFERRED_IMAGES:
-        metrics.observe_uncertainty(model, observed, abstentions)
+        metrics.observe_uncertainty(model, observed, counts)
     else:
-        metrics.deferred.defer(metrics.observe_uncertainty, model, observed, abstentions)
+        metrics.deferred.defer(metrics.observe_uncertainty, model, observed, counts)

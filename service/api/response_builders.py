@@ -7,8 +7,11 @@ from typing import Any
 
 from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.inference.predictor import Prediction
-from model.uncertainty.calibration import Decisions
+from model.uncertainty.calibration import AbstentionReason, Decisions
 from model.uncertainty.uncertainty_measures import Uncertainty
+
+_LEVELS = ("coverage", "max_risk", "max_false_alarm")
+"""The fields of `Decisions` that describe what was decided by."""
 
 
 def deterministic_predictions(
@@ -20,8 +23,11 @@ def deterministic_predictions(
             "label": class_names[row.argmax()],
             "confidence": float(row.max()),
             "probabilities": _by_class(row, class_names),
+            "typicality": typicality,
         }
-        for row in prediction.probabilities
+        for row, typicality in zip(
+            prediction.probabilities, prediction.typicality.tolist(), strict=True
+        )
     ]
 
 
@@ -36,9 +42,11 @@ def sampling_fields(sampling: Sampling, decisions: Decisions | None) -> dict[str
         case Analytic():
             fields = {"samples": None, "seed": None}
     if decisions is None:
-        return fields | {"calibration": "uncalibrated", "coverage": None, "max_risk": None}
-    levels = {"coverage": decisions.coverage, "max_risk": decisions.max_risk}
-    return fields | {"calibration": "fitted"} | levels
+        return fields | {"calibration": "uncalibrated", **dict.fromkeys(_LEVELS)}
+    return fields | {
+        "calibration": "fitted",
+        **{name: getattr(decisions, name) for name in _LEVELS},
+    }
 
 
 def uncertain_predictions(
@@ -51,6 +59,7 @@ def uncertain_predictions(
 
     decisions: None for an uncalibrated model, whose sets, typicality and abstention are null.
     """
+    reasons = [None] * len(uncertainty.labels) if decisions is None else decisions.reasons()
     return [
         {
             "label": class_names[label],
@@ -63,7 +72,7 @@ def uncertain_predictions(
             "mutual_information": float(uncertainty.mutual_information[row]),
             "mutual_information_error": float(uncertainty.mutual_information_error[row]),
             "variation_ratio": float(uncertainty.variation_ratio[row]),
-            **_decision_fields(uncertainty, class_names, decisions, row),
+            **_decision_fields(uncertainty, class_names, decisions, reasons[row], row),
             **(_stopping_fields(uncertainty, row) if isinstance(sampling, AdaptiveSamples) else {}),
         }
         for row, label in enumerate(uncertainty.labels)
@@ -75,16 +84,21 @@ def _by_class(values: Any, class_names: tuple[str, ...]) -> dict[str, float]:
 
 
 def _decision_fields(
-    uncertainty: Uncertainty, class_names: tuple[str, ...], decisions: Decisions | None, row: int
+    uncertainty: Uncertainty,
+    class_names: tuple[str, ...],
+    decisions: Decisions | None,
+    reason: AbstentionReason | None,
+    row: int,
 ) -> dict[str, Any]:
     if decisions is None:
-        return {"prediction_set": None, "typicality": None, "abstain": None}
+        return dict.fromkeys(("prediction_set", "typicality", "abstain", "abstain_because"))
     by_probability = (-uncertainty.mean_probabilities[row]).argsort(kind="stable")
     prediction_set = by_probability[decisions.sets[row, by_probability]]
     return {
         "prediction_set": [class_names[label] for label in prediction_set],
         "typicality": float(uncertainty.typicality[row]),
-        "abstain": bool(decisions.abstain[row]),
+        "abstain": reason is not None,
+        "abstain_because": reason,
     }
 
 

@@ -8,7 +8,8 @@ from model.bundle.network_architecture import DropoutLayer
 from model.bundle.store import Manifest, Precision
 from model.dropout.masks import MAX_SEED
 from model.images.preprocessing import InputSpec
-from model.uncertainty.calibration import SetKind
+from model.uncertainty.calibration import DEFAULT_MAX_FALSE_ALARM, AbstentionReason
+from model.uncertainty.prediction_sets import SetKind
 
 Method = Literal["mc_dropout", "analytic"]
 OfferedDesign = Literal["orthogonal", "independent"]
@@ -77,7 +78,26 @@ class SamplingQuery(_Schema):
     )
 
 
-class UncertaintyQuery(ModelQuery, SamplingQuery):
+class AbstentionQuery(_Schema):
+    """Query parameters that select when a prediction abstains."""
+
+    max_risk: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="error rate to keep among the labels that are not abstained from; the model's "
+        "if left out",
+    )
+    max_false_alarm: float = Field(
+        DEFAULT_MAX_FALSE_ALARM,
+        gt=0,
+        lt=1,
+        description="share of the images like the validation images that may count as unusual: "
+        "those with a typicality of at most this abstain",
+    )
+
+
+class UncertaintyQuery(ModelQuery, SamplingQuery, AbstentionQuery):
     """Query parameters of POST /uncertainty."""
 
     coverage: float = Field(
@@ -85,11 +105,10 @@ class UncertaintyQuery(ModelQuery, SamplingQuery):
     )
     sets: SetKind = Field(
         "thr",
-        description="thr: every class above one threshold, the smallest sets on average; aps: the "
-        "likeliest classes up to a total, fairer to hard images",
-    )
-    max_risk: float | None = Field(
-        None, gt=0, lt=1, description="error rate that abstention keeps; the model's if left out"
+        description="thr: every class above one threshold, the smallest sets on average; "
+        "class-conditional: a threshold for each class, so that the coverage holds for each; aps: "
+        "the likeliest classes up to a total, fairer to hard images. Each set has the likeliest "
+        "class too, so the coverage can only be higher",
     )
 
 
@@ -129,6 +148,9 @@ class Prediction(_Schema):
     label: str = Field(description="the class of the highest probability")
     confidence: Probability = Field(description="the label's probability")
     probabilities: ByClass = Field(description="by class name; they add up to 1")
+    typicality: Probability | None = Field(
+        description="conformal p-value of the image among the validation images; null: uncalibrated"
+    )
 
 
 class Predictions(_Schema):
@@ -161,14 +183,19 @@ class UncertainPrediction(_Schema):
     variation_ratio: Probability = Field(description="share of samples with another label")
     prediction_set: list[str] | None = Field(
         description="classes of which one is true with probability `coverage`, the likeliest "
-        "first; of thr it may be empty; null: uncalibrated"
+        "first, which is always in it; null: uncalibrated"
     )
     typicality: Probability | None = Field(
-        description="share of validation images that are less typical than this image; null: "
-        "uncalibrated"
+        description="conformal p-value of the image among the n validation images, 1/(n + 1) to 1: "
+        "the share of them, this image included, that are not more typical; null: uncalibrated"
     )
     abstain: bool | None = Field(
-        description="true: the error rate would exceed `max_risk`; null: uncalibrated"
+        description="true: do not act on the label, for the reason in `abstain_because`; null: "
+        "uncalibrated"
+    )
+    abstain_because: AbstentionReason | None = Field(
+        description="unsure: the confidence is below the threshold for `max_risk`; unusual: the "
+        "typicality is at most `max_false_alarm`; null: it does not abstain, or is uncalibrated"
     )
     samples_used: int | None = Field(None, description="with samples=auto alone")
     stopped_because: Literal["settled", "maximum"] | None = Field(
@@ -193,6 +220,10 @@ class UncertainPredictions(_Schema):
     coverage: float | None = Field(description="of the prediction sets; null: uncalibrated")
     max_risk: float | None = Field(
         description="error rate among answers that do not abstain; null: uncalibrated"
+    )
+    max_false_alarm: float | None = Field(
+        description="share of unusual images among images like the validation images; null: "
+        "uncalibrated"
     )
     predictions: list[UncertainPrediction]
 

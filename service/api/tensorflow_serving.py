@@ -50,7 +50,7 @@ def router(settings: ServiceSettings, repository: Repository, reader: ImageReade
         with endpoint.model, endpoint.statistics.time_request() as timing:
             images = await reader.read_rows(request, endpoint.spec)
             timing.mark_input_read(len(images))
-            outputs = await endpoint.infer(images, endpoint.sampling({}, settings), None)
+            outputs = await endpoint.infer(images, endpoint.options({}, settings), None)
             timing.mark_predicted()
             return await predictions_response(
                 {}, lambda: _rows(outputs), sum(tensor.values.size for tensor in outputs)

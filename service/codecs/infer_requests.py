@@ -20,7 +20,7 @@ from service.codecs.tensors import (
     DTYPES,
     ELEMENT_LENGTH,
     Array,
-    Datatype,
+    InputDatatype,
     Parameters,
     Tensor,
     to_binary,
@@ -67,7 +67,7 @@ class Input(_Parametrized):
 
     name: str
     shape: list[Dimension] = Field(max_length=_MAX_DIMENSIONS)
-    datatype: Datatype
+    datatype: InputDatatype
     data: Any = None
 
 
@@ -117,7 +117,7 @@ class _BinaryInput:
     """A numeric input whose binary data has exactly the `size` bytes of its shape."""
 
     name: str
-    datatype: Datatype
+    datatype: InputDatatype
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     size: int
@@ -277,12 +277,12 @@ def write_binary_request(
     return text + data, len(text)
 
 
-def _pack_images(images: Array | Sequence[bytes]) -> tuple[Datatype, list[int], bytes]:
+def _pack_images(images: Array | Sequence[bytes]) -> tuple[InputDatatype, list[int], bytes]:
     if not isinstance(images, np.ndarray):
         elements = np.empty(len(images), object)
         elements[:] = images
         return "BYTES", [len(images)], to_binary(Tensor("", "BYTES", elements))
-    datatype: Datatype = "UINT8" if images.dtype == np.uint8 else "FP32"
+    datatype: InputDatatype = "UINT8" if images.dtype == np.uint8 else "FP32"
     return datatype, list(images.shape), to_binary(Tensor("", datatype, images))
 
 
@@ -295,7 +295,7 @@ def check_json_length(length: int) -> None:
         )
 
 
-def _from_json(declared: Input, datatype: Datatype, numbers: Array | None) -> Array:
+def _from_json(declared: Input, datatype: InputDatatype, numbers: Array | None) -> Array:
     if numbers is not None:
         _require_count(declared, len(numbers))
         return numbers
@@ -339,7 +339,7 @@ def _flatten(declared: Input) -> list[Any]:
     return flat
 
 
-def _from_binary(declared: Input, datatype: Datatype, data: memoryview) -> Array:
+def _from_binary(declared: Input, datatype: InputDatatype, data: memoryview) -> Array:
     if datatype == "BYTES":
         elements = _split_elements(declared, data)
         values = np.empty(len(elements), object)

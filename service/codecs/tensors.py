@@ -10,18 +10,23 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Datatype = Literal["FP32", "UINT8", "BYTES"]
+InputDatatype = Literal["FP32", "UINT8", "BYTES"]
+Datatype = Literal[InputDatatype, "BOOL"]
 Array = NDArray[Any]
 Parameters = dict[str, str | int | float | bool]
 
-DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "FP32": np.dtype("<f4"),
+    "UINT8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
 ELEMENT_LENGTH = struct.Struct("<I")
 """The length before each BYTES element of binary data."""
 
 
 @dataclass(slots=True)
 class Tensor:
-    """A named array: float32 for FP32, uint8 for UINT8, objects of type bytes for BYTES."""
+    """A named array: float32 for FP32, uint8 for UINT8, bool for BOOL, `bytes` for BYTES."""
 
     name: str
     datatype: Datatype

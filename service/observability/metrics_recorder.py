@@ -6,7 +6,7 @@ PROMETHEUS_MULTIPROC_DIR, which `service.run_server` sets before it starts the w
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -50,7 +50,9 @@ class Metrics(PrometheusSeries):
         self.deferred = DeferredMetrics()
         """Updates that requests have made and that the series do not show yet."""
         # `labels` takes prometheus_client long, so the labelled series are remembered.
-        self._model_series: dict[tuple[Counter | Histogram, str], Counter | Histogram] = {}
+        self._model_series: dict[
+            tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram
+        ] = {}
         self._route_series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._known_versions: _KnownVersions | None = None
         self._current_render: asyncio.Task[bytes] | None = None
@@ -69,23 +71,27 @@ class Metrics(PrometheusSeries):
         self,
         model: str,
         observed: Sequence[tuple[Histogram, NDArray[Any]]],
-        abstentions: int,
+        abstentions: Mapping[str, int],
     ) -> None:
         """Observe the predictions of one request to POST /uncertainty.
 
         observed: histograms, each with its values [N], one for each of the N images.
-        abstentions: how many of the predictions abstained.
+        abstentions: how many of the predictions abstained, by reason; empty: uncalibrated.
         """
         for histogram, values in observed:
             series = self._for_model(histogram, model)
             for value in values.tolist():
                 series.observe(value)
-        self.deferred.increment(self._for_model(self.abstentions, model), abstentions)
+        total = sum(abstentions.values())
+        self.deferred.increment(self._for_model(self.abstentions, model), total)
+        for reason, count in abstentions.items():
+            by_reason = self._for_model(self.abstentions_by_reason, model, reason)
+            self.deferred.increment(by_reason, count)
 
-    def _for_model(self, metric: _Metric, model: str) -> _Metric:
-        key = metric, model
+    def _for_model(self, metric: _Metric, *labels: str) -> _Metric:
+        key = metric, labels
         if key not in self._model_series:
-            self._model_series[key] = metric.labels(model)
+            self._model_series[key] = metric.labels(*labels)
         return cast(_Metric, self._model_series[key])
 
     def retain_series(self, models: Set[str], versions: Set[tuple[str, str]]) -> None:

@@ -115,6 +115,12 @@ class PrometheusSeries:
             ("model",),
             registry=registry,
         )
+        self.abstentions_by_reason = Counter(
+            "dropserve_abstentions_by_reason",
+            "Answers of POST /uncertainty that abstained, by reason: unsure, unusual or both.",
+            ("model", "reason"),
+            registry=registry,
+        )
 
     def _create_drift_series(self, registry: CollectorRegistry) -> None:
         """Create the series of the drift tests, whose state the workers share."""

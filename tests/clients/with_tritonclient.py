@@ -103,6 +103,9 @@ def check_metadata_of_the_mc_dropout_model(url: str) -> None:
         *({"name": name, "datatype": "FP32", "shape": [-1, 10]} for name in PER_CLASS_COLUMNS),
         *({"name": name, "datatype": "FP32", "shape": [-1]} for name in PER_IMAGE_COLUMNS),
         {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        {"name": "typicality", "datatype": "FP32", "shape": [-1]},
+        {"name": "abstain", "datatype": "BOOL", "shape": [-1]},
+        {"name": "abstain_because", "datatype": "BYTES", "shape": [-1]},
     ]
 
 
@@ -427,6 +430,20 @@ def check_mc_dropout_outputs(url: str) -> None:
     assert ((ratio >= 0) & (ratio <= 1)).all()
 
 
+def check_mc_dropout_abstains_by_the_limits_of_the_request(url: str) -> None:
+    limits = {"max_risk": 1e-6, "max_false_alarm": 0.999}
+    with connect(url) as client:
+        for parameters, expected in (({}, {False, True}), (limits, {True})):
+            response = client.infer("digits-mc", [images(NUMBERS)], parameters=parameters)
+            abstain = response.as_numpy("abstain")
+            assert abstain.dtype == np.bool_
+            assert set(abstain.tolist()) <= expected
+            reasons = response.as_numpy("abstain_because").tolist()
+            assert [reason != b"" for reason in reasons] == abstain.tolist()
+            typicality = response.as_numpy("typicality")
+            assert ((typicality > 0) & (typicality <= 1)).all()
+
+
 def check_one_seed_gives_the_same_bytes(url: str) -> None:
     with connect(url) as client:
         first, again, other = (_sampled(client, samples=16, seed=seed) for seed in (7, 7, 8))
@@ -450,7 +467,7 @@ def check_one_seed_gives_the_same_bytes_in_every_form(url: str) -> None:
             assert _bytes(response, names) == expected
 
 
-def check_response_contains_the_sampling_parameters(url: str) -> None:
+def check_response_contains_the_parameters(url: str) -> None:
     cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({"samples": 16, "seed": 7}, {"method": "mc_dropout", "samples": 16, "seed": 7}),
         ({"samples": "auto"}, {"method": "mc_dropout", "samples": "auto", "seed": 0}),
@@ -461,7 +478,10 @@ def check_response_contains_the_sampling_parameters(url: str) -> None:
     with connect(url) as client:
         for parameters, expected in cases:
             response = client.infer("digits-mc", [images(NUMBERS)], parameters=parameters)
-            assert response.get_response()["parameters"] == expected, parameters
+            used = response.get_response()["parameters"]
+            assert 0 < used.pop("max_risk") < 1
+            assert used.pop("max_false_alarm") == 0.01
+            assert used == expected, parameters
 
 
 def check_the_analytic_method_needs_no_seed(url: str) -> None:
@@ -481,7 +501,13 @@ def _bytes(response: Any, names: list[str]) -> dict[str, bytes]:
 
 def check_invalid_parameters(url: str) -> None:
     with connect(url) as client:
-        for name, value in (("samples", 0), ("samples", 10**9), ("seed", -1), ("method", "magic")):
+        for name, value in (
+            ("samples", 0),
+            ("samples", 10**9),
+            ("seed", -1),
+            ("method", "magic"),
+            ("max_risk", 2),
+        ):
             with refused(InferenceServerException, "[400]", f"Parameter '{name}'"):
                 client.infer("digits-mc", [images(NUMBERS)], parameters={name: value})
 

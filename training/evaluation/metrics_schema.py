@@ -58,8 +58,11 @@ class AbstentionMetrics(TypedDict):
     """Selective prediction at the bundle's own maximum risk."""
 
     max_risk: float
+    max_false_alarm: float
     answered: float
-    """Share of images whose prediction is confident enough."""
+    """Share of images whose prediction does not abstain."""
+    unusual: float
+    """Share of images that are unusual."""
     error: float
     """Error rate among the answered images."""
 
@@ -79,6 +82,21 @@ class PredictionSetMetrics(TypedDict):
     """Mean number of classes in a set."""
 
 
+class ClassCoverageMetrics(TypedDict):
+    """Prediction sets with the bundle's own calibration, by class."""
+
+    coverage: float
+    """The coverage that the sets promise."""
+    covered: float
+    """Share of sets that contain the true class."""
+    size: float
+    """Mean number of classes in a set."""
+    by_class: dict[str, float]
+    """Share of sets that contain the true class, for each class that has images."""
+    worst_class: str
+    """The class with the lowest such share."""
+
+
 class SelectiveMetrics(TypedDict):
     """Selective prediction and prediction sets; `trust` in the files."""
 
@@ -88,6 +106,8 @@ class SelectiveMetrics(TypedDict):
     """None for an uncalibrated bundle."""
     prediction_sets: PredictionSetMetrics | None
     """None where there are too few images."""
+    class_coverage: dict[str, ClassCoverageMetrics] | None
+    """By kind of sets, `thr` and `class-conditional`; None for an uncalibrated bundle."""
 
 
 class OodScoreMetrics(TypedDict):

@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from model.uncertainty.calibration import Calibrator, conformal_threshold
+from model.uncertainty.calibration import DEFAULT_MAX_FALSE_ALARM, Calibrator
+from model.uncertainty.prediction_sets import SetKind, classes_up_to, conformal_threshold
+from model.uncertainty.uncertainty_measures import Uncertainty
 from training.evaluation.metrics import Answers, Evaluation
 from training.evaluation.metrics_schema import (
     AbstentionMetrics,
+    ClassCoverageMetrics,
     OodScoreMetrics,
     PredictionSetMetrics,
     SelectiveMetrics,
@@ -21,6 +24,8 @@ from training.evaluation.metrics_schema import (
 COVERAGE = 0.9
 """The coverage of the measured prediction sets."""
 HALVINGS = 20
+CLASS_COVERAGE_KINDS: tuple[SetKind, ...] = ("thr", "class-conditional")
+"""The kinds of prediction sets whose coverage is measured by class."""
 MIN_PREDICTION_SET_IMAGES = 20
 """With fewer images, halves are too small to fit prediction sets on."""
 SEED = 0
@@ -45,9 +50,10 @@ def selective_metrics(evaluation: Evaluation, calibrator: Calibrator | None) -> 
 
     Args:
         evaluation: the predictions with dropout active are measured.
-        calibrator: of the bundle; None skips abstention.
+        calibrator: of the bundle; None skips abstention and the coverage by class.
     """
-    probabilities = evaluation.answers.mean_probabilities
+    uncertainty = evaluation.answers.uncertainty
+    probabilities = uncertainty.mean_probabilities
     correct = probabilities.argmax(axis=1) == evaluation.labels
     _, risks = risk_coverage(probabilities.max(axis=1), correct)
     return {
@@ -55,8 +61,43 @@ def selective_metrics(evaluation: Evaluation, calibrator: Calibrator | None) -> 
         "augrc": float((risks * np.arange(1, len(risks) + 1)).mean() / len(risks)),
         "selection": None
         if calibrator is None
-        else abstention_metrics(probabilities, correct, calibrator),
+        else abstention_metrics(uncertainty, correct, calibrator),
         "prediction_sets": prediction_set_metrics(probabilities, evaluation.labels),
+        "class_coverage": None
+        if calibrator is None
+        else {
+            kind: class_coverage_metrics(evaluation, calibrator, kind)
+            for kind in CLASS_COVERAGE_KINDS
+        },
+    }
+
+
+def class_coverage_metrics(
+    evaluation: Evaluation, calibrator: Calibrator, kind: SetKind
+) -> ClassCoverageMetrics:
+    """Measure the prediction sets of coverage COVERAGE that the bundle's own calibration gives.
+
+    Args:
+        evaluation: the predictions with dropout active are measured.
+        calibrator: of the bundle.
+        kind: of the prediction sets.
+    """
+    uncertainty, labels = evaluation.answers.uncertainty, evaluation.labels
+    sets = calibrator.prediction_sets(
+        uncertainty.mean_probabilities, COVERAGE, kind, uncertainty.set_draws
+    )
+    covered = sets[np.arange(len(labels)), labels]
+    by_class = {
+        name: float(covered[labels == label].mean())
+        for label, name in enumerate(evaluation.metrics["per_class"])
+        if (labels == label).any()
+    }
+    return {
+        "coverage": COVERAGE,
+        "covered": float(covered.mean()),
+        "size": float(sets.sum(axis=1).mean()),
+        "by_class": by_class,
+        "worst_class": min(by_class, key=by_class.__getitem__),
     }
 
 
@@ -101,20 +142,26 @@ def risk_coverage(confidence: Floats, correct: Bools) -> tuple[Floats, Floats]:
 
 
 def abstention_metrics(
-    probabilities: Floats, correct: Bools, calibrator: Calibrator
+    uncertainty: Uncertainty, correct: Bools, calibrator: Calibrator
 ) -> AbstentionMetrics:
-    """Measure abstention at the bundle's maximum risk: share answered, and error rate among them.
+    """Measure abstention at the default levels: share answered, and error rate among them.
 
     Args:
-        probabilities: [N, K].
+        uncertainty: of N images.
         correct: bool [N], whether each prediction is correct.
-        calibrator: of the bundle; its threshold decides which predictions are answered.
+        calibrator: of the bundle; it decides which predictions are answered.
     """
-    risk = calibrator.parameters.max_risk
-    threshold = calibrator.threshold(risk)
-    answered = probabilities.max(axis=1) >= (np.inf if threshold is None else threshold)
-    error = float((~correct[answered]).mean()) if answered.any() else 0.0
-    return {"max_risk": risk, "answered": float(answered.mean()), "error": error}
+    abstentions = calibrator.abstentions(
+        uncertainty.confidences(), uncertainty.typicality, None, DEFAULT_MAX_FALSE_ALARM
+    )
+    answered = ~abstentions.abstain
+    return {
+        "max_risk": abstentions.max_risk,
+        "max_false_alarm": abstentions.max_false_alarm,
+        "answered": float(answered.mean()),
+        "unusual": float(abstentions.unusual.mean()),
+        "error": float((~correct[answered]).mean()) if answered.any() else 0.0,
+    }
 
 
 def split_conformal_trials(
@@ -139,8 +186,9 @@ def split_conformal_trials(
     for trial in range(HALVINGS):
         fitted, tested = np.array_split(generator.permutation(len(labels)), 2)
         threshold = conformal_threshold(np.sort(true_scores[fitted]), coverage)
-        covered[trial] = (true_scores[tested] <= threshold).mean()
-        sizes[trial] = (scores[tested] <= threshold).sum(axis=1).mean()
+        sets = classes_up_to(threshold, scores[tested], probabilities[tested])
+        covered[trial] = sets[np.arange(len(tested)), labels[tested]].mean()
+        sizes[trial] = sets.sum(axis=1).mean()
     return covered, sizes
 
 

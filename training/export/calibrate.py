@@ -1,33 +1,35 @@
 """Fits a bundle's calibration on its validation images, with the exported graphs.
 
-No test image is used. Only the density of the features is fitted on training images; the typicality
-scale is then taken from the validation images.
+No test image is used. Only the out-of-distribution (OOD) score is fitted on training images; the
+typicality scale is then taken from the validation images.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.stats import beta
-from sklearn.decomposition import PCA
 
 from model.dropout.sampling_methods import FixedSamples
+from model.errors import ExportError
 from model.images.preprocessing import to_float
 from model.inference.predictor import Prediction, Predictor
 from model.uncertainty.calibration import (
+    DEFAULT_MAX_FALSE_ALARM,
+    MAX_CALIBRATION_IMAGES,
     MIN_CALIBRATION_IMAGES,
-    RISK_STARTS,
     Calibration,
     CalibrationArrays,
     Calibrator,
-    aps_scores,
-    uniform_draws,
 )
-from model.uncertainty.ood import RelativeMahalanobis
+from model.uncertainty.prediction_sets import aps_scores, uniform_draws
 from model.uncertainty.uncertainty_measures import softmax, summarise
 from training.data.dataset import Dataset, Split
+from training.export.ood_graph import add_score, count_statistics, read_statistics
+from training.export.ood_score import fit_ood_score
+from training.export.ood_statistics import POOLED_PER_CHANNEL
 
 SAMPLES = 64
 SEED = 0
@@ -35,16 +37,31 @@ GUARANTEE = 0.95
 """Confidence that abstention keeps its maximum risk."""
 _CANDIDATE_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """The default maximum risk is the lowest of these that some threshold keeps, else the last."""
-_SHRINKAGE = 0.1
-"""Chosen on classes that were left out of the training, docs/experiments.md."""
-_MAX_DENSITY_IMAGES = 20_000
-_MAX_DENSITY_DIMENSIONS = 256
+_MAX_SCORE_IMAGES = 20_000
 _BATCH_SIZE = 1_000
 _MAX_ARRAY_SIZE = 2**26
 """Number of elements of the largest array in memory."""
 _LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
 
 Floats = NDArray[np.float64]
+
+
+def can_calibrate(data: Dataset) -> bool:
+    """Return whether there are enough validation images for a calibration."""
+    return len(data.validation) >= MIN_CALIBRATION_IMAGES
+
+
+def add_ood_score(graph: Path, data: Dataset) -> None:
+    """Fit the out-of-distribution score on training images, and put it into the graph.
+
+    Args:
+        graph: file of a graph that gives the statistics of images.
+        data: of its training images, at most _MAX_SCORE_IMAGES are used.
+    """
+    rows = _score_rows(data.train, count_statistics(graph))
+    values, logits = read_statistics(graph, to_float(data.train.images[rows]))
+    pixels = POOLED_PER_CHANNEL * data.input.channels
+    add_score(graph, fit_ood_score(values, logits, data.train.labels[rows], pixels))
 
 
 def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
@@ -54,11 +71,12 @@ def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
         predictor: over the exported graphs, without a calibration.
         data: its training and validation images are used.
     """
-    labels = data.validation.labels
-    if len(labels) < MIN_CALIBRATION_IMAGES:
+    validation = _at_most(MAX_CALIBRATION_IMAGES, data.validation)
+    if not can_calibrate(data):
         return None
+    labels = validation.labels
     rows = np.arange(len(labels))
-    prediction = _predict(predictor, data.validation, rows)
+    prediction = _predict(predictor, validation, rows)
     sampling = FixedSamples(SEED, SAMPLES)
     # As many images as fit into memory, evenly spaced: the images may be sorted by class.
     spaced = rows[:: -(-len(rows) * SAMPLES * predictor.classes // _MAX_ARRAY_SIZE)]
@@ -73,16 +91,13 @@ def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
 
     temperature = fit_temperature(deterministic_probabilities, labels)
     sampled_temperature = fit_temperature(mean_probabilities, labels[spaced])
-    train_rows = _density_rows(data.train, prediction.features.shape[1])
-    train_features = _predict(predictor, data.train, train_rows).features
-    density = fit_relative_mahalanobis(train_features, data.train.labels[train_rows])
     probabilities = np.concatenate(
         [
             summarise(predictor.sample(features, sampling), sampled_temperature).mean_probabilities
             for features in _batches(prediction.features)
         ]
     )
-    arrays = _calibration_arrays(probabilities, labels, prediction.features, density)
+    arrays = _calibration_arrays(probabilities, labels, prediction)
     parameters = Calibration(
         images=len(labels),
         temperature=temperature,
@@ -96,28 +111,28 @@ def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
 
 
 def _default_max_risk(arrays: CalibrationArrays) -> float:
-    reachable = (risk for risk in _CANDIDATE_RISKS if arrays.threshold(risk) is not None)
-    return next(reachable, _CANDIDATE_RISKS[-1])
+    for risk in _CANDIDATE_RISKS:
+        if arrays.threshold(risk, DEFAULT_MAX_FALSE_ALARM, GUARANTEE) is not None:
+            return risk
+    return _CANDIDATE_RISKS[-1]
 
 
 def _calibration_arrays(
-    probabilities: Floats,
-    labels: NDArray[np.int64],
-    features: NDArray[np.float32],
-    density: RelativeMahalanobis,
+    probabilities: Floats, labels: NDArray[np.int64], prediction: Prediction
 ) -> CalibrationArrays:
-    """Compute the sorted scores of N validation images; probabilities [N, K], features [N, F]."""
-    confidences, bounds = risk_bounds(probabilities, labels)
+    """Compute the scores of N validation images; mean probabilities [N, K]."""
+    if prediction.ood_scores is None:
+        raise ExportError("The graph computes no out-of-distribution scores; export it with them.")
     rows = np.arange(len(labels))
+    confidences = probabilities.max(axis=1)
+    order = np.argsort(-confidences, kind="stable")
     return CalibrationArrays(
-        thr=np.sort(1 - probabilities[rows, labels]),
-        aps=np.sort(aps_scores(probabilities, uniform_draws(features))[rows, labels]),
-        confidences=confidences,
-        risk_bounds=bounds,
-        axes=density.axes,
-        centres=density.centres,
-        middle=density.middle,
-        nearness=np.sort(density.score(features)),
+        confidences=confidences[order],
+        correct=(probabilities.argmax(axis=1) == labels)[order],
+        true_classes=labels[order],
+        thr=(1 - probabilities[rows, labels])[order],
+        aps=aps_scores(probabilities, uniform_draws(prediction.features))[rows, labels][order],
+        ood_scores=prediction.ood_scores[order].astype(np.float64),
     )
 
 
@@ -150,82 +165,16 @@ def fit_temperature(probabilities: Callable[[float], Floats], labels: NDArray[np
     return float(np.exp(result.x))
 
 
-def risk_bounds(probabilities: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Bound the error rate above every confidence (Geifman & El-Yaniv 2017, lemma 3.1).
-
-    The search for a threshold has RISK_STARTS starts, so each bound may fail with probability
-    (1 - GUARANTEE) / RISK_STARTS.
-
-    Args:
-        probabilities: [N, K].
-        labels: the true classes, int64 [N].
-
-    Returns:
-        The confidences, descending, and for each one the upper bound of the error rate among the
-        images that are at least as confident: [N] each.
-    """
-    confidence = probabilities.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    confidence = confidence[order]
-    error_counts = np.cumsum(probabilities.argmax(axis=1)[order] != labels[order])
-    last = np.searchsorted(-confidence, -confidence, side="right") - 1  # of equal confidences
-    errors, images = error_counts[last], last + 1
-    bounds = np.ones(len(labels))
-    some_correct = errors < images
-    level = 1 - (1 - GUARANTEE) / RISK_STARTS
-    bounds[some_correct] = beta.ppf(
-        level, errors[some_correct] + 1, images[some_correct] - errors[some_correct]
-    )
-    return confidence, bounds
+def _at_most(count: int, split: Split) -> Split:
+    """Return `count` images, evenly spaced, of a split that has more; it may be sorted by class."""
+    if len(split) <= count:
+        return split
+    return split.take(np.linspace(0, len(split) - 1, count).astype(np.int64))
 
 
-def fit_relative_mahalanobis(
-    features: NDArray[np.float32], labels: NDArray[np.int64]
-) -> RelativeMahalanobis:
-    """Fit the density of training images' features (Lee et al. 2018; Ren et al. 2021).
-
-    More than 256 features are first projected onto their 256 principal components.
-
-    Args:
-        features: float32 [N, F].
-        labels: the true classes, int64 [N].
-    """
-    points = features.astype(np.float64)
-    width = points.shape[1]
-    if width > _MAX_DENSITY_DIMENSIONS:
-        count = min(_MAX_DENSITY_DIMENSIONS, len(points))
-        projection = PCA(count, random_state=SEED).fit(points).components_.T
-        points = points @ projection
-    else:
-        projection = np.eye(width)
-    classes = np.unique(labels)
-    means = np.array([points[labels == label].mean(axis=0) for label in classes])
-    within_class = whitening(points - means[np.searchsorted(classes, labels)], _SHRINKAGE)
-    overall_mean = points.mean(axis=0)
-    overall = whitening(points - overall_mean, _SHRINKAGE)
-    axes = projection @ np.concatenate([within_class, overall], axis=1)
-    return RelativeMahalanobis(axes, means @ within_class, overall_mean @ overall)
-
-
-def whitening(centred: Floats, shrinkage: float) -> Floats:
-    """Return axes [D, D] on which the covariance of points [N, D] is the identity.
-
-    Args:
-        centred: points [N, D] whose mean is 0.
-        shrinkage: of the covariance towards a multiple of the identity, 0..1 (Ledoit & Wolf 2004).
-    """
-    covariance = centred.T @ centred / len(centred)
-    sphere = np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    eigenvalues, eigenvectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
-    # Features that are constant have an eigenvalue of 0.
-    smallest = np.finfo(np.float32).eps * max(eigenvalues.max(), 1)
-    axes: Floats = eigenvectors / np.sqrt(np.maximum(eigenvalues, smallest))
-    return axes
-
-
-def _density_rows(train: Split, width: int) -> NDArray[np.int64]:
-    """Draw the rows of the training images whose `width` features the density is fitted on."""
-    count = min(len(train), _MAX_DENSITY_IMAGES, _MAX_ARRAY_SIZE // width)
+def _score_rows(train: Split, width: int) -> NDArray[np.int64]:
+    """Draw the rows of the training images whose `width` statistics the OOD score is fitted to."""
+    count = min(len(train), _MAX_SCORE_IMAGES, _MAX_ARRAY_SIZE // width)
     rows = np.random.Generator(np.random.PCG64(SEED)).permutation(len(train))[:count]
     return np.sort(rows)
 

@@ -19,6 +19,7 @@ from model.dropout import masks
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.inference.predictor import Predictor
+from training.export.ood_statistics import STATISTICS, features_and_statistics
 from training.network.classifier import Classifier, Head
 
 PARITY_TOLERANCE = 1e-4
@@ -33,15 +34,22 @@ _RANDOM_OPERATORS = ("Dropout", "Bernoulli", "Multinomial")
 
 
 class _ClassifierGraph(nn.Module):
-    """The graph of `model.onnx`: images [N, C, H, W] -> logits [N, K], features [N, F]."""
+    """The graph of `model.onnx`: images [N, C, H, W] -> logits [N, K], features [N, F].
 
-    def __init__(self, network: Classifier) -> None:
+    With statistics it also gives those that the out-of-distribution score is fitted to, [N, S].
+    """
+
+    def __init__(self, network: Classifier, with_statistics: bool) -> None:
         super().__init__()
         self.network = network
+        self.with_statistics = with_statistics
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network.trunk(images)
-        return self.network.head(features), features
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if not self.with_statistics:
+            features = self.network.trunk(images)
+            return self.network.head(features), features
+        features, statistics = features_and_statistics(self.network, images)
+        return self.network.head(features), features, statistics
 
 
 class _HeadGraph(nn.Module):
@@ -55,13 +63,20 @@ class _HeadGraph(nn.Module):
         return self.head.sample(features, layer_masks)
 
 
-def export_graphs(network: Classifier, shape: tuple[int, int, int], folder: Path) -> None:
+def export_graphs(
+    network: Classifier,
+    shape: tuple[int, int, int],
+    folder: Path,
+    with_statistics: bool = False,
+) -> None:
     """Write `model.onnx` and `head.onnx`, weights included, with dynamic batch and samples.
 
     Args:
         network: is moved to the CPU and put into evaluation mode.
         shape: (C, H, W) of one image.
         folder: folder to write into.
+        with_statistics: whether `model.onnx` has the further output STATISTICS, which
+            `training.export.ood_graph` replaces by a score.
 
     Raises:
         ExportError: a graph fails the ONNX checker or contains a random operator.
@@ -73,11 +88,11 @@ def export_graphs(network: Classifier, shape: tuple[int, int, int], folder: Path
         features = network.trunk(images)
     layers = network.head.dropout_layers
     _export(
-        _ClassifierGraph(network),
+        _ClassifierGraph(network, with_statistics),
         (images,),
         folder / MODEL_FILE,
         ["images"],
-        ["logits", "features"],
+        ["logits", "features", *([STATISTICS] if with_statistics else [])],
         {"images": {0: batch}},
     )
     _export(

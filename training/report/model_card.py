@@ -10,6 +10,7 @@ from typing import Any, Literal
 from training.evaluation.metrics import ECE_BINS
 from training.evaluation.metrics_schema import (
     BundleMetrics,
+    ClassCoverageMetrics,
     ClassificationMetrics,
     ClassMetrics,
     DiagnosisMetrics,
@@ -82,9 +83,7 @@ calibration error) over {ECE_BINS} equal-width bins, 0..1. {_calibrated(calibrat
 
 ## Classes
 
-| class | precision | recall | test images |
-|---|---|---|---|
-{_class_rows(metrics["per_class"])}"""
+{_classes(metrics["per_class"], metrics["trust"]["class_coverage"])}"""
 
 
 def _plots(plots: Mapping[str, str]) -> str:
@@ -185,18 +184,45 @@ def _selective(metrics: SelectiveMetrics) -> str:
         )
     if abstention is not None:
         lines.append(
-            f"- Abstention that keeps to an error rate of {abstention['max_risk']:.0%}: "
+            f"- Abstention that keeps to an error rate of {abstention['max_risk']:.0%} and calls "
+            f"{abstention['max_false_alarm']:.0%} of ordinary images unusual: "
             f"{abstention['answered']:.1%} of the images are answered, {abstention['error']:.2%} "
-            "of them wrong."
+            f"of them wrong; {abstention['unusual']:.1%} are unusual."
+        )
+    for kind, sets_by_class in (metrics["class_coverage"] or {}).items():
+        worst = sets_by_class["worst_class"]
+        lines.append(
+            f"- Prediction sets for {sets_by_class['coverage']:.0%} of the kind {kind}, with the "
+            f"bundle's own calibration: {sets_by_class['covered']:.1%} hold the true class, with "
+            f"{sets_by_class['size']:.2f} classes on average; of the worst class, "
+            f"{_escaped(worst)}, {sets_by_class['by_class'][worst]:.1%}."
         )
     return "\n".join(lines)
 
 
-def _class_rows(classes: Mapping[str, ClassMetrics]) -> str:
-    return "\n".join(
-        f"| {_escaped(name)} | {row['precision']:.2%} | {row['recall']:.2%} | {row['images']} |"
+def _classes(
+    classes: Mapping[str, ClassMetrics], coverage: Mapping[str, ClassCoverageMetrics] | None
+) -> str:
+    """Return the table of the classes, with the coverage of each kind of prediction sets."""
+    kinds = coverage or {}
+    titles = ["class", "precision", "recall", "test images", *(f"in {kind} sets" for kind in kinds)]
+    rows = [
+        [
+            _escaped(name),
+            f"{row['precision']:.2%}",
+            f"{row['recall']:.2%}",
+            str(row["images"]),
+            *(_share(each["by_class"].get(name)) for each in kinds.values()),
+        ]
         for name, row in classes.items()
-    )
+    ]
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _share(value: float | None) -> str:
+    """Format a share; - where there is no image of which to measure it."""
+    return "-" if value is None else f"{value:.2%}"
 
 
 def _hidden_layers(diagnosis: DiagnosisMetrics) -> str:

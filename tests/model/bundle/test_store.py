@@ -150,7 +150,7 @@ def test_open_bundle_refuses_damage_to_any_file(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"surprise": 1}, "surprise"),
         ({"class_names": ["one"]}, "class_names"),
         ({"class_names": ["one", "one"]}, "two classes have the same name"),
@@ -176,7 +176,15 @@ def test_open_bundle_refuses_a_wrong_manifest(
 def test_open_bundle_refuses_a_manifest_that_is_not_json(tmp_path: Path, text: str) -> None:
     path = write(tmp_path)
     (path / MANIFEST_FILE).write_bytes(text.encode("latin-1"))
-    with pytest.raises(BundleError, match="is not a manifest of schema 1"):
+    with pytest.raises(BundleError, match="is not a manifest of schema 2"):
+        open_bundle(path)
+
+
+def test_open_bundle_asks_to_train_a_bundle_of_an_older_schema_again(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    file = path / MANIFEST_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 1}))
+    with pytest.raises(BundleError, match=r"schema_version.*; train and export the model again"):
         open_bundle(path)
 
 

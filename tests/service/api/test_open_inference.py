@@ -84,7 +84,7 @@ def test_v2_infer_of_the_mc_model_returns_the_values_of_uncertainty(
 ) -> None:
     sampling = {"samples": 48, "seed": 7}
     answer = service.post(INFER_MC, request(to_input(digits, 3), parameters=sampling)).json()
-    assert answer["parameters"] == {"method": "mc_dropout", **sampling}
+    assert answer["parameters"].items() >= {"method": "mc_dropout", **sampling}.items()
     native = predictions(
         service.post(
             "/uncertainty?samples=48&seed=7",
@@ -122,7 +122,45 @@ def test_v2_infer_returns_the_sampling_parameters(
     service: Application, digits: Pixels, sent: Any, returned: Any
 ) -> None:
     answer = service.post(INFER_MC, request(to_input(digits, 1), parameters=sent)).json()
+    limits = {name: answer["parameters"].pop(name) for name in ("max_risk", "max_false_alarm")}
     assert answer["parameters"] == returned
+    assert limits["max_false_alarm"] == 0.01
+    assert limits["max_risk"] in (0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+def test_v2_infer_returns_the_limits_that_were_used(service: Application, digits: Pixels) -> None:
+    sent = {"max_risk": 0.3, "max_false_alarm": "0.2"}
+    answer = service.post(INFER_MC, request(to_input(digits, 1), parameters=sent)).json()
+    assert answer["parameters"].items() >= {"max_risk": 0.3, "max_false_alarm": 0.2}.items()
+    plain = service.post(INFER, request(to_input(digits, 1), parameters=sent)).json()
+    assert "parameters" not in plain
+
+
+def test_v2_infer_sends_abstention_in_binary_too(service: Application, digits: Pixels) -> None:
+    """BOOL is one byte each; BYTES has the length of each element before it."""
+    names = ("abstain", "abstain_because", "typicality")
+    requested = [{"name": name} for name in names]
+    more = {"parameters": {"max_risk": 1e-9}, "outputs": requested}
+    values = to_input(digits, 3)
+    expected = outputs(service.post(INFER_MC, request(values, **more)).json())
+    assert expected["abstain"] == [True] * 3
+    more["parameters"] = {"max_risk": 1e-9, "binary_data_output": True}
+    answer = service.post(INFER_MC, request(values, **more))
+    length = int(answer.headers[LENGTH_HEADER])
+    blob = answer.content[length:]
+    sizes = [
+        each["parameters"]["binary_data_size"]
+        for each in orjson.loads(answer.content[:length])["outputs"]
+    ]
+    assert (sizes[0], sum(sizes)) == (3, len(blob))
+    assert blob[:3] == b"\x01\x01\x01"
+    reasons = b"".join(
+        len(reason).to_bytes(4, "little") + reason.encode()
+        for reason in expected["abstain_because"]
+    )
+    assert blob[3 : 3 + sizes[1]] == reasons
+    typicality = np.frombuffer(blob[-12:], "<f4")
+    assert typicality.tolist() == np.array(expected["typicality"], np.float32).tolist()
 
 
 @pytest.mark.parametrize("encoding", ["binary", "json", "uint8", "uint8 binary", "files", "base64"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from model.bundle.store import MANIFEST_FILE, open_bundle
@@ -51,20 +52,21 @@ def sets(answer: schemas.UncertainPredictions) -> list[list[str]]:
     return [each.prediction_set or [] for each in answer.predictions]
 
 
-def test_uncertainty_reports_coverage_and_max_risk_of_a_calibrated_model(
+def test_uncertainty_reports_coverage_and_limits_of_a_calibrated_model(
     calibrated: Application, digits: Pixels, bundle_folder: Path
 ) -> None:
     answer = post_images(calibrated, digits[:8])
     calibration = open_bundle(bundle_folder).manifest.calibration
     assert calibration is not None
     assert (answer.calibration, answer.coverage) == ("fitted", 0.9)
-    assert answer.max_risk == calibration.max_risk
+    assert (answer.max_risk, answer.max_false_alarm) == (calibration.max_risk, 0.01)
     for each in answer.predictions:
         assert each.typicality is not None
+        assert 1 / (calibration.images + 1) <= each.typicality <= 1
         assert each.abstain in (True, False)
 
 
-@pytest.mark.parametrize("kind", ["thr", "aps"])
+@pytest.mark.parametrize("kind", ["thr", "class-conditional", "aps"])
 def test_prediction_sets_reach_the_requested_coverage_and_grow_with_it(
     calibrated: Application, held_out: Split, kind: str
 ) -> None:
@@ -94,9 +96,10 @@ def test_prediction_set_lists_the_most_probable_class_first(
     ):  # 0.9999 puts every class into the set, however certain the model is
         answer = post_images(calibrated, digits[:40], f"coverage={coverage}")
         for each in answer.predictions:
-            listed = [each.probabilities[name] for name in each.prediction_set or []]
+            assert each.prediction_set, "a set is never empty"
+            listed = [each.probabilities[name] for name in each.prediction_set]
             assert listed == sorted(listed, reverse=True)
-            assert not listed or (each.prediction_set or [])[0] == each.label
+            assert each.prediction_set[0] == each.label
     assert all(len(each) > 1 for each in sets(answer))
 
 
@@ -119,6 +122,66 @@ def test_abstention_grows_as_max_risk_falls(calibrated: Application, digits: Pix
     assert abstained[2] == set(range(len(digits))), "180 images cannot verify so small a risk"
 
 
+def test_unusual_images_grow_with_max_false_alarm(calibrated: Application, digits: Pixels) -> None:
+    unusual = []
+    for rate in (0.001, 0.01, 0.2, 0.999):
+        answer = post_images(calibrated, digits, f"max_risk=0.5&max_false_alarm={rate}")
+        assert answer.max_false_alarm == rate
+        reasons = [each.abstain_because for each in answer.predictions]
+        rows = {row for row, reason in enumerate(reasons) if reason in ("unusual", "both")}
+        typicality = [each.typicality or 0.0 for each in answer.predictions]
+        assert rows == {row for row, value in enumerate(typicality) if value <= rate}
+        unusual.append(rows)
+    assert unusual[0] == set(), "180 images give none a typicality of .001"
+    assert unusual[0] <= unusual[1] <= unusual[2] <= unusual[3]
+    assert len(unusual[2]) < len(digits) / 2
+    assert len(unusual[3]) > len(digits) / 2
+
+
+@pytest.mark.parametrize("method", ["samples=64", "samples=auto", "method=analytic", "samples=1"])
+def test_every_route_abstains_from_the_same_images_for_the_same_reasons(
+    calibrated: Application, digits: Pixels, method: str
+) -> None:
+    """Noise is unusual, blank images and blends of digits are unsure or both."""
+    noise = np.random.default_rng(0).integers(0, 256, digits[:20].shape, np.uint8)
+    blends = digits[40:60] // 2 + digits[60:80] // 2
+    pixels = np.concatenate([digits[:40], noise, blends, np.zeros_like(digits[:1])])
+    limits = {"max_risk": 0.1, "max_false_alarm": 0.05}
+    query = "&".join([method, *(f"{name}={value}" for name, value in limits.items())])
+    native = post_images(calibrated, pixels, query).predictions
+    reasons = [each.abstain_because for each in native]
+    assert [each.abstain for each in native] == [reason is not None for reason in reasons]
+    assert {None, "unusual", "both"} <= set(reasons)
+    name, _, value = method.partition("=")
+    described = {"name": "images", "shape": [len(pixels), 1, 8, 8], "datatype": "UINT8"}
+    request = {
+        "inputs": [described | {"data": pixels.ravel().tolist()}],
+        "parameters": {name: value, **limits},
+    }
+    answer = calibrated.post("/v2/models/digits-mc/infer", orjson.dumps(request)).json()
+    assert answer["parameters"].items() >= limits.items()
+    tensors = {each["name"]: each for each in answer["outputs"]}
+    assert tensors["abstain_because"]["data"] == [reason or "" for reason in reasons]
+    assert tensors["abstain"]["data"] == [each.abstain for each in native]
+    typicality = [each.typicality for each in native]
+    assert tensors["typicality"]["data"] == pytest.approx(typicality)
+    plain = predictions(
+        calibrated.post("/predict", instances([encode(each) for each in pixels]), headers=JSON)
+    )
+    assert [each["typicality"] for each in plain] == typicality
+
+
+def test_v1_has_the_outputs_of_v2(calibrated: Application, digit: Pixels) -> None:
+    sent = {"instances": [(digit / 255).tolist()]}
+    (row,) = calibrated.post("/v1/models/digits-mc:predict", orjson.dumps(sent)).json()[
+        "predictions"
+    ]
+    (native,) = post_images(calibrated, digit[None]).predictions
+    assert row["abstain"] is native.abstain
+    assert row["abstain_because"] == (native.abstain_because or "")
+    assert row["typicality"] == pytest.approx(native.typicality)
+
+
 def test_typicality_of_noise_is_below_that_of_digits(
     calibrated: Application, digits: Pixels
 ) -> None:
@@ -131,42 +194,67 @@ def test_typicality_of_noise_is_below_that_of_digits(
     assert of_noise < of_digits / 2
 
 
-def test_coverage_and_max_risk_change_no_other_field(
-    calibrated: Application, digit: Pixels
-) -> None:
+def test_coverage_and_limits_change_no_other_field(calibrated: Application, digit: Pixels) -> None:
     answers: list[Any] = []
-    for query in ("", "?coverage=0.5&sets=aps&max_risk=0.3"):
+    for query in ("", "?coverage=0.5&sets=aps&max_risk=0.3&max_false_alarm=0.2"):
         (each,) = predictions(calibrated.post(f"/uncertainty{query}", encode(digit), headers=PNG))
         answers.append({name: value for name, value in each.items() if name not in DECISION_FIELDS})
     assert answers[0] == answers[1]
 
 
-DECISION_FIELDS = {"prediction_set", "abstain"}
+DECISION_FIELDS = {"prediction_set", "abstain", "abstain_because"}
 
 
 def test_uncertainty_of_an_uncalibrated_bundle_has_null_decisions(
     uncalibrated: Application, calibrated: Application, digits: Pixels
 ) -> None:
     answer = post_images(uncalibrated, digits[:8])
-    assert (answer.calibration, answer.coverage, answer.max_risk) == ("uncalibrated", None, None)
+    assert answer.calibration == "uncalibrated"
+    assert (answer.coverage, answer.max_risk, answer.max_false_alarm) == (None, None, None)
     for each in answer.predictions:
-        assert (each.prediction_set, each.typicality, each.abstain) == (None, None, None)
+        assert (each.prediction_set, each.typicality) == (None, None)
+        assert (each.abstain, each.abstain_because) == (None, None)
+    (plain,) = predictions(uncalibrated.post("/predict", encode(digits[0]), headers=PNG))
+    assert plain["typicality"] is None
     fitted = post_images(calibrated, digits[:8])
     assert fitted.predictions[0].probabilities != answer.predictions[0].probabilities
     assert uncalibrated.metric("dropserve_abstentions_total", model="digits") == 0
+
+
+def test_v2_does_not_declare_abstention_of_an_uncalibrated_model(
+    uncalibrated: Application, digit: Pixels
+) -> None:
+    values = (digit[None, None] / 255).astype(np.float32)
+    described = {"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32"}
+    request = {
+        "inputs": [described | {"data": values.ravel().tolist()}],
+        "parameters": {"max_risk": 0.1},
+    }
+    answer = uncalibrated.post("/v2/models/digits-mc/infer", orjson.dumps(request)).json()
+    names = [each["name"] for each in answer["outputs"]]
+    assert names[-1] == "label"
+    metadata = uncalibrated.get("/v2/models/digits-mc").json()
+    assert [each["name"] for each in metadata["outputs"]] == names
+    assert set(answer["parameters"]) == {"method", "samples", "seed"}
 
 
 def test_metrics_count_typicality_prediction_sets_and_abstentions(
     models_folder: Path, digits: Pixels
 ) -> None:
     with serving_models(models_folder) as service:
-        answer = post_images(service, digits[:50], "max_risk=0.05")
+        answer = post_images(service, digits[:50], "max_risk=0.02&max_false_alarm=0.2")
         abstained = sum(bool(each.abstain) for each in answer.predictions)
         names = ("dropserve_typicality_count", "dropserve_prediction_set_classes_count")
         assert [service.metric(name, model="digits") for name in names] == [50, 50]
         classes = service.metric("dropserve_prediction_set_classes_sum", model="digits")
         assert classes == sum(map(len, sets(answer)))
         assert service.metric("dropserve_abstentions_total", model="digits") == abstained
+        reasons = [each.abstain_because for each in answer.predictions]
+        for reason in ("unsure", "unusual", "both"):
+            name = "dropserve_abstentions_by_reason_total"
+            found = service.metric(name, model="digits", reason=reason)
+            assert found == reasons.count(reason)
+        assert abstained
 
 
 def test_bundle_without_its_calibration_file_is_refused(

@@ -64,7 +64,8 @@ class EchoPredictor:
     def summary(self, prediction: Prediction, how: FixedSamples) -> Summary:
         self.head_runs.append((len(prediction.features), how.seed, how.samples))
         numbers = prediction.features.astype(np.float32)
-        return Summary(numbers, numbers[:, 0].astype(np.int64))
+        typicality = numbers[:, 0].astype(np.float64)
+        return Summary(numbers, numbers[:, 0].astype(np.int64), typicality)
 
 
 def images(*numbers: float) -> Floats:

@@ -3,24 +3,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from model.bundle.store import open_bundle
 from model.dropout.sampling_methods import FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
-from model.uncertainty.calibration import MIN_CALIBRATION_IMAGES, RISK_STARTS
+from model.uncertainty.calibration import MIN_CALIBRATION_IMAGES
 from model.uncertainty.uncertainty_measures import softmax
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, load_dataset
-from training.export.calibrate import (
-    GUARANTEE,
-    calibrate,
-    fit_relative_mahalanobis,
-    fit_temperature,
-    risk_bounds,
-)
+from training.export.calibrate import calibrate, fit_relative_mahalanobis, fit_temperature
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +44,6 @@ def test_fit_temperature_stays_uncertain_when_all_predictions_are_correct(count:
     found = fit_temperature(lambda candidate: softmax(logits / candidate), labels)
     wrong = 1 - softmax(logits / found)[0, 0]
     assert wrong == pytest.approx(0.5 / (count + 1), rel=0.02)
-
-
-def test_risk_bounds_are_clopper_pearson_bounds() -> None:
-    generator = np.random.default_rng(1)
-    probabilities = softmax(generator.normal(size=(64, 3)))
-    labels = generator.integers(0, 3, 64)
-    confidences, bounds = risk_bounds(probabilities, labels)
-    level = 1 - (1 - GUARANTEE) / RISK_STARTS
-    for count in (1, 10, 64):
-        chosen = probabilities.max(axis=1) >= confidences[count - 1]
-        wrong = (probabilities.argmax(axis=1) != labels)[chosen].sum()
-        exact = binomtest(int(wrong), int(chosen.sum())).proportion_ci(2 * level - 1).high
-        assert bounds[count - 1] == pytest.approx(exact)
-
-
-def test_risk_bounds_are_equal_for_equal_confidences() -> None:
-    probabilities = np.array([[0.9, 0.1]] * 3 + [[0.6, 0.4]])
-    confidences, bounds = risk_bounds(probabilities, np.array([0, 1, 0, 0]))
-    assert confidences.tolist() == [0.9, 0.9, 0.9, 0.6]
-    assert bounds[0] == bounds[1] == bounds[2]
 
 
 def test_fit_relative_mahalanobis_whitens_the_features_of_a_class() -> None:
@@ -106,10 +79,12 @@ def test_calibrate_fits_a_real_bundle_on_its_validation_images(
     assert fitted is not None
     assert fitted.parameters.images == len(digits.validation)
     prediction = uncalibrated.predict(to_float(digits.validation.images))
-    typicality = fitted.typicality(prediction.features)
+    typicality = fitted.typicality(fitted.ood_scores(prediction.features))
     assert typicality.mean() == pytest.approx(0.5, abs=0.01)
+    assert typicality.min() > 1 / (len(typicality) + 1)
+    assert typicality.max() == 1
     noise = np.random.default_rng(4).random((200, 1, 8, 8)).astype(np.float32)
-    noise_typicality = fitted.typicality(uncalibrated.predict(noise).features)
+    noise_typicality = uncalibrated.with_calibrator(fitted).predict(noise).typicality
     assert noise_typicality.mean() < 0.2
     assert calibrate(uncalibrated, digits) is not None, "a second calibration"
 
@@ -142,6 +117,6 @@ def test_fit_relative_mahalanobis_accepts_constant_features() -> None:
     dead = np.zeros((50, 4), np.float32)
     density = fit_relative_mahalanobis(dead, np.arange(50) % 2)
     images = np.concatenate([dead[:2], np.full((2, 4), 0.5, np.float32)])
-    nearness = density.score(images)
-    assert np.isfinite(nearness).all()
-    assert (nearness <= nearness[0]).all()
+    scores = density.score(images)
+    assert np.isfinite(scores).all()
+    assert (scores <= scores[0]).all()

@@ -46,6 +46,36 @@ def manifest(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def test_card_shows_the_coverage_of_every_class(manifest: dict[str, Any], dataset: Dataset) -> None:
+    names = dataset.class_names
+    covered: dict[str, Any] = {
+        "thr": {
+            "coverage": 0.9,
+            "covered": 0.91,
+            "size": 1.25,
+            "by_class": {names[0]: 0.5, names[1]: 1.0, names[2]: 0.75},
+            "worst_class": names[0],
+        },
+        "class-conditional": {
+            "coverage": 0.9,
+            "covered": 0.9,
+            "size": 1.5,
+            "by_class": {names[1]: 0.875, names[2]: 0.9},
+            "worst_class": names[1],
+        },
+    }
+    test = manifest["metrics"]["test"]
+    trust = test["trust"] | {"class_coverage": covered}
+    metrics = manifest["metrics"] | {"test": test | {"trust": trust}}
+    card = model_card(manifest | {"metrics": metrics}, 1, {})
+    page = Page(render_page("pictures", card, Path()))
+    assert "in thr sets" in card
+    rows = [line for line in card.splitlines() if line.endswith(("| 50.00% | - |", "| 87.50% |"))]
+    assert len(rows) == 2
+    assert "of the kind thr, with the bundle's own calibration: 91.0% hold" in page.text
+    assert f"of the worst class, {names[1]}, 87.5%" in page.text
+
+
 class Page(HTMLParser):
     """Parses a page, requires that elements close in order, and collects text and addresses."""
 

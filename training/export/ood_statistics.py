@@ -1,0 +1,63 @@
+"""The statistics of an image that its out-of-distribution (OOD) score is computed from.
+
+The features alone have forgotten what makes blanks and noise strange, so the pixels and two
+activations of the trunk are looked at as well. Each is pooled to the mean, the standard deviation
+and the maximum of every channel, which the trunk's graph computes in the same run. Knows no score.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from training.network.classifier import Classifier, HiddenLayer
+
+STATISTICS = "ood_statistics"
+"""The output of the exported graph that has them, float32 [N, S]."""
+POOLED_PER_CHANNEL = 3
+"""Numbers that `pool_channels` keeps of each channel."""
+
+
+def tapped_layers(network: Classifier) -> Sequence[HiddenLayer]:
+    """Return the convolution layers whose activations are pooled: the first and a middle one.
+
+    The first sees noise, brightness and contrast; the middle one sees textures and shapes. A
+    network without convolutions has none. Chosen in docs/experiments.md, "Which layers tell".
+    """
+    convolutions = [
+        layer for layer in network.hidden_layers() if isinstance(layer.layer, nn.Conv2d)
+    ]
+    places = sorted({0, len(convolutions) // 2}) if convolutions else []
+    return [convolutions[place] for place in places]
+
+
+def names_of_statistics(network: Classifier) -> list[str]:
+    """Return where the statistics come from, in their order, as the manifest records it."""
+    return ["pixels", *(layer.name for layer in tapped_layers(network)), "features"]
+
+
+def features_and_statistics(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the trunk; return its features, float32 [N, F], and the statistics, float32 [N, S].
+
+    Args:
+        network: in evaluation mode.
+        images: float32 [N, C, H, W] in 0..1.
+    """
+    tapped = {id(layer.activation) for layer in tapped_layers(network)}
+    values, statistics = images, [pool_channels(images)]
+    for module in network.trunk.children():
+        values = module(values)
+        if id(module) in tapped:
+            statistics.append(pool_channels(values))
+    return values, torch.cat([*statistics, values], dim=1)
+
+
+def pool_channels(values: Tensor) -> Tensor:
+    """Return the mean, standard deviation and maximum of each channel, float32 [N, 3C].
+
+    Args:
+        values: float32 [N, C, H, W].
+    """
+    mean, mean_square = values.mean(dim=(2, 3)), values.square().mean(dim=(2, 3))
+    variance = (mean_square - mean.square()).clamp(min=0)  # rounding may leave it below 0
+    return torch.cat([mean, variance.sqrt(), values.amax(dim=(2, 3))], dim=1)
