@@ -39,6 +39,7 @@ AbstentionReason = Literal["unsure", "unusual", "both"]
 ABSTENTION_REASONS: tuple[AbstentionReason, ...] = get_args(AbstentionReason)
 
 Float64Array = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
@@ -294,7 +295,7 @@ class Calibrator:
         thresholds = self._set_thresholds(kind, coverage, probabilities.shape[1])
         return classes_up_to(thresholds, scores, probabilities)
 
-    def typicality(self, ood_scores: Float64Array) -> Float64Array:
+    def typicality(self, ood_scores: Float32Array | Float64Array) -> Float64Array:
         """Return the conformal p-value of each image among n validation images: float64 [N].
 
         It is (1 + number of validation images with a score that is not higher) / (n + 1), which is

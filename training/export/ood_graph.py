@@ -10,6 +10,7 @@ and products with a single column are not used here.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,12 +52,10 @@ def add_score(path: Path, score: OodScore) -> None:
     model = onnx.load(path)
     graph = _Nodes(model.graph)
     graph.remove_output(STATISTICS)
-    projected = graph.node(
-        "Gemm", STATISTICS, graph.array(score.projection), graph.array(score.offset)
-    )
-    sizes = graph.array(np.array(score.sizes, np.int64))
-    density, separating, by_class, pixels = graph.split(projected, sizes, len(score.sizes))
-    last = graph.array(np.array([-1], np.int64))
+    projection, offset = graph.array(score.projection), graph.array(score.offset)
+    projected = graph.node("Gemm", STATISTICS, projection, offset)
+    density, separating, by_class, pixels = graph.split(projected, score.sizes)
+    last = graph.integers(-1)
     relative = graph.node(
         "Sub", graph.sum_of_squares(separating, last), graph.node("ReduceMax", by_class, last)
     )
@@ -69,19 +68,12 @@ def add_score(path: Path, score: OodScore) -> None:
         axis=1,
     )
     clipped = graph.node("Min", distances, graph.array(score.limits))
-    excess = graph.node(
-        "Relu",
-        graph.node(
-            "Sub",
-            graph.node("Unsqueeze", clipped, graph.array(np.array([2], np.int64))),
-            graph.array(score.knots),
-        ),
-    )
+    columns = graph.node("Unsqueeze", clipped, graph.integers(2))  # [N, 4, 1]
+    excess = graph.node("Relu", graph.node("Sub", columns, graph.array(score.knots)))
     weighted = graph.node("Flatten", graph.node("Mul", excess, graph.array(-score.slopes)), axis=1)
     graph.node("ReduceSum", weighted, last, output=OOD_SCORES, keepdims=0)
-    model.graph.output.append(
-        helper.make_tensor_value_info(OOD_SCORES, TensorProto.FLOAT, ["batch"])
-    )
+    output = helper.make_tensor_value_info(OOD_SCORES, TensorProto.FLOAT, ["batch"])
+    model.graph.output.append(output)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -104,18 +96,23 @@ class _Nodes:
         self._graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
+    def integers(self, *values: int) -> str:
+        """Add a constant, int64 [number of values]; return its name."""
+        return self.array(np.array(values, np.int64))
+
     def node(
-        self, operator: str, *inputs: str, output: str | None = None, **attributes: int
+        self, operator: str, *inputs: str, output: str | None = None, **attributes: Any
     ) -> str:
         """Add a node with one output; return the output's name."""
         name = output or self._new_name()
         self._graph.node.append(helper.make_node(operator, inputs, [name], name, **attributes))
         return name
 
-    def split(self, value: str, sizes: str, count: int) -> Sequence[str]:
+    def split(self, value: str, sizes: Sequence[int]) -> Sequence[str]:
         """Split a value [N, M] into parts of the given sizes along its last axis."""
-        names = [self._new_name() for _ in range(count)]
-        self._graph.node.append(helper.make_node("Split", [value, sizes], names, names[0], axis=1))
+        names = [self._new_name() for _ in sizes]
+        inputs = [value, self.integers(*sizes)]
+        self._graph.node.append(helper.make_node("Split", inputs, names, names[0], axis=1))
         return names
 
     def sum_of_squares(self, value: str, axes: str) -> str:

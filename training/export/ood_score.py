@@ -16,6 +16,7 @@ Knows no graph and no network.
 
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,12 +127,17 @@ class _Affine:
         return _Affine(np.concatenate([self.axes, rows]), self.offset)
 
 
-def _distances(numbers: Floats, sizes: tuple[int, int, int, int], logits: Floats32) -> Floats:
+def _distances(numbers: NDArray[Any], sizes: tuple[int, int, int, int], logits: Floats32) -> Floats:
     """Return the DISTANCES, [N, 4], from the projected statistics [N, M] and the logits."""
     density, separating, by_class, pixels = np.split(numbers, list(accumulate(sizes))[:-1], axis=1)
-    relative = np.vecdot(separating, separating) - by_class.max(axis=1)
-    squares = np.vecdot(density, density), np.vecdot(pixels, pixels)
-    return np.stack([squares[0], relative, squares[1], -logits.max(axis=1)], axis=1)
+    nearest = np.maximum.reduce(by_class, axis=1)
+    distances = (
+        np.vecdot(density, density),
+        np.vecdot(separating, separating) - nearest,
+        np.vecdot(pixels, pixels),
+        -np.maximum.reduce(logits, axis=1),
+    )
+    return np.stack(distances, axis=1)
 
 
 def _standardise(values: Floats) -> tuple[Floats, Floats]:
@@ -160,11 +166,11 @@ def _class_projections(
 ) -> tuple[_Affine, _Affine, _Affine]:
     """Return what the first two distances are computed from, for points [N, S] of C classes.
 
-    With y the standardised point, V the covariance within the classes, shrunk (Ledoit & Wolf 2004),
-    and M [C, D] the means of the classes, each times the root of its share, the covariance of all is
-    V + M.T @ M. By Woodbury's identity the distances within and overall differ in C directions only:
-    |y|^2 by V is |y|^2 by V + M.T @ M plus |A.T y|^2. So the second distance needs C + C numbers
-    beside the D of the first.
+    Let y be the standardised point, V the covariance within the classes, shrunk (Ledoit & Wolf
+    2004), and M [C, D] the means of the classes, each times the root of its share. Then the
+    covariance of all images is V + M.T @ M, and by Woodbury's identity the squared length of y by V
+    is that by V + M.T @ M plus |A.T @ y|^2, with C columns in A. So the second distance needs only
+    C + C numbers beside the D of the first.
 
     Returns:
         the D whitened numbers, the A.T @ y, and for each class the linear function that is to be
