@@ -64,8 +64,8 @@ class DatasetDefaults:
     epochs: int
     batch_size: int
     augmentation: Augmentation
-    shift: int
-    """Largest translation of an augmented image, in pixels."""
+    shift: float
+    """Largest translation of an augmented image, in pixels; a crop moves by whole ones."""
     threads: int | None = None
     """Processor threads; 1 for steps too small to parallelise, None for all cores."""
 
@@ -280,7 +280,7 @@ def _resize_dataset(data: Dataset, config: TrainingConfig) -> Dataset:
     )
     if _shape(wanted) == _shape(data.input):
         return replace(data, input=wanted)
-    shift = max(1, round(data.defaults.shift * wanted.width / data.input.width))
+    shift = data.defaults.shift * wanted.width / data.input.width
     return replace(
         data,
         input=wanted,
