@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
     for seed in range(options.seeds):
         split = ["--split-seed", str(seed)] if options.splits else []
         outcomes.append(train(seed, ["--data", options.data, *split, *options.options]))
-        sys.stderr.write(f"seed {seed}: {outcomes[-1].accuracy:.2%}\n")
+        sys.stderr.write(f"seed {seed}: {_percent(outcomes[-1].accuracy)}\n")
     record = describe(options.data, options.splits, options.options, outcomes)
     record.print(Console())
     if options.record:
@@ -103,14 +103,14 @@ def describe(
         title=f"{data}: how far one seed is from the mean",
         setting=f"{len(outcomes)} {varied}, the default options{with_options}; each exported "
         f"bundle on {outcomes[0].images:,} test images, of which one is "
-        f"{1 / outcomes[0].images:.2%}. Seconds are of the whole command.",
+        f"{_percent(1 / outcomes[0].images)}. Seconds are of the whole command.",
         columns=("seed", "accuracy", "wrong", "NLL", "ECE", "seconds", "CPU seconds"),
         rows=[
             *((str(each.seed), *_cells(each.wrong, _metrics(each))) for each in outcomes),
             ("mean", *_cells(float(np.mean([each.wrong for each in outcomes])), mean)),
         ],
-        finding=f"Mean accuracy {mean[0]:.2%}, the worst {worst.accuracy:.2%} (seed "
-        f"{worst.seed}), the best {max(each.accuracy for each in outcomes):.2%}; mean NLL "
+        finding=f"Mean accuracy {_percent(mean[0])}, the worst {_percent(worst.accuracy)} (seed "
+        f"{worst.seed}), the best {_percent(max(each.accuracy for each in outcomes))}; mean NLL "
         f"{mean[1]:.4f}, mean ECE {mean[2]:.4f}. One training takes {mean[3]:.0f} s, "
         f"{mean[4]:.0f} s of processor time, on {describe_machine()}.",
         figure=_figure(data, outcomes),
@@ -130,13 +130,17 @@ def _metrics(outcome: Outcome) -> list[float]:
 def _cells(wrong: float, metrics: Sequence[float]) -> tuple[str, ...]:
     accuracy, nll, ece, wall, cpu = metrics
     return (
-        f"{accuracy:.2%}",
+        _percent(accuracy),
         f"{wrong:g}",
         f"{nll:.4f}",
         f"{ece:.4f}",
         f"{wall:.0f}",
         f"{cpu:.0f}",
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def _cpu_seconds_of_children() -> float:

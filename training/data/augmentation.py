@@ -33,7 +33,9 @@ def build_augmentation(name: Augmentation, shift: float) -> Callable[[Tensor], T
         case "affine":
             return lambda images: random_affine(_to_unit_range(images), shift)
         case "flip-crop":
-            return lambda images: _to_unit_range(random_crop(random_flip(images), border, "reflect"))
+            return lambda images: _to_unit_range(
+                random_crop(random_flip(images), border, "reflect")
+            )
 
 
 def random_flip(images: Tensor) -> Tensor:

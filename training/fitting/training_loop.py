@@ -63,7 +63,7 @@ class TrainResult:
     """The trained network, and the course of its training."""
 
     network: Classifier
-    """On the CPU, in evaluation mode, with the weights of the least validation loss."""
+    """On the CPU, in evaluation mode, with the (averaged) weights of the least validation loss."""
     history: list[dict[str, float]]
     """Losses and accuracy by name, for each epoch."""
     before: tuple[LayerHealth, ...]
@@ -131,7 +131,7 @@ def _trainer(
 ) -> Trainer:
     bar: list[Callback] = [RichProgressBar()] if _stdout_is_terminal() else []
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    share = config.weight_averaging
+    share = averaged_share(config, data)
     # After the diagnosis, so that this sees the averages with which validation runs.
     averaging = [weight_averaging(share, device)] if share > 0 else []
     monitored, epochs = "validation_loss", config.epochs or data.defaults.epochs
@@ -184,6 +184,12 @@ def describe_architecture(config: TrainingConfig, data: Dataset) -> Architecture
         classes=len(data.class_names),
         input=data.input,
     )
+
+
+def averaged_share(config: TrainingConfig, data: Dataset) -> float:
+    """Return `config.weight_averaging`, or the default of the data set."""
+    share = config.weight_averaging
+    return data.defaults.weight_averaging if share is None else share
 
 
 def _has_bf16() -> bool:
