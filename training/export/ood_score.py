@@ -143,7 +143,7 @@ def _distances(numbers: NDArray[Any], sizes: tuple[int, int, int, int], logits: 
 def _standardise(values: Floats) -> tuple[Floats, Floats]:
     """Return the mean and the scale of each statistic, [S] each."""
     scale = values.std(axis=0)
-    smallest = max(_MIN_RELATIVE_STD * float(np.median(scale)), np.finfo(np.float32).eps)
+    smallest = max(_MIN_RELATIVE_STD * float(np.median(scale)), float(np.finfo(np.float32).eps))
     return values.mean(axis=0), np.maximum(scale, smallest)
 
 

@@ -13,7 +13,7 @@ from model.uncertainty.calibration import MIN_CALIBRATION_IMAGES
 from model.uncertainty.uncertainty_measures import softmax
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, load_dataset
-from training.export.calibrate import calibrate, fit_relative_mahalanobis, fit_temperature
+from training.export.calibrate import calibrate, fit_temperature
 
 
 @pytest.fixture(scope="module")
@@ -46,32 +46,6 @@ def test_fit_temperature_stays_uncertain_when_all_predictions_are_correct(count:
     assert wrong == pytest.approx(0.5 / (count + 1), rel=0.02)
 
 
-def test_fit_relative_mahalanobis_whitens_the_features_of_a_class() -> None:
-    generator = np.random.default_rng(2)
-    mixing = generator.normal(size=(6, 6))
-    labels = generator.integers(0, 3, 5_000)
-    noise = generator.normal(size=(5_000, 6))
-    features = (noise @ mixing + 8 * labels[:, np.newaxis]).astype(np.float32)
-    density = fit_relative_mahalanobis(features, labels)
-    places = features.astype(np.float64) @ density.axes
-    for label, centre in enumerate(density.centres):
-        np.testing.assert_allclose(places[labels == label, :6].mean(axis=0), centre, atol=1e-6)
-    np.testing.assert_allclose(places[:, 6:].mean(axis=0), density.middle, atol=1e-6)
-    inside = places[:, :6] - density.centres[labels]
-    deviations = inside.std(axis=0)
-    assert deviations.max() < 1.1
-    assert deviations[-1] == pytest.approx(1, abs=0.1), "along the longest axis"
-
-
-def test_fit_relative_mahalanobis_projects_wide_features() -> None:
-    generator = np.random.default_rng(3)
-    features = generator.random((400, 300)).astype(np.float32)
-    density = fit_relative_mahalanobis(features, generator.integers(0, 2, 400))
-    assert density.axes.shape == (300, 512)
-    assert density.centres.shape == (2, 256)
-    assert np.isfinite(density.score(features)).all()
-
-
 def test_calibrate_fits_a_real_bundle_on_its_validation_images(
     uncalibrated: Predictor, digits: Dataset
 ) -> None:
@@ -79,7 +53,8 @@ def test_calibrate_fits_a_real_bundle_on_its_validation_images(
     assert fitted is not None
     assert fitted.parameters.images == len(digits.validation)
     prediction = uncalibrated.predict(to_float(digits.validation.images))
-    typicality = fitted.typicality(fitted.ood_scores(prediction.features))
+    assert prediction.ood_scores is not None
+    typicality = fitted.typicality(prediction.ood_scores)
     assert typicality.mean() == pytest.approx(0.5, abs=0.01)
     assert typicality.min() > 1 / (len(typicality) + 1)
     assert typicality.max() == 1
@@ -111,12 +86,3 @@ def test_calibrate_returns_none_for_too_few_images(
 ) -> None:
     few = digits.validation.take(np.arange(MIN_CALIBRATION_IMAGES - 1))
     assert calibrate(uncalibrated, replace(digits, validation=few)) is None
-
-
-def test_fit_relative_mahalanobis_accepts_constant_features() -> None:
-    dead = np.zeros((50, 4), np.float32)
-    density = fit_relative_mahalanobis(dead, np.arange(50) % 2)
-    images = np.concatenate([dead[:2], np.full((2, 4), 0.5, np.float32)])
-    scores = density.score(images)
-    assert np.isfinite(scores).all()
-    assert (scores <= scores[0]).all()
