@@ -38,6 +38,9 @@ _MAX_SURPRISAL = 20.0
 """The largest -ln p of a distance; one that is farther out counts no more."""
 _MIN_RELATIVE_STD = 0.01
 """Statistics that hardly vary are scaled as if they varied by this share of the median."""
+_MIN_VARIANCE = 1e-6
+"""Added to that of each standardised statistic; without it, images that are equal in all of them,
+or a single image of each class, have no covariance to divide by."""
 _SEED = 0
 
 Floats = NDArray[np.float64]
@@ -147,6 +150,12 @@ def _standardise(values: Floats) -> tuple[Floats, Floats]:
     return values.mean(axis=0), np.maximum(scale, smallest)
 
 
+def _covariance(differences: Floats) -> Floats:
+    """Return the shrunk covariance [D, D] of differences from a mean [N, D]; never singular."""
+    shrunk: Floats = ledoit_wolf(differences, assume_centered=True)[0]
+    return shrunk + _MIN_VARIANCE * np.eye(len(shrunk))
+
+
 def _inverse_root(covariance: Floats) -> Floats:
     """Return W with W @ W.T the inverse of a covariance [D, D]."""
     root: Floats = np.linalg.inv(np.linalg.cholesky(covariance)).T
@@ -156,8 +165,7 @@ def _inverse_root(covariance: Floats) -> Floats:
 def _whitening(values: Floats) -> _Affine:
     """Return the map onto axes on which the covariance of points [N, D] is the identity."""
     mean, scale = _standardise(values)
-    covariance, _ = ledoit_wolf((values - mean) / scale, assume_centered=True)
-    axes = _inverse_root(covariance) / scale[:, np.newaxis]
+    axes = _inverse_root(_covariance((values - mean) / scale)) / scale[:, np.newaxis]
     return _Affine(axes, -mean @ axes)
 
 
@@ -182,7 +190,7 @@ def _class_projections(
     points = points @ basis
     classes, places = np.unique(labels, return_inverse=True)
     means = np.array([points[labels == label].mean(axis=0) for label in classes])
-    within, _ = ledoit_wolf(points - means[places], assume_centered=True)
+    within = _covariance(points - means[places])
     weighted = means * np.sqrt(np.bincount(places) / len(labels))[:, np.newaxis]
     whiten = _inverse_root(within + weighted.T @ weighted)
     solved = np.linalg.solve(within, weighted.T)  # [D, C]
