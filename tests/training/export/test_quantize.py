@@ -181,6 +181,16 @@ def first_activations(path: Path, images: NDArray[np.float32]) -> NDArray[np.flo
     return activations
 
 
+@pytest.mark.parametrize("count", [1, 20, 33, 63])
+def test_quantize_accepts_any_number_of_images(
+    exported: Exported, tmp_path: Path, count: int
+) -> None:
+    quantize(exported.folder / MODEL_FILE, exported.images[:count], tmp_path / MODEL_FILE)
+    (tmp_path / HEAD_FILE).write_bytes((exported.folder / HEAD_FILE).read_bytes())
+    predictor = Predictor.open(tmp_path, exported.network.head.dropout_layers)
+    assert np.isfinite(predictor.predict(exported.images).logits).all()
+
+
 def test_quantize_refuses_a_network_without_convolutions(
     export: Export, images: NDArray[np.float32], tmp_path: Path
 ) -> None:
