@@ -65,7 +65,8 @@ def distance(score: OodScore, name: str, statistics: Floats32, logits: Floats32)
 
 def mahalanobis(differences: Floats, covariance: Floats) -> Floats:
     """Return the squared distance of each row of [N, D], float64 [N]."""
-    return np.vecdot(differences, np.linalg.solve(covariance, differences.T).T)
+    squares: Floats = np.vecdot(differences, np.linalg.solve(covariance, differences.T).T)
+    return squares
 
 
 def test_distances_are_mahalanobis_distances_by_their_definition(fitted: OodScore) -> None:
@@ -117,7 +118,7 @@ def ray(statistics: Floats32, steps: Sequence[float], seed: int) -> Floats32:
     """
     direction = np.random.default_rng(seed).normal(size=statistics.shape[1])
     direction *= statistics.std(axis=0) / np.linalg.norm(direction)
-    points = statistics.mean(axis=0) + np.array(steps)[:, np.newaxis] * direction
+    points: Floats = statistics.mean(axis=0) + np.array(steps)[:, np.newaxis] * direction
     return points.astype(np.float32)
 
 
