@@ -3,14 +3,16 @@
 Four distances of an image are combined:
 
 - `density`: the Mahalanobis distance of all statistics from their mean over the training images;
-- `relative`: the distance from the nearest class, minus that distance (Lee et al. 2018; Ren et al.
-  2021), which cancels what all classes share, and so sees what only a class's images have;
+- `relative`: the relative Mahalanobis distance, that from the nearest class minus the one above
+  (Lee et al. 2018; Ren et al. 2021), which cancels what all classes share, and so sees what only a
+  class's images have;
 - `pixels`: the Mahalanobis distance of the pixels' statistics alone;
 - `logit`: minus the largest logit (Hendrycks et al. 2022), which is low for mixtures of classes.
 
 Each distance is turned into -ln p, p its p-value among training images that were held out of the
-fit, and the weighted sum is the score (Fisher 1925). Its weights were chosen on classes that were
-left out of the training, and on noise, blanks and altered training images (docs/experiments.md).
+fit, and the weighted sum is the score (Fisher's method, 1925). Its weights were chosen on classes
+that were left out of the training, and on noise, blanks and altered training images
+(docs/experiments.md).
 Knows no graph and no network.
 """
 
@@ -151,7 +153,10 @@ def _standardise(values: Floats) -> tuple[Floats, Floats]:
 
 
 def _covariance(differences: Floats) -> Floats:
-    """Return the shrunk covariance [D, D] of differences from a mean [N, D]; never singular."""
+    """Return the covariance [D, D] of differences from a mean [N, D], by Ledoit-Wolf shrinkage.
+
+    It is never singular.
+    """
     shrunk: Floats = ledoit_wolf(differences, assume_centered=True)[0]
     return shrunk + _MIN_VARIANCE * np.eye(len(shrunk))
 
