@@ -141,7 +141,7 @@ STRANGE: dict[str, Callable[[Images, np.random.Generator], Images]] = {
 def test_images_unlike_any_digit_have_the_least_typicality(
     calibrated: Predictor, digits: Dataset, kind: str
 ) -> None:
-    """Measured: all of them, in 7 trainings with other seeds, presets and activations."""
+    """Measured with ReLU: all of them, but 99.7 % of the shuffled ones in one of five trainings."""
     images = STRANGE[kind](to_float(digits.test.images), np.random.default_rng(4))
     typicality = calibrated.predict(images).typicality
     least = 1 / (len(digits.validation) + 1)
