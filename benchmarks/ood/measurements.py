@@ -92,6 +92,8 @@ class BundleFigures:
     """By kind of sets."""
     test_probabilities: Floats
     """[N, K], of the deterministic pass."""
+    uncalibrated_probabilities: Floats
+    """The same before calibration, [N, K]."""
     ood_probabilities: Mapping[str, Floats]
     """[M, K], by kind of images."""
 
@@ -102,6 +104,8 @@ class EnsembleFigures:
 
     members: int
     quality: Quality
+    uncalibrated_quality: Quality
+    """Of the ensemble of the members before calibration."""
     detection: Mapping[str, Mapping[str, Detection]]
     """By kind of images, then by score."""
 
@@ -112,6 +116,7 @@ def measure_bundle(
     """Measure a bundle on the test images of `data` and on every kind of OOD images."""
     test = evaluate(predictor, data.test, data.class_names)
     answers, labels = test.answers, data.test.labels
+    uncalibrated = test.uncalibrated or answers
     known_scores = _scores(predictor, answers, data.test.images)
     answers_by_kind = {
         name: predict_split(predictor, Split(images, np.zeros(len(images), np.int64)))
@@ -138,6 +143,7 @@ def measure_bundle(
             kind: class_coverage_metrics(test, calibrator, kind) for kind in CLASS_COVERAGE_KINDS
         },
         test_probabilities=answers.probabilities,
+        uncalibrated_probabilities=uncalibrated.probabilities,
         ood_probabilities={name: each.probabilities for name, each in answers_by_kind.items()},
     )
 
@@ -145,8 +151,10 @@ def measure_bundle(
 def measure_ensemble(bundles: Sequence[BundleFigures], labels: Labels) -> EnsembleFigures:
     """Measure the deep ensemble of networks (Lakshminarayanan et al. 2017).
 
-    It predicts the mean of their deterministic, calibrated probabilities. Its mutual information is
-    the entropy of that mean, less the mean of the entropies.
+    It predicts the mean of their deterministic, calibrated probabilities; since that is less
+    confident than its calibrated members (Rahaman & Thiery 2021), the mean before calibration is
+    measured as well. Its mutual information is the entropy of the mean, less the mean of the
+    entropies.
 
     Args:
         bundles: measured on the same images.
@@ -157,6 +165,9 @@ def measure_ensemble(bundles: Sequence[BundleFigures], labels: Labels) -> Ensemb
     return EnsembleFigures(
         members=len(bundles),
         quality=measure_quality(test.mean(axis=0), labels),
+        uncalibrated_quality=measure_quality(
+            np.mean([bundle.uncalibrated_probabilities for bundle in bundles], axis=0), labels
+        ),
         detection={
             kind: detect(
                 known,

@@ -70,6 +70,7 @@ def bundle_figures(auroc: float, answered: float = 0.1) -> BundleFigures:
             }
         },
         test_probabilities=TEST,
+        uncalibrated_probabilities=TEST,
         ood_probabilities={"mnist": OOD, "noise": OOD},
     )
 
@@ -105,7 +106,10 @@ def test_ensemble_is_measured_on_the_mean_probabilities() -> None:
 
 def test_quality_has_a_row_for_each_way_to_predict_and_its_cost(comparison: Comparison) -> None:
     rows = quality_record(comparison).rows
-    assert [row[0] for row in rows] == list(COSTS)
+    assert [row[0] for row in rows] == [
+        *COSTS,
+        "deep ensemble of 2 networks, before calibration",
+    ]
     assert rows[0][1:3] == ("93.00 (90.00 to 96.00) %", "0.2000 (0.2000 to 0.2000)")
     assert rows[0][-3:] == ("0.10 ms", "0.05 ms", "100 kB")
     assert rows[-1][1] == "75.00 %"
@@ -133,7 +137,7 @@ def test_answers_begin_with_the_test_images_and_name_the_kind_answered_most(
     record = answers_record(comparison)
     assert record.rows[0][:3] == ("none: test images", "4", "1.2 (1.2 to 1.2) %")
     assert record.rows[1][-1] == "20.0 (10.0 to 30.0) %"
-    assert "“mnist”: 20.0%" in record.finding
+    assert "“mnist”: 20.0 %" in record.finding
 
 
 def test_prediction_sets_name_the_worst_class(comparison: Comparison) -> None:
