@@ -199,7 +199,10 @@ def shared_covariance(network: HalfTrained, shrinkage: float) -> Floats:
 
 
 def relative_mahalanobis(network: HalfTrained, shrinkage: float) -> Floats:
-    """Return the same plus the distance to the overall mean, float64 [M] (Ren et al. 2021)."""
+    """Return minus the relative Mahalanobis distance, float64 [M] (Ren et al. 2021).
+
+    It is the distance to the nearest class, less that to the overall mean.
+    """
     mean = network.train_features.mean(axis=0)
     axes = whitening(network.train_features - mean, shrinkage)
     farther: Floats = np.square((network.features - mean) @ axes).sum(axis=1)

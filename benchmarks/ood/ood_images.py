@@ -71,7 +71,7 @@ def _shuffle_pixels(images: Images, generator: np.random.Generator) -> Images:
     return shuffled.reshape(images.shape)
 
 
-def _to_pixels(values: NDArray[np.float64]) -> Images:
+def _to_pixels(values: NDArray[np.floating]) -> Images:
     return np.clip(np.round(values), 0, _LEVELS - 1).astype(np.uint8)
 
 
