@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.machine import describe_machine
 from benchmarks.ood.costs import measure_costs
 from benchmarks.ood.measurements import BundleFigures, measure_bundle, measure_ensemble
 from benchmarks.ood.ood_images import Images, ood_images
@@ -81,6 +82,7 @@ def compare(folders: Sequence[Path], data_dir: Path | None, *, ensemble: bool) -
         bundles=bundles,
         ensemble=measure_ensemble(bundles, data.test.labels) if with_ensemble else None,
         costs=measure_costs(folders if with_ensemble else folders[:1], data.test.images),
+        machine=describe_machine(),
     )
 
 

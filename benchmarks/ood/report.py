@@ -43,6 +43,8 @@ class Comparison:
     ensemble: EnsembleFigures | None
     costs: Mapping[str, Cost]
     """By way to predict, of the first bundle."""
+    machine: str
+    """That the costs were measured on."""
 
 
 def records(comparison: Comparison) -> list[Record]:
@@ -91,8 +93,8 @@ def quality_record(comparison: Comparison) -> Record:
         name=f"ood-quality-{comparison.data}",
         title=f"{comparison.data}: answers to test images, and their cost",
         setting=f"{_seeds(comparison)}; {comparison.test_images:,} test images. Times are of an "
-        f"image alone, and of one in a batch of {BATCH_SIZE}, on one core, measured by turns: "
-        "medians; the kB are of graphs and calibration.",
+        f"image alone, and of one in a batch of {BATCH_SIZE}, on one core of "
+        f"{comparison.machine}, measured by turns: medians; the kB are of graphs and calibration.",
         columns=("prediction", "accuracy", "NLL", "ECE", "AURC", "alone", "in a batch", "size"),
         rows=rows,
         finding=f"Typicality makes a prediction in a batch take {slower:.2f} times as long.",

@@ -78,7 +78,8 @@ def bundle_figures(auroc: float, answered: float = 0.1) -> BundleFigures:
 @pytest.fixture
 def comparison() -> Comparison:
     bundles = [bundle_figures(0.9), bundle_figures(0.96, answered=0.3)]
-    return Comparison("fashion-mnist", 4, bundles, measure_ensemble(bundles, LABELS), COSTS)
+    ensemble = measure_ensemble(bundles, LABELS)
+    return Comparison("fashion-mnist", 4, bundles, ensemble, COSTS, machine="two cores")
 
 
 def test_mean_and_range_are_one_number_for_a_single_seed() -> None:

@@ -1,8 +1,8 @@
 """The statistics of an image that its out-of-distribution (OOD) score is computed from.
 
-The features alone have forgotten what makes blanks and noise strange, so the pixels and two
-activations of the trunk are looked at as well. Each is pooled to the mean, the standard deviation
-and the maximum of every channel, which the trunk's graph computes in the same run. Knows no score.
+The features alone have forgotten what makes blanks and noise strange, so the pixels and three
+activations of the trunk are looked at as well. Each is pooled to the mean and the maximum of every
+channel, which the trunk's graph computes in the same run. Knows no score.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,21 @@ from training.network.classifier import Classifier, HiddenLayer
 
 STATISTICS = "ood_statistics"
 """The output of the exported graph that has them, float32 [N, S]."""
-POOLED_PER_CHANNEL = 3
+POOLED_PER_CHANNEL = 2
 """Numbers that `pool_channels` keeps of each channel."""
 
 
 def tapped_layers(network: Classifier) -> Sequence[HiddenLayer]:
-    """Return the convolution layers whose activations are pooled: the first and a middle one.
+    """Return the convolution layers whose activations are pooled: first, middle and last.
 
-    The first sees noise, brightness and contrast; the middle one sees textures and shapes. A
-    network without convolutions has none. Chosen in docs/experiments.md, "Which layers tell".
+    The first sees noise, brightness and contrast; the others see textures and shapes. A network
+    without convolutions has none.
     """
     convolutions = [
         layer for layer in network.hidden_layers() if isinstance(layer.layer, nn.Conv2d)
     ]
-    places = sorted({0, len(convolutions) // 2}) if convolutions else []
+    count = len(convolutions)
+    places = sorted({0, count // 2, count - 1}) if convolutions else []
     return [convolutions[place] for place in places]
 
 
@@ -53,11 +54,9 @@ def features_and_statistics(network: Classifier, images: Tensor) -> tuple[Tensor
 
 
 def pool_channels(values: Tensor) -> Tensor:
-    """Return the mean, standard deviation and maximum of each channel, float32 [N, 3C].
+    """Return the mean and the maximum of each channel, float32 [N, 2C].
 
     Args:
         values: float32 [N, C, H, W].
     """
-    mean, mean_square = values.mean(dim=(2, 3)), values.square().mean(dim=(2, 3))
-    variance = (mean_square - mean.square()).clamp(min=0)  # rounding may leave it below 0
-    return torch.cat([mean, variance.sqrt(), values.amax(dim=(2, 3))], dim=1)
+    return torch.cat([values.mean(dim=(2, 3)), values.amax(dim=(2, 3))], dim=1)
