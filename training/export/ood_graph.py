@@ -52,18 +52,18 @@ def add_score(path: Path, score: OodScore) -> None:
     model = onnx.load(path)
     graph = _Nodes(model.graph)
     graph.remove_output(STATISTICS)
-    projection, offset = graph.array(score.projection), graph.array(score.offset)
-    projected = graph.node("Gemm", STATISTICS, projection, offset)
-    density, separating, by_class, pixels = graph.split(projected, score.sizes)
     last = graph.integers(-1)
-    relative = graph.node(
-        "Sub", graph.sum_of_squares(separating, last), graph.node("ReduceMax", by_class, last)
-    )
+    scaled = graph.node("Mul", STATISTICS, graph.array(score.scale))
+    points = graph.node("Add", scaled, graph.array(score.shift))
+    projection, offset = graph.array(score.projection), graph.array(score.offset)
+    projected = graph.node("Gemm", points, projection, offset)
+    parts = graph.split(projected, score.sizes)
+    varying, separating, pixels = (graph.sum_of_squares(parts[place], last) for place in (0, 1, 3))
     distances = graph.node(
         "Concat",
-        graph.sum_of_squares(density, last),
-        relative,
-        graph.sum_of_squares(pixels, last),
+        graph.node("Sub", graph.sum_of_squares(points, last), varying),
+        graph.node("Sub", separating, graph.node("ReduceMax", parts[2], last)),
+        pixels,
         graph.node("Neg", graph.node("ReduceMax", "logits", last)),
         axis=1,
     )
