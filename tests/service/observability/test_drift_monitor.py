@@ -111,7 +111,7 @@ def test_rank_of_a_confidence_is_that_among_the_validation_images(calibrator: Ca
     count = calibrator.parameters.images
     assert calibrator.confidence_ranks(np.array([0.0, 1.1])).tolist() == [0, count]
     np.testing.assert_array_equal(
-        calibrator.typicality_ranks(np.arange(count + 1) / count), np.arange(count + 1)
+        calibrator.typicality_ranks(np.arange(1, count + 2) / (count + 1)), np.arange(count + 1)
     )
 
 
