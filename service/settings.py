@@ -60,7 +60,7 @@ class ServiceSettings(CommandSettings):
     )
     control_folder: Path | None = Field(
         None,
-        description="where rollouts and unloads are kept; forgotten at the end if left out",
+        description="where rollouts and unloads are stored; if left out, a restart forgets them",
     )
     drift_level: float = Field(
         0.01,
@@ -71,7 +71,8 @@ class ServiceSettings(CommandSettings):
     )
     default_model: str | None = Field(
         None,
-        description="model of requests that name none; else the first to be alone in service",
+        description="model of requests that name none; if left out, the recorded default: the "
+        "first model that was the only one in service",
     )
     default_samples: int = Field(
         64, ge=1, le=MAX_SAMPLES, description="dropout samples of requests that name no number"
@@ -97,7 +98,9 @@ class ServiceSettings(CommandSettings):
         50_000_000, ge=1, description="most pixels of all encoded images of a request together"
     )
     max_concurrent_requests: int = Field(
-        256, ge=1, description="requests answered at once, each worker; more are answered 503"
+        256,
+        ge=1,
+        description="most requests in flight, each worker; further ones are refused (503)",
     )
     max_connections: int = Field(
         4096,
@@ -114,8 +117,8 @@ class ServiceSettings(CommandSettings):
     max_queue_rows: int = Field(
         1024,
         ge=1,
-        description="most images waiting for inference, each loaded version and worker; more are "
-        "answered 503",
+        description="most images waiting for inference, each loaded version and worker; further "
+        "requests are refused (503)",
     )
     head_timeout_seconds: float = Field(
         10,

@@ -96,6 +96,13 @@ class TrainingConfig(CommandSettings):
     max_norm: float | None = Field(
         None, gt=0, description="longest L2 norm of a hidden unit's incoming weights; default: any"
     )
+    weight_averaging: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the steps so far whose weights are averaged, 0..1; 0 for the last; "
+        "default by data set",
+    )
     patience: int | None = Field(
         None,
         ge=1,

@@ -26,7 +26,13 @@ from training.export.quantization_gate import PrecisionChoice, choose_precision
 from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs, write_golden
 from training.fitting.run_folder import prepare_run_folder
 from training.fitting.training_advice import advise
-from training.fitting.training_loop import LAST_CHECKPOINT, TrainResult, describe_architecture, fit
+from training.fitting.training_loop import (
+    LAST_CHECKPOINT,
+    TrainResult,
+    averaged_share,
+    describe_architecture,
+    fit,
+)
 from training.fitting.unit_diagnostics import count_deaths_and_revivals, diagnose
 from training.network.classifier import Classifier, count_parameters
 from training.network.prune import max_logit_difference, prune
@@ -225,5 +231,6 @@ def _resolved_options(config: TrainingConfig, data: Dataset) -> dict[str, Any]:
         "augmentation": config.augmentation or defaults.augmentation,
         "learning_rate": config.peak_learning_rate,
         "dropout_samples": config.heads_per_step,
+        "weight_averaging": averaged_share(config, data),
         "threads": config.threads or defaults.threads,
     }

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import platform
 import shlex
 import shutil
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.machine import describe_machine
 from benchmarks.reliability.report import Report
 from benchmarks.serving.environments import ROOT
 
@@ -49,9 +49,7 @@ class Options:
 
     def __str__(self) -> str:
         """Describe the machine."""
-        text = Path("/proc/cpuinfo").read_text()
-        model = text.partition("model name")[2].partition("\n")[0].strip("\t :")
-        return f"{model or platform.machine()}, {os.cpu_count()} cores"
+        return describe_machine()
 
 
 def run(

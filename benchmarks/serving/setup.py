@@ -2,7 +2,6 @@
 
 import argparse
 import fcntl
-import os
 import platform
 import shutil
 import signal
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.machine import describe_machine
 from benchmarks.serving.environments import ROOT, environment
 from model.bundle.store import Bundle, open_bundle
 
@@ -61,7 +61,8 @@ class Setup:
         manifest = self.bundle.manifest
         return (
             f"{manifest.name} version {manifest.version}, ONNX Runtime on one thread; the server "
-            f"on core {self.server_cores}, the load on core {self.load_cores}; {_machine()}."
+            f"on core {self.server_cores}, the load on core {self.load_cores}; "
+            f"{describe_machine()}, Python {platform.python_version()}."
         )
 
 
@@ -128,10 +129,3 @@ def _bundle(path: Path | None) -> Bundle:
     if found is None:
         raise SystemExit("There is no bundle; make one with `make train`, or name one: --bundle.")
     return open_bundle(found)
-
-
-def _machine() -> str:
-    """Describe the processor and the Python version."""
-    text = Path("/proc/cpuinfo").read_text()
-    model = text.partition("model name")[2].partition("\n")[0].strip("\t :") or platform.machine()
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"

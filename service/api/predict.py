@@ -127,7 +127,7 @@ class _PredictionEndpoints:
             _record_metrics(uncertainty, decisions, self._metrics, manifest.name)
             if model.drift is not None:
                 model.drift.observe_typicality(uncertainty.typicality)
-                model.drift.observe_confidence(uncertainty.mean_probabilities, sampling)
+                model.drift.observe_confidence(uncertainty.confidences(), sampling)
             content = {
                 "model": manifest.name,
                 "version": model.version,

@@ -66,7 +66,7 @@ class DriftMonitor:
             for figure in FIGURES
         }
         self._noted: dict[Figure, list[tuple[float, Floats]]] = {each: [] for each in FIGURES}
-        """When each request was noted, and its typicality [N] or its probabilities [N, K]."""
+        """When each request was noted, and the typicality or the confidence of its images, [N]."""
         self._noted_images = 0
         self._is_deferred = False
         self.tests: dict[Figure, DriftTest] = self._tests(b"")
@@ -77,8 +77,8 @@ class DriftMonitor:
         """Note the typicality of the N images of a request, [N]."""
         self._note("typicality", typicality)
 
-    def observe_confidence(self, mean_probabilities: Floats, sampling: Sampling) -> None:
-        """Note the mean probabilities of the N images of a request, [N, K].
+    def observe_confidence(self, confidences: Floats, sampling: Sampling) -> None:
+        """Note the labels' mean probabilities of the N images of a request, [N].
 
         Those of fewer samples than the calibration's, or of other designs, are left out: their
         confidences differ from those of the validation images on the same images already.
@@ -88,7 +88,7 @@ class DriftMonitor:
             and sampling.design == "orthogonal"
             and sampling.samples >= self._calibrator.parameters.samples
         ):
-            self._note("confidence", mean_probabilities)
+            self._note("confidence", confidences)
 
     def _note(self, figure: Figure, values: Floats) -> None:
         if self._noted_images > _MAX_PENDING_IMAGES and not self.advance():
@@ -178,7 +178,7 @@ class DriftMonitor:
         times = np.repeat([moment for moment, _ in noted], [len(values) for _, values in noted])
         if figure == "typicality":
             return self._calibrator.typicality_ranks(values), times
-        return self._calibrator.confidence_ranks(values.max(axis=1)), times
+        return self._calibrator.confidence_ranks(values), times
 
     def _forget_noted(self) -> None:
         for values in self._noted.values():

@@ -147,7 +147,7 @@ ERRORS = [
 
 STRICTER = [
     _status("200", "400", "JSON is UTF-8, without byte order mark, NaN or Infinity (RFC 8259).", "odd JSON: a byte *", "odd JSON: not UTF-8", "data: NaN", "data: Infinity"),
-    _status("200", "400", "Of a repeated key the last counts here, in Triton the first.", "odd JSON: inputs twice"),
+    _status("200", "400", "Where JSON repeats a key, we use its last value and Triton its first; here the last is an empty list.", "odd JSON: inputs twice"),
     _status("200", "400", "A pixel is a finite number in 0..1; outside, the answer would mean nothing.", "data: above 1", "data: below 0", "data: beyond *", "binary: not a number in it"),
     _status("200", "400", "Nesting that contradicts the shape is a mistake; Triton flattens any nesting.", "data: ragged", "data: nested *"),
     _status("200", "400", "An output is given once; Triton passes over the second.", "outputs: twice"),
@@ -177,9 +177,9 @@ BODIES = [
     _body("body.outputs.order", "*", "*", "Outputs come in the order in which they are requested; Triton keeps the model's.", "outputs: *"),
     _body("Content-Type", "application/json", "application/octet-stream", "binary_data_output is the default of listed outputs too, as the extension has it; Triton heeds it only where none is listed.", "binary output: by default, *"),
     _body("body.outputs.*.parameters", "absent", "an object", "The same: those outputs are in binary here.", "binary output: by default, *"),
-    _body("body.outputs.probabilities.data*", "*", "*", "More classes than there are is all of them; Triton cuts the number to 32 bits, here 0.", "classification: of 1099511627776"),
+    _body("body.outputs.probabilities.data*", "*", "*", "A number larger than that of the classes gives all of them; Triton keeps its lowest 32 bits, which are 0.", "classification: of 1099511627776"),
     _body("body.id", "*", "*", "An id is echoed as it is; Triton leaves an empty one out, and ends one at a NUL.", "id: empty", "id: with controls"),
-    _body("Content-Encoding", "absent", "gzip", "Any encoding is any encoding, and their names have no case (RFC 9110, 12.5.3).", "accept: [*]", "accept: GZIP"),
+    _body("Content-Encoding", "absent", "gzip", "Accept-Encoding: * accepts every encoding, gzip too; names of encodings have no case (RFC 9110, 12.5.3).", "accept: [*]", "accept: GZIP"),
     _body("Content-Encoding", "deflate", "gzip", "Of two that are equally welcome we choose gzip, Triton the first.", "accept: deflate, gzip"),
     _body("body.*", "*", "absent", "Triton writes its whole configuration with every default; ours is what is true of this server.", "config: *"),
     _body("body.*", "absent", "an object", "Ours names the versions in service, and the instances after the model.", "config: *"),

@@ -17,22 +17,25 @@ _MAX_DEGREES = 12.0
 _MAX_SCALE = 0.12
 
 
-def build_augmentation(name: Augmentation, shift: int) -> Callable[[Tensor], Tensor]:
+def build_augmentation(name: Augmentation, shift: float) -> Callable[[Tensor], Tensor]:
     """Return the named augmentation: uint8 images [N, C, H, W] -> float32 in 0..1, same shape.
 
     Args:
         name: of the augmentation.
-        shift: largest translation, in pixels.
+        shift: largest translation, in pixels; crops move by whole ones, at least one.
     """
+    border = max(1, round(shift))
     match name:
         case "none":
             return _to_unit_range
         case "shift":
-            return lambda images: _to_unit_range(random_crop(images, shift, "constant"))
+            return lambda images: _to_unit_range(random_crop(images, border, "constant"))
         case "affine":
             return lambda images: random_affine(_to_unit_range(images), shift)
         case "flip-crop":
-            return lambda images: _to_unit_range(random_crop(random_flip(images), shift, "reflect"))
+            return lambda images: _to_unit_range(
+                random_crop(random_flip(images), border, "reflect")
+            )
 
 
 def random_flip(images: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ def random_crop(images: Tensor, border: int, mode: str) -> Tensor:
     ]
 
 
-def random_affine(images: Tensor, shift: int) -> Tensor:
+def random_affine(images: Tensor, shift: float) -> Tensor:
     """Rotate, scale and translate each image by a random affine map, with bilinear interpolation.
 
     Rotates by at most 12 degrees and scales by at most 12 %; pixels from outside are black.

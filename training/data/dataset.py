@@ -64,10 +64,12 @@ class DatasetDefaults:
     epochs: int
     batch_size: int
     augmentation: Augmentation
-    shift: int
-    """Largest translation of an augmented image, in pixels."""
+    shift: float
+    """Largest translation of an augmented image, in pixels; a crop moves by whole ones."""
     threads: int | None = None
     """Processor threads; 1 for steps too small to parallelise, None for all cores."""
+    weight_averaging: float = 0.0
+    """Share of the steps so far whose weights are averaged; 0 for the last weights."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _digits(config: TrainingConfig) -> Dataset:
             train=whole.take(rest),
             validation=whole.take(rest[:0]),
             test=whole.take(test),
-            defaults=DatasetDefaults(60, 64, "affine", shift=1, threads=1),
+            defaults=DatasetDefaults(60, 64, "affine", shift=0.6, threads=1, weight_averaging=0.2),
         ),
         (config.validation_share or _VALIDATION_SHARE) / (1 - config.test_share),
         config.split_seed,
@@ -280,7 +282,7 @@ def _resize_dataset(data: Dataset, config: TrainingConfig) -> Dataset:
     )
     if _shape(wanted) == _shape(data.input):
         return replace(data, input=wanted)
-    shift = max(1, round(data.defaults.shift * wanted.width / data.input.width))
+    shift = data.defaults.shift * wanted.width / data.input.width
     return replace(
         data,
         input=wanted,

@@ -29,16 +29,18 @@ class Record:
     rows: Sequence[tuple[str, ...]]
     finding: str
     """The result in Markdown, generated from the measured numbers."""
-    figure: Figure
+    figure: Figure | None = None
+    """None: the table is enough."""
 
     def entry(self, command: str) -> str:
         """Return the entry in Markdown, with today's date."""
         lines = ["| " + " | ".join(row) + " |" for row in (self.columns, *self.rows)]
         lines.insert(1, "|" + "---|" * len(self.columns))
         table = "\n".join(lines)
+        image = f"\n![{self.title}]({PLOTS_FOLDER}/{self.name}.svg)\n" if self.figure else ""
         return (
             f"## {date.today():%Y-%m-%d} · {self.title}\n\n`{command}`: {self.setting}\n\n{table}"
-            f"\n\n{self.finding}\n\n![{self.title}]({PLOTS_FOLDER}/{self.name}.svg)\n"
+            f"\n\n{self.finding}\n{image}"
         )
 
     def print(self, console: Console) -> None:
@@ -70,7 +72,9 @@ class Record:
         file.write_text(f"{head}\n{self.entry(command)}{heading}{rest}", encoding="utf-8")
 
     def draw(self, file: Path) -> None:
-        """Write the plot as SVG; the same numbers give the same bytes."""
+        """Write the plot as SVG, if there is one; the same numbers give the same bytes."""
+        if self.figure is None:
+            return
         with mpl.rc_context({"svg.hashsalt": self.name}):
             self.figure.savefig(file, metadata={"Date": None})
 

@@ -68,14 +68,22 @@ def add_score(path: Path, score: OodScore) -> None:
         axis=1,
     )
     clipped = graph.node("Min", distances, graph.array(score.limits))
-    columns = graph.node("Unsqueeze", clipped, graph.integers(2))  # [N, 4, 1]
-    excess = graph.node("Relu", graph.node("Sub", columns, graph.array(score.knots)))
-    weighted = graph.node("Flatten", graph.node("Mul", excess, graph.array(-score.slopes)), axis=1)
+    repeat, knots = (
+        graph.array(_repeat_matrix(*score.knots.shape)),
+        graph.array(-score.knots.ravel()),
+    )
+    excess = graph.node("Relu", graph.node("Gemm", clipped, repeat, knots))
+    weighted = graph.node("Mul", excess, graph.array(-score.slopes.ravel()))
     graph.node("ReduceSum", weighted, last, output=OOD_SCORES, keepdims=0)
     output = helper.make_tensor_value_info(OOD_SCORES, TensorProto.FLOAT, ["batch"])
     model.graph.output.append(output)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _repeat_matrix(rows: int, times: int) -> NDArray[np.float32]:
+    """Return the matrix [rows, rows * times] that repeats each of `rows` numbers."""
+    return np.repeat(np.eye(rows, dtype=np.float32), times, axis=1)
 
 
 class _Nodes:

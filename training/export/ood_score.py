@@ -26,7 +26,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.decomposition import PCA
 
 DISTANCES = ("density", "relative", "pixels", "logit")
-WEIGHTS = (1.0, 1.0, 0.3, 0.3)
+WEIGHTS = (1.0, 1.0, 0.3, 0.4)
 """Of the -ln p of each distance in the score."""
 MAX_DIMENSIONS = 512
 """More statistics are first projected onto their principal components."""

@@ -26,6 +26,7 @@ from training.data.batches import EVALUATION_BATCH_SIZE, Batches, image_batches,
 from training.data.dataset import Dataset
 from training.fitting.lightning_module import OneCycleModule, epoch_seed
 from training.fitting.unit_diagnostics import Diagnosis, EpochDiagnostics, LayerHealth, diagnose
+from training.fitting.weight_averaging import weight_averaging
 from training.network.classifier import Classifier, build_classifier
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class TrainResult:
     """The trained network, and the course of its training."""
 
     network: Classifier
-    """On the CPU, in evaluation mode, with the weights of the least validation loss."""
+    """On the CPU, in evaluation mode, with the (averaged) weights of the least validation loss."""
     history: list[dict[str, float]]
     """Losses and accuracy by name, for each epoch."""
     before: tuple[LayerHealth, ...]
@@ -129,16 +130,21 @@ def _trainer(
     config: TrainingConfig, data: Dataset, run: Path, callbacks: list[Callback]
 ) -> Trainer:
     bar: list[Callback] = [RichProgressBar()] if _stdout_is_terminal() else []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    share = averaged_share(config, data)
+    # After the diagnosis, so that this sees the averages with which validation runs.
+    averaging = [weight_averaging(share, device)] if share > 0 else []
     monitored, epochs = "validation_loss", config.epochs or data.defaults.epochs
     return Trainer(
         max_epochs=epochs,
         precision="bf16-mixed" if _has_bf16() else "32-true",
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        accelerator=device,
         devices=1,
         # Response normalisation has no deterministic gradient on GPUs.
         deterministic="warn" if config.preset == "alexnet" else True,
         callbacks=[
             *callbacks,
+            *averaging,
             # The loss is noisy until the learning rate falls, in the second half of the schedule.
             EarlyStopping(monitored, patience=config.patience or -(-epochs // 2)),
             ModelCheckpoint(run, "best", monitor=monitored, enable_version_counter=False),
@@ -178,6 +184,12 @@ def describe_architecture(config: TrainingConfig, data: Dataset) -> Architecture
         classes=len(data.class_names),
         input=data.input,
     )
+
+
+def averaged_share(config: TrainingConfig, data: Dataset) -> float:
+    """Return `config.weight_averaging`, or the default of the data set."""
+    share = config.weight_averaging
+    return data.defaults.weight_averaging if share is None else share
 
 
 def _has_bf16() -> bool:

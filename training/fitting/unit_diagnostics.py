@@ -157,12 +157,12 @@ class Diagnosis(Callback):
         """Add this step's gradients."""
         self._norms.add(network_of(pl_module))
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to count activations."""
         self._monitor = ActivationMonitor(network_of(pl_module)).__enter__()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the counts and the gradients of the epoch."""
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the counts and the gradients of the epoch, while the validated weights are in."""
         assert self._monitor is not None
         self._monitor.__exit__()
         layers, norms = self._monitor.health(), self._norms.means()

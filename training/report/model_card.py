@@ -51,8 +51,8 @@ classes. Network: {architecture["preset"]}, {architecture["activation"]}, \
 {manifest["parameters"]:,} parameters, dropout {architecture["dropout"]:g} in the head.
 
 Trained on {_escaped(data["name"])}: {data["train"]:,} training, {data["validation"]:,} \
-validation and {data["test"]:,} test images. Seed {training["seed"]}. The weights with the best \
-validation loss were kept; nothing was chosen by the test images.
+validation and {data["test"]:,} test images. Seed {training["seed"]}. \
+{_kept_weights(training["weight_averaging"])}; nothing was chosen by the test images.
 
 {_measurements(metrics["test"], manifest.get("calibration"))}
 
@@ -66,6 +66,12 @@ The network answers with one of its classes whatever it is shown. Only the dropo
 treated as uncertain, so the mutual information says little of images unlike the training images. \
 What calibration promises, it promises of images drawn as the validation images were.
 """
+
+
+def _kept_weights(averaged: float) -> str:
+    """Return what the exported weights are; `averaged` is the share of the steps so far."""
+    means = f", averaged over about the last {averaged:.0%} of the steps," if averaged > 0 else ""
+    return f"The weights{means} of the epoch with the best validation loss were kept"
 
 
 def _measurements(metrics: HeldOutMetrics, calibration: Mapping[str, Any] | None) -> str:

@@ -30,6 +30,7 @@ def test_quick_experiment_writes_a_table_a_plot_and_an_entry(
     assert record.name == name
     assert len(record.rows) >= 3
     assert all(len(row) == len(record.columns) for row in record.rows)
+    assert record.figure is not None
     for axes in record.figure.axes:
         assert axes.get_title()
         assert axes.lines

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import date
 from io import StringIO
 from pathlib import Path
@@ -32,6 +33,13 @@ def test_record_entry_has_command_setting_table_finding_and_plot(record: Record)
         "| arm | epochs |\n|---|---|\n| relu | 1.00 |\n| tanh | 2.00 |\n\nrelu is.\n\n"
         "![Which is faster](plots/speed.svg)\n"
     )
+
+
+def test_record_without_a_plot_is_a_table(record: Record, tmp_path: Path) -> None:
+    table = replace(record, figure=None)
+    table.save(tmp_path, "python -m x")
+    assert (tmp_path / "entry.md").read_text().endswith("| tanh | 2.00 |\n\nrelu is.\n")
+    assert not (tmp_path / "speed.svg").exists()
 
 
 def test_record_is_inserted_before_the_other_entries(record: Record, tmp_path: Path) -> None:

@@ -95,6 +95,20 @@ def test_fit_diagnoses_the_weights_that_it_returns(tmp_path: Path, digits: Datas
     assert set(fitted.epochs[0].gradient_norms) == {"dense 1", "output"}
 
 
+def test_fit_averages_the_weights_that_validation_and_diagnostics_see(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    averaged = fit(config(2), digits, tmp_path / "averaged", resume=False)
+    last = fit(config(2, "--weight-averaging", "0"), digits, tmp_path / "last", resume=False)
+    losses = [epoch["validation_loss"] for epoch in averaged.history]
+    assert losses[-1] == min(losses)
+    assert averaged.epochs[-1].layers == averaged.after
+    assert averaged.epochs[-1].gradient_norms == last.epochs[-1].gradient_norms
+    assert averaged.history[-1]["train_loss"] == last.history[-1]["train_loss"]
+    assert losses[-1] != last.history[-1]["validation_loss"]
+    assert not same_weights(averaged.network, last.network)
+
+
 def test_fit_with_max_norm_limits_only_hidden_units(tmp_path: Path, digits: Dataset) -> None:
     max_norm = 0.6
     free = fit(config(1), digits, tmp_path / "free", resume=False).network

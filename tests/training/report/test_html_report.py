@@ -37,7 +37,7 @@ def manifest(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
         "input": dataset.input.model_dump(),
         "architecture": {"preset": "mlp", "activation": "relu", "dropout": 0.5},
         "parameters": 12_345,
-        "training": {"seed": 7},
+        "training": {"seed": 7, "weight_averaging": 0.2},
         "data": dataset.manifest_entry(),
         "metrics": {
             "test": evaluation.metrics | {"trust": selective_metrics(evaluation, None)},
@@ -208,3 +208,18 @@ def test_model_card_of_a_healthy_network_with_a_bounded_activation(
     text = model_card(manifest | {"metrics": manifest["metrics"] | {"diagnosis": diagnosis}}, 3, {})
     assert "| 50.0% | 12.3% |" in text
     assert "Nothing is wrong with them." in text
+
+
+@pytest.mark.parametrize(
+    ("share", "sentence"),
+    [
+        (0.2, "The weights, averaged over about the last 20% of the steps, of the epoch with"),
+        (0.0, "The weights of the epoch with the best validation loss were kept; nothing"),
+    ],
+)
+def test_model_card_says_which_weights_were_kept(
+    manifest: dict[str, Any], share: float, sentence: str
+) -> None:
+    assert sentence in model_card(
+        manifest | {"training": {"seed": 7, "weight_averaging": share}}, 3, {}
+    )

@@ -1,0 +1,1 @@
+"""Measures how well bundles detect out-of-distribution (OOD) images, and at what cost."""
