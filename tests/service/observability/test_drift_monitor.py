@@ -98,8 +98,8 @@ def test_confidence_is_tested_where_it_compares_with_the_validation_images(
 ) -> None:
     async def scenario() -> None:
         tested = monitor(calibrator, Metrics(), DriftStates(None))
-        probabilities = np.full((3, 10), 0.1, np.float32)
-        tested.observe_confidence(probabilities, sampling)
+        confidences = np.full(3, 0.1)
+        tested.observe_confidence(confidences, sampling)
         tested.advance()
         assert images(tested, "confidence") == 3 * is_tested
         assert images(tested) == 0
