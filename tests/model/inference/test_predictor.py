@@ -1,4 +1,5 @@
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,16 +7,17 @@ import torch
 
 from model.bundle.golden_outputs import Golden
 from model.bundle.network_architecture import Architecture, DropoutLayer
-from model.bundle.store import GOLDEN_FILE, MODEL_FILE
+from model.bundle.store import GOLDEN_FILE, MODEL_FILE, open_bundle
 from model.dropout import masks
 from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.errors import BundleError, MethodError
-from model.images.preprocessing import InputSpec
+from model.images.preprocessing import InputSpec, to_float
 from model.inference.predictor import Predictor
-from model.inference.predictor_loading import GOLDEN_TOLERANCE
+from model.inference.predictor_loading import GOLDEN_TOLERANCE, load_predictor
 from model.npz_arrays import ArchiveError
 from model.uncertainty.uncertainty_measures import softmax, summarise
 from tests.exported import DIGIT, Export, Exported
+from training.data.dataset import Split
 from training.export.to_onnx import write_golden
 
 
@@ -37,6 +39,28 @@ def test_predictor_gives_rows_the_same_bytes_in_any_batch_and_with_any_threads(
             np.testing.assert_array_equal(part.features, whole.features[rows])
             part_sampled = other.sample(part.features, FixedSamples(3, 20))
             np.testing.assert_array_equal(part_sampled, sampled[rows])
+
+
+def test_ood_scores_and_typicality_belong_to_their_rows(
+    bundle_folder: Path, held_out: Split
+) -> None:
+    predictor = load_predictor(open_bundle(bundle_folder))
+    images = to_float(held_out.images[:150])  # more than one run of the trunk
+    whole = predictor.predict(images)
+    assert whole.ood_scores is not None
+    for rows in (slice(3, 140), np.array([100, 2, 149])):
+        for part in (whole.take(rows), predictor.predict(images[rows])):
+            np.testing.assert_array_equal(part.ood_scores, whole.ood_scores[rows])
+            np.testing.assert_array_equal(part.typicality, whole.typicality[rows])
+            uncertainty = predictor.uncertainty(part, FixedSamples(0, 8))
+            np.testing.assert_array_equal(uncertainty.typicality, part.typicality)
+
+
+def test_uncalibrated_graph_has_no_ood_scores_and_no_typicality(cnn: Exported) -> None:
+    prediction = cnn.predictor.predict(cnn.images)
+    assert not cnn.predictor.computes_ood_scores
+    assert prediction.ood_scores is None
+    assert np.isnan(prediction.typicality).all()
 
 
 def test_sample_equals_the_arithmetic_of_the_head(cnn: Exported) -> None:

@@ -98,8 +98,8 @@ def test_confidence_is_tested_where_it_compares_with_the_validation_images(
 ) -> None:
     async def scenario() -> None:
         tested = monitor(calibrator, Metrics(), DriftStates(None))
-        probabilities = np.full((3, 10), 0.1, np.float32)
-        tested.observe_confidence(probabilities, sampling)
+        confidences = np.full(3, 0.1)
+        tested.observe_confidence(confidences, sampling)
         tested.advance()
         assert images(tested, "confidence") == 3 * is_tested
         assert images(tested) == 0
@@ -111,7 +111,7 @@ def test_rank_of_a_confidence_is_that_among_the_validation_images(calibrator: Ca
     count = calibrator.parameters.images
     assert calibrator.confidence_ranks(np.array([0.0, 1.1])).tolist() == [0, count]
     np.testing.assert_array_equal(
-        calibrator.typicality_ranks(np.arange(count + 1) / count), np.arange(count + 1)
+        calibrator.typicality_ranks(np.arange(1, count + 2) / (count + 1)), np.arange(count + 1)
     )
 
 
