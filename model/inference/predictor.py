@@ -164,8 +164,8 @@ class Predictor:
         self._last_bound_head: BoundHead
         outputs = model.get_outputs()
         self.classes = int(outputs[0].shape[-1])
-        has_scores = any(each.name == OOD_SCORES for each in outputs)
-        self._model_outputs = [*_MODEL_OUTPUTS, *([OOD_SCORES] if has_scores else [])]
+        self.computes_ood_scores = any(each.name == OOD_SCORES for each in outputs)
+        self._model_outputs = [*_MODEL_OUTPUTS, *([OOD_SCORES] * self.computes_ood_scores)]
         # The MC statistics hold two numbers for each class and sample.
         self._widest = max(2 * self.classes, *(layer.width for layer in self._layers))
 

@@ -35,6 +35,11 @@ def load_predictor(
             f"{bundle.path} names {named} classes, but its network tells {predictor.classes} "
             "apart; export the bundle again."
         )
+    if bundle.manifest.calibration is not None and not predictor.computes_ood_scores:
+        raise BundleError(
+            f"{bundle.path} is calibrated, but its graph computes no out-of-distribution scores; "
+            "export the bundle again."
+        )
     _run_self_test(predictor, bundle)
     return predictor.with_calibrator(read_calibrator(bundle))
 

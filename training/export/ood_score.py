@@ -3,14 +3,16 @@
 Four distances of an image are combined:
 
 - `density`: the Mahalanobis distance of all statistics from their mean over the training images;
-- `relative`: the distance from the nearest class, minus that distance (Lee et al. 2018; Ren et al.
-  2021), which cancels what all classes share, and so sees what only a class's images have;
+- `relative`: the relative Mahalanobis distance, that from the nearest class minus the one above
+  (Lee et al. 2018; Ren et al. 2021), which cancels what all classes share, and so sees what only a
+  class's images have;
 - `pixels`: the Mahalanobis distance of the pixels' statistics alone;
 - `logit`: minus the largest logit (Hendrycks et al. 2022), which is low for mixtures of classes.
 
 Each distance is turned into -ln p, p its p-value among training images that were held out of the
-fit, and the weighted sum is the score (Fisher 1925). Its weights were chosen on classes that were
-left out of the training, and on noise, blanks and altered training images (docs/experiments.md).
+fit, and the weighted sum is the score (Fisher's method, 1925). Its weights were chosen on classes
+that were left out of the training, and on noise, blanks and altered training images
+(docs/experiments.md).
 Knows no graph and no network.
 """
 
@@ -24,7 +26,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.decomposition import PCA
 
 DISTANCES = ("density", "relative", "pixels", "logit")
-WEIGHTS = (1.0, 1.0, 0.3, 0.3)
+WEIGHTS = (1.0, 1.0, 0.3, 0.4)
 """Of the -ln p of each distance in the score."""
 MAX_DIMENSIONS = 512
 """More statistics are first projected onto their principal components."""
@@ -38,6 +40,9 @@ _MAX_SURPRISAL = 20.0
 """The largest -ln p of a distance; one that is farther out counts no more."""
 _MIN_RELATIVE_STD = 0.01
 """Statistics that hardly vary are scaled as if they varied by this share of the median."""
+_MIN_VARIANCE = 1e-6
+"""Added to that of each standardised statistic; without it, images that are equal in all of them,
+or a single image of each class, have no covariance to divide by."""
 _SEED = 0
 
 Floats = NDArray[np.float64]
@@ -143,8 +148,17 @@ def _distances(numbers: NDArray[Any], sizes: tuple[int, int, int, int], logits: 
 def _standardise(values: Floats) -> tuple[Floats, Floats]:
     """Return the mean and the scale of each statistic, [S] each."""
     scale = values.std(axis=0)
-    smallest = max(_MIN_RELATIVE_STD * float(np.median(scale)), np.finfo(np.float32).eps)
+    smallest = max(_MIN_RELATIVE_STD * float(np.median(scale)), float(np.finfo(np.float32).eps))
     return values.mean(axis=0), np.maximum(scale, smallest)
+
+
+def _covariance(differences: Floats) -> Floats:
+    """Return the covariance [D, D] of differences from a mean [N, D], by Ledoit-Wolf shrinkage.
+
+    It is never singular.
+    """
+    shrunk: Floats = ledoit_wolf(differences, assume_centered=True)[0]
+    return shrunk + _MIN_VARIANCE * np.eye(len(shrunk))
 
 
 def _inverse_root(covariance: Floats) -> Floats:
@@ -156,8 +170,7 @@ def _inverse_root(covariance: Floats) -> Floats:
 def _whitening(values: Floats) -> _Affine:
     """Return the map onto axes on which the covariance of points [N, D] is the identity."""
     mean, scale = _standardise(values)
-    covariance, _ = ledoit_wolf((values - mean) / scale, assume_centered=True)
-    axes = _inverse_root(covariance) / scale[:, np.newaxis]
+    axes = _inverse_root(_covariance((values - mean) / scale)) / scale[:, np.newaxis]
     return _Affine(axes, -mean @ axes)
 
 
@@ -182,7 +195,7 @@ def _class_projections(
     points = points @ basis
     classes, places = np.unique(labels, return_inverse=True)
     means = np.array([points[labels == label].mean(axis=0) for label in classes])
-    within, _ = ledoit_wolf(points - means[places], assume_centered=True)
+    within = _covariance(points - means[places])
     weighted = means * np.sqrt(np.bincount(places) / len(labels))[:, np.newaxis]
     whiten = _inverse_root(within + weighted.T @ weighted)
     solved = np.linalg.solve(within, weighted.T)  # [D, C]

@@ -59,7 +59,10 @@ class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
     """Returns the calibration images batch by batch, as ONNX Runtime's quantiser reads them."""
 
     def __init__(self, images: Floats) -> None:
-        self._feeds: Iterator[dict[str, Floats]] = ({"images": batch} for batch in _batches(images))
+        # The quantiser cannot stack batches of different sizes, so an incomplete last one is left.
+        whole = max(1, len(images) // _BATCH_SIZE) * _BATCH_SIZE
+        batches = _batches(images[:whole])
+        self._feeds: Iterator[dict[str, Floats]] = ({"images": batch} for batch in batches)
 
     def get_next(self) -> dict[str, Floats] | None:
         return next(self._feeds, None)

@@ -45,9 +45,6 @@ def fit_calibrator(
         thr=1 - probabilities[rows, labels][order],
         aps=aps_scores(probabilities, draws)[rows, labels][order],
         ood_scores=ood_scores[order],
-        axes=np.eye(2),
-        centres=np.zeros((1, 1)),
-        middle=np.zeros(1),
     )
     parameters = Calibration(
         images=count,

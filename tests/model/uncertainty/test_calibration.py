@@ -147,7 +147,7 @@ def test_reasons_say_why_a_prediction_abstains() -> None:
 
 
 def make_arrays(**changes: Any) -> CalibrationArrays:
-    """Arrays of 20 images, 3 classes, 4 features."""
+    """Arrays of 20 images, 3 classes."""
     scores = np.linspace(0, 1, 20)
     arrays: dict[str, Any] = {
         "confidences": 1 - scores,
@@ -156,9 +156,6 @@ def make_arrays(**changes: Any) -> CalibrationArrays:
         "thr": scores,
         "aps": scores,
         "ood_scores": scores,
-        "axes": np.ones((4, 8)),
-        "centres": np.ones((3, 4)),
-        "middle": np.ones(4),
     }
     return CalibrationArrays(**arrays | changes)
 
@@ -176,10 +173,6 @@ def make_arrays(**changes: Any) -> CalibrationArrays:
         {"aps": np.linspace(0, 1, 19)},
         {"aps": np.linspace(0, 1, 20).astype(np.float32)},
         {"thr": np.zeros((20, 1))},
-        {"axes": np.ones((4, 7))},
-        {"centres": np.ones((3, 5))},
-        {"middle": np.ones((4, 1))},
-        {"axes": np.ones(8)},
     ],
 )
 def test_calibration_arrays_refuse_inconsistent_arrays(changes: dict[str, Any]) -> None:
@@ -194,17 +187,15 @@ def test_calibration_file_is_read_as_written_and_damage_is_refused(tmp_path: Pat
     known.write(file)
     content = file.read_bytes()
     with np.load(file) as archive:
-        features, classes = len(archive["axes"]), CLASSES
         written = dict(archive)
-    read = CalibrationArrays.read(content, 100, features, classes)
+    read = CalibrationArrays.read(content, 100, CLASSES)
     for name, array in read.model_dump().items():
         np.testing.assert_array_equal(array, written[name])
     np.savez(file, thr=read.thr)
     for damaged in (content[:100], b"", b"PK", b"nonsense", file.read_bytes()):
         with pytest.raises(ArchiveError):
-            CalibrationArrays.read(damaged, 100, features, classes)
-    for images, width in ((99, features), (100, features - 1)):
-        with pytest.raises(ArchiveError, match="larger than it may"):
-            CalibrationArrays.read(content, images, width, classes)
+            CalibrationArrays.read(damaged, 100, CLASSES)
+    with pytest.raises(ArchiveError, match="larger than it may"):
+        CalibrationArrays.read(content, 99, CLASSES)
     with pytest.raises(ArchiveError, match="a class that the model does not have"):
-        CalibrationArrays.read(content, 100, features, classes - 1)
+        CalibrationArrays.read(content, 100, CLASSES - 1)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from structlog.testing import capture_logs
 
 from model.bundle.store import GOLDEN_FILE, MODEL_FILE
+from model.inference.predictor import OOD_SCORES
 from service.api import schemas
 from service.app import create_app
 from service.errors import ModelRequiredError, NotReadyError, UnknownModelError
@@ -165,6 +167,15 @@ def _another_name(bundle: Path) -> None:
     edit_manifest(bundle, name="letters")
 
 
+def _no_ood_scores(bundle: Path) -> None:
+    model = onnx.load(bundle / MODEL_FILE)
+    kept = [each for each in model.graph.output if each.name != OOD_SCORES]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    onnx.save(model, bundle / MODEL_FILE)
+    update_digest(bundle, MODEL_FILE)
+
+
 def _no_head(bundle: Path) -> None:
     edit_manifest(bundle, files={})
 
@@ -176,6 +187,7 @@ MISMATCHES: dict[Callable[[Path], None], str] = {
     _another_input: "… does not take the images its manifest declares (…); export it again.",
     _a_later_schema: "…/manifest.json is not a manifest of schema 2 (schema_version: …); …",
     _another_name: "… holds letters version 1; put it back into letters/1.",
+    _no_ood_scores: "digits/1 is calibrated, but its graph computes no …; export the bundle again.",
     _no_head: "… lists no model.onnx; export it again.",
 }
 

@@ -31,7 +31,10 @@ def images() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def exported(images: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Export the default preset with running statistics of normalisation, as after training."""
+    """Export the default preset with running statistics of normalisation, as after training.
+
+    As in every calibrated bundle, the graph also pools statistics beside the trunk.
+    """
     torch.manual_seed(0)
     network = build_classifier(Architecture(classes=10, input=DIGIT), [0.3], [0.4])
     for _ in range(8):
@@ -40,7 +43,7 @@ def exported(images: NDArray[np.float32], tmp_path_factory: pytest.TempPathFacto
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
             torch.nn.init.normal_(module.bias)
     folder = tmp_path_factory.mktemp("exported")
-    export_graphs(network, (1, 8, 8), folder)
+    export_graphs(network, (1, 8, 8), folder, with_statistics=True)
     return Exported(network, folder, Predictor.open(folder, network.head.dropout_layers), images)
 
 
@@ -108,7 +111,8 @@ def test_quantize_makes_every_convolution_integer_but_the_first(
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert operators.count("Conv") == 1
     assert operators.count("QLinearConv") == 4
-    assert operators.count("DequantizeLinear") == 1
+    # Once for the features, and for the mean, the square and the maximum of two activations.
+    assert operators.count("DequantizeLinear") == 1 + 2 * 3
 
 
 def test_quantised_weights_have_seven_bits(quantised: Path) -> None:
@@ -175,6 +179,16 @@ def first_activations(path: Path, images: NDArray[np.float32]) -> NDArray[np.flo
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     activations: NDArray[np.float32] = session.run([name], {"images": images})[0]
     return activations
+
+
+@pytest.mark.parametrize("count", [1, 20, 33, 63])
+def test_quantize_accepts_any_number_of_images(
+    exported: Exported, tmp_path: Path, count: int
+) -> None:
+    quantize(exported.folder / MODEL_FILE, exported.images[:count], tmp_path / MODEL_FILE)
+    (tmp_path / HEAD_FILE).write_bytes((exported.folder / HEAD_FILE).read_bytes())
+    predictor = Predictor.open(tmp_path, exported.network.head.dropout_layers)
+    assert np.isfinite(predictor.predict(exported.images).logits).all()
 
 
 def test_quantize_refuses_a_network_without_convolutions(

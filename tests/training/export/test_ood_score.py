@@ -1,0 +1,240 @@
+"""The fitted score, on statistics whose distribution is known."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.covariance import ledoit_wolf
+
+from training.export.ood_score import (
+    DISTANCES,
+    MAX_DIMENSIONS,
+    WEIGHTS,
+    OodScore,
+    fit_ood_score,
+)
+
+Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+CLASSES, WIDTH, PIXELS = 3, 6, 2
+
+
+def draw(
+    count: int, seed: int, width: int = WIDTH, classes: int = CLASSES
+) -> tuple[Floats32, Floats32, Labels]:
+    """Draw statistics [N, width] that are normal in each class, logits, and the classes."""
+    fixed = np.random.default_rng(99)
+    mixing, centres = fixed.normal(size=(width, width)), 4 * fixed.normal(size=(classes, width))
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, count)
+    statistics = generator.normal(size=(count, width)) @ mixing + centres[labels]
+    logits = generator.normal(size=(count, classes)) + 5 * np.eye(classes)[labels]
+    return statistics.astype(np.float32), logits.astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def fitted() -> OodScore:
+    return fit_ood_score(*draw(4_000, seed=0), PIXELS)
+
+
+def fitted_rows(count: int) -> Labels:
+    """Return the rows of `count` images that the covariances are fitted to; see _HELD_OUT_SHARE."""
+    rows: Labels = np.random.Generator(np.random.PCG64(0)).permutation(count)[round(count / 4) :]
+    return rows
+
+
+def distance(score: OodScore, name: str, statistics: Floats32, logits: Floats32) -> Floats:
+    """Return one of DISTANCES [N], by a score that consists of nothing else."""
+    far = 2.0**20  # below every distance, so that none is clipped at the knot
+    only = np.array([[float(each == name)] for each in DISTANCES], np.float32)
+    bare = replace(
+        score,
+        knots=np.full((4, 1), -far, np.float32),
+        slopes=only,
+        limits=np.full(4, np.inf, np.float32),
+    )
+    return -bare.score(statistics, logits) - far
+
+
+def mahalanobis(differences: Floats, covariance: Floats) -> Floats:
+    """Return the squared distance of each row of [N, D], float64 [N]."""
+    squares: Floats = np.vecdot(differences, np.linalg.solve(covariance, differences.T).T)
+    return squares
+
+
+def test_distances_are_mahalanobis_distances_by_their_definition(fitted: OodScore) -> None:
+    """The total covariance is that within the classes and that of their means, added."""
+    train, _, labels = draw(4_000, seed=0)
+    rows = fitted_rows(len(labels))
+    train, labels = train[rows].astype(np.float64), labels[rows]
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    points = (train - mean) / scale
+    means = np.array([points[labels == label].mean(axis=0) for label in range(CLASSES)])
+    within, _ = ledoit_wolf(points - means[labels], assume_centered=True)
+    weighted = means * np.sqrt(np.bincount(labels) / len(labels))[:, np.newaxis]
+    total = within + weighted.T @ weighted
+
+    statistics, logits, _ = draw(200, seed=1)
+    statistics[100:] *= 3  # some far away
+    new = (statistics.astype(np.float64) - mean) / scale
+    density = mahalanobis(new, total)
+    nearest = np.min([mahalanobis(new - each, within) for each in means], axis=0)
+    pixels = points[:, :PIXELS]
+    pixels_covariance, _ = ledoit_wolf(pixels, assume_centered=True)
+    expected = {
+        "density": density,
+        "relative": nearest - density,
+        "pixels": mahalanobis(new[:, :PIXELS], pixels_covariance),
+        "logit": -logits.max(axis=1).astype(np.float64),
+    }
+    for name in DISTANCES:
+        found = distance(fitted, name, statistics, logits)
+        np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+def test_score_is_0_at_most_and_lower_for_images_unlike_the_training_images(
+    fitted: OodScore,
+) -> None:
+    statistics, logits, _ = draw(2_000, seed=2)
+    usual = fitted.score(statistics, logits)
+    assert usual.max() <= 0
+    usual_limit = np.quantile(usual, 0.01)
+    between = fitted.score(statistics + statistics[::-1], logits)
+    assert (between < usual_limit).mean() > 0.5
+    assert (fitted.score(10 * statistics, logits) < usual_limit).all()
+
+
+def ray(statistics: Floats32, steps: Sequence[float], seed: int) -> Floats32:
+    """Return points that move from the mean of statistics in a random direction [steps, D].
+
+    steps: in standard deviations.
+    """
+    direction = np.random.default_rng(seed).normal(size=statistics.shape[1])
+    direction *= statistics.std(axis=0) / np.linalg.norm(direction)
+    points: Floats = statistics.mean(axis=0) + np.array(steps)[:, np.newaxis] * direction
+    return points.astype(np.float32)
+
+
+@given(seed=st.integers(0, 1_000))
+def test_score_is_the_least_far_from_all_classes_in_any_direction(
+    fitted: OodScore, seed: int
+) -> None:
+    train, logits, _ = draw(4_000, seed=0)
+    least_typical = fitted.score(train, logits).min()
+    points = ray(train, [20, 50, 1e3, 1e5], seed)
+    scores = fitted.score(points, np.repeat(logits[:1], len(points), axis=0))
+    assert (scores < least_typical).all()
+    of_logit = fitted.score(points[-1:], logits[:1] - 1e6) - scores[-1]
+    assert scores[-1] == pytest.approx(-20 * sum(WEIGHTS) - of_logit[0], abs=0.01)
+
+
+@given(seed=st.integers(0, 1_000))
+def test_score_of_a_single_class_falls_as_a_point_moves_away(seed: int) -> None:
+    """With several classes it may rise on the way, where the point comes near another class."""
+    train, logits, labels = draw(2_000, seed=12, classes=1)
+    score = fit_ood_score(train, logits, labels, PIXELS)
+    points = ray(train, [0, 0.5, 1, 2, 3, 5, 10, 20, 1e3], seed)
+    scores = score.score(points, np.repeat(logits[:1], len(points), axis=0))
+    assert (np.diff(scores) <= 1e-6).all()
+    assert scores[-1] < scores[0] - 10
+
+
+def test_score_falls_with_the_largest_logit(fitted: OodScore) -> None:
+    statistics, _, _ = draw(1, seed=3)
+    logits = np.zeros((50, CLASSES), np.float32)
+    logits[:, 1] = np.linspace(10, 0, 50)
+    scores = fitted.score(np.repeat(statistics, 50, axis=0), logits)
+    assert (np.diff(scores) <= 0).all()
+    assert scores[-1] < scores[0] - 1
+
+
+def test_each_distance_counts_by_its_surprisal() -> None:
+    """The largest logit is minus an exponential number e, whose -ln p is e itself."""
+    generator = np.random.default_rng(4)
+    count = 40_000
+    statistics, logits, labels = draw(count, seed=4)
+    logits[:] = -100
+    logits[:, 0] = -generator.exponential(size=count)
+    score = fit_ood_score(statistics, logits, labels, PIXELS)
+    exponential = np.linspace(0, 12, 200)
+    logits = np.full((200, CLASSES), -100, np.float32)
+    logits[:, 0] = -exponential
+    scores = score.score(np.repeat(statistics[:1], 200, axis=0), logits)
+    surprisal = (scores[0] - scores) / WEIGHTS[DISTANCES.index("logit")]
+    assert (np.diff(surprisal) >= 0).all()
+    np.testing.assert_allclose(surprisal, exponential, rtol=0.06, atol=0.03)
+
+
+def test_slopes_of_the_surprisal_are_never_negative(fitted: OodScore) -> None:
+    assert (fitted.slopes.astype(np.float64).cumsum(axis=1) >= -1e-6).all()
+    assert (np.diff(fitted.knots, axis=1) > 0).all()
+    assert (fitted.limits > fitted.knots[:, -1]).all()
+
+
+def test_surprisal_of_any_distance_is_limited() -> None:
+    score = fit_ood_score(*draw(4_000, seed=0), PIXELS)
+    statistics, logits, _ = draw(1, seed=0)
+    farthest = score.score(1e6 * statistics, logits - 1e6)
+    assert farthest == pytest.approx(-20 * sum(WEIGHTS), rel=1e-3)
+
+
+def test_held_out_images_have_a_mean_surprisal_of_about_1() -> None:
+    """As -ln p has where p is uniform; of each distance, weighted."""
+    score = fit_ood_score(*draw(8_000, seed=5), PIXELS)
+    scores = score.score(*draw(8_000, seed=6)[:2])
+    assert -scores.mean() == pytest.approx(sum(WEIGHTS), rel=0.05)
+
+
+@pytest.mark.parametrize("constant", [1, WIDTH - 1, WIDTH], ids=["one", "all but one", "all"])
+def test_constant_statistics_are_accepted(constant: int) -> None:
+    """As dead units have, and images that all have a black border."""
+    statistics, logits, labels = draw(400, seed=7)
+    statistics[:, WIDTH - constant :] = 0.25
+    score = fit_ood_score(statistics, logits, labels, PIXELS)
+    scores = score.score(statistics, logits)
+    assert np.isfinite(scores).all()
+    revived = statistics.copy()
+    revived[:, -1] += 1
+    assert (score.score(revived, logits) < scores).all()
+
+
+def test_constant_logits_are_accepted() -> None:
+    statistics, logits, labels = draw(400, seed=8)
+    score = fit_ood_score(statistics, np.ones_like(logits), labels, PIXELS)
+    assert np.isfinite(score.score(statistics, logits)).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "dimensions"),
+    [(40, 100, 100), (60, MAX_DIMENSIONS + 88, 44), (800, MAX_DIMENSIONS + 88, MAX_DIMENSIONS)],
+)
+def test_more_statistics_than_images_are_accepted(count: int, width: int, dimensions: int) -> None:
+    statistics, logits, labels = draw(count, seed=9, width=width)
+    score = fit_ood_score(statistics, logits, labels, PIXELS)
+    assert score.sizes[0] == dimensions
+    usual = score.score(statistics, logits)
+    assert np.isfinite(usual).all()
+    assert np.median(score.score(10 * statistics, logits)) < np.median(usual)
+
+
+@pytest.mark.parametrize("count", [4, 6, 12])
+def test_few_images_and_classes_with_a_single_image_are_accepted(count: int) -> None:
+    """Of a class with one image, that one may be held out of the fit, and then it has no mean."""
+    statistics, logits, _ = draw(count, seed=10, classes=count)
+    score = fit_ood_score(statistics, logits, np.arange(count), PIXELS)
+    assert score.sizes[2] == len(fitted_rows(count))
+    assert np.isfinite(score.score(statistics, logits)).all()
+
+
+def test_fit_depends_on_nothing_but_its_arguments() -> None:
+    arguments: tuple[Any, ...] = (*draw(300, seed=11), PIXELS)
+    one, other = fit_ood_score(*arguments), fit_ood_score(*arguments)
+    for name in ("projection", "offset", "knots", "slopes", "limits"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
