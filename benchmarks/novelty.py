@@ -258,8 +258,8 @@ def _finding(curves: dict[str, list[list[float]]]) -> str:
     return (
         f"The best density of the features is {best}, with a shrinkage of {shrinkage:g}: "
         f"{max(densities[best]):.4f}. The score that is served, which also sees the pixels and "
-        f"activations, has {means[_SERVED][0]:.4f}: it differs by {gains.mean():+.4f}, and is higher "
-        f"for {(gains > 0).sum()} of {len(gains)} networks. Logit energy has "
+        f"activations, has {means[_SERVED][0]:.4f}: it differs by {gains.mean():+.4f}, and is "
+        f"higher for {(gains > 0).sum()} of {len(gains)} networks. Logit energy has "
         f"{means['logit energy'][0]:.4f}."
     )
 
