@@ -78,6 +78,7 @@ def compare(folders: Sequence[Path], data_dir: Path | None, *, ensemble: bool) -
     with_ensemble = ensemble and len(folders) > 1
     return Comparison(
         data=name,
+        description=data.name,
         test_images=len(data.test),
         bundles=bundles,
         ensemble=measure_ensemble(bundles, data.test.labels) if with_ensemble else None,

@@ -37,6 +37,9 @@ class Comparison:
     """All figures of one data set."""
 
     data: str
+    """The option that names the data set."""
+    description: str
+    """Of the data set, which may be a part of what the option names."""
     test_images: int
     bundles: Sequence[BundleFigures]
     """Of one or several seeds."""
@@ -171,6 +174,9 @@ def answers_record(comparison: Comparison) -> Record:
     ]
     answered = {kind: np.mean([each.kinds[kind].answered for each in bundles]) for kind in kinds}
     most = max(answered, key=answered.__getitem__)
+    wrong = f"Of the answered test images {_percent(errors)} are wrong."
+    if not any(bundle.abstention["answered"] for bundle in bundles):
+        wrong = "No test image is answered: the confidence keeps to no such risk."
     return Record(
         name=f"ood-answers-{comparison.data}",
         title=f"{comparison.data}: what is called unusual, and what is answered",
@@ -184,8 +190,8 @@ def answers_record(comparison: Comparison) -> Record:
             "answered",
         ),
         rows=rows,
-        finding=f"Of the answered test images {_percent(errors)} are wrong. The OOD images that "
-        f"are answered most often are “{most}”: {100 * answered[most]:.1f} %.",
+        finding=f"{wrong} The OOD images that are answered most often are “{most}”: "
+        f"{100 * answered[most]:.1f} %.",
     )
 
 
@@ -270,7 +276,8 @@ def _accuracy(comparison: Comparison, score: str, one_network: Sequence[float]) 
 
 def _seeds(comparison: Comparison) -> str:
     count = len(comparison.bundles)
-    return "one bundle" if count == 1 else f"mean and range of {count} bundles"
+    bundles = "one bundle" if count == 1 else f"mean and range of {count} bundles"
+    return f"{bundles}, trained on {comparison.description}"
 
 
 def _score_names(comparison: Comparison) -> list[str]:

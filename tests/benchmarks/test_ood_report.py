@@ -79,7 +79,9 @@ def bundle_figures(auroc: float, answered: float = 0.1) -> BundleFigures:
 def comparison() -> Comparison:
     bundles = [bundle_figures(0.9), bundle_figures(0.96, answered=0.3)]
     ensemble = measure_ensemble(bundles, LABELS)
-    return Comparison("fashion-mnist", 4, bundles, ensemble, COSTS, machine="two cores")
+    return Comparison(
+        "fashion-mnist", "a part of it", 4, bundles, ensemble, COSTS, machine="two cores"
+    )
 
 
 def test_mean_and_range_are_one_number_for_a_single_seed() -> None:
@@ -139,6 +141,13 @@ def test_answers_begin_with_the_test_images_and_name_the_kind_answered_most(
     assert record.rows[0][:3] == ("none: test images", "4", "1.2 (1.2 to 1.2) %")
     assert record.rows[1][-1] == "20.0 (10.0 to 30.0) %"
     assert "“mnist”: 20.0 %" in record.finding
+
+
+def test_answers_claim_no_error_rate_where_nothing_is_answered(comparison: Comparison) -> None:
+    silent = bundle_figures(0.9)
+    silent = replace(silent, abstention={**silent.abstention, "answered": 0.0, "error": 0.0})
+    finding = answers_record(replace(comparison, bundles=[silent])).finding
+    assert finding.startswith("No test image is answered")
 
 
 def test_prediction_sets_name_the_worst_class(comparison: Comparison) -> None:
