@@ -30,7 +30,7 @@ from training.data.batches import image_batches
 from training.data.dataset import Dataset, Split, load_dataset
 from training.experiments.record import Record, format_mean_std
 from training.export.ood_score import fit_ood_score
-from training.export.ood_statistics import features_and_statistics, pixel_columns
+from training.export.ood_statistics import PIXELS_PER_CHANNEL, features_and_statistics
 from training.fitting.training_loop import fit
 from training.network.classifier import Classifier
 
@@ -96,7 +96,7 @@ def train_on_half(config: TrainingConfig, data: Dataset, seed: int) -> HalfTrain
     with tempfile.TemporaryDirectory() as folder:
         network = fit(config, half, Path(folder), resume=False).network.eval()
     train, validation = _run(network, half.train), _run(network, data.validation)
-    pixels = pixel_columns(network, data.input.channels)
+    pixels = PIXELS_PER_CHANNEL * data.input.channels
     score = fit_ood_score(train.statistics, train.logits, half.train.labels, pixels)
     return HalfTrained(
         train_features=train.features.astype(np.float64),

@@ -21,7 +21,7 @@ from training.evaluation.metrics import evaluate
 from training.evaluation.metrics_schema import BundleMetrics, DiagnosisMetrics, HiddenLayerMetrics
 from training.evaluation.selective_prediction import selective_metrics
 from training.export.calibrate import add_ood_score, calibrate, can_calibrate
-from training.export.ood_statistics import names_of_statistics, pixel_columns
+from training.export.ood_statistics import names_of_statistics
 from training.export.quantization_gate import PrecisionChoice, choose_precision
 from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs, write_golden
 from training.fitting.run_folder import prepare_run_folder
@@ -129,8 +129,7 @@ def export_bundle(
         if choice is not None and choice.precision == "int8":
             draft.manifest["precision"] = "int8"
         if calibrated:
-            pixels = pixel_columns(network, spec.channels)
-            add_ood_score(draft.path / MODEL_FILE, data, pixels)
+            add_ood_score(draft.path / MODEL_FILE, data)
             draft.manifest["ood_statistics"] = names_of_statistics(network)
         predictor = Predictor.open(draft.path, network.head.dropout_layers)
         write_golden(predictor, images, draft.path)

@@ -29,6 +29,7 @@ from model.uncertainty.uncertainty_measures import softmax, summarise
 from training.data.dataset import Dataset, Split
 from training.export.ood_graph import add_score, count_statistics, read_statistics
 from training.export.ood_score import fit_ood_score
+from training.export.ood_statistics import PIXELS_PER_CHANNEL
 
 SAMPLES = 64
 SEED = 0
@@ -50,16 +51,16 @@ def can_calibrate(data: Dataset) -> bool:
     return len(data.validation) >= MIN_CALIBRATION_IMAGES
 
 
-def add_ood_score(graph: Path, data: Dataset, pixels: NDArray[np.int64]) -> None:
+def add_ood_score(graph: Path, data: Dataset) -> None:
     """Fit the out-of-distribution score on training images, and put it into the graph.
 
     Args:
         graph: file of a graph that gives the statistics of images.
         data: of its training images, at most _MAX_SCORE_IMAGES are used.
-        pixels: which of the statistics are of the pixels.
     """
     rows = _score_rows(data.train, count_statistics(graph))
     values, logits = read_statistics(graph, to_float(data.train.images[rows]))
+    pixels = PIXELS_PER_CHANNEL * data.input.channels
     add_score(graph, fit_ood_score(values, logits, data.train.labels[rows], pixels))
 
 

@@ -94,15 +94,15 @@ def fit_ood_score(
     statistics: Floats32,
     logits: Floats32,
     labels: NDArray[np.int64],
-    pixels: NDArray[np.int64],
+    pixels: int,
 ) -> OodScore:
     """Fit the score to training images.
 
     Args:
-        statistics: float32 [N, S].
+        statistics: float32 [N, S], those of the pixels first.
         logits: float32 [N, K].
         labels: the true classes, int64 [N].
-        pixels: which of the S statistics are of the pixels, int64 [P].
+        pixels: how many of the S statistics are of the pixels.
     """
     order = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(labels))
     held_out, fitted = np.split(order, [max(1, round(_HELD_OUT_SHARE * len(labels)))])
@@ -111,8 +111,8 @@ def fit_ood_score(
     points = (values - mean) / spread
     noise, varying = _fit_density(points[fitted])
     separate, linear, constants = _fit_classes(points[fitted], labels[fitted])
-    whiten = np.zeros((len(mean), len(pixels)))
-    whiten[pixels] = _whitening(points[fitted][:, pixels])
+    whiten = np.zeros((len(mean), pixels))
+    whiten[:pixels] = _whitening(points[fitted, :pixels])
     root = np.sqrt(noise)
     maps = (varying, root * separate, root * linear, root * whiten)
     projection = np.concatenate(maps, axis=1)

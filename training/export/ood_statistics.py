@@ -1,15 +1,14 @@
 """The statistics of an image that its out-of-distribution (OOD) score is computed from.
 
-The features alone have forgotten what makes blanks and noise strange, so the pixels and up to five
-activations of the trunk are looked at as well. Each is pooled to the mean and the root mean square
-of every channel, which the trunk's graph computes in the same run. Knows no score.
+The features alone have forgotten what makes blanks and noise strange. So the brightness and the
+contrast of the pixels, the mean of each channel of up to five activations, and a thumbnail of the
+image are looked at as well; the trunk's graph computes them in the same run. Knows no score.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,12 +16,16 @@ from training.network.classifier import Classifier, HiddenLayer
 
 STATISTICS = "ood_statistics"
 """The output of the exported graph that has them, float32 [N, S]."""
+PIXELS_PER_CHANNEL = 2
+"""Statistics of the pixels of each channel of the image: mean and root mean square."""
 MAX_TAPPED_LAYERS = 5
 """More of them saw no more on Fashion-MNIST (docs/experiments.md), and cost time."""
+THUMBNAIL_SIZE = 7
+"""Pixels of a thumbnail's side, about: the image's side is divided by a whole number."""
 
 
 def tapped_layers(network: Classifier) -> Sequence[HiddenLayer]:
-    """Return the convolution layers whose activations are pooled, at most MAX_TAPPED_LAYERS.
+    """Return the convolution layers whose activations are averaged, at most MAX_TAPPED_LAYERS.
 
     They are spread evenly over all but the last one, which is close to the features. The first sees
     noise, brightness and contrast; later ones see textures and shapes. A network without
@@ -39,44 +42,46 @@ def tapped_layers(network: Classifier) -> Sequence[HiddenLayer]:
 
 def names_of_statistics(network: Classifier) -> list[str]:
     """Return where the statistics come from, in their order, as the manifest records it."""
-    return ["pixels", *(layer.name for layer in tapped_layers(network)), "features"]
-
-
-def pixel_columns(network: Classifier, channels: int) -> NDArray[np.int64]:
-    """Return which of the statistics are of the pixels, int64 [2 * channels]."""
-    pooled = channels + sum(layer.units for layer in tapped_layers(network))
-    return np.concatenate([np.arange(channels), pooled + np.arange(channels)])
+    return ["pixels", *(layer.name for layer in tapped_layers(network)), "thumbnail", "features"]
 
 
 def features_and_statistics(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """Run the trunk; return its features, float32 [N, F], and the statistics, float32 [N, S].
 
-    The statistics are the means of all pooled channels, then their root mean squares, then the
-    features.
+    The first PIXELS_PER_CHANNEL * C statistics are of the pixels.
 
     Args:
         network: in evaluation mode.
         images: float32 [N, C, H, W] in 0..1.
     """
     tapped = {id(layer.activation) for layer in tapped_layers(network)}
-    values, pooled = images, [images]
+    values = images
+    averages = [average(images), average(images * images).sqrt()]
     for module in network.trunk.children():
         values = module(values)
         if id(module) in tapped:
-            pooled.append(values)
-    means = torch.cat([average(each) for each in pooled], dim=1)
-    mean_squares = torch.cat([average(each * each) for each in pooled], dim=1)
-    statistics = torch.cat([means, mean_squares.sqrt()], dim=1).flatten(1)
-    return values, torch.cat([statistics, values], dim=1)
+            averages.append(average(values))
+    pooled = torch.cat(averages, dim=1).flatten(1)
+    return values, torch.cat([pooled, thumbnail(images).flatten(1), values], dim=1)
 
 
 def average(values: Tensor) -> Tensor:
     """Return the mean of each channel, float32 [N, C, 1, 1].
 
     As a pooling it runs in the memory layout that ONNX Runtime's convolutions use; a mean over two
-    axes would take three times as long.
+    axes takes three times as long.
 
     Args:
         values: float32 [N, C, H, W].
     """
     return functional.avg_pool2d(values, (values.shape[2], values.shape[3]))
+
+
+def thumbnail(images: Tensor) -> Tensor:
+    """Return the means of equal squares of the images, about THUMBNAIL_SIZE in each direction.
+
+    Args:
+        images: float32 [N, C, H, W].
+    """
+    height, width = (max(1, size // THUMBNAIL_SIZE) for size in images.shape[2:])
+    return functional.avg_pool2d(images, (height, width))
