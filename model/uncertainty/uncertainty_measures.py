@@ -181,9 +181,9 @@ class Summary:
 
     def confidences(self) -> Float64Array:
         """Return what `Uncertainty.confidences` returns for the same outputs, bit for bit."""
-        mean = self.values[:, : self._classes].astype(np.float64)
-        confidences: Float64Array = np.maximum.reduce(mean, axis=1)
-        confidences /= np.add.reduce(mean, axis=1)
+        mean = self.values[:, : self._classes]
+        totals = np.add.reduce(mean, axis=1, dtype=np.float64)
+        confidences: Float64Array = np.maximum.reduce(mean, axis=1) / totals
         return confidences
 
     def columns(self) -> dict[str, Float32Array]:

@@ -20,7 +20,6 @@ from model.graphs.mc_statistics import PER_CLASS_COLUMNS, PER_IMAGE_COLUMNS
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Prediction
 from model.uncertainty.calibration import ABSTENTION_REASONS
-from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.api.sampling_options import parse_sampling
 from service.api.schemas import AbstentionQuery, SamplingQuery
 from service.codecs.request_body_images import INPUT_NAME, images_from_tensors
@@ -188,14 +187,15 @@ class ModelEndpoint:
         if isinstance(result, Prediction):
             probabilities, labels = result.classification
             return [Tensor("probabilities", "FP32", probabilities), self._label_tensor(labels)]
-        columns = result.columns()
-        self._observe_drift(result, sampling)
-        tensors = [Tensor(name, "FP32", values) for name, values in columns.items()]
+        tensors = [Tensor(name, "FP32", values) for name, values in result.columns().items()]
         tensors.append(self._label_tensor(result.labels))
         calibrator = self.model.calibrator
         if calibrator is not None and options is not None:
+            confidences = result.confidences()
+            if self.model.drift is not None:
+                self.model.drift.observe(result.typicality, confidences, options.sampling)
             abstentions = calibrator.abstentions(
-                result.confidences(), result.typicality, options.max_risk, options.max_false_alarm
+                confidences, result.typicality, options.max_risk, options.max_false_alarm
             )
             values = (
                 result.typicality.astype(np.float32),
@@ -207,14 +207,6 @@ class ModelEndpoint:
                 for spec, each in zip(_ABSTENTION_OUTPUTS, values, strict=True)
             ]
         return tensors
-
-    def _observe_drift(self, result: Summary | Uncertainty, sampling: Sampling | None) -> None:
-        """Note what the drift test ranks."""
-        drift = self.model.drift
-        if drift is None or sampling is None:
-            return
-        drift.observe_typicality(result.typicality)
-        drift.observe_confidence(result.confidences(), sampling)
 
     def _label_tensor(self, indices: NDArray[np.int64]) -> Tensor:
         names = _encoded_names(self.model.bundle.manifest.class_names)

@@ -126,8 +126,7 @@ class _PredictionEndpoints:
                 )
             _record_metrics(uncertainty, decisions, self._metrics, manifest.name)
             if model.drift is not None:
-                model.drift.observe_typicality(uncertainty.typicality)
-                model.drift.observe_confidence(uncertainty.confidences(), sampling)
+                model.drift.observe(uncertainty.typicality, uncertainty.confidences(), sampling)
             content = {
                 "model": manifest.name,
                 "version": model.version,

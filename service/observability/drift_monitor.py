@@ -73,6 +73,11 @@ class DriftMonitor:
         """The tests, as this process last knew them."""
         self.advance()
 
+    def observe(self, typicality: Floats, confidences: Floats, sampling: Sampling) -> None:
+        """Note both figures of the N images of a request, [N] each."""
+        self.observe_typicality(typicality)
+        self.observe_confidence(confidences, sampling)
+
     def observe_typicality(self, typicality: Floats) -> None:
         """Note the typicality of the N images of a request, [N]."""
         self._note("typicality", typicality)
