@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from model.bundle.network_architecture import ActivationName, Architecture, PresetName
 from model.bundle.store import MODEL_FILE
@@ -15,20 +16,20 @@ from model.images.preprocessing import InputSpec
 from tests.exported import DIGIT
 from training.export.ood_graph import count_statistics, read_statistics
 from training.export.ood_statistics import (
-    POOLED_PER_CHANNEL,
+    MAX_TAPPED_LAYERS,
+    PIXELS_PER_CHANNEL,
+    THUMBNAIL_SIZE,
+    average,
     features_and_statistics,
     names_of_statistics,
-    pool_channels,
     tapped_layers,
+    thumbnail,
 )
 from training.export.to_onnx import export_graphs
 from training.network.classifier import CNN_FEATURES, Classifier, build_classifier
 from training.network.prune import prune
 
 COLOUR = InputSpec(channels=3, height=16, width=12, resize="pad")
-POOLED_TOLERANCE = 1e-3
-"""The variance is a difference, which float32 rounds by some 1e-7 of the mean square; its root is
-the standard deviation of an image that is nearly even."""
 
 
 def network_of(
@@ -46,66 +47,130 @@ def network_of(
 @given(
     images=st.integers(1, 4),
     channels=st.integers(1, 5),
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
     seed=st.integers(0, 1_000),
 )
-def test_pooling_gives_mean_deviation_and_maximum_of_each_channel(
+def test_average_is_the_mean_of_each_channel(
     images: int, channels: int, height: int, width: int, seed: int
 ) -> None:
     values = np.random.default_rng(seed).normal(size=(images, channels, height, width))
-    pooled = pool_channels(torch.tensor(values, dtype=torch.float32)).numpy()
-    planes = values.reshape(images, channels, -1)
-    expected = [planes.mean(axis=2), planes.std(axis=2), planes.max(axis=2)]
-    assert pooled.shape == (images, POOLED_PER_CHANNEL * channels)
-    np.testing.assert_allclose(pooled, np.concatenate(expected, axis=1), atol=POOLED_TOLERANCE)
+    averages = average(torch.tensor(values, dtype=torch.float32)).numpy()
+    expected = values.mean(axis=(2, 3), keepdims=True)
+    assert averages.shape == expected.shape
+    np.testing.assert_allclose(averages, expected, atol=1e-6)
+
+
+@given(
+    height=st.integers(4, 100),
+    width=st.integers(4, 100),
+    channels=st.integers(1, 3),
+    seed=st.integers(0, 1_000),
+)
+def test_pixels_of_a_thumbnail_are_means_of_equal_rectangles(
+    height: int, width: int, channels: int, seed: int
+) -> None:
+    values = np.random.default_rng(seed).random((2, channels, height, width))
+    small = thumbnail(torch.tensor(values, dtype=torch.float32)).numpy()
+    rows, columns = small.shape[2:]
+    tall, wide = height // rows, width // columns
+    covered = values[:, :, : rows * tall, : columns * wide]
+    expected = covered.reshape(2, channels, rows, tall, columns, wide).mean(axis=(3, 5))
+    np.testing.assert_allclose(small, expected, atol=1e-6)
+
+
+@given(size=st.integers(4, 100))
+def test_thumbnail_has_about_the_same_size_for_images_of_any_size(size: int) -> None:
+    """Its rectangles have whole pixels, so a strip narrower than one of them may be left over."""
+    side = thumbnail(torch.zeros(1, 1, size, size)).shape[2]
+    assert min(size, THUMBNAIL_SIZE) <= side < 2 * THUMBNAIL_SIZE
+    left_over = size - side * (size // side)
+    assert left_over < size / THUMBNAIL_SIZE
 
 
 @pytest.mark.parametrize("level", [0.0, 1 / 3, 0.1, 1.0])
-def test_pooling_of_an_even_channel_has_hardly_any_deviation(level: float) -> None:
-    """Rounding may leave the variance below 0, of which the root would be NaN."""
-    pooled = pool_channels(torch.full((1, 1, 28, 28), level)).numpy()
-    np.testing.assert_allclose(pooled, [[level, 0, level]], atol=POOLED_TOLERANCE)
-
-
-def test_first_and_middle_convolutions_are_tapped() -> None:
+def test_statistics_of_a_blank_image_are_its_brightness(level: float) -> None:
     network = network_of()
-    assert [layer.name for layer in tapped_layers(network)] == ["convolution 1", "convolution 3"]
-    names = ["pixels", "convolution 1", "convolution 3", "features"]
-    assert names_of_statistics(network) == names
+    with torch.no_grad():
+        _, statistics = features_and_statistics(network, torch.full((1, 1, 8, 8), level))
+    values = statistics[0].numpy()
+    pixels = values[:PIXELS_PER_CHANNEL]
+    small = values[-CNN_FEATURES - 8 * 8 : -CNN_FEATURES]
+    np.testing.assert_allclose(np.append(pixels, small), level, atol=1e-6)
 
 
-def test_network_without_convolutions_has_the_statistics_of_pixels_and_features() -> None:
+@pytest.mark.parametrize(
+    ("size", "numbers"), [(8, [1, 2, 3, 4]), (64, [1, 3, 4, 5, 7])], ids=["all", "spread"]
+)
+def test_activations_of_at_most_five_convolutions_before_the_last_are_averaged(
+    size: int, numbers: list[int]
+) -> None:
+    network = network_of(InputSpec(channels=1, height=size, width=size, resize="pad"))
+    names = [layer.name for layer in tapped_layers(network)]
+    assert names == [f"convolution {number}" for number in numbers]
+    assert names_of_statistics(network) == ["pixels", *names, "thumbnail", "features"]
+
+
+@pytest.mark.parametrize("preset", ["cnn", "alexnet"])
+def test_tapped_layers_are_in_their_order_from_the_first_and_without_the_last(
+    preset: PresetName,
+) -> None:
+    network = network_of(InputSpec(channels=3, height=63, width=63, resize="crop"), preset)
+    layers = network.hidden_layers()
+    convolutions = [layer.name for layer in layers if isinstance(layer.layer, nn.Conv2d)]
+    names = [layer.name for layer in tapped_layers(network)]
+    assert names == [name for name in convolutions if name in names]
+    assert names[0] == convolutions[0]
+    assert convolutions[-1] not in names
+    assert len(names) == min(MAX_TAPPED_LAYERS, len(convolutions) - 1)
+
+
+def test_network_without_convolutions_has_the_statistics_of_the_image_and_features() -> None:
     network = network_of(preset="mlp")
     assert not tapped_layers(network)
-    assert names_of_statistics(network) == ["pixels", "features"]
+    assert names_of_statistics(network) == ["pixels", "thumbnail", "features"]
 
 
 @pytest.mark.parametrize("spec", [DIGIT, COLOUR], ids=["grey", "colour"])
-def test_statistics_are_of_pixels_then_activations_then_features(spec: InputSpec) -> None:
+def test_statistics_are_of_pixels_activations_thumbnail_and_features_in_this_order(
+    spec: InputSpec,
+) -> None:
     network = network_of(spec)
     images = torch.rand(6, spec.channels, spec.height, spec.width)
+    activations: list[Tensor] = []
+    for layer in tapped_layers(network):
+        layer.activation.register_forward_hook(
+            lambda _module, _inputs, output: activations.append(output)
+        )
     with torch.no_grad():
         features, statistics = features_and_statistics(network, images)
+        tapped = list(activations)
+        assert len(tapped) == len(tapped_layers(network)) == 4
         torch.testing.assert_close(features, network.trunk(images), rtol=0, atol=0)
-    pixels = POOLED_PER_CHANNEL * spec.channels
-    torch.testing.assert_close(statistics[:, :pixels], pool_channels(images), rtol=0, atol=0)
+    pixels = PIXELS_PER_CHANNEL * spec.channels
+    parts = [
+        images.mean(dim=(2, 3)),
+        (images**2).mean(dim=(2, 3)).sqrt(),
+        *(values.mean(dim=(2, 3)) for values in tapped),
+        thumbnail(images).flatten(1),
+        features,
+    ]
+    assert sum(part.shape[1] for part in parts[:2]) == pixels
+    torch.testing.assert_close(statistics, torch.cat(parts, dim=1), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(statistics[:, -CNN_FEATURES:], features, rtol=0, atol=0)
-    tapped = sum(layer.units for layer in tapped_layers(network))
-    assert statistics.shape[1] == pixels + POOLED_PER_CHANNEL * tapped + CNN_FEATURES
 
 
 def check_graph(network: Classifier, spec: InputSpec, folder: Path) -> None:
     """Assert that the exported graph gives the statistics and the logits of torch."""
     shape = (spec.channels, spec.height, spec.width)
     images = np.random.default_rng(1).random((70, *shape), dtype=np.float32)
-    images[0], images[1] = 0, 0.7
+    images[0], images[1] = 0, 0.7  # blanks
     export_graphs(network, shape, folder, with_statistics=True)
     statistics, logits = read_statistics(folder / MODEL_FILE, images)
     with torch.no_grad():
         features, expected = features_and_statistics(network, torch.from_numpy(images))
         expected_logits = network.head(features).numpy()
-    np.testing.assert_allclose(statistics, expected.numpy(), rtol=1e-4, atol=POOLED_TOLERANCE)
+    np.testing.assert_allclose(statistics, expected.numpy(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(logits, expected_logits, atol=1e-4)
     assert count_statistics(folder / MODEL_FILE) == expected.shape[1]
 
@@ -117,7 +182,15 @@ def test_exported_graph_gives_the_statistics_of_torch(
     check_graph(network_of(activation=activation), DIGIT, tmp_path)
 
 
-@pytest.mark.parametrize(("preset", "spec"), [("mlp", DIGIT), ("cnn", COLOUR), ("mlp", COLOUR)])
+@pytest.mark.parametrize(
+    ("preset", "spec"),
+    [
+        ("mlp", DIGIT),
+        ("cnn", COLOUR),
+        ("mlp", COLOUR),
+        ("alexnet", InputSpec(channels=3, height=63, width=65, resize="crop")),
+    ],
+)
 def test_exported_graph_gives_the_statistics_of_torch_for_other_networks(
     preset: PresetName, spec: InputSpec, tmp_path: Path
 ) -> None:
