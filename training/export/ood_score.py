@@ -162,7 +162,7 @@ def _inverse_root(covariance: Floats) -> Floats:
 def _whitening(points: Floats) -> Floats:
     """Return axes [D, D] on which the covariance of points [N, D] is the identity.
 
-    The covariance is shrunk (Ledoit & Wolf 2004); that of equal points is no longer singular.
+    By Ledoit-Wolf shrinkage (2004) the covariance of equal points is no longer singular.
     """
     shrunk: Floats = ledoit_wolf(points, assume_centered=True)[0]
     return _inverse_root(shrunk + _MIN_NOISE * np.eye(len(shrunk)))

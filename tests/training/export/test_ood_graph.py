@@ -20,7 +20,7 @@ from model.inference.predictor import OOD_SCORES, Predictor
 from tests.exported import DIGIT
 from training.export.ood_graph import add_score, read_statistics
 from training.export.ood_score import OodScore, fit_ood_score
-from training.export.ood_statistics import POOLED_PER_CHANNEL, STATISTICS
+from training.export.ood_statistics import PIXELS_PER_CHANNEL, STATISTICS
 from training.export.quantize import quantize
 from training.export.to_onnx import export_graphs
 from training.network.classifier import Classifier, build_classifier
@@ -76,7 +76,7 @@ def make_scored(
     copy.write_bytes(file.read_bytes())
     values, logits = read_statistics(file, images)
     labels = np.arange(count) % CLASSES
-    score = fit_ood_score(values, logits, labels, POOLED_PER_CHANNEL * spec.channels)
+    score = fit_ood_score(values, logits, labels, PIXELS_PER_CHANNEL * spec.channels)
     add_score(file, score)
     return Scored(folder, copy, network, score, images)
 
