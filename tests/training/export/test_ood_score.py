@@ -238,6 +238,17 @@ def test_constant_statistics_are_accepted(constant: int) -> None:
     assert (score.score(revived, logits) < scores).all()
 
 
+@pytest.mark.parametrize("varying", [0, 1, MAX_DIMENSIONS])
+def test_constant_statistics_are_accepted_where_there_are_many(varying: int) -> None:
+    width = MAX_DIMENSIONS + 88
+    statistics, logits, labels = draw(400, seed=13, width=width)
+    statistics[:, varying:] = 0.25
+    score = fit_ood_score(statistics, logits, labels, PIXELS)
+    scores = score.score(statistics, logits)
+    assert np.isfinite(scores).all()
+    assert (score.score(statistics + 1e6, logits) < scores).all()
+
+
 def test_constant_logits_are_accepted() -> None:
     statistics, logits, labels = draw(400, seed=8)
     score = fit_ood_score(statistics, np.ones_like(logits), labels, PIXELS)
