@@ -162,7 +162,7 @@ def _inverse_root(covariance: Floats) -> Floats:
 def _whitening(points: Floats) -> Floats:
     """Return axes [D, D] on which the covariance of points [N, D] is the identity.
 
-    The covariance is shrunk (Ledoit & Wolf 2004); that of equal points is no longer singular.
+    By Ledoit-Wolf shrinkage (2004) the covariance of equal points is no longer singular.
     """
     shrunk: Floats = ledoit_wolf(points, assume_centered=True)[0]
     return _inverse_root(shrunk + _MIN_NOISE * np.eye(len(shrunk)))
@@ -178,7 +178,7 @@ def _fit_density(points: Floats) -> tuple[float, Floats]:
         the noise, and axes Q [S, R] by which the inverse of the covariance is (I - Q @ Q.T)/noise.
     """
     rank = max(1, min(MAX_RANK, len(points) // 2, points.shape[1] // 2))
-    pca = PCA(rank, random_state=_SEED).fit(points)
+    pca = _fit_pca(points, rank)
     noise = max(float(pca.noise_variance_), _MIN_NOISE)
     kept = 1 - noise / np.maximum(pca.explained_variance_, noise)
     return noise, pca.components_.T * np.sqrt(kept)
@@ -215,8 +215,14 @@ def _principal_components(points: Floats) -> Floats:
     if width <= MAX_DIMENSIONS:
         return np.eye(width)
     count = min(MAX_DIMENSIONS, len(points) - 1)
-    basis: Floats = PCA(count, random_state=_SEED).fit(points).components_.T
+    basis: Floats = _fit_pca(points, count).components_.T
     return basis
+
+
+def _fit_pca(points: Floats, count: int) -> PCA:
+    # Of equal points scikit-learn divides the variances by their sum, 0; the shares are not used.
+    with np.errstate(invalid="ignore"):
+        return PCA(count, random_state=_SEED).fit(points)
 
 
 def _surprisal(distances: Floats) -> tuple[Floats, Floats, float]:

@@ -29,9 +29,10 @@ Images = NDArray[np.float32]
 
 COLOUR = InputSpec(channels=3, height=16, width=12, resize="pad")
 CLASSES = 4
-RELATIVE_TOLERANCE = 1e-3
-"""Of a score: the graph computes with float32, and the distances are differences of large numbers
-far from the training images. A rank among validation images needs no more."""
+TOLERANCE = 2e-3
+"""Of a score of up to 50: the graph computes with float32, and the distances are differences of
+large numbers far from the training images. Below .0008 was seen. A rank among validation images
+needs no more."""
 ROUNDING_OPERATORS = {"Log", "Exp", "Reciprocal", "MatMul", "Softmax", "ReduceLogSumExp"}
 """Operators that were seen to round by the size of the batch, or whose results were not tested."""
 
@@ -112,7 +113,7 @@ def test_graph_computes_the_fitted_score(scored: Scored) -> None:
     expected = scored.score.score(*read_statistics(scored.statistics, images))
     assert found.dtype == np.float32
     assert found.shape == (len(images),)
-    np.testing.assert_allclose(found, expected, rtol=RELATIVE_TOLERANCE, atol=RELATIVE_TOLERANCE)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
 def test_score_leaves_the_other_outputs_as_they_were(scored: Scored) -> None:
@@ -196,5 +197,5 @@ def test_score_of_wide_statistics_is_computed_from_their_principal_components(
     images = scored.images[:6]
     found = scores_of(scored.predictor(), images)
     expected = scored.score.score(*read_statistics(scored.statistics, images))
-    np.testing.assert_allclose(found, expected, rtol=RELATIVE_TOLERANCE, atol=RELATIVE_TOLERANCE)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
     assert found[2].tobytes() == scores_of(scored.predictor(), images[2:3]).tobytes()

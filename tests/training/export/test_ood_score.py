@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
+from sklearn.decomposition import PCA
 
 from training.export.ood_score import (
     DISTANCES,
     MAX_DIMENSIONS,
+    MAX_RANK,
     WEIGHTS,
     OodScore,
     fit_ood_score,
@@ -24,6 +26,8 @@ Floats32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 CLASSES, WIDTH, PIXELS = 3, 6, 2
+MIN_NOISE = 1e-3
+"""Is added to the variance of every standardised statistic."""
 
 
 def draw(
@@ -69,34 +73,63 @@ def mahalanobis(differences: Floats, covariance: Floats) -> Floats:
     return squares
 
 
-def test_distances_are_mahalanobis_distances_by_their_definition(fitted: OodScore) -> None:
-    """The total covariance is that within the classes and that of their means, added."""
-    train, _, labels = draw(4_000, seed=0)
-    rows = fitted_rows(len(labels))
-    train, labels = train[rows].astype(np.float64), labels[rows]
+def shrunk(points: Floats) -> Floats:
+    """Return the shrunk covariance of centred points [N, D], and the least noise, [D, D]."""
+    covariance: Floats = ledoit_wolf(points, assume_centered=True)[0]
+    return covariance + MIN_NOISE * np.eye(len(covariance))
+
+
+@pytest.mark.parametrize("width", [WIDTH, 40, MAX_DIMENSIONS + 8], ids=["few", "many", "wide"])
+def test_distances_are_mahalanobis_distances_by_their_definition(width: int) -> None:
+    """The total covariance is that within the classes and that of their means, added.
+
+    The expected density is by scikit-learn's own precision matrix of probabilistic PCA.
+    """
+    arguments = draw(4_000, 0, width)
+    score = fit_ood_score(*arguments, PIXELS)
+    rows = fitted_rows(len(arguments[2]))
+    train, labels = arguments[0][rows].astype(np.float64), arguments[2][rows]
     mean, scale = train.mean(axis=0), train.std(axis=0)
     points = (train - mean) / scale
-    means = np.array([points[labels == label].mean(axis=0) for label in range(CLASSES)])
-    within, _ = ledoit_wolf(points - means[labels], assume_centered=True)
+    pca = PCA(min(MAX_RANK, width // 2), random_state=0).fit(points)
+
+    basis = np.eye(width)
+    if width > MAX_DIMENSIONS:
+        basis = PCA(MAX_DIMENSIONS, random_state=0).fit(points).components_.T
+    reduced = points @ basis
+    means = np.array([reduced[labels == label].mean(axis=0) for label in range(CLASSES)])
+    within = shrunk(reduced - means[labels])
     weighted = means * np.sqrt(np.bincount(labels) / len(labels))[:, np.newaxis]
     total = within + weighted.T @ weighted
 
-    statistics, logits, _ = draw(200, seed=1)
+    statistics, logits, _ = draw(200, 1, width)
     statistics[100:] *= 3  # some far away
     new = (statistics.astype(np.float64) - mean) / scale
-    density = mahalanobis(new, total)
-    nearest = np.min([mahalanobis(new - each, within) for each in means], axis=0)
-    pixels = points[:, :PIXELS]
-    pixels_covariance, _ = ledoit_wolf(pixels, assume_centered=True)
+    nearest = np.min([mahalanobis(new @ basis - each, within) for each in means], axis=0)
     expected = {
-        "density": density,
-        "relative": nearest - density,
-        "pixels": mahalanobis(new[:, :PIXELS], pixels_covariance),
+        "density": np.vecdot(new, new @ pca.get_precision()),
+        "relative": nearest - mahalanobis(new @ basis, total),
+        "pixels": mahalanobis(new[:, :PIXELS], shrunk(points[:, :PIXELS])),
         "logit": -logits.max(axis=1).astype(np.float64),
     }
     for name in DISTANCES:
-        found = distance(fitted, name, statistics, logits)
-        np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-3, err_msg=name)
+        found = distance(score, name, statistics, logits)
+        size = np.abs(expected[name]).max()
+        np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5 * size, err_msg=name)
+
+
+def test_density_ranks_images_by_their_likelihood_in_probabilistic_pca() -> None:
+    arguments = draw(2_000, 0, 20)
+    score = fit_ood_score(*arguments, PIXELS)
+    train = arguments[0][fitted_rows(2_000)].astype(np.float64)
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    pca = PCA(10, random_state=0).fit((train - mean) / scale)
+    statistics, logits, _ = draw(300, 1, 20)
+    likelihood = pca.score_samples((statistics - mean) / scale)
+    density = distance(score, "density", statistics, logits)
+    # ln p is half the squared distance below a constant.
+    constants = likelihood + density / 2
+    np.testing.assert_allclose(constants, constants[0], atol=0.01)
 
 
 def test_score_is_0_at_most_and_lower_for_images_unlike_the_training_images(
@@ -205,6 +238,17 @@ def test_constant_statistics_are_accepted(constant: int) -> None:
     assert (score.score(revived, logits) < scores).all()
 
 
+@pytest.mark.parametrize("varying", [0, 1, MAX_DIMENSIONS])
+def test_constant_statistics_are_accepted_where_there_are_many(varying: int) -> None:
+    width = MAX_DIMENSIONS + 88
+    statistics, logits, labels = draw(400, seed=13, width=width)
+    statistics[:, varying:] = 0.25
+    score = fit_ood_score(statistics, logits, labels, PIXELS)
+    scores = score.score(statistics, logits)
+    assert np.isfinite(scores).all()
+    assert (score.score(statistics + 1e6, logits) < scores).all()
+
+
 def test_constant_logits_are_accepted() -> None:
     statistics, logits, labels = draw(400, seed=8)
     score = fit_ood_score(statistics, np.ones_like(logits), labels, PIXELS)
@@ -212,13 +256,18 @@ def test_constant_logits_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "width", "dimensions"),
-    [(40, 100, 100), (60, MAX_DIMENSIONS + 88, 44), (800, MAX_DIMENSIONS + 88, MAX_DIMENSIONS)],
+    ("count", "width", "rank"),
+    [
+        (40, 100, 15),
+        (60, MAX_DIMENSIONS + 88, 22),
+        (400, MAX_DIMENSIONS + 88, MAX_RANK),
+        (800, MAX_DIMENSIONS + 88, MAX_RANK),
+    ],
 )
-def test_more_statistics_than_images_are_accepted(count: int, width: int, dimensions: int) -> None:
+def test_more_statistics_than_images_are_accepted(count: int, width: int, rank: int) -> None:
     statistics, logits, labels = draw(count, seed=9, width=width)
     score = fit_ood_score(statistics, logits, labels, PIXELS)
-    assert score.sizes[0] == dimensions
+    assert score.sizes == (rank, CLASSES, CLASSES, PIXELS)
     usual = score.score(statistics, logits)
     assert np.isfinite(usual).all()
     assert np.median(score.score(10 * statistics, logits)) < np.median(usual)
@@ -229,7 +278,7 @@ def test_few_images_and_classes_with_a_single_image_are_accepted(count: int) -> 
     """Of a class with one image, that one may be held out of the fit, and then it has no mean."""
     statistics, logits, _ = draw(count, seed=10, classes=count)
     score = fit_ood_score(statistics, logits, np.arange(count), PIXELS)
-    assert score.sizes[2] == len(fitted_rows(count))
+    assert score.sizes[1] == score.sizes[2] == len(fitted_rows(count))
     assert np.isfinite(score.score(statistics, logits)).all()
 
 
