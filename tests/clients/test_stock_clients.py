@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 CHECKS = {
-    "with_tritonclient.py": 53,
+    "with_tritonclient.py": 54,
     "with_tritonclient_aio.py": 12,
     "with_kserve.py": 15,
     "with_requests.py": 18,

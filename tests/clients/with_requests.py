@@ -149,7 +149,9 @@ def check_requests_uncertainty(url: str) -> None:
     )
     assert first.content == again.content
     content = first.json()
-    assert content["parameters"] == {"method": "mc_dropout", "samples": 64, "seed": 7}
+    assert 0 < content["parameters"].pop("max_risk") < 1
+    used = {"method": "mc_dropout", "samples": 64, "seed": 7, "max_false_alarm": 0.01}
+    assert content["parameters"] == used
     assert outputs(content)["label"] == LABELS
     assert len(outputs(content)["mutual_information"]) == 4
 

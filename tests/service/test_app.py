@@ -159,7 +159,8 @@ def test_openapi_describes_content_types_and_query_parameters(description: Any, 
     assert description["components"]["schemas"]["Instances"]["required"] == ["instances"]
     expected = {"model", "version"}
     if path == "/uncertainty":
-        expected |= {"samples", "seed", "method", "design", "coverage", "sets", "max_risk"}
+        expected |= {"samples", "seed", "method", "design", "coverage", "sets"}
+        expected |= {"max_risk", "max_false_alarm"}
     assert {parameter["name"] for parameter in operation["parameters"]} == expected
     assert all(parameter["description"] for parameter in operation["parameters"])
 
