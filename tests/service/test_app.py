@@ -40,6 +40,8 @@ RESPONSE_SCHEMAS = {
         ("post", f"/models/{{name}}/{action}"): schemas.ModelSummary
         for action in ("canary", "promote", "rollback", "pin", "follow", "default")
     },
+    ("get", "/models/{name}/drift"): schemas.Drift,
+    ("post", "/models/{name}/drift/reset"): schemas.DriftReset,
     ("get", "/health/live"): schemas.Live,
     ("get", "/health/ready"): schemas.Ready,
 }
@@ -53,6 +55,8 @@ ERRORS = {
         ("post", f"/models/{{name}}/{action}"): {403, 404, 409, 504}
         for action in ("canary", "promote", "rollback", "pin", "follow", "default")
     },
+    ("get", "/models/{name}/drift"): {404, 504},
+    ("post", "/models/{name}/drift/reset"): {403, 404, 504},
     ("get", "/health/live"): set(),
     ("get", "/health/ready"): set(),
 }
