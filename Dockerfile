@@ -7,8 +7,10 @@
 FROM python:3.11-slim AS requirements
 COPY pyproject.toml .
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    extras = project['optional-dependencies']; \
     print(*project['dependencies'], sep='\n', file=open('/service.txt', 'w')); \
-    print(*project['optional-dependencies']['training'], sep='\n', file=open('/training.txt', 'w'))"
+    print(*extras['tracing'], sep='\n', file=open('/tracing.txt', 'w')); \
+    print(*extras['training'], sep='\n', file=open('/training.txt', 'w'))"
 
 FROM python:3.11-slim AS dependencies
 # Another package index beside the default one, for a CPU build of torch where the default is CUDA's.
@@ -30,6 +32,11 @@ RUN pip --python /venv/bin/python install --no-cache-dir --no-compile --disable-
 # 40 MB that inference never opens: tests, model converters, and ONNX Runtime's C library, of which
 # its Python module holds a copy.
 FROM dependencies AS service-dependencies
+ARG PACKAGE_INDEX=
+COPY --from=requirements /tracing.txt /
+RUN pip --python /venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
+    ${PACKAGE_INDEX:+--extra-index-url "$PACKAGE_INDEX"} \
+    --constraint /constraints.txt --requirement /tracing.txt
 RUN cd /venv/lib/python3.11/site-packages \
     && find numpy -type d -name tests -prune -exec rm -r {} + \
     && rm -rf onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
@@ -70,7 +77,7 @@ LABEL org.opencontainers.image.description="Serves image classifiers that say ho
 COPY --from=service-dependencies /venv /venv
 COPY model model
 COPY service service
-RUN PYTHONDONTWRITEBYTECODE= python -c "import service.app, service.run_server"
+RUN PYTHONDONTWRITEBYTECODE= python -c "import service.app, service.run_server, service.tracing.span_export"
 ENV DROPSERVE_HOST=0.0.0.0 \
     DROPSERVE_PORT=8000 \
     DROPSERVE_MODELS_FOLDER=/models \
@@ -78,7 +85,8 @@ ENV DROPSERVE_HOST=0.0.0.0 \
     DROPSERVE_LOG_FORMAT=json
 EXPOSE 8000
 USER 10001:10001
-# http.client, because urllib would ask the proxy that Docker may put into the environment.
+# http.client, because urllib would ask the proxy that Docker may put into the environment. A port with TLS
+# answers plain HTTP with 400, and is asked again by https; whose certificate it is does not matter here.
 HEALTHCHECK --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=3); c.request('GET', '/health/ready'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client as h, ssl; t = ssl._create_unverified_context(); p = h.HTTPConnection('127.0.0.1', 8000, timeout=2); p.request('GET', '/health/ready'); r = p.getresponse(); s = h.HTTPSConnection('127.0.0.1', 8000, timeout=2, context=t); r.status != 400 or s.request('GET', '/health/ready'); raise SystemExit((r if r.status != 400 else s.getresponse()).status != 200)"]
 ENTRYPOINT ["python", "-m", "service"]

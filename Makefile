@@ -5,7 +5,9 @@ VENV ?= .venv
 # Another package index beside the default one, for a CPU build of torch where the default is CUDA's.
 PACKAGE_INDEX ?=
 COMPOSE ?= docker compose
-# More flags for serve, train, evaluate, experiment, test and the benchmarks.
+# Folder of CRDs as KServe and the Prometheus operator publish them; docs/kubernetes.md says which files.
+CRDS ?=
+# More flags for serve, train, adopt, score, evaluate, experiment, test and the benchmarks.
 ARGS ?=
 
 bin := $(VENV)/bin
@@ -14,8 +16,8 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 
 bench-index := $(if $(PACKAGE_INDEX),--package-index $(PACKAGE_INDEX))
 
-.PHONY: help serve train evaluate experiment test check format compose-test clients-test triton-test \
-	contract-test bench bench-quick bench-overload soak faults attacks rolling clean
+.PHONY: help serve train adopt score evaluate experiment test check format compose-test clients-test triton-test \
+	prometheus-test deployment-test manifests-test training-test contract-test browser-test screenshots bench bench-quick bench-overload soak faults attacks rolling clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
@@ -26,6 +28,12 @@ serve: $(VENV)/training  ## set up, train the digits if there is no bundle, serv
 
 train: $(VENV)/training  ## train and export, e.g. make train ARGS="--data mnist"
 	@$(bin)/python -m training $(ARGS)
+
+adopt: $(VENV)/training  ## make a bundle of an ONNX classifier, e.g. make adopt ARGS="net.onnx --data folder:PATH --name pets"
+	@$(bin)/python -m training.adopt $(ARGS)
+
+score: $(VENV)/training  ## score files without a server, e.g. make score ARGS="photos/ --model pets --output pets.csv"
+	@$(bin)/python -m service.score $(ARGS)
 
 evaluate: $(VENV)/training  ## measure a bundle, e.g. make evaluate ARGS="models/digits/1"
 	@$(bin)/python -m training.evaluate $(ARGS)
@@ -56,6 +64,24 @@ triton-test: $(VENV)/dev .venv-triton  ## send the same requests to a real Trito
 
 contract-test: $(VENV)/dev .venv-contract  ## try for two minutes what /openapi.json promises
 	DROPSERVE_CONTRACT_PYTHON=$(CURDIR)/.venv-contract/bin/python $(bin)/python -m pytest -m contract -n 0
+
+prometheus-test: $(VENV)/dev  ## try rules and dashboard with Debian's prometheus and promtool
+	$(bin)/python -m pytest -m prometheus -n 0 $(ARGS)
+
+deployment-test: $(VENV)/dev  ## try the files of deploy/ with Debian's nginx, HAProxy and systemd-analyze
+	$(bin)/python -m pytest -m deployment -n 0 $(ARGS)
+
+training-test: $(VENV)/dev  ## train on photographs, for int8, and for the quick form of every experiment
+	$(bin)/python -m pytest -m training $(ARGS)
+
+manifests-test: $(VENV)/manifests  ## check deploy/kubernetes against the schemas of Kubernetes, and the CRDs in the folder CRDS
+	KUBERNETES_CRDS="$(abspath $(CRDS))" $(bin)/python -m pytest -m manifests -n 0 $(ARGS)
+
+browser-test: $(VENV)/dev  ## open the pages in Chromium, /usr/bin/chromium or $$DROPSERVE_CHROMIUM
+	$(bin)/python -m pytest -m browser -n 0 $(ARGS)
+
+screenshots: $(VENV)/dev  ## take the pictures of the pages in docs/images, of models/digits
+	@$(bin)/python -m benchmarks.screenshots $(ARGS)
 
 bench: $(VENV)/dev  ## compare with other model servers; the first time installs each of them
 	@$(bin)/python -m benchmarks.serving $(bench-index) $(ARGS)
@@ -93,9 +119,13 @@ clean:  ## remove the environment and caches, keep models and runs
 $(VENV)/training: pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the dependencies into $(VENV); the first time takes a minute or two."
-	@$(install) --editable ".[training]"
+	@$(install) --editable ".[training,photographs]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/training
-	@$(install) --editable ".[training,dev]"
+	@$(install) --editable ".[training,photographs,dev]"
+	@touch $@
+
+$(VENV)/manifests: $(VENV)/dev
+	@$(install) --editable ".[training,photographs,dev,manifests]"
 	@touch $@

@@ -31,7 +31,7 @@ from model.uncertainty.drift import DriftTest
 from training.config import EvaluationConfig
 from training.data.dataset import load_dataset
 from training.evaluate import dataset_config
-from training.experiments.record import Record
+from training.experiments.experiment_record import Record
 
 Ranks = NDArray[np.int64]
 """int64 [m, 2]: the ranks of typicality and confidence of m images among the validation images."""

@@ -28,7 +28,7 @@ from model.uncertainty.uncertainty_measures import softmax
 from training.config import TrainingConfig
 from training.data.batches import image_batches
 from training.data.dataset import Dataset, Split, load_dataset
-from training.experiments.record import Record, format_mean_std
+from training.experiments.experiment_record import Record, format_mean_std
 from training.export.ood_score import fit_ood_score
 from training.export.ood_statistics import PIXELS_PER_CHANNEL, features_and_statistics
 from training.fitting.training_loop import fit

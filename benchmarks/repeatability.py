@@ -33,7 +33,7 @@ from rich.console import Console
 from model.bundle.store import list_models
 from model.images.preprocessing import InputSpec
 from tests.pictures import Pixels, encode, form, instances, numbers
-from training.experiments.record import Record
+from training.experiments.experiment_record import Record
 
 _STARTS = 2
 _CLIENTS = 4

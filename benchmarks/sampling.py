@@ -28,7 +28,7 @@ from model.inference.predictor_loading import load_predictor
 from model.uncertainty.uncertainty_measures import Float64Array, Uncertainty, entropy, softmax
 from training.config import TrainingConfig
 from training.data.dataset import load_dataset
-from training.experiments.record import Record
+from training.experiments.experiment_record import Record
 
 _CHUNK = 2_000
 """Independent samples in one run of the head."""

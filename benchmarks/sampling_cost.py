@@ -26,7 +26,7 @@ from model.bundle.store import GOLDEN_FILE, open_bundle
 from model.dropout.sampling_methods import FixedSamples
 from model.inference.predictor import Float32Array, Predictor
 from model.inference.predictor_loading import load_predictor
-from training.experiments.record import Record
+from training.experiments.experiment_record import Record
 
 _BATCHES = (1, 16, 32)
 _COUNTS = (64, 256)

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from benchmarks.machine import describe_machine
 from model.bundle.store import MANIFEST_FILE
-from training.experiments.record import Record
+from training.experiments.experiment_record import Record
 
 
 @dataclass(frozen=True)

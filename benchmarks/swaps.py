@@ -27,7 +27,7 @@ from rich.console import Console
 
 from model.bundle.store import Manifest
 from tests.bundles import copy_bundle
-from training.experiments.record import Record
+from training.experiments.experiment_record import Record
 
 _NAME = "swapped"
 _CONNECTIONS = 16

@@ -1,29 +1,42 @@
 """Base of the settings classes: flags, environment variables and a TOML file from one class.
 
-Shared by `python -m training` and `python -m service`. Knows no option of either.
+Shared by all commands, whether they run as `python -m service` or as the script `dropserve-serve`.
+Knows no option of any.
 """
 
 import difflib
+import json
 import os
 import sys
 import tomllib
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    CliPositionalArg,
+    CliSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 from pydantic_settings import SettingsError as ParseError
 
 from model.errors import SettingsError
+from model.shell_completion import add_completion_option
 
 USAGE_EXIT_STATUS = 2
 """Exit status for wrong command-line arguments, the same as that of argparse."""
+
+_SCRIPT_PREFIX = "dropserve-"
+"""How the names of the installed scripts begin; see `project.scripts` in pyproject.toml."""
+
+_PATHS = "paths"
+"""Name of a field of type `PathArguments`."""
 
 _MIN_SIMILARITY = 0.85
 """Of `difflib`, 0..1. One wrong, missing or swapped letter in a name of 20 gives 0.9 or more."""
@@ -68,6 +81,24 @@ class CommandSettings(BaseSettings):
         None, description="TOML file with any of these options, names with underscores"
     )
 
+    @field_validator("*")
+    @classmethod
+    def _check_utf8(cls, value: Any) -> Any:
+        """Refuse text that is not UTF-8, and paths that lie in a folder whose name is not.
+
+        Logs, manifests and the libraries that read the files cannot hold such a name, and the last
+        of them would fail hours later.
+        """
+        if not isinstance(value, str | Path):
+            return value
+        text = str(value.absolute()) if isinstance(value, Path) else value
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = text.encode(errors="backslashreplace").decode()
+            raise ValueError(f"{shown} is not UTF-8; rename it, or choose another.") from None
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -84,14 +115,41 @@ class CommandSettings(BaseSettings):
 Settings = TypeVar("Settings", bound=CommandSettings)
 
 
-def load(settings: type[Settings], arguments: list[str]) -> Settings:
+def _decode_paths(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+PathArguments = CliPositionalArg[Annotated[list[str], NoDecode, BeforeValidator(_decode_paths)]]
+"""Type of the field `paths`: one or more positional arguments, each taken as it is written.
+
+A plain `list[str]` would be split at commas and quotation marks, which names of files may have."""
+
+
+def _parse_arguments(
+    parser: ArgumentParser, arguments: list[str] | None, namespace: Namespace | None = None
+) -> Namespace:
+    """Parse as argparse does; positional arguments may also stand between and after flags."""
+    if "--" in (arguments or ()):
+        parsed = parser.parse_args(arguments, namespace)
+    else:
+        parsed = parser.parse_intermixed_args(arguments, namespace)
+    paths = getattr(parsed, _PATHS, None)
+    if isinstance(paths, list):
+        setattr(parsed, _PATHS, [json.dumps(paths)])
+    return parsed
+
+
+def load(settings: type[Settings], arguments: list[str] | None = None) -> Settings:
     """Load settings from `arguments` (without the program's name), environment, file and defaults.
+
+    arguments: None: those of this process.
 
     Raises:
         SettingsError: names the first wrong option, the allowed values and the actual value.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return CliApp.run(settings, cli_args=arguments)
+        return CliApp.run(settings, cli_args=given, cli_settings_source=_flags(settings))
     except ParseError as error:
         reason = str(error).removeprefix("error parsing CLI: ")
         raise SettingsError(f"{reason}; --help lists the options.") from None
@@ -99,7 +157,26 @@ def load(settings: type[Settings], arguments: list[str]) -> Settings:
         raise SettingsError(describe_validation_error(error)) from None
 
 
-def load_or_exit(settings: type[Settings], arguments: list[str]) -> Settings:
+def _flags(settings: type[CommandSettings]) -> CliSettingsSource[Any]:
+    """Return what parses the flags; an installed script has one more, for shells."""
+    script = _script_name()
+    source = CliSettingsSource[Any](
+        settings, cli_prog_name=script, parse_args_method=_parse_arguments
+    )
+    if script is not None:
+        add_completion_option(
+            source.root_parser, settings.model_fields, lambda: _flags(settings).root_parser
+        )
+    return source
+
+
+def _script_name() -> str | None:
+    """Return the name of the installed script that this process runs; None: it runs a module."""
+    name = Path(sys.argv[0]).stem
+    return name if name.startswith(_SCRIPT_PREFIX) else None
+
+
+def load_or_exit(settings: type[Settings], arguments: list[str] | None = None) -> Settings:
     """Load settings as `load`; on an error, print its sentence on stderr and exit with status 2.
 
     An environment variable that looks like a misspelled setting causes a warning on stderr.
@@ -140,6 +217,8 @@ def describe_validation_error(error: ValidationError) -> str:
     option = "--" + str(first["loc"][0]).replace("_", "-")
     if first["type"] == "extra_forbidden":
         return f"{option} is not an option; --help lists them."
+    if first["type"] == "missing":
+        return f"{option} is missing; --help says what it is."
     if first["type"] == "value_error":
         return f"{option}: {message}"
     return f"{option}: {message[0].lower()}{message[1:]}, but got {first['input']!r}."

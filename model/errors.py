@@ -1,10 +1,11 @@
-"""The errors of a bundle, of a data set, of settings and of a caller's input.
+"""The errors of a bundle, of a training, of settings and of a caller's input.
 
 The classes know no HTTP: `service.errors` maps each one to a status. Every message is one sentence
 that says what to do.
 
     DropserveError
     ├── BundleError             a bundle cannot be written, opened or verified
+    ├── RunError                the files of a training cannot be written or read
     ├── ExportError             the exported graphs do not match the network
     ├── SettingsError           a flag, environment variable or settings file is wrong
     ├── DataError               a data set is missing, damaged or unusable
@@ -23,6 +24,10 @@ class DropserveError(Exception):
 
 class BundleError(DropserveError):
     """A bundle cannot be written, opened or verified."""
+
+
+class RunError(DropserveError):
+    """The files of a training cannot be written or read."""
 
 
 class ExportError(DropserveError):

@@ -75,6 +75,14 @@ class UnknownVersionError(ServiceError):
     """The model is loaded, but not in the requested version."""
 
 
+class UnknownExampleError(ServiceError):
+    """The bundle carries no example image of that number."""
+
+
+class NoReportError(ServiceError):
+    """The bundle has no report that can be shown."""
+
+
 class VersionRefusedError(ServiceError):
     """The requested version failed to load, so it cannot be activated."""
 
@@ -85,6 +93,85 @@ class RolloutError(ServiceError):
 
 class ControlDisabledError(ServiceError):
     """This client may not load, unload or roll out models."""
+
+
+_CHALLENGE = 'Bearer realm="dropserve"'
+"""The header WWW-Authenticate, to which an error may add (RFC 6750, 3)."""
+
+
+class KeyRequiredError(ServiceError):
+    """The route needs a key, and the request has none."""
+
+    challenge = _CHALLENGE
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This needs a key; send it as Authorization: Bearer KEY, or as X-API-Key: KEY."
+        )
+
+
+class InvalidKeyError(ServiceError):
+    """The request's key is not known, or no longer."""
+
+    challenge = f'{_CHALLENGE}, error="invalid_token"'
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This key is not known here, has expired or was revoked; ask the operator for another."
+        )
+
+
+class KeyScopeError(ServiceError):
+    """The request's key is good for other routes only."""
+
+    def __init__(self, needed: str) -> None:
+        super().__init__(
+            f"This key may not do that, which needs the scope {needed!r}; ask the operator for a "
+            "key with it."
+        )
+        self.challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{needed}"'
+
+
+class TooManyAttemptsError(ServiceError):
+    """Too many wrong keys came from the request's address."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__(
+            "Too many wrong keys came from this address; try again in a minute, with the right one."
+        )
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimitError(ServiceError):
+    """The client has sent more requests or images a second than it may."""
+
+    def __init__(self, what: str, rate: float, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"This client may send {rate:g} {what} a second and has sent more; send the next in "
+            f"{retry_after_seconds} s, or ask the operator for more."
+        )
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CrossOriginError(ServiceError):
+    """A browser asked for leave to send a request of another origin's page, and gets none."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}: pages of this origin may not send that; add the origin with --cors-origins."
+        )
+
+
+class WrongHostError(ServiceError):
+    """The request names a host that the service, or its control listener, does not answer for."""
+
+    def __init__(self, *, is_control: bool = False) -> None:
+        super().__init__(
+            "The control listener is for this machine alone; name it localhost, 127.0.0.1 or [::1]."
+            if is_control
+            else "This service does not answer for the host that the request names; use its public "
+            "name, or add the name with --allowed-hosts."
+        )
 
 
 class UnsupportedError(ServiceError):
@@ -120,9 +207,15 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     model_errors.ImageDecodeError: (400, "image_unreadable"),
     model_errors.ImageShapeError: (400, "image_shape"),
     model_errors.PixelValueError: (400, "pixel_value"),
+    CrossOriginError: (400, "cross_origin"),
+    KeyRequiredError: (401, "key_required"),
+    InvalidKeyError: (401, "invalid_key"),
     ControlDisabledError: (403, "control_disabled"),
+    KeyScopeError: (403, "key_scope"),
     UnknownModelError: (404, "unknown_model"),
     UnknownVersionError: (404, "unknown_version"),
+    UnknownExampleError: (404, "unknown_example"),
+    NoReportError: (404, "no_report"),
     UncertaintyDisabledError: (404, "uncertainty_disabled"),
     BodyTimeoutError: (408, "body_timeout"),
     RolloutError: (409, "release_impossible"),
@@ -133,6 +226,9 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     TooCostlyError: (413, "too_costly"),
     model_errors.ImageTooLargeError: (413, "image_too_large"),
     UnsupportedMediaTypeError: (415, "unsupported_media_type"),
+    WrongHostError: (421, "wrong_host"),
+    RateLimitError: (429, "rate_limited"),
+    TooManyAttemptsError: (429, "too_many_attempts"),
     UnsupportedError: (501, "unsupported"),
     NotReadyError: (503, "not_ready"),
     OverloadedError: (503, "overloaded"),
@@ -150,5 +246,7 @@ HTTP_PROTOCOL_CODES = {
     505: "http_version",
 }
 """Status -> code, where a connection or head is refused before there is a request."""
+HTTPS_REQUIRED = 400, "https_required"
+"""Status and code, where plain HTTP is sent to a port that takes TLS alone."""
 INTERNAL_CODE = "internal_error"
 """Code of status 500."""

@@ -1,7 +1,7 @@
 """Listens as the settings say and serves in one process or several. Knows no route.
 
 SIGTERM and SIGINT end it: it refuses new connections, answers those that have begun within the
-grace period, and exits.
+grace period, and exits. With a drain delay SIGTERM makes it unready first, while it still accepts.
 """
 
 import os
@@ -11,20 +11,31 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 
 import structlog
-import uvicorn
 
+from model.cli_and_env_settings import USAGE_EXIT_STATUS
+from model.errors import DropserveError
 from service.http import listeners
 from service.http.fast_path.fast_path_protocol import FastPathProtocol
-from service.http.graceful_shutdown import GracefulServer, start_exit_watchdog
+from service.http.graceful_shutdown import (
+    GracefulServer,
+    ServerConfig,
+    start_exit_watchdog,
+)
 from service.http.http_protocol import HttpProtocol
+from service.http.rate_table_of_all_workers import make_shared_table
+from service.keys.key_file import KeyFile, KeyFileError, read_key_file
 from service.observability import log_format
 from service.observability.metrics_recorder import MULTIPROCESS_VARIABLE
-from service.registry.rollout_store import remove_process_files
+from service.registry.peer_records import remove_ended
+from service.registry.process_identity import this_process
 from service.settings import ServiceSettings
+from service.tls.certificate_files import Certificate, TlsFileError, load_certificate
+from service.tracing import tracer
 from service.worker_supervisor import HEALTHCHECK_SECONDS, WorkerSupervisor
 
 logger = structlog.stdlib.get_logger("service")
@@ -33,50 +44,64 @@ _WORKER_APP = "service.app:create_worker_app"
 _OTHER_DESCRIPTORS = 128
 """Open files besides connections: models, logs, sandbox processes, pipes."""
 _STANDARD_ERROR = 2
-_HEADERS = [("X-Content-Type-Options", "nosniff")]
+NO_KEYS_HINT = (
+    "whoever reaches this port may send requests; give --api-keys-file, or --no-auth if that is "
+    "meant"
+)
+_HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+]
+
+
+class StartError(DropserveError):
+    """The service cannot start; `exit_status` is that of the process then."""
+
+    def __init__(self, sentence: str, exit_status: int) -> None:
+        super().__init__(sentence)
+        self.exit_status = exit_status
 
 
 def serve(settings: ServiceSettings) -> int:
     """Serve until a signal ends the process; return the exit status."""
+    try:
+        _serve(settings)
+    except StartError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    return 0
+
+
+def _serve(settings: ServiceSettings) -> None:
+    """Serve until a signal ends the process; raises StartError."""
     _open_standard_streams()
     log_format.configure(settings.log_level, settings.log_format)
     shutdown_signal = ShutdownSignal(settings.grace_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, shutdown_signal)
-    try:
-        listener = listeners.listen(settings.host, settings.port)
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address
-        sys.stderr.write(
-            f"Cannot listen on {settings.host} port {settings.port} ({reason}); "
-            "choose another with --host and --port.\n"
-        )
-        return 1
+    require_usable_keys(settings)
+    require_usable_certificate(settings)
+    listener = listen_publicly(settings)
     if settings.control_folder is not None:
-        remove_process_files(settings.control_folder)
+        remove_ended(settings.control_folder, this_process())
     settings = _limit_connections(settings)
     with ExitStack() as stack:
         stack.enter_context(listener)
-        try:
-            control_listeners = _listen_for_control(settings, listener.getsockname()[1], stack)
-        except OSError as error:
-            sys.stderr.write(
-                f"Cannot listen for control ({error.strerror or error}); choose another place with "
-                "--control-socket or --control-port.\n"
-            )
-            return 1
+        control_listeners = listen_for_control(settings, listener.getsockname()[1], stack)
         logger.info(
             "listening",
-            url=_public_url(listener),
+            url=public_url(settings, listener),
             workers=settings.workers,
             control=[_control_address(each) for each in control_listeners],
         )
+        _warn_if_open(settings, listener)
+        tracer.log_settings()
         sockets = [listener, *control_listeners]
         if settings.workers == 1:
             serve_in_process(settings, sockets, shutdown_signal)
         else:
             _serve_in_workers(settings, sockets, shutdown_signal)
-    return 0
 
 
 def serve_in_process(
@@ -98,12 +123,24 @@ def _serve_in_workers(
         metrics, releases = Path(folder) / "metrics", Path(folder) / "releases"
         metrics.mkdir()
         os.environ[MULTIPROCESS_VARIABLE] = str(metrics)
+        if settings.limits_client_rates:
+            _make_rate_table(metrics)
         # Through this folder a rollout that one worker receives reaches all workers.
         control_folder = settings.control_folder or releases
         settings.model_copy(update={"control_folder": control_folder}).to_environment()
         supervisor = WorkerSupervisor(config, list(sockets), control_folder)
         if not shutdown_signal.is_received:
             supervisor.run()
+
+
+def _make_rate_table(folder: Path) -> None:
+    try:
+        make_shared_table(folder)
+    except OSError as error:
+        sys.exit(
+            f"The rates of clients cannot be shared between workers ({_reason(error)}); free space "
+            "in the temporary folder, name another with TMPDIR, or give one worker."
+        )
 
 
 class ShutdownSignal:
@@ -126,6 +163,11 @@ class ShutdownSignal:
             start_exit_watchdog(self._grace_seconds)
 
 
+def _reason(error: OSError) -> str:
+    """Return what went wrong, without the address that Python adds to it."""
+    return (error.strerror or str(error)).partition(" (")[0]
+
+
 def _open_standard_streams() -> None:
     """Open standard streams that are closed, or else a socket would get their descriptor."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
@@ -133,9 +175,9 @@ def _open_standard_streams() -> None:
     os.close(descriptor)
 
 
-def _uvicorn_config(settings: ServiceSettings, app: object) -> uvicorn.Config:
+def _uvicorn_config(settings: ServiceSettings, app: object) -> ServerConfig:
     """Return uvicorn's configuration for an application, or for the name of its factory."""
-    return uvicorn.Config(
+    config = ServerConfig(
         app,  # type: ignore[arg-type]
         factory=isinstance(app, str),
         workers=settings.workers,
@@ -153,22 +195,65 @@ def _uvicorn_config(settings: ServiceSettings, app: object) -> uvicorn.Config:
         timeout_graceful_shutdown=settings.grace_seconds,
         timeout_worker_healthcheck=HEALTHCHECK_SECONDS,
     )
+    config.drain_delay_seconds = settings.drain_delay
+    return config
+
+
+def allowed_connections(settings: ServiceSettings) -> int:
+    """Raise the limit on file descriptors; return how many connections it allows a worker."""
+    descriptors = listeners.raise_descriptor_limit(settings.max_connections + _OTHER_DESCRIPTORS)
+    return min(settings.max_connections, max(1, descriptors - _OTHER_DESCRIPTORS))
 
 
 def _limit_connections(settings: ServiceSettings) -> ServiceSettings:
     """Lower `max_connections` to what the limit on file descriptors allows."""
-    descriptors = listeners.raise_descriptor_limit(settings.max_connections + _OTHER_DESCRIPTORS)
-    allowed = max(1, descriptors - _OTHER_DESCRIPTORS)
+    allowed = allowed_connections(settings)
     if allowed >= settings.max_connections:
         return settings
     logger.warning("connections limited", most=allowed, by="the limit on open files (ulimit -n)")
     return settings.model_copy(update={"max_connections": allowed})
 
 
-def _listen_for_control(
+def require_usable_keys(settings: ServiceSettings) -> KeyFile | None:
+    """Return the file of keys, if clients need keys; raises StartError if it cannot be used."""
+    if settings.api_keys_file is None:
+        return None
+    if not settings.auth:
+        raise StartError(
+            "--api-keys-file: --no-auth is given too; give one of them.", USAGE_EXIT_STATUS
+        )
+    try:
+        return read_key_file(settings.api_keys_file)
+    except KeyFileError as error:
+        raise StartError(f"--api-keys-file: {error}", USAGE_EXIT_STATUS) from None
+
+
+def require_usable_certificate(settings: ServiceSettings) -> Certificate | None:
+    """Return the certificate, if the port takes https; raises StartError if it cannot be used."""
+    if settings.tls_files is None:
+        return None
+    try:
+        return load_certificate(settings.tls_files)
+    except TlsFileError as error:
+        raise StartError(f"--tls-certificate: {error}", USAGE_EXIT_STATUS) from None
+
+
+def listen_publicly(settings: ServiceSettings) -> socket.socket:
+    """Open the public listener; raises StartError."""
+    try:
+        return listeners.listen(settings.host, settings.port)
+    except OSError as error:
+        raise StartError(
+            f"Cannot listen on {settings.host} port {settings.port} ({_reason(error)}); "
+            "choose another with --host and --port.",
+            1,
+        ) from None
+
+
+def listen_for_control(
     settings: ServiceSettings, port: int, stack: ExitStack
 ) -> list[socket.socket]:
-    """Open the control listeners; raises OSError if a configured one cannot be opened.
+    """Open the control listeners; raises StartError if a configured one cannot be opened.
 
     port: of the public listener, after which the default Unix socket is named.
     stack: closes the listeners and removes their sockets.
@@ -176,10 +261,17 @@ def _listen_for_control(
     if settings.control == "nobody":
         return []
     found = []
-    if settings.control_port is not None:
-        found.append(stack.enter_context(listeners.listen("127.0.0.1", settings.control_port)))
-    if settings.control_socket is not None:
-        found.append(_listen_on_unix_socket(settings.control_socket, stack))
+    try:
+        if settings.control_port is not None:
+            found.append(stack.enter_context(listeners.listen("127.0.0.1", settings.control_port)))
+        if settings.control_socket is not None:
+            found.append(_listen_on_unix_socket(settings.control_socket, stack))
+    except OSError as error:
+        raise StartError(
+            f"Cannot listen for control ({_reason(error)}); choose another place with "
+            "--control-socket or --control-port.",
+            1,
+        ) from None
     return found or _listen_on_default_socket(port, stack)
 
 
@@ -204,9 +296,28 @@ def _listen_on_unix_socket(path: Path, stack: ExitStack) -> socket.socket:
     return listener
 
 
-def _public_url(listener: socket.socket) -> str:
+def _warn_if_open(settings: ServiceSettings, listener: socket.socket) -> None:
+    """Warn where other machines reach the port and need neither key nor certificate."""
+    if admits_everybody(settings) and is_reachable(listener):
+        logger.warning("no keys", url=public_url(settings, listener), hint=NO_KEYS_HINT)
+
+
+def admits_everybody(settings: ServiceSettings) -> bool:
+    """Return whether whoever reaches the port may send requests, and nothing says it is meant."""
+    has_proof = settings.api_keys_file is not None or settings.tls_client_ca is not None
+    return settings.auth and not has_proof
+
+
+def is_reachable(listener: socket.socket) -> bool:
+    """Return whether other machines may reach a TCP listener."""
+    return not ip_address(listener.getsockname()[0]).is_loopback
+
+
+def public_url(settings: ServiceSettings, listener: socket.socket) -> str:
+    """Return the URL of the public listener."""
+    scheme = "http" if settings.tls_files is None else "https"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"  # RFC 3986, 3.2.2
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"  # RFC 3986
 
 
 def _control_address(listener: socket.socket) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -10,8 +10,17 @@ from pydantic_settings import SettingsConfigDict
 from model.bundle.store import check_name
 from model.cli_and_env_settings import CommandSettings
 from model.dropout.masks import MAX_SAMPLES, MAX_SEED
+from service.edge.allowed_hosts import parse_hosts
+from service.edge.cors_origins import parse_origins
+from service.edge.trusted_proxies import Network, parse_networks, parse_prefix
+from service.tls.certificate_files import TlsFiles
 
 _PREFIX = "DROPSERVE_"
+FIRST_SEGMENTS = (
+    *("docs", "health", "metrics", "models", "occlusion", "openapi.json", "predict"),
+    *("redoc", "ui", "uncertainty", "v1", "v2"),
+)
+"""How the paths of the service's own routes begin. A root path may not begin so, too."""
 
 
 class ServiceSettings(CommandSettings):
@@ -21,12 +30,82 @@ class ServiceSettings(CommandSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 takes a free one")
+    root_path: str | None = Field(
+        None,
+        description="path prefix under which a proxy publishes the service, such as /dropserve; "
+        "requests are answered with it and without it",
+    )
+    trusted_proxies: str | None = Field(
+        None,
+        description="addresses and networks of the proxies whose headers Forwarded and "
+        "X-Forwarded-… are believed, with commas between; nobody's if left out",
+    )
+    allowed_hosts: str | None = Field(
+        None,
+        description="names and addresses by which clients may call the service, such as "
+        "example.org or *.example.org, with commas between; requests to other hosts are refused "
+        "(421); any if left out",
+    )
+    cors_origins: str | None = Field(
+        None,
+        description="origins whose pages may send requests and read the answers, such as "
+        "https://example.org, with commas between, or * for any; the service's own if left out",
+    )
+    client_requests_per_second: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="requests that each client, a key or else an address, may send a second in the "
+        "long run, to all workers together; further ones are refused (429); any if left out",
+    )
+    client_images_per_second: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="images that each client may have predicted a second in the long run, counted "
+        "as requests are; any if left out",
+    )
+    client_burst_seconds: float = Field(
+        10,
+        gt=0,
+        le=86_400,
+        description="a client that has rested may send as much at once as these limits permit in "
+        "this time, seconds",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="file of the keys that clients need, made with python -m service.keys; no "
+        "client needs one if left out",
+    )
+    auth: bool = Field(
+        True,
+        description="whether clients should need keys; --no-auth: they need none, also where other "
+        "machines reach the port, and the service does not warn of it",
+    )
+    tls_certificate: Path | None = Field(
+        None,
+        description="file of the certificate, and of those between it and the root, in PEM; the "
+        "port takes https alone, and http alone if left out",
+    )
+    tls_key: Path | None = Field(
+        None, description="file of the certificate's private key, in PEM, without a password"
+    )
+    tls_client_ca: Path | None = Field(
+        None,
+        description="file of CA certificates in PEM: every client needs a certificate of one of "
+        "them; none needs one if left out",
+    )
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")
     threads: int = Field(1, ge=1, le=256, description="threads of one inference run, each worker")
     models_folder: Path = Field(Path("models"), description="folder of bundles, NAME/VERSION/")
     models: str | None = Field(
         None,
         description="models to serve, NAME or NAME@VERSION, with commas between; all if left out",
+    )
+    served_model_name: str | None = Field(
+        None,
+        description="name of the only model, whatever its bundle says; the models folder is then "
+        "that of this one model: a bundle, or its versions, VERSION/",
     )
     watch_seconds: float = Field(
         1,
@@ -60,7 +139,13 @@ class ServiceSettings(CommandSettings):
     )
     control_folder: Path | None = Field(
         None,
-        description="where rollouts and unloads are stored; if left out, a restart forgets them",
+        description="where rollouts and unloads are stored, also for replicas on other hosts; if "
+        "left out, a restart forgets them",
+    )
+    rollouts: Path | None = Field(
+        None,
+        description="JSON file that says which versions serve, and is followed when it changes; "
+        "commands that would change them are refused",
     )
     drift_level: float = Field(
         0.01,
@@ -68,6 +153,30 @@ class ServiceSettings(CommandSettings):
         lt=1,
         description="largest probability that the drift alarm of a version is ever raised by "
         "images like its validation images",
+    )
+    traffic_log: Path | None = Field(
+        None,
+        description="folder of the traffic log, a line for each image that is answered; none if "
+        "left out",
+    )
+    traffic_log_images: bool = Field(
+        False, description="with --traffic-log: store the images, too, as files by their digests"
+    )
+    traffic_log_max_bytes: int = Field(
+        2**30,
+        ge=2**21,
+        description="most bytes of the traffic log, images included; the oldest are removed",
+    )
+    traffic_log_segment_bytes: int = Field(
+        16 * 2**20,
+        ge=2**20,
+        description="size at which a worker begins a new segment of the traffic log, bytes",
+    )
+    traffic_log_segment_seconds: float = Field(
+        3600,
+        gt=0,
+        allow_inf_nan=False,
+        description="age at which a worker begins a new segment of the traffic log, seconds",
     )
     default_model: str | None = Field(
         None,
@@ -123,16 +232,26 @@ class ServiceSettings(CommandSettings):
     head_timeout_seconds: float = Field(
         10,
         gt=0,
+        allow_inf_nan=False,
         description="longest time a client may take to send a request's path and headers, seconds",
     )
     write_timeout_seconds: float = Field(
-        30, gt=0, description="longest time a client may leave its answer unread, seconds"
+        30,
+        gt=0,
+        allow_inf_nan=False,
+        description="longest time a client may leave its answer unread, seconds",
     )
     body_timeout_seconds: float = Field(
-        30, gt=0, description="longest time a client may take to send its body, seconds"
+        30,
+        gt=0,
+        allow_inf_nan=False,
+        description="longest time a client may take to send its body, seconds",
     )
     decode_timeout_seconds: float = Field(
-        5.0, gt=0, description="most processor time to read one large body or its images, seconds"
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="most processor time to read one large body or its images, seconds",
     )
     decode_processes: int | None = Field(
         None,
@@ -142,13 +261,27 @@ class ServiceSettings(CommandSettings):
         "processors if left out",
     )
     inference_timeout_seconds: float = Field(
-        30, gt=0, description="longest wait for an answer, queue included, seconds"
+        30,
+        gt=0,
+        allow_inf_nan=False,
+        description="longest wait for an answer, queue included, seconds",
     )
     keep_alive_seconds: int = Field(
         75, ge=0, description="how long an idle connection is kept, seconds"
     )
+    drain_delay: float = Field(
+        0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="how many seconds requests are still accepted after SIGTERM, while the service "
+        "says that it is not ready",
+    )
     grace_seconds: int = Field(
-        20, ge=0, description="longest time to finish requests in flight after SIGTERM, seconds"
+        20,
+        ge=0,
+        description="longest time to finish requests in flight after SIGTERM and the drain delay, "
+        "seconds",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line to write"
@@ -160,11 +293,84 @@ class ServiceSettings(CommandSettings):
         """The models to serve, each with its pinned version or None; empty for all models."""
         return _parse_pins(self.models or "")
 
+    @property
+    def limits_client_rates(self) -> bool:
+        """Whether what each client sends a second is limited."""
+        rates = self.client_requests_per_second, self.client_images_per_second
+        return any(rate is not None for rate in rates)
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """The files of the certificate; None for plain HTTP."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """The networks of `trusted_proxies`."""
+        return parse_networks(self.trusted_proxies or "")
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, root_path: str | None) -> str | None:
+        prefix = parse_prefix(root_path or "")
+        first = prefix[1:].partition("/")[0]
+        if first in FIRST_SEGMENTS:
+            raise ValueError(
+                f"the service has routes of its own below /{first}, which could not be told from "
+                "the prefix; choose another."
+            )
+        return prefix or None
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_trusted_proxies(cls, trusted_proxies: str | None) -> str | None:
+        parse_networks(trusted_proxies or "")
+        return trusted_proxies
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_allowed_hosts(cls, allowed_hosts: str | None) -> str | None:
+        parse_hosts(allowed_hosts or "")
+        return allowed_hosts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, cors_origins: str | None) -> str | None:
+        parse_origins(cors_origins or "")
+        return cors_origins
+
     @field_validator("models")
     @classmethod
     def _check_models(cls, models: str | None) -> str | None:
         _parse_pins(models or "")
         return models
+
+    @field_validator("served_model_name")
+    @classmethod
+    def _check_served_model_name(cls, served_model_name: str | None) -> str | None:
+        return None if served_model_name is None else check_name(served_model_name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _make_served_model_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("default_model") is None:
+            return values | {"default_model": values.get("served_model_name")}
+        return values
+
+    @model_validator(mode="after")
+    def _check_served_model_is_the_only_one(self) -> Self:
+        if self.served_model_name is None:
+            return self
+        name = self.served_model_name
+        others = [each for each in (self.default_model, *self.pins) if each != name]
+        if self.default_model != name or (self.pins and name not in self.pins):
+            raise ValueError(
+                f"--served-model-name: {name!r} is the only model then, so there is no "
+                f"{others[0]!r}; leave that out of --models and --default-model."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_default_samples(self) -> Self:
@@ -172,6 +378,30 @@ class ServiceSettings(CommandSettings):
             raise ValueError(
                 f"--default-samples: {self.default_samples} is more than --max-samples, "
                 f"{self.max_samples}; lower the one or raise the other."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("--tls-key: it needs its certificate; give --tls-certificate, too.")
+        if self.tls_certificate is not None and self.tls_key is None:
+            raise ValueError("--tls-certificate: it needs its private key; give --tls-key, too.")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError(
+                "--tls-client-ca: clients show certificates in TLS alone; give --tls-certificate "
+                "and --tls-key, too."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_traffic_log(self) -> Self:
+        least = (self.workers + 1) * self.traffic_log_segment_bytes
+        if self.traffic_log is not None and self.traffic_log_max_bytes < least:
+            raise ValueError(
+                f"--traffic-log-max-bytes: {self.traffic_log_max_bytes} is less than {least}, one "
+                "segment for each worker and one more; raise it, or lower "
+                "--traffic-log-segment-bytes."
             )
         return self
 

@@ -1,8 +1,6 @@
 """Fixtures for all tests: one real bundle, trained once per session, and its test images."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +8,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from tests.homeless_training import train
 from training.config import TrainingConfig
 from training.data.dataset import Split, load_dataset
 
@@ -39,20 +38,30 @@ def no_service_variables() -> None:
 
 
 @pytest.fixture(scope="session")
-def models_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A models folder with one real bundle, `digits/1`, of a short training; tests only read it.
+def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with the output of one short training: `models`, `stdout` and `stderr`.
 
-    With several test processes, the first one trains it and the others wait.
+    With several test processes, the first one trains and the others wait. The training knows no
+    home and no entry of its user, which tests/training/test_cache_folders.py is about.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "trained"
-    options = ["--data", "digits", "--epochs", "8", "--unless-exists"]
+    options = ["--data", "digits", "--epochs", "8"]
     folders = ["--runs", str(folder / "runs"), "--output", str(folder / "models")]
-    command = [sys.executable, "-m", "training", *options, *folders]
     with FileLock(folder.with_suffix(".lock")):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "models"
+        if not (folder / "stderr").exists():
+            (folder / "temporary").mkdir(parents=True, exist_ok=True)
+            done = train(ROOT, folder / "temporary", *options, *folders)
+            assert done.returncode == 0, done.stderr
+            (folder / "stdout").write_text(done.stdout)
+            (folder / "stderr").write_text(done.stderr)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models_folder(trained: Path) -> Path:
+    """A models folder with one real bundle, `digits/1`, of a short training; tests only read it."""
+    return trained / "models"
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +87,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> "Export":
 @pytest.fixture(scope="session")
 def cnn(export: "Export") -> "Exported":
     """The exported default preset for 8 x 8 grey images, with random weights."""
-    from model.bundle.network_architecture import Architecture
+    from model.bundle.architecture_description import Architecture
     from tests.exported import DIGIT
 
     return export(Architecture(classes=10, input=DIGIT))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.bundle.network_architecture import Architecture
+from model.bundle.architecture_description import Architecture
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
 from training.export.to_onnx import export_graphs
@@ -43,7 +43,7 @@ def exporter(parent: Callable[[str], Path]) -> Export:
             network = build_classifier(architecture)
             spec = architecture.input
             shape = (spec.channels, spec.height, spec.width)
-            folder = parent(architecture.preset)
+            folder = parent(str(architecture.preset))
             export_graphs(network, shape, folder)
             predictor = Predictor.open(folder, network.head.dropout_layers)
             images = np.random.default_rng(0).random((48, *shape), dtype=np.float32)

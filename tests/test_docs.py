@@ -11,12 +11,23 @@ from pydantic_core import PydanticUndefined
 
 from model.cli_and_env_settings import CommandSettings
 from service.app import create_app
-from service.control import ControlSettings
-from service.errors import HTTP_PROTOCOL_CODES, INTERNAL_CODE, ROUTING_CODES, STATUS_AND_CODE
+from service.check.check_settings import CheckSettings
+from service.control.rollout_client import ControlSettings
+from service.errors import (
+    HTTP_PROTOCOL_CODES,
+    HTTPS_REQUIRED,
+    INTERNAL_CODE,
+    ROUTING_CODES,
+    STATUS_AND_CODE,
+)
+from service.keys.key_command import KeySettings
 from service.observability.metrics_recorder import Metrics
+from service.replay.replay_settings import ReplaySettings
+from service.scoring.score_settings import ScoreSettings
 from service.settings import ServiceSettings
 from tests.differential.cases import CASES
 from tests.differential.differences import EXPLANATIONS
+from training.adoption.adoption_config import AdoptionConfig
 from training.config import EvaluationConfig, TrainingConfig
 from training.experiments.settings import ExperimentName, ExperimentSettings
 
@@ -38,7 +49,7 @@ def test_http_api_lists_every_native_route_and_no_other() -> None:
     }
     table = API.split("## Sending images")[0]
     written = set(re.findall(r"`((?:GET|POST) /[a-z/{}]*)`", table))
-    assert written == routes | {"GET /docs"}
+    assert written == routes | {"GET /docs", "GET /redoc"}
 
 
 def test_open_inference_lists_every_protocol_route_and_no_other() -> None:
@@ -65,28 +76,37 @@ def test_http_api_lists_every_error_code_with_its_status_and_no_other() -> None:
     rows = set(re.findall(r"^\| (\d{3}) \| `(\w+)` \|", API, re.MULTILINE))
     codes = {(str(status), code) for status, code in STATUS_AND_CODE.values()}
     codes |= {(str(status), code) for status, code in (ROUTING_CODES | HTTP_PROTOCOL_CODES).items()}
+    codes.add((str(HTTPS_REQUIRED[0]), HTTPS_REQUIRED[1]))
     assert rows == codes | {("500", INTERNAL_CODE)}
 
 
 def test_http_api_lists_every_prometheus_series_and_no_other() -> None:
     exposed = Metrics().render().decode()
-    names = set(re.findall(r"^# HELP (dropserve_\S+)", exposed, re.MULTILINE))
-    assert set(re.findall(r"^\| `(dropserve_\w+)` \|", API, re.MULTILINE)) == names
+    names = set(re.findall(r"^# HELP ((?:dropserve|process)_\w+)", exposed, re.MULTILINE))
+    created = {name for name in names if name.endswith("_created")}
+    written = re.findall(r"^\| `((?:dropserve|process)_\w+)` \|", API, re.MULTILINE)
+    assert set(written) == names - created
 
 
 PROGRAMS: tuple[type[CommandSettings], ...] = (
     ServiceSettings,
+    CheckSettings,
     ControlSettings,
+    KeySettings,
+    ScoreSettings,
+    ReplaySettings,
     TrainingConfig,
     EvaluationConfig,
+    AdoptionConfig,
     ExperimentSettings,
 )
-POSITIONAL = {"experiment", "bundle", "action", "model"}
+POSITIONAL = {"experiment", "file", "bundle", "action", "network", "paths", "folder"}
 
 
 def flags(settings: type[CommandSettings]) -> dict[str, FieldInfo]:
     """Return the fields that are flags, not positional arguments."""
-    return {name: each for name, each in settings.model_fields.items() if name not in POSITIONAL}
+    positional = POSITIONAL | ({"model"} if settings is ControlSettings else set())
+    return {name: each for name, each in settings.model_fields.items() if name not in positional}
 
 
 @pytest.mark.parametrize("settings", PROGRAMS)

@@ -1,6 +1,5 @@
 """`python -m training`: validate the options, then train. Imports torch only after validation."""
 
-import logging
 import os
 import signal
 import sys
@@ -9,25 +8,37 @@ from types import FrameType
 from model.bundle.store import list_models
 from model.cli_and_env_settings import USAGE_EXIT_STATUS, load_or_exit
 from model.errors import DataError, DropserveError, SettingsError
+from training.cache_folders import use_writable_caches
+from training.command_exit_status import (
+    INTERRUPTED_STATUS,
+    log_to_stdout,
+    names_missing_extra,
+)
 from training.config import TrainingConfig
 
-_INTERRUPTED_STATUS = 130  # 128 + SIGINT, the convention of shells
 
-
-def main(arguments: list[str]) -> int:
+@names_missing_extra
+def main(arguments: list[str] | None = None) -> int:
     """Run one training; return the exit status."""
     config = load_or_exit(TrainingConfig, arguments)
-    existing = list_models(config.output)
-    if config.unless_exists and existing:
-        sys.stdout.write(f"{config.output / existing[0]} is there already.\n")
-        return 0
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("training").setLevel(logging.INFO)
+    if config.unless_exists:
+        try:
+            existing = list_models(config.output)
+        except OSError as error:
+            sentence = (
+                f"--output: {config.output} cannot be read ({error.strerror}); choose another."
+            )
+            return _fail(SettingsError(sentence), USAGE_EXIT_STATUS)
+        if existing:
+            sys.stdout.write(f"{config.output / existing[0]} is there already.\n")
+            return 0
+    log_to_stdout()
     signal.signal(signal.SIGTERM, _exit_on_signal)
     # OpenMP threads of torch would otherwise spin while they wait for each other, which makes
     # training several times slower on a busy machine. Read when torch is imported, below.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        use_writable_caches()
         from training.pipeline import train
 
         train(config)
@@ -42,7 +53,7 @@ def main(arguments: list[str]) -> int:
         return _fail(DropserveError(sentence + remedy), 1)
     except KeyboardInterrupt as interrupt:
         sys.stderr.write(f"Interrupted; no bundle was written. {interrupt}".rstrip() + "\n")
-        return _INTERRUPTED_STATUS
+        return INTERRUPTED_STATUS
     return 0
 
 
@@ -56,4 +67,4 @@ def _fail(error: DropserveError, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -6,49 +6,49 @@ Trains nothing and does not change the bundle.
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from model.bundle.architecture_description import AdoptedArchitecture
 from model.bundle.store import Bundle, open_bundle, require_writable
-from model.cli_and_env_settings import USAGE_EXIT_STATUS, describe_validation_error, load_or_exit
-from model.errors import DataError, DropserveError, SettingsError
+from model.cli_and_env_settings import describe_validation_error, load_or_exit
+from model.errors import DataError, SettingsError
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
-from training.config import EvaluationConfig, TrainingConfig
-from training.data.dataset import Dataset, load_dataset
+from training.command_exit_status import names_missing_extra, run_command
+from training.config import NO_BACKBONE, DatasetConfig, EvaluationConfig, TrainingConfig
 from training.evaluation.metrics_schema import EvaluationMetrics, OodEntry
 
-# Modules that need torch, scikit-learn or matplotlib are imported inside functions: that takes
-# seconds, and `--help` and wrong options need none of them.
+# Modules that need torch, SciPy or matplotlib are imported inside functions: that takes seconds,
+# and `--help` and wrong options need none of them.
 if TYPE_CHECKING:
+    from training.data.dataset import Dataset
+    from training.evaluation.metrics import Evaluation
     from training.report.html_report import ReportData
 
-# Not `__name__`, which is `__main__` on the command line: `main` sets the level of `training`.
+# Not `__name__`, which is `__main__` on the command line: `training` is what is logged.
 logger = logging.getLogger("training.evaluate")
 
 METRICS_FILE = "figures.json"
-_INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
-_SPLIT_OPTIONS = ("preset", "split_seed", "validation_share", "test_share")
+_SPLIT_OPTIONS = (
+    "preset",
+    "split_seed",
+    "validation_share",
+    "test_share",
+    "duplicates",
+    "max_image_megapixels",
+)
 """Training options that decide the data split: with the same ones no training image is measured."""
 
 
-def main(arguments: list[str]) -> int:
+@names_missing_extra
+def main(arguments: list[str] | None = None) -> int:
     """Measure one bundle; return the exit status."""
     config = load_or_exit(EvaluationConfig, arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("training").setLevel(logging.INFO)
-    try:
-        evaluate_bundle(config)
-    except DropserveError as error:
-        sys.stderr.write(f"{error}\n")
-        return USAGE_EXIT_STATUS
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; no report was written.\n")
-        return _INTERRUPTED_STATUS
-    return 0
+    return run_command(lambda: evaluate_bundle(config), "Interrupted; no report was written.")
 
 
 def evaluate_bundle(config: EvaluationConfig) -> Path:
@@ -57,6 +57,7 @@ def evaluate_bundle(config: EvaluationConfig) -> Path:
     Raises:
         DropserveError: with one sentence that says what to do.
     """
+    from training.data.dataset import load_dataset
     from training.report.html_report import HTML_FILE, write_evaluation_report
 
     bundle = open_bundle(config.bundle)
@@ -64,6 +65,7 @@ def evaluate_bundle(config: EvaluationConfig) -> Path:
     folder = config.output / f"{manifest.name}-{manifest.version}"
     require_writable(folder)
     data = load_dataset(dataset_config(bundle, config.data, config))
+    data = _of_network_classes(data, bundle)
     if data.class_names != manifest.class_names:
         raise DataError(
             f"{data.name} has other classes than {config.bundle}; name a data set of the same "
@@ -76,16 +78,46 @@ def evaluate_bundle(config: EvaluationConfig) -> Path:
     (folder / METRICS_FILE).write_text(
         json.dumps(metrics, indent=2, allow_nan=False), encoding="utf-8"
     )
-    same = data.manifest_entry() == manifest.data
-    write_evaluation_report(folder, manifest.model_dump(), data.name, same, metrics, report_data)
+    same = data.manifest_entry()["sha256"] == manifest.data.get("sha256")
+    files = _files(data, report_data.evaluation)
+    write_evaluation_report(
+        folder, manifest.model_dump(), data.name, same, metrics, report_data, files
+    )
     for line in summary_lines(metrics):
         logger.info(line)
     logger.info("The report: %s", folder / HTML_FILE)
     return folder
 
 
+def _of_network_classes(data: "Dataset", bundle: Bundle) -> "Dataset":
+    """Return images of some classes of an adopted network with the labels of its outputs.
+
+    Raises:
+        DataError: a class of the data is none of the network's, or may be several.
+    """
+    manifest = bundle.manifest
+    names = manifest.class_names
+    if data.class_names == names or not isinstance(manifest.architecture, AdoptedArchitecture):
+        return data
+    from training.adoption.class_names import match_classes
+    from training.adoption.labelled_images import name_classes
+
+    return name_classes(data, names, match_classes(data.class_names, names))
+
+
+def _files(data: "Dataset", evaluation: "Evaluation") -> str:
+    """Return the sections of the report that name image files; empty where there are none."""
+    from training.evaluation.label_quality import find_label_candidates, name_candidates
+    from training.report.data_section import files_section
+
+    if data.test.names is None:
+        return ""
+    found = find_label_candidates(evaluation.answers.probabilities, evaluation.labels)
+    return files_section(data.folder, name_candidates(found, data.test.names, data.class_names))
+
+
 def measure(
-    predictor: Predictor, data: Dataset, ood: Dataset | None
+    predictor: Predictor, data: "Dataset", ood: "Dataset | None"
 ) -> tuple[EvaluationMetrics, "ReportData"]:
     """Measure a bundle on test images; return the metrics, and what the plots show.
 
@@ -103,10 +135,12 @@ def measure(
     )
     from training.report.html_report import ReportData
 
+    logger.info("Measuring %s test images, with dropout and without.", f"{len(data.test):,}")
     evaluation = evaluate(predictor, data.test, data.class_names)
     ood_answers = None
     ood_entry: OodEntry = {}
     if ood is not None:
+        logger.info("Measuring %s images of %s.", f"{len(ood.test):,}", ood.name)
         ood_answers = OodAnswers(ood.name, predict_split(predictor, ood.test))
         scores = ood_detection_metrics(evaluation.answers, ood_answers.answers)
         ood_entry["strangers"] = {"name": ood.name, "images": len(ood.test), "scores": scores}
@@ -115,6 +149,7 @@ def measure(
         "trust": selective_metrics(evaluation, predictor.calibrator),
         **ood_entry,
     }
+    logger.info("Measuring some of the test images with noise, rotated and blurred.")
     curves = corruption_curves(predictor, data.test)
     return metrics, ReportData(data.test, data.class_names, evaluation, curves, ood_answers)
 
@@ -150,7 +185,7 @@ def dataset_config(bundle: Bundle, data: str | None, config: EvaluationConfig) -
     if name is None:
         raise SettingsError(f"{config.bundle} does not say what it was trained on; name --data.")
     try:
-        return _DatasetConfig(
+        return DatasetConfig(
             data=name,
             name=manifest.name,
             image_size=manifest.input.height,
@@ -158,25 +193,22 @@ def dataset_config(bundle: Bundle, data: str | None, config: EvaluationConfig) -
             resize=manifest.input.resize,
             data_dir=config.data_dir,
             cache_dir=config.cache_dir,
+            **_learning(training, name),
             **{option: training[option] for option in _SPLIT_OPTIONS if option in training},
         )
     except ValidationError as error:
         raise SettingsError(describe_validation_error(error)) from None
 
 
-class _DatasetConfig(TrainingConfig):
-    """Reads no environment variable and no file: those are the settings of the user's trainings."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+def _learning(training: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Return the options by which the images of a training were split; of other data, none."""
+    if data != training.get("data"):
+        return {"backbone": NO_BACKBONE}
+    return {
+        "backbone": training.get("backbone") or NO_BACKBONE,
+        "learn": training.get("learn"),
+    }
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

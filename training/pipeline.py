@@ -1,42 +1,79 @@
 """Runs a training from its options to a bundle: load data, fit, export, verify, measure, report."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version as library_version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from model.bundle.store import MODEL_FILE, new_version, open_bundle, require_writable
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle.store import MODEL_FILE, Draft, new_version, open_bundle, require_writable
+from model.errors import BundleError, RunError
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
-from model.uncertainty.calibration import CALIBRATION_FILE
+from model.uncertainty.calibration import CALIBRATION_FILE, Calibrator
+from training.adoption.original_network import warn_of_batch_effects
 from training.config import TrainingConfig
 from training.data.batches import image_batches
+from training.data.class_balance import warn_of_unequal_classes
 from training.data.dataset import Dataset, load_dataset
+from training.data.excluded_files import counted
 from training.evaluation.corruptions import corruption_curves
-from training.evaluation.metrics import evaluate
+from training.evaluation.label_quality import (
+    NamedCandidate,
+    find_label_candidates,
+    name_candidates,
+)
+from training.evaluation.metrics import (
+    Evaluation,
+    distribution_metrics,
+    evaluate,
+    evaluate_answers,
+)
 from training.evaluation.metrics_schema import BundleMetrics, DiagnosisMetrics, HiddenLayerMetrics
 from training.evaluation.selective_prediction import selective_metrics
-from training.export.calibrate import add_ood_score, calibrate, can_calibrate
-from training.export.ood_statistics import names_of_statistics
+from training.export.calibrate import (
+    add_cross_fitted_score,
+    add_ood_score,
+    calibrate,
+    calibrate_held_out,
+    can_calibrate,
+    warn_if_uncalibrated,
+)
+from training.export.cross_fitted_outputs import HeldOut
+from training.export.example_images import write_examples
+from training.export.ood_statistics import (
+    PIXELS_PER_CHANNEL,
+    count_pixel_statistics,
+    names_of_statistics,
+)
 from training.export.quantization_gate import PrecisionChoice, choose_precision
 from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs, write_golden
-from training.fitting.run_folder import prepare_run_folder
+from training.fitting.checkpoints import LAST_CHECKPOINT, lock_run
+from training.fitting.run_folder import prepare_run_folder, record_bundle
 from training.fitting.training_advice import advise
 from training.fitting.training_loop import (
-    LAST_CHECKPOINT,
     TrainResult,
     averaged_share,
     describe_architecture,
     fit,
 )
 from training.fitting.unit_diagnostics import count_deaths_and_revivals, diagnose
-from training.network.classifier import Classifier, count_parameters
+from training.network.classifier import Classifier, Head, count_parameters
 from training.network.prune import max_logit_difference, prune
+from training.report.data_section import files_section
 from training.report.html_report import ReportData, write_card, write_plots
+from training.report.summary_in_the_log import log_result
+from training.transfer.backbone_choice import choose_backbone
+from training.transfer.cross_fitted_training import FrozenResult, fit_frozen
+from training.transfer.frozen_backbone import FrozenBackbone, open_backbone
+from training.transfer.onnx_backbone import OnnxTrunk
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +89,56 @@ def train(config: TrainingConfig) -> Path:
         KeyboardInterrupt: Ctrl-C; no bundle was written. Its message says if the run can resume.
     """
     require_writable(config.output)
-    data = load_dataset(config)
-    logger.info(
-        "%s: %d training, %d validation and %d test images, %d classes",
-        *(data.name, len(data.train), len(data.validation), len(data.test)),
-        len(data.class_names),
-    )
+    config = choose_backbone(config)
+    backbone = open_backbone(config)
+    data = load_dataset(config, None if backbone is None else backbone.spec)
+    _log_data(data)
+    warn_if_uncalibrated(data)
+    unequal = warn_of_unequal_classes(data.train.labels, data.class_names, config.class_weights)
+    if unequal is not None:
+        logger.warning("Warning: %s", unequal)
     run = prepare_run_folder(config, data)
+    with _telling_how_to_go_on(run), lock_run(run):
+        path = _train_and_export(config, data, run, backbone)
+        record_bundle(run, config, path)
+        return path
+
+
+def _log_data(data: Dataset) -> None:
+    validation = f"{len(data.train):,} training, {len(data.validation):,} validation"
+    if data.is_cross_fitted:
+        validation = f"{len(data.train):,} training (and, by cross-fitting, validation)"
+    logger.info(
+        "%s: %s and %s test images, %d classes",
+        *(data.name, validation, f"{len(data.test):,}", len(data.class_names)),
+    )
+
+
+@contextmanager
+def _telling_how_to_go_on(run: Path) -> Iterator[None]:
+    """Turn what may end a run early into an error that says how to go on from its checkpoint."""
+
+    def remedy() -> str:
+        return "Go on with --resume." if (run / LAST_CHECKPOINT).is_file() else ""
+
     try:
-        return _train_and_export(config, data, run)
+        yield
     except KeyboardInterrupt:
-        saved = (run / LAST_CHECKPOINT).is_file()
-        raise KeyboardInterrupt("Go on with --resume." if saved else "") from None
+        raise KeyboardInterrupt(remedy()) from None
+    except BundleError as error:
+        raise BundleError(f"{error} {remedy()}".rstrip()) from error
+    except OSError as error:
+        sentence = f"Cannot write to {run} ({error.strerror or error}); free space on its disk"
+        then = ", then go on with --resume." if remedy() else ", or choose another with --runs."
+        raise RunError(sentence + then) from error
 
 
-def _train_and_export(config: TrainingConfig, data: Dataset, run: Path) -> Path:
+def _train_and_export(
+    config: TrainingConfig, data: Dataset, run: Path, backbone: FrozenBackbone | None
+) -> Path:
+    if backbone is not None:
+        frozen = fit_frozen(config, data, backbone)
+        return export_bundle(config, data, frozen.result, [], 0, frozen)
     result = fit(config, data, run, resume=config.resume)
     health = (result.before, result.after, result.epochs)
     advice = advise(config.activation, config.peak_learning_rate, *health)
@@ -102,7 +174,12 @@ def prune_if_unchanged(network: Classifier, data: Dataset) -> tuple[Classifier, 
 
 
 def export_bundle(
-    config: TrainingConfig, data: Dataset, result: TrainResult, advice: Sequence[str], pruned: int
+    config: TrainingConfig,
+    data: Dataset,
+    result: TrainResult,
+    advice: Sequence[str],
+    pruned: int,
+    frozen: FrozenResult | None = None,
 ) -> Path:
     """Export the network, verify and measure the export, write the bundle; return its folder.
 
@@ -112,58 +189,163 @@ def export_bundle(
         result: the trained network and the course of its training.
         advice: the sentences of the diagnostics.
         pruned: number of dead units that were removed.
+        frozen: the cross-fitted outputs, from which the bundle is then calibrated; None where the
+            validation images were not trained on.
 
     Raises:
         ExportError: the export differs from the network.
         BundleError: the bundle cannot be written.
     """
-    network, spec = result.network, data.input
     with new_version(config.output, config.model_name) as draft:
-        calibrated = can_calibrate(data)
-        export_graphs(network, (spec.channels, spec.height, spec.width), draft.path, calibrated)
-        draft.manifest = _manifest(config, data, network)
-        predictor = Predictor.open(draft.path, network.head.dropout_layers)
-        images = to_float(data.validation.images[:_PARITY_IMAGES])
-        logit_difference = check_parity(network, predictor, images)
-        choice = _choose_precision(draft.path, network, data) if config.quantize else None
-        if choice is not None and choice.precision == "int8":
-            draft.manifest["precision"] = "int8"
-        if calibrated:
-            add_ood_score(draft.path / MODEL_FILE, data)
-            draft.manifest["ood_statistics"] = names_of_statistics(network)
-        predictor = Predictor.open(draft.path, network.head.dropout_layers)
-        write_golden(predictor, images, draft.path)
-        calibrator = calibrate(predictor, data)
-        if calibrator is not None:
-            calibrator.write(draft.path / CALIBRATION_FILE)
-            draft.manifest["calibration"] = calibrator.parameters.model_dump()
-            predictor = predictor.with_calibrator(calibrator)
-        validation = evaluate(predictor, data.validation, data.class_names)
+        draft.manifest = _manifest(config, data, result.network, frozen)
+        logit_difference, choice, statistics = _write_graphs(draft, config, data, result.network)
+        predictor, held_out = _calibrated_predictor(
+            draft, data, result.network.head, frozen, statistics
+        )
+        calibrator = predictor.calibrator
+        if held_out is None:
+            validation = evaluate(predictor, data.validation, data.class_names)
+        else:
+            validation = _evaluate_held_out(held_out, calibrator, data.class_names)
         test = evaluate(predictor, data.test, data.class_names)
         metrics: BundleMetrics = {
             "test": {**test.metrics, "trust": selective_metrics(test, calibrator)},
             "validation": validation.metrics,
+            "distributions": distribution_metrics(validation, calibrator),
             "parity": logit_difference,
             "quantization": None if choice is None else choice.metrics(),
-            "epochs": len(result.history),
+            "epochs": len(result.history) if frozen is None else None,
             "diagnosis": _diagnosis(result, advice, pruned),
         }
         draft.manifest["metrics"] = metrics
+        draft.manifest["examples"] = write_examples(draft.path, data, validation, config.examples)
+        candidates = _label_candidates(data, validation, test)
+        if candidates is not None:
+            metrics["label_candidates"] = len(candidates)
+        files = files_section(data.folder, candidates or ())
         corruptions = corruption_curves(predictor, data.test)
-        report = ReportData(data.test, data.class_names, test, corruptions)
+        report = ReportData(
+            *(data.test, data.class_names, test, corruptions), shows_images=config.examples > 0
+        )
         plots = write_plots(draft.path, report, result)
         draft.write_versioned = lambda version: write_card(
-            draft.path, draft.manifest, version, plots
+            draft.path, draft.manifest, version, plots, files
         )
     path = config.output / config.model_name / str(draft.version)
     load_predictor(open_bundle(path))
-    logger.info(
-        "%s: test accuracy %.2f %%, NLL %.4f, ECE %.4f, %d parameters",
-        path,
-        *(100 * test.metrics["accuracy"], test.metrics["nll"], test.metrics["ece"]),
-        draft.manifest["parameters"],
-    )
+    log_result(path, draft.manifest)
     return path
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """What the OOD score is computed from, as the exported graph has it."""
+
+    names: Sequence[str]
+    pixels: int
+    """How many of the first ones are of the pixels."""
+
+
+def _write_graphs(
+    draft: Draft, config: TrainingConfig, data: Dataset, network: Classifier
+) -> tuple[float, PrecisionChoice | None, _Statistics]:
+    """Write both graphs, and put the trunk into 8-bit integers if that is wanted and good enough.
+
+    Returns:
+        the largest difference of a logit from the network's, the choice of the precision, None
+        where it was not asked for, and the statistics of the graph.
+    """
+    statistics = _export(draft.path, data, network)
+    predictor = Predictor.open(draft.path, network.head.dropout_layers)
+    logit_difference = check_parity(network, predictor, _parity_images(data))
+    if isinstance(network.trunk, OnnxTrunk):
+        warn_of_batch_effects(predictor, _parity_images(data))
+    if not config.quantize:
+        return logit_difference, None, statistics
+    choice = _choose_precision(draft.path, network, data)
+    if choice.precision == "int8":
+        draft.manifest["precision"] = "int8"
+    return logit_difference, choice, statistics
+
+
+def _export(folder: Path, data: Dataset, network: Classifier) -> _Statistics:
+    spec, calibrated, trunk = data.input, can_calibrate(data), network.trunk
+    if isinstance(trunk, OnnxTrunk):
+        names = trunk.backbone.write_graphs(network.head, folder, calibrated)
+        return _Statistics(names, PIXELS_PER_CHANNEL * spec.channels)
+    export_graphs(network, (spec.channels, spec.height, spec.width), folder, calibrated)
+    pixels = count_pixel_statistics(network, spec.channels)
+    return _Statistics(names_of_statistics(network), pixels)
+
+
+def _calibrated_predictor(
+    draft: Draft,
+    data: Dataset,
+    head: Head,
+    frozen: FrozenResult | None,
+    statistics: _Statistics,
+) -> tuple[Predictor, HeldOut | None]:
+    """Write the OOD score, the golden outputs and the calibration; return the finished predictor.
+
+    Returns:
+        the predictor, calibrated where there are enough images, and the cross-fitted outputs that
+        it was calibrated from; None where it was calibrated from validation images.
+    """
+    calibrated = can_calibrate(data)
+    held_out = None if frozen is None else frozen.held_out()
+    if calibrated:
+        pixels = statistics.pixels
+        if frozen is None or held_out is None:
+            add_ood_score(draft.path / MODEL_FILE, data, pixels)
+        else:
+            scores = add_cross_fitted_score(
+                draft.path / MODEL_FILE, data, held_out.logits, frozen.folds, pixels
+            )
+            held_out = replace(held_out, ood_scores=scores)
+        draft.manifest["ood_statistics"] = statistics.names
+    predictor = Predictor.open(draft.path, head.dropout_layers)
+    write_golden(predictor, _parity_images(data), draft.path)
+    if held_out is None:
+        calibrator = calibrate(predictor, data)
+    else:
+        calibrator = calibrate_held_out(held_out) if calibrated else None
+    if calibrator is not None:
+        calibrator.write(draft.path / CALIBRATION_FILE)
+        draft.manifest["calibration"] = calibrator.parameters.model_dump()
+    return predictor.with_calibrator(calibrator), held_out
+
+
+def _parity_images(data: Dataset) -> NDArray[np.float32]:
+    return to_float(data.validation.images[:_PARITY_IMAGES])
+
+
+def _label_candidates(
+    data: Dataset, validation: Evaluation, test: Evaluation
+) -> list[NamedCandidate] | None:
+    """Return the held-out images that are possibly in the wrong class; None without file names."""
+    if data.validation.names is None or data.test.names is None:
+        return None
+    probabilities = [each.answers.probabilities for each in (validation, test)]
+    candidates = find_label_candidates(
+        np.concatenate(probabilities), np.concatenate([validation.labels, test.labels])
+    )
+    if candidates:
+        named = counted(len(candidates), "held-out image")
+        logger.info("Possibly in the wrong class: %s, named in report/files.html.", named)
+    names = data.validation.names + data.test.names
+    return name_candidates(candidates, names, data.class_names)
+
+
+def _evaluate_held_out(
+    held_out: HeldOut, calibrator: Calibrator | None, class_names: Sequence[str]
+) -> Evaluation:
+    """Measure the cross-fitted outputs of the training images, calibrated and not."""
+    uncalibrated = held_out.answers(1.0, 1.0)
+    if calibrator is None:
+        return evaluate_answers(uncalibrated, None, held_out.labels, class_names)
+    parameters = calibrator.parameters
+    answers = held_out.answers(parameters.temperature, parameters.sampled_temperature)
+    return evaluate_answers(answers, uncalibrated, held_out.labels, class_names)
 
 
 def _choose_precision(folder: Path, network: Classifier, data: Dataset) -> PrecisionChoice:
@@ -183,18 +365,25 @@ def _choose_precision(folder: Path, network: Classifier, data: Dataset) -> Preci
     return choice
 
 
-def _manifest(config: TrainingConfig, data: Dataset, network: Classifier) -> dict[str, Any]:
+def _manifest(
+    config: TrainingConfig, data: Dataset, network: Classifier, frozen: FrozenResult | None
+) -> dict[str, Any]:
     """Return the fields of the manifest that are known before the export is measured."""
     layers = network.head.dropout_layers
+    architecture, parameters = describe_architecture(config, data), count_parameters(network)
+    if isinstance(network.trunk, OnnxTrunk):
+        backbone = network.trunk.backbone
+        architecture = architecture.model_copy(update={"backbone_file": backbone.describe()})
+        parameters += backbone.count_parameters()
     return {
         "name": config.model_name,
         "class_names": data.class_names,
         "input": data.input.model_dump(),
-        "architecture": describe_architecture(config, data).model_dump(),
-        "parameters": count_parameters(network),
+        "architecture": architecture.model_copy(update={"dropout": layers[0].p}).model_dump(),
+        "parameters": parameters,
         "features": layers[0].width,
         "dropout_layers": [layer.model_dump() for layer in layers],
-        "training": config.recorded_options() | _resolved_options(config, data),
+        "training": config.recorded_options() | _resolved_options(config, data, frozen),
         "data": data.manifest_entry(),
         "libraries": {name: library_version(name) for name in _LIBRARIES},
     }
@@ -222,15 +411,21 @@ def _diagnosis(result: TrainResult, advice: Sequence[str], pruned: int) -> Diagn
     return {"layers": layers, "advice": list(advice), "pruned_units": pruned}
 
 
-def _resolved_options(config: TrainingConfig, data: Dataset) -> dict[str, Any]:
+def _resolved_options(
+    config: TrainingConfig, data: Dataset, frozen: FrozenResult | None
+) -> dict[str, Any]:
     """Return the values of the options whose defaults depend on the data set or the preset."""
     defaults = data.defaults
-    return {
+    resolved = {
+        "augmentation": config.augmentation or defaults.augmentation,
+        "threads": config.threads or defaults.threads,
+    }
+    if frozen is not None:
+        return resolved | frozen.options_entry()
+    return resolved | {
         "epochs": config.epochs or defaults.epochs,
         "batch_size": config.batch_size or defaults.batch_size,
-        "augmentation": config.augmentation or defaults.augmentation,
         "learning_rate": config.peak_learning_rate,
         "dropout_samples": config.heads_per_step,
         "weight_averaging": averaged_share(config, data),
-        "threads": config.threads or defaults.threads,
     }

@@ -106,7 +106,7 @@ def _measure(folder: Path, data: Dataset, kinds: dict[str, Images]) -> BundleFig
     predictor = load_predictor(bundle)
     if predictor.calibrator is None:
         raise DropserveError(f"{folder} is uncalibrated; name another bundle.")
-    if bundle.manifest.data != data.manifest_entry():
+    if bundle.manifest.data.get("sha256") != data.manifest_entry()["sha256"]:
         raise DropserveError(
             f"The data of {folder} cannot be loaded as they were; name their folder with "
             "--data-dir."

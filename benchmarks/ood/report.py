@@ -22,7 +22,7 @@ from benchmarks.ood.measurements import (
 from benchmarks.ood.ood_images import MAX_IMAGES
 from benchmarks.ood.published import PUBLISHED
 from training.evaluation.metrics import SAMPLES
-from training.experiments.record import Record
+from training.experiments.experiment_record import Record
 
 SCORES = (
     *("maximum probability", "predictive entropy", "mutual information"),

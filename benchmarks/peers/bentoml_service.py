@@ -5,7 +5,7 @@ from typing import Annotated
 import bentoml
 import numpy as np
 from bentoml.validators import DType
-from classifier import Classifier, Floats
+from classifier import Classifier
 from PIL.Image import Image
 
 
@@ -26,7 +26,5 @@ class Service:
     @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=1000)
     def png(self, file: list[Image]) -> list[list[float]]:
         """Classify encoded files."""
-        return self.classify(np.concatenate([self._pixels(each) for each in file])).tolist()
-
-    def _pixels(self, image: Image) -> Floats:
-        return np.asarray(image, np.float32).reshape(1, *self.classify.shape) / 255
+        pixels = [self.classify.pixels(each) for each in file]
+        return self.classify(np.concatenate(pixels)).tolist()

@@ -5,10 +5,14 @@ Runs in the environments of the peers: numpy, ONNX Runtime and, for files, Pillo
 
 import io
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Floats = NDArray[np.float32]
 
@@ -39,9 +43,19 @@ class Classifier:
         return np.array(numbers, np.float32).reshape(1, *self.shape)
 
     def decode(self, file: bytes) -> Floats:
-        """Decode a file of the right size and colours to an image float32 [1, C, H, W]."""
+        """Decode a file to an image float32 [1, C, H, W], in the usual way."""
         from PIL import Image
 
-        pixels = np.asarray(Image.open(io.BytesIO(file)), np.float32) / 255
+        return self.pixels(Image.open(io.BytesIO(file)))
+
+    def pixels(self, image: "Image.Image") -> Floats:
+        """Bring an image to the colours and the size of the model: float32 [1, C, H, W]."""
+        channels, height, width = self.shape
+        image = image.convert("L" if channels == 1 else "RGB")
+        if image.size != (width, height):
+            from PIL.Image import Resampling
+
+            image = image.resize((width, height), Resampling.BILINEAR)
+        pixels = np.asarray(image, np.float32) / 255
         planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
         return np.ascontiguousarray(planes[None])

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from torch import nn
 
-from model.bundle.network_architecture import Architecture
+from model.bundle.architecture_description import Architecture
 from training.network.classifier import build_classifier
 
 PASSES = 100

@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.reliability.wire import Address, complete_length, parse_responses
+from benchmarks.reliability.wire import Address, Response, complete_length, parse_responses
 
 _READ_BYTES = 65_536
 _RETRY_SECONDS = 0.02
+REFUSED = "refused"
+"""The outcome of a request that was not sent: no connection, or one that was closed before."""
 
 
 @dataclass
@@ -43,7 +45,7 @@ class ClientStats:
     @property
     def worst(self) -> str:
         """The worst outcome: a loss is worse than a status, a high status worse than a low one."""
-        names = [name for name in self.counts if name not in {"refused", "sent"}]
+        names = [name for name in self.counts if name not in {REFUSED, "sent"}]
         return max(names, key=lambda name: (not name.isdecimal(), name), default="none")
 
     def percentile(self, share: float) -> float:
@@ -92,6 +94,10 @@ class Client:
         self._close()
 
     async def _send_one(self) -> None:
+        await self._exchange(next(self._messages))
+
+    async def _exchange(self, message: bytes) -> tuple[str, Response | None]:
+        """Send one request and count its outcome; return both that and the response."""
         counts = self._stats.counts
         started = time.monotonic()
         is_new = self._stream is None
@@ -99,32 +105,35 @@ class Client:
             async with asyncio.timeout(self._timeout):
                 reader, writer = await self._connected()
         except (OSError, TimeoutError):
-            counts["refused"] += 1
+            counts[REFUSED] += 1
             await asyncio.sleep(_RETRY_SECONDS)
-            return
+            return REFUSED, None
         if not is_new and reader.at_eof():  # closed while it was idle: nothing was sent on it
             self._close()
-            return
+            return REFUSED, None
         counts["sent"] += 1
         try:
-            writer.write(next(self._messages))
+            writer.write(message)
             async with asyncio.timeout(self._timeout):
                 data = await self._read_response(reader)
         except TimeoutError:
-            self._record_loss("late", started)
-            return
+            return self._record_loss("late", started)
         except OSError as error:
-            self._record_loss(f"lost: {type(error).__name__}", started)
-            return
+            return self._record_loss(f"lost: {type(error).__name__}", started)
         if not complete_length(data):
-            self._record_loss("lost: half a response" if data else "lost: closed", started)
-            return
+            return self._record_loss("lost: half a response" if data else "lost: closed", started)
         response = parse_responses(data)[-1]
-        counts[str(response.status)] += 1
+        outcome = self._outcome(message, response)
+        counts[outcome] += 1
         if response.status == 200:
             self._stats.latencies.append(time.monotonic() - started)
         if not self._keep_alive or b"connection: close" in response.head.lower():
             self._close()
+        return outcome, response
+
+    def _outcome(self, _message: bytes, response: Response) -> str:
+        """Return the name under which a response is counted."""
+        return str(response.status)
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._stream is None:
@@ -140,10 +149,11 @@ class Client:
             data += piece
         return data
 
-    def _record_loss(self, outcome: str, when: float) -> None:
+    def _record_loss(self, outcome: str, when: float) -> tuple[str, None]:
         self._stats.counts[outcome] += 1
         self._stats.losses.append(when)
         self._close()
+        return outcome, None
 
     def _close(self) -> None:
         if self._stream is not None:

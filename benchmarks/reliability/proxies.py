@@ -1,6 +1,7 @@
-"""Debian's nginx and HAProxy in front of the service, configured to refuse control routes (403).
+"""Debian's nginx and HAProxy in front of the service.
 
-Their configurations are written into a temporary folder; they listen on loopback alone.
+Either stands before one service and refuses control routes (403), or before several replicas. Their
+configurations are written into a temporary folder; they listen on loopback alone.
 """
 
 import os
@@ -8,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,6 +62,55 @@ backend service
 """
 
 
+_BALANCING_NGINX = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 512; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  upstream replicas {{
+    least_conn;
+    {servers}
+    keepalive 32;
+  }}
+  server {{
+    listen 127.0.0.1:{port};
+    keepalive_requests 1000000;
+    location / {{
+      proxy_pass http://replicas;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_connect_timeout 1s;
+      proxy_next_upstream error timeout http_503 non_idempotent;
+      add_header X-Replica "$upstream_addr" always;
+      add_header X-Tries "$upstream_status" always;
+    }}
+  }}
+}}
+"""
+_BALANCING_HAPROXY = """
+defaults
+  mode http
+  timeout connect 1s
+  timeout client 30s
+  timeout server 30s
+  timeout check 1s
+  option redispatch 1
+frontend public
+  bind 127.0.0.1:{port}
+  http-after-response set-header X-Replica %[srv_name]
+  default_backend replicas
+backend replicas
+  balance leastconn
+  option httpchk GET /health/ready
+  http-check expect status 200
+  default-server check inter 200ms fall 2 rise 1
+  {servers}
+"""
+
+
 class ProxyMissingError(Exception):
     """A proxy is not installed and cannot be; the message gives the reason."""
 
@@ -95,12 +145,43 @@ def proxy(
     Yields its two addresses, on `port` and the next: the first refuses control routes, the second
     forwards them, without a header that reveals the client's address.
     """
+    template = _NGINX if name == "nginx" else _HAPROXY
+    ports = {"port": port, "open_port": port + 1, "service": service[1]}
+    configuration = template.format(folder=folder, control=_CONTROL, **ports)
+    with _running(name, folder, configuration, port):
+        yield ("127.0.0.1", port), ("127.0.0.1", port + 1)
+
+
+@contextmanager
+def balancer(name: str, folder: Path, port: int, replicas: Sequence[Address]) -> Iterator[Address]:
+    """Run a proxy in front of several replicas of the service.
+
+    HAProxy asks each for /health/ready five times a second, and sends a request once. nginx, whose
+    free edition has no such checks, sends a request to another replica where one does not answer
+    or answers 503. Yields its address. The responses have the replica in `X-Replica`, and nginx'
+    the status of each try in `X-Tries`. HAProxy closes a kept-alive connection without a response
+    where a replica did so to it, and so lets the client try again.
+    """
+    if name == "nginx":
+        each, end, template = (
+            "server {}:{} max_fails=1 fail_timeout=1s;",
+            "\n    ",
+            _BALANCING_NGINX,
+        )
+    else:
+        each, end, template = "server {0}:{1} {0}:{1}", "\n  ", _BALANCING_HAPROXY
+    servers = end.join(each.format(*address) for address in replicas)
+    configuration = template.format(folder=folder, port=port, servers=servers)
+    with _running(name, folder, configuration, port):
+        yield ("127.0.0.1", port)
+
+
+@contextmanager
+def _running(name: str, folder: Path, configuration: str, port: int) -> Iterator[None]:
     program = _program(name)
     assert program is not None, name
-    template = _NGINX if name == "nginx" else _HAPROXY
     file = folder / f"{name}.conf"
-    ports = {"port": port, "open_port": port + 1, "service": service[1]}
-    file.write_text(template.format(folder=folder, control=_CONTROL, **ports))
+    file.write_text(configuration)
     flags = ["-p", str(folder), "-c", str(file)] if name == "nginx" else ["-db", "-f", str(file)]
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603
@@ -108,7 +189,7 @@ def proxy(
         )
     try:
         _wait(("127.0.0.1", port), process, folder / f"{name}.log")
-        yield ("127.0.0.1", port), ("127.0.0.1", port + 1)
+        yield
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):

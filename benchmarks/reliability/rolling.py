@@ -1,6 +1,6 @@
 """Restart the service under load: is an accepted request lost, and does the service end in time?
 
-    python -m benchmarks.reliability.rolling [--quick] [--record] [--only restarts,hang]
+    python -m benchmarks.reliability.rolling [--quick] [--record] [--only restarts,hang,…]
 
 32 clients send without a pause, over kept-alive connections or over new ones, to one worker and to
 two. The service gets SIGTERM, and a new one is started on its port when it has ended. A request is
@@ -8,6 +8,8 @@ lost if it was sent on an open connection and no response came; a refused connec
 Then the service gets SIGTERM while something blocks: a FIFO in a bundle's folder, a standard output
 that nobody reads, a lock of the releases held by another process, an image that takes long to
 decode. It has to end within --grace-seconds and two seconds.
+Then three replicas stand behind HAProxy, then nginx: each is restarted, again and again (`--only
+replicas`), and killed (`--only kills`), while clients compare every answer with the right one.
 """
 
 import asyncio
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from benchmarks.reliability import replica_kills, rolling_replicas
 from benchmarks.reliability.bombs import progressive_jpeg
 from benchmarks.reliability.clients import Client, ClientStats, load_while
 from benchmarks.reliability.program import Options, run
@@ -44,17 +47,24 @@ def measure(options: Options) -> Report:
     """Restart the service under load, then end it while something blocks."""
     rows: list[tuple[str, ...]] = []
     criteria: list[Criterion] = []
+    notes: list[str] = []
     if options.includes("restarts"):
         _restarts(options, rows, criteria)
     if options.includes("hang"):
         _end_while_blocked(options, rows, criteria)
+    if options.includes("replicas"):
+        rolling_replicas.restart_replicas(options, rows, criteria, notes)
+    if options.includes("kills"):
+        replica_kills.kill_replicas(options, rows, criteria, notes)
     return Report(
-        title="SIGTERM under load, and while something blocks",
-        setting=f"{options}; {_CLIENTS} clients in a closed loop; the service has all cores; "
-        f"--grace-seconds {_GRACE_SECONDS}.",
+        title="Restarts under load",
+        setting=f"{options}; the services have all cores. One service: {_CLIENTS} clients in a "
+        f"closed loop, --grace-seconds {_GRACE_SECONDS}. "
+        f"{rolling_replicas.SETTING} {replica_kills.SETTING}",
         columns=("case", "times", "sent", "responses", "lost", "seconds to the end"),
         rows=rows,
         criteria=criteria,
+        notes=notes,
     )
 
 

@@ -112,7 +112,8 @@ class Expected:
         if len(probabilities) != len(expected) or not abs(sum(probabilities) - 1) < _TOLERANCE:
             return f"its response is no distribution over {len(expected)} classes"
         error = float(np.abs(expected - np.array(probabilities)).max())
-        if peer.trained and error > _TOLERANCE:
+        is_exact = peer.trained and endpoint.kind != "JPEG"  # each reduces it in its own way
+        if is_exact and error > _TOLERANCE:
             return f"its probabilities are off by {error:.2g}"
         return ""
 

@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent.parent.parent
 REQUIREMENTS = ROOT / "benchmarks" / "peers"
 ENVIRONMENTS = ROOT / ".venv-bench"
 _STAMP = "made"
+_PROJECT = "ours"
+"""The environment of the project itself, whose dependencies stand in its pyproject.toml."""
 
 
 class EnvironmentFailedError(Exception):
@@ -18,6 +20,8 @@ class EnvironmentFailedError(Exception):
 
 def environment(name: str, package_index: str, log: Callable[[str], None]) -> Path:
     """Return the Python of an environment; make it if its requirements are newer than it.
+
+    The project's own dependencies are requirements of its own environment.
 
     package_index: another package index beside the default one; empty for none.
 
@@ -28,7 +32,8 @@ def environment(name: str, package_index: str, log: Callable[[str], None]) -> Pa
     folder = ENVIRONMENTS / name
     python = folder / "bin" / "python"
     stamp = folder / _STAMP
-    if stamp.exists() and stamp.stat().st_mtime >= requirements.stat().st_mtime:
+    sources = [requirements, *([ROOT / "pyproject.toml"] if name == _PROJECT else [])]
+    if stamp.exists() and stamp.stat().st_mtime >= max(file.stat().st_mtime for file in sources):
         return python
     log(f"installing {requirements.name} into {folder.relative_to(ROOT)}")
     _run(sys.executable, "-m", "venv", str(folder))

@@ -36,7 +36,7 @@ from benchmarks.serving.payloads import open_inference
 from benchmarks.serving.peers import OURS, LaunchSpec, service
 from benchmarks.serving.servers import Server
 from benchmarks.serving.setup import Setup, add_flags, read_flags, recorded_flags
-from training.experiments.record import Record
+from training.experiments.experiment_record import Record
 
 _CONNECTIONS = 32
 _STORM_CONNECTIONS = 1024

@@ -6,6 +6,7 @@ Knows no server: `benchmarks.serving.peers` lists which of these a server accept
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -79,14 +80,42 @@ def png(image: Floats) -> Content:
     return Content({"Content-Type": "image/png"}, _encoded(image))
 
 
+def jpeg(image: Floats) -> Content:
+    """Write a photograph of one megapixel, in the colours of the image, as the body."""
+    return Content({"Content-Type": "image/jpeg"}, _photograph(len(image)))
+
+
+def jpeg_form(image: Floats, field: str = "file") -> Content:
+    """Write the photograph as the one field of a form."""
+    return _form(_photograph(len(image)), field, "jpeg")
+
+
 def form(image: Floats, field: str = "file") -> Content:
     """Write the encoded file as the one field of a form."""
+    return _form(_encoded(image), field, "png")
+
+
+@cache
+def _photograph(channels: int) -> bytes:
+    """Encode filtered noise of several scales, 1152 x 864, as a JPEG of a camera's quality."""
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(0, 6, (864, 1152, 3))
+    for cells in (4, 16, 64, 256):
+        noise = rng.integers(0, 256, (cells * 3 // 4, cells, 3)).astype(np.uint8)
+        pixels += np.asarray(Image.fromarray(noise).resize((1152, 864)), np.float64) / 4
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    file = io.BytesIO()
+    image.convert("L" if channels == 1 else "RGB").save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _form(content: bytes, field: str, kind: str) -> Content:
     head = (
         f"--{_BOUNDARY}\r\n"
-        f'Content-Disposition: form-data; name="{field}"; filename="image.png"\r\n'
-        "Content-Type: image/png\r\n\r\n"
+        f'Content-Disposition: form-data; name="{field}"; filename="image.{kind}"\r\n'
+        f"Content-Type: image/{kind}\r\n\r\n"
     )
-    body = head.encode() + _encoded(image) + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    body = head.encode() + content + f"\r\n--{_BOUNDARY}--\r\n".encode()
     return Content({"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}, body)
 
 

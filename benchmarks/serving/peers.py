@@ -20,8 +20,9 @@ from model.bundle.store import MODEL_FILE, Bundle
 from model.inference.predictor_loading import read_calibrator
 from tests.differential.installation import Installation
 
-Kind = Literal["JSON", "OIP JSON", "OIP binary", "PNG", "dropout JSON", "dropout OIP JSON"]
-"""OIP: the Open Inference Protocol. JSON: numbers in the form that is natural to the server."""
+Kind = Literal["JSON", "OIP JSON", "OIP binary", "PNG", "JPEG", "dropout JSON", "dropout OIP JSON"]
+"""OIP: the Open Inference Protocol. JSON: numbers in the form that is natural to the server. PNG:
+a file of the model's size. JPEG: a photograph of one megapixel, which the server has to reduce."""
 
 OURS = "ours"
 SAMPLES = 64
@@ -214,6 +215,7 @@ _OUR_ENDPOINTS = (
     _OIP_JSON,
     _OIP_BINARY,
     Endpoint("PNG", "/predict", payloads.png, payloads.parse_predictions),
+    Endpoint("JPEG", "/predict", payloads.jpeg, payloads.parse_predictions),
 )
 _OUR_MC_ENDPOINTS = (
     Endpoint(
@@ -295,6 +297,7 @@ PEERS = (
         (
             Endpoint("JSON", "/predict", payloads.flat, payloads.parse_list),
             Endpoint("PNG", "/predict", payloads.form, payloads.parse_list),
+            Endpoint("JPEG", "/predict", payloads.jpeg_form, payloads.parse_list),
         ),
         note="batches, fast queue, one worker",
     ),
@@ -306,6 +309,7 @@ PEERS = (
         (
             Endpoint("JSON", "/predict", payloads.batch, payloads.parse_rows),
             Endpoint("PNG", "/png", payloads.form, payloads.parse_rows),
+            Endpoint("JPEG", "/png", payloads.jpeg_form, payloads.parse_rows),
         ),
         note="adaptive batching, one worker",
     ),
@@ -328,6 +332,7 @@ PEERS = (
         (
             Endpoint("JSON", "/predict", payloads.flat, payloads.parse_list),
             Endpoint("PNG", "/png", payloads.form, payloads.parse_list),
+            Endpoint("JPEG", "/png", payloads.jpeg_form, payloads.parse_list),
         ),
         note="a list of floats in a pydantic model, a plain function, all defaults",
     ),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.serving.comparison import Comparison, MeasuredServer, Plan
 from benchmarks.serving.load import ClosedLoopResult
 from benchmarks.serving.peers import OURS, Kind
-from training.experiments.record import Record
+from training.experiments.experiment_record import Record
 
 _NONE = ""
 _SUSTAINED = 0.95  # of the due requests; a few are still in flight when the time is over

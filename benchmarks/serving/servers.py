@@ -111,21 +111,22 @@ class Server:
         if self._never_idle:
             return
         deadline = time.monotonic() + _IDLE_DEADLINE_SECONDS
-        before = self._processor_seconds()
+        before = self.processor_seconds()
         while time.monotonic() < deadline:
             time.sleep(_IDLE_SECONDS)
-            now = self._processor_seconds()
+            now = self.processor_seconds()
             if now - before < _IDLE_SHARE * _IDLE_SECONDS:
                 return
             before = now
         self._never_idle = True
 
-    def _processor_seconds(self) -> float:
+    def processor_seconds(self) -> float:
+        """Return the time that all processes have run, in user mode and in the kernel."""
         ticks = 0
         for process in self.processes():
             with suppress(OSError):
                 fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])  # in user mode, and in the kernel
+                ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def proportional_memory(self) -> float:

@@ -14,13 +14,29 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from model.bundle.architecture_description import AdoptedArchitecture, Architecture, DropoutLayer
 from model.bundle.bounded_reading import open_folder, read_chunks_at, read_file_at
-from model.bundle.network_architecture import Architecture, DropoutLayer
+from model.bundle.example_images import (
+    EXAMPLE_FILE,
+    MAX_EXAMPLE_BYTES,
+    MAX_EXAMPLE_PIXELS,
+    MAX_EXAMPLES,
+    is_example,
+)
 from model.errors import BundleError
 from model.images.preprocessing import InputSpec
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibration
@@ -32,6 +48,7 @@ GOLDEN_FILE = "golden.npz"
 MANIFEST_FILE = "manifest.json"
 REPORT_FOLDER = "report"
 CARD_FILE = f"{REPORT_FOLDER}/card.md"
+REPORT_FILE = f"{REPORT_FOLDER}/report.html"
 
 SAMPLED_SUFFIX = "-mc"
 """Suffix of the name under which protocols offer a model with dropout active."""
@@ -42,14 +59,14 @@ MAX_FILE_BYTES = 2**31 - 1
 """Size limit of any other file; the graphs are protocol buffers, which cannot be larger."""
 MAX_CARD_BYTES = 16 * 2**20
 """Size limit of the model card, which is kept in memory."""
+MAX_REPORT_BYTES = 32 * 2**20
+"""Size limit of the report that is read for a client; a larger one stays in the bundle, unread."""
 MAX_INPUT_VALUES = 2**24
 """Limit on channels x height x width of one image."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _DRAFT_PREFIX = ".draft-"
-_NAME_TAKEN_ERRNOS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
-"""Errors of rename(2) if the target is a non-empty folder or a file."""
 _MAX_ATTEMPTS = 100
 """How often to try the next version number while other processes publish the same model."""
 
@@ -84,6 +101,15 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["fp32", "int8"]
 
 
+class Example(BaseModel):
+    """One of the validation images that a bundle carries, to be looked at and tried."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Annotated[str, Field(pattern=EXAMPLE_FILE)]
+    label: str = Field(description="name of its true class")
+
+
 class Manifest(BaseModel):
     """`manifest.json`: the description of a bundle and the digests of its files."""
 
@@ -94,7 +120,7 @@ class Manifest(BaseModel):
     version: int = Field(ge=1)
     class_names: Annotated[tuple[str, ...], AfterValidator(_check_distinct)] = Field(min_length=2)
     input: InputSpec
-    architecture: Architecture
+    architecture: Architecture | AdoptedArchitecture
     parameters: int = Field(ge=0, description="learnt numbers")
     features: int = Field(ge=1, description="width F of the trunk's output")
     precision: Precision = Field("fp32", description="what the trunk's convolutions compute with")
@@ -106,10 +132,25 @@ class Manifest(BaseModel):
         None, description="null: uncalibrated, for want of validation images"
     )
     metrics: dict[str, Any] = Field(description="the metrics measured on the exported bundle")
+    examples: tuple[Example, ...] = Field(
+        (), max_length=MAX_EXAMPLES, description="validation images, from the surest on"
+    )
+    published: AwareDatetime | None = Field(
+        None, description="when it was written, UTC; null: by an earlier version of Dropserve"
+    )
     training: dict[str, Any] = Field(description="the configuration of the run")
     data: dict[str, Any] = Field(description="name, digest and sizes of the data set")
     libraries: dict[str, str] = Field(description="versions that trained and exported it")
     files: dict[FileName, Digest] = Field(description="SHA-256 of every file but this one")
+
+    @model_validator(mode="after")
+    def _check_examples(self) -> Self:
+        if len({example.file for example in self.examples}) != len(self.examples):
+            raise ValueError("two examples have the same file")
+        for example in self.examples:
+            if example.label not in self.class_names:
+                raise ValueError(f"{example.file} is of {example.label!r}, which is no class")
+        return self
 
 
 @dataclass(frozen=True)
@@ -120,6 +161,8 @@ class Bundle:
     manifest: Manifest
     card: str
     """The model card as Markdown."""
+    examples: tuple[bytes, ...] = ()
+    """The WebP file of each of the manifest's examples."""
     _contents: dict[str, bytes] = field(repr=False, compare=False, default_factory=dict)
 
     def take(self, file: str) -> bytes:
@@ -133,9 +176,22 @@ class Bundle:
         """
         if file in self._contents:
             return self._contents.pop(file)
+        return self._read(file, _limit(file))
+
+    def read_report(self) -> bytes:
+        """Return the report, an HTML page, verified against its digest in the manifest.
+
+        Raises:
+            BundleError: there is none, it is too large, cannot be read, or has changed since.
+        """
+        if REPORT_FILE not in self.manifest.files:
+            raise BundleError(f"{self.path} has no {REPORT_FILE}.")
+        return self._read(REPORT_FILE, MAX_REPORT_BYTES)
+
+    def _read(self, file: str, limit: int) -> bytes:
         with _open_bundle_folder(self.path) as descriptor:
-            chunks = _read_verified(self.path, descriptor, file, self.manifest.files[file])
-            return b"".join(chunks)
+            digest = self.manifest.files[file]
+            return b"".join(_read_verified(self.path, descriptor, file, digest, limit))
 
 
 @dataclass
@@ -151,10 +207,13 @@ class Draft:
     again if another process has taken that number."""
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path, served_name: str | None = None) -> Bundle:
     """Open and verify the bundle in `path`.
 
     `path` itself may be a symbolic link, nothing in it may be one.
+
+    served_name: replaces the name in the manifest, and the bundle need not lie in a folder of that
+        name; None: it has to.
 
     Raises:
         BundleError: the manifest is missing, invalid or of another schema, or a file is missing,
@@ -162,15 +221,19 @@ def open_bundle(path: Path) -> Bundle:
     """
     with _open_bundle_folder(path) as descriptor:
         manifest = _read_manifest(path, descriptor)
-        _check_location(path, manifest)
+        _check_location(path, manifest, served_name)
+        if served_name is not None:
+            manifest = manifest.model_copy(update={"name": served_name})
         calibration = (CALIBRATION_FILE,) if manifest.calibration else ()
-        required = (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE, *calibration)
+        examples = {example.file for example in manifest.examples}
+        required = (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE, *calibration, *examples)
         for file in required:
             if file not in manifest.files:
                 raise BundleError(f"{path} lists no {file}; export it again.")
         contents = {}
         for file, digest in manifest.files.items():
-            chunks = _read_verified(path, descriptor, file, digest)
+            limit = MAX_EXAMPLE_BYTES if file in examples else _limit(file)
+            chunks = _read_verified(path, descriptor, file, digest, limit)
             if file in required:
                 contents[file] = b"".join(chunks)
             else:
@@ -180,16 +243,35 @@ def open_bundle(path: Path) -> Bundle:
         card = contents.pop(CARD_FILE).decode()
     except UnicodeDecodeError:
         raise BundleError(f"{path / CARD_FILE} is not UTF-8; export it again.") from None
-    return Bundle(path, manifest, card, contents)
+    return Bundle(path, manifest, card, _take_examples(path, manifest, contents), contents)
+
+
+def manifest_version(path: Path) -> int:
+    """Return the version in the manifest of the bundle in `path`, unverified; 1 if it has none."""
+    try:
+        with _open_bundle_folder(path) as descriptor:
+            return _read_manifest(path, descriptor).version
+    except BundleError:  # `open_bundle` says why
+        return 1
 
 
 def list_models(models: Path) -> list[str]:
-    """List the models that have at least one version in the folder `models`, sorted."""
-    if not models.is_dir():
+    """List the models that have at least one version in the folder `models`, sorted.
+
+    A folder that does not exist has none.
+
+    Raises:
+        OSError: the folder cannot be read, or is none, or a link that leads nowhere.
+    """
+    try:
+        entries = list(models.iterdir())
+    except FileNotFoundError:
+        if models.is_symlink():
+            raise
         return []
     return sorted(
         entry.name
-        for entry in models.iterdir()
+        for entry in entries
         if entry.is_dir() and not entry.name.startswith(".") and list_versions(models, entry.name)
     )
 
@@ -234,14 +316,14 @@ def new_version(models: Path, name: str) -> Iterator[Draft]:
             folder.rmdir()
 
 
-def require_writable(models: Path) -> None:
-    """Raise BundleError if `models` cannot be written, before an hour of training is spent."""
+def require_writable(folder: Path, option: str = "--output") -> None:
+    """Raise BundleError if `folder` of `option` cannot be written, before an hour of training."""
     try:
-        models.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=models, prefix=_DRAFT_PREFIX):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=_DRAFT_PREFIX):
             pass
     except OSError as error:
-        raise BundleError(_cannot_write(models, error)) from error
+        raise BundleError(_cannot_write(folder, error, option)) from error
 
 
 @contextmanager
@@ -271,8 +353,14 @@ def _read_manifest(path: Path, descriptor: int) -> Manifest:
         ) from None
 
 
-def _check_location(path: Path, manifest: Manifest) -> None:
-    if str(manifest.version) != path.name or manifest.name != path.parent.name:
+def _check_location(path: Path, manifest: Manifest, served_name: str | None) -> None:
+    """Raise BundleError if a bundle lies in the folder of another version, or is too large."""
+    named_otherwise = str(manifest.version) != path.name
+    if served_name is None:
+        is_elsewhere = named_otherwise or manifest.name != path.parent.name
+    else:  # the folder of a bundle alone has any name that is no version
+        is_elsewhere = named_otherwise and _VERSION.fullmatch(path.name) is not None
+    if is_elsewhere:
         raise BundleError(
             f"{path} holds {manifest.name} version {manifest.version}; put it back into "
             f"{manifest.name}/{manifest.version}."
@@ -285,10 +373,27 @@ def _check_location(path: Path, manifest: Manifest) -> None:
         )
 
 
-def _read_verified(path: Path, descriptor: int, file: str, digest: str) -> Iterator[bytes]:
+def _take_examples(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> tuple[bytes, ...]:
+    """Take the files of the examples out of `contents`, in the manifest's order."""
+    images = tuple(contents.pop(example.file) for example in manifest.examples)
+    for example, image in zip(manifest.examples, images, strict=True):
+        if not is_example(image):
+            raise BundleError(
+                f"{path / example.file} is no still WebP image of at most {MAX_EXAMPLE_PIXELS} "
+                "pixels a side; export it again."
+            )
+    return images
+
+
+def _limit(file: str) -> int:
+    return MAX_CARD_BYTES if file == CARD_FILE else MAX_FILE_BYTES
+
+
+def _read_verified(
+    path: Path, descriptor: int, file: str, digest: str, limit: int
+) -> Iterator[bytes]:
     """Yield the chunks of a file; raise BundleError after the last one if the digest differs."""
     actual = hashlib.sha256()
-    limit = MAX_CARD_BYTES if file == CARD_FILE else MAX_FILE_BYTES
     try:
         for chunk in read_chunks_at(descriptor, file, limit):
             actual.update(chunk)
@@ -314,10 +419,11 @@ def _publish(draft: Draft, folder: Path) -> None:
         draft.version = _next_version(folder)
         draft.write_versioned(draft.version)
         _write_manifest(draft)
+        target = folder / str(draft.version)
         try:
-            draft.path.rename(folder / str(draft.version))
-        except OSError as error:
-            if error.errno not in _NAME_TAKEN_ERRNOS:
+            draft.path.rename(target)
+        except OSError:
+            if not target.exists():  # else another process has taken the number meanwhile
                 raise
         else:
             _flush(folder)
@@ -337,7 +443,8 @@ def _write_manifest(draft: Draft) -> None:
     target.unlink(missing_ok=True)
     files = sorted(file for file in draft.path.rglob("*") if file.is_file())
     digests = {file.relative_to(draft.path).as_posix(): _sha256(file) for file in files}
-    manifest = Manifest(**draft.manifest, version=draft.version, files=digests)
+    now = datetime.now(UTC).replace(microsecond=0)
+    manifest = Manifest(**draft.manifest, version=draft.version, published=now, files=digests)
     text = manifest.model_dump_json(indent=2)
     if len(text) >= MAX_MANIFEST_BYTES:  # thousands of classes
         text = manifest.model_dump_json()
@@ -365,8 +472,8 @@ def _cannot_read(file: Path, error: OSError) -> str:
     return f"{file} cannot be read ({error.strerror}); export or copy the bundle again."
 
 
-def _cannot_write(folder: Path, error: OSError) -> str:
+def _cannot_write(folder: Path, error: OSError, option: str = "--output") -> str:
     return (
         f"Cannot write to {folder} ({error.strerror or error}); "
-        "free space or choose another folder with --output."
+        f"free space or choose another folder with {option}."
     )

@@ -39,7 +39,7 @@ import numpy as np
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
-from model.bundle.network_architecture import DropoutLayer
+from model.bundle.architecture_description import DropoutLayer
 
 MAX_SAMPLES = 1 << 16
 """The size of the largest block for which `_PRIMITIVE` has a field."""

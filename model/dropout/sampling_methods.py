@@ -17,6 +17,8 @@ class FixedSamples(NamedTuple):  # every request compares and hashes it: five ti
     design: Design = "orthogonal"
     summary_only: bool = False
     """Whether a `uncertainty_measures.Summary` is enough, which has no details."""
+    keep_samples: bool = False
+    """Whether the probabilities of each sample are kept beside their statistics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class AdaptiveSamples:
 
     seed: int
     max_samples: int
+    keep_samples: bool = False
+    """As in `FixedSamples`."""
 
 
 @dataclass(frozen=True, slots=True)

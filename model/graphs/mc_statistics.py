@@ -77,7 +77,12 @@ summary: float32 [N, 3K + 4, 1]: the PER_CLASS_COLUMNS, K values each, then the 
     `model.uncertainty.uncertainty_measures.Uncertainty` defines them.
 labels: int64 [N, 1, 1], the first class with the highest mean probability.
 """
-DETAIL_OUTPUTS = _names("means", "variances", "probabilities", "entropy_terms")
+SAMPLE_PROBABILITIES = _PREFIX + "probabilities"
+DETAIL_OUTPUTS = (
+    *_names("means", "variances"),
+    SAMPLE_PROBABILITIES,
+    *_names("entropy_terms"),
+)
 """Further outputs, all float32.
 
 means: means over the samples of p, then of ln (1 - p)/p, which is exact also where p rounds to 1:

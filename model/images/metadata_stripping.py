@@ -2,7 +2,8 @@
 
 Text, colour profiles, thumbnails, EXIF and the later frames of an animation do not matter for the
 classification, and may be expensive to read: a text chunk of a PNG unpacks to a thousand times its
-size. So decoders never get them. Only the orientation is read from EXIF and XMP.
+size. So decoders never get them. Only the orientation, from EXIF and XMP, and the colour profile
+are read.
 """
 
 import re
@@ -13,11 +14,14 @@ from dataclasses import dataclass
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS")
+_PNG_METADATA = (b"eXIf", b"iTXt", b"iCCP")
 _MAX_SCANS = 4096
 _MAX_PARTS = 2**15
 """Most chunks, segments or blocks of a file; the rest of the file is ignored."""
 _GIF_BLOCK = re.compile(rb"[!,;]")
 _MAX_METADATA_BYTES = 2**16
+_MAX_PROFILE_BYTES = 2**18
+"""Most bytes of an unpacked colour profile of a PNG; a longer one is ignored."""
 _MAX_EXIF_ENTRIES = 1000
 """Most entries of an EXIF directory that are read."""
 
@@ -31,6 +35,9 @@ _JPEG_KEPT_MARKERS = frozenset(
     {0xDB, 0xC4, 0xCC, 0xDD, 0xDC, 0xDA, 0xE0, 0xEE} | set(range(0xC0, 0xD0))
 )
 """Markers of tables, frames and scans, and of APP0 and APP14, which declare the colour space."""
+_JPEG_PROFILE = b"ICC_PROFILE\0"
+_ISOBMFF_EXIF_ITEM = re.compile(rb"(infe.{8,10})Exif", re.DOTALL)
+"""The entry of an AVIF or HEIC file that declares one of its parts as EXIF (ISO/IEC 23008-12)."""
 _WEBP_ANIMATED, _WEBP_ALPHA = 0x02, 0x10
 """Flags of the VP8X chunk of a WebP file."""
 
@@ -42,6 +49,8 @@ class StrippedImage:
     data: bytes
     orientation: int = 1
     """The EXIF orientation, 1 to 8: how to turn or mirror the image."""
+    profile: bytes = b""
+    """The ICC profile of its colours, unchecked; empty: it has none, or one that is too long."""
     size: tuple[int, int] | None = None
     """Width and height; None: the decoder reads them without allocating memory for pixels."""
     scans: int = 1
@@ -57,6 +66,8 @@ def strip_metadata(data: bytes) -> StrippedImage:
     for magic, strip in _STRIPPERS.items():
         if data.startswith(magic):
             return strip(data)
+    if data[4:8] == b"ftyp":  # `irot` and `imir` turn these images, which their decoders apply
+        return StrippedImage(_ISOBMFF_EXIF_ITEM.sub(rb"\1skip", data, count=1))
     return StrippedImage(data)
 
 
@@ -64,7 +75,7 @@ def _strip_png(data: bytes) -> StrippedImage:
     view = memoryview(data)
     kept: list[bytes | memoryview] = [_PNG]
     pixels: list[memoryview] = []
-    orientation, xmp = None, b""
+    metadata: dict[bytes, bytes] = {}
     position, in_pixels = len(_PNG), True
     for _ in range(_MAX_PARTS):
         if position + 8 > len(data):
@@ -77,16 +88,31 @@ def _strip_png(data: bytes) -> StrippedImage:
             in_pixels = False
         if kind in _PNG_KEPT and not pixels:
             kept.append(view[position : position + 12 + length])
-        elif kind == b"eXIf":
-            orientation = _orientation(bytes(content[:_MAX_METADATA_BYTES]))
-        elif kind == b"iTXt" and length <= _MAX_METADATA_BYTES:
-            xmp = xmp or bytes(content)
+        elif kind in _PNG_METADATA:
+            metadata.setdefault(kind, bytes(content[:_MAX_METADATA_BYTES]))
         elif kind == b"IEND" or not kind.isalpha():
             break
         position += 12 + length
     if pixels:
         kept += [_png_chunk(b"IDAT", b"".join(pixels)), _png_chunk(b"IEND", b"")]
-    return StrippedImage(b"".join(kept), orientation or _xmp_orientation(xmp))
+    return StrippedImage(
+        b"".join(kept),
+        _orientation(metadata.get(b"eXIf", b"")) or _xmp_orientation(metadata.get(b"iTXt", b"")),
+        _unpacked_profile(metadata.get(b"iCCP", b"")),
+    )
+
+
+def _unpacked_profile(content: bytes) -> bytes:
+    """Unpack the profile of an iCCP chunk; b"" if it is corrupt or too long."""
+    if not content:
+        return b""
+    _name, _, packed = content.partition(b"\0")
+    unpacker = zlib.decompressobj()
+    try:
+        profile = unpacker.decompress(packed[1:], _MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+    return profile if unpacker.eof else b""
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -118,7 +144,7 @@ def _strip_jpeg(data: bytes) -> StrippedImage:
         position = start + 2 + max(2, length)
         if marker in _JPEG_KEPT_MARKERS:
             kept.append(view[start:position])
-        elif marker == 0xE1 and not scans:
+        elif marker in (0xE1, 0xE2) and not scans:
             metadata.append(data[start + 4 : position])
         scans += marker == 0xDA
         if scans > _MAX_SCANS:
@@ -126,8 +152,23 @@ def _strip_jpeg(data: bytes) -> StrippedImage:
     if scans and not has_end:
         kept.append(view[position:])
     return StrippedImage(
-        b"".join(kept), _jpeg_orientation(metadata), scans=max(1, scans), has_end=has_end
+        b"".join(kept),
+        _jpeg_orientation(metadata),
+        _jpeg_profile(metadata),
+        scans=max(1, scans),
+        has_end=has_end,
     )
+
+
+def _jpeg_profile(segments: list[bytes]) -> bytes:
+    """Join the parts of a profile, which are numbered from 1; b"" if one is missing."""
+    start = len(_JPEG_PROFILE)
+    parts = sorted(each[start:] for each in segments if each.startswith(_JPEG_PROFILE))
+    if [part[:1] for part in parts] != [
+        bytes([number]) for number in range(1, min(len(parts), 255) + 1)
+    ]:
+        return b""
+    return b"".join(part[2:] for part in parts)
 
 
 def _jpeg_orientation(segments: list[bytes]) -> int:
@@ -184,13 +225,15 @@ def _strip_webp(data: bytes) -> StrippedImage:
     if data[8:12] != b"WEBP":
         return StrippedImage(data)
     kept = [b"WEBP"]
-    orientation, xmp, has_frame = None, b"", False
+    orientation, xmp, profile, has_frame = None, b"", b"", False
     for kind, start, end in _riff_chunks(data):
         content = data[start + 8 : end]
         if kind == b"EXIF":
             orientation = _orientation(content[:_MAX_METADATA_BYTES])
         elif kind == b"XMP ":
             xmp = content[:_MAX_METADATA_BYTES]
+        elif kind == b"ICCP":
+            profile = content
         elif kind == b"VP8X" and content:
             flags = content[0] & (_WEBP_ANIMATED | _WEBP_ALPHA)  # the other flags declare metadata
             kept.append(data[start : start + 8] + bytes([flags]) + data[start + 9 : end])
@@ -201,7 +244,7 @@ def _strip_webp(data: bytes) -> StrippedImage:
             kept.append(data[start:end])
     content = b"".join(kept)
     file = b"".join((b"RIFF", struct.pack("<I", len(content)), content))
-    return StrippedImage(file, orientation or _xmp_orientation(xmp), _webp_size(file))
+    return StrippedImage(file, orientation or _xmp_orientation(xmp), profile, _webp_size(file))
 
 
 def _riff_chunks(data: bytes) -> list[tuple[bytes, int, int]]:

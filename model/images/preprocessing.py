@@ -1,10 +1,10 @@
 """Preprocessing of encoded images: files -> the uint8 array that a bundle's input declares.
 
 Training decodes its folders and the service its requests with this module, so both have the same
-pixels. Normalisation is not here: it is inside the exported graph.
+pixels. A JPEG is reduced while it is decoded, to no less than twice the size that is needed.
+Normalisation is not here: it is inside the exported graph.
 """
 
-import io
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,24 +13,22 @@ from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import ImageDecodeError, ImageTooLargeError
+from model.images.colour_conversion import Mode, to_opaque
+from model.images.file_formats import FORMAT_NAMES, file_format, open_header
 from model.images.metadata_stripping import StrippedImage, strip_metadata
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MAX_IMAGE_PIXELS = 25_000_000
-"""Default limit on height x width of an encoded image, read from its header before decoding."""
+MAX_IMAGE_PIXELS = 250_000_000
+"""Default limit on height x width of a trusted image file, read from its header before decoding."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Mode = Literal["L", "RGB"]
 
 _MAX_OPEN_PIXELS = 2**20
 """Most pixels of the images of a request that stay open at the same time."""
-_STRIP_PIXELS = 2**20
-"""Size of the strips in which the colour mode of a large image is converted."""
 _MAX_SIDE = 2**17
 """Largest width or height of an image."""
 _MAX_SCANS = 32
@@ -41,19 +39,16 @@ _MAX_RUN_LENGTH_BYTES = 2_000_000
 be one pixel."""
 _JPEG_ENDS = (b"\xff\xd9", bytes(range(1, 128)) + b"\xff\xd9")
 """The end marker of a JPEG, and the same after data that would change unfinished pixels."""
-_JPEG_MAGIC = b"\xff\xd8"
 PEAK_BYTES_PER_PIXEL = 18
 """Peak memory per pixel while an image of any format is decoded, made opaque and turned upright;
 measured and rounded up."""
-_PEAK_BYTES_BY_MAGIC = {
-    b"RIFF": PEAK_BYTES_PER_PIXEL,
-    _JPEG_MAGIC: 9,
-    b"\x89PNG": 9,
-    b"GIF8": 9,
-    b"BM": 9,
-}
-"""The same by the first bytes of a file."""
+_PEAK_BYTES_BY_FORMAT = {"PNG": 9, "JPEG": 9, "GIF": 9, "BMP": 9}
+"""The same of the formats that need less."""
 _PEAK_BYTES_PROGRESSIVE_JPEG = 13
+_COEFFICIENT_BYTES = 8
+"""Part of it that a progressive JPEG needs even if it is reduced: 16 bits, four channels."""
+_REDUCTIONS = (8, 4, 2)
+"""The factors by which a JPEG may be reduced while it is decoded."""
 _UPRIGHT_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -65,18 +60,16 @@ _UPRIGHT_TRANSPOSES = {
 }
 """EXIF orientation -> the operation that turns the image upright (EXIF 2.32, 4.6.4)."""
 
-_FORMAT_NAMES = "PNG, JPEG, WebP, GIF or BMP"
-_SIXTEEN_TO_EIGHT_BITS = 257  # 65535 / 255; Pillow's own conversion clips instead of scaling
-
 
 class InputSpec(BaseModel):
     """The image a network takes, and the declared rule that makes one from any encoded image.
 
-    An encoded image is turned upright (EXIF), its transparency laid over black, made grey (ITU-R
-    601 luma) or RGB, then brought to height x width with bilinear, antialiased resampling: `crop`
-    keeps the aspect ratio and cuts the longer side's ends, `pad` keeps it and adds black borders,
-    `stretch` does not keep it. An image of the right size is used pixel for pixel. Of an animation
-    the first frame counts.
+    An encoded image is turned upright (EXIF), its transparency laid over black (or over white,
+    where black would hide it), made grey (ITU-R 601 luma) or sRGB, then brought to height x width
+    with bilinear, antialiased resampling: `crop` keeps the aspect ratio and cuts the longer side's
+    ends, `pad` keeps it and adds black borders, `stretch` does not keep it. A JPEG of at least
+    four times that size is first reduced by libjpeg, to at least twice the size. An image of the
+    right size is used pixel for pixel. Of an animation the first frame counts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,10 +80,27 @@ class InputSpec(BaseModel):
     resize: Literal["crop", "pad", "stretch"] = Field(description="how another size is handled")
 
 
-def decode(data: bytes, spec: InputSpec) -> NDArray[np.uint8]:
-    """Decode one image of at most MAX_IMAGE_PIXELS to uint8 [C, H, W]; see `decode_all`."""
-    image: NDArray[np.uint8] = decode_all([data], spec)[0]
+def decode(data: bytes, spec: InputSpec, max_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.uint8]:
+    """Decode one image of at most `max_pixels` to uint8 [C, H, W]; see `decode_all`."""
+    image: NDArray[np.uint8] = decode_all([data], spec, max_pixels)[0]
     return image
+
+
+def open_upright(data: bytes, min_size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """Decode one image for further processing: upright, opaque, sRGB, its aspect ratio kept.
+
+    Args:
+        data: an encoded image of any of the formats.
+        min_size: a JPEG whose shorter side has at least twice as many pixels may be returned
+            reduced, but with a shorter side of at least this.
+        max_pixels: limit on the height x width that its header declares.
+
+    Raises:
+        ImageDecodeError, ImageTooLargeError: see `open_all`.
+    """
+    opened = _convert_errors(_open, data, max_pixels)
+    reduction = _largest_reduction(min(opened.width, opened.height) / min_size)
+    return _convert_errors(_decode_upright, opened, "RGB", reduction)
 
 
 def decode_all(
@@ -108,7 +118,7 @@ def open_all(
     max_pixels: int = MAX_IMAGE_PIXELS,
     max_total_pixels: int | None = None,
 ) -> "OpenImages":
-    """Read the headers of PNG, JPEG, WebP, GIF or BMP files and check them against the limits.
+    """Read the headers of image files and check them against the limits.
 
     Args:
         files: N encoded images, N at least 1.
@@ -150,15 +160,27 @@ class _OpenImage:
         return replace(self, image=None)
 
     @property
-    def peak_bytes(self) -> int:
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height after the image is turned upright."""
+        is_turned = self.file.orientation in (5, 6, 7, 8)
+        return (self.height, self.width) if is_turned else (self.width, self.height)
+
+    def reduction(self, spec: InputSpec) -> int:
+        """By how much its width and height may be divided, so that twice the target's are left."""
+        width, height = self.upright_size
+        ratios = width / spec.width, height / spec.height
+        return _largest_reduction((max if spec.resize == "pad" else min)(ratios) / 2)
+
+    def peak_bytes(self, spec: InputSpec) -> int:
         """Upper bound on the memory that decoding takes, in addition to the file."""
-        start = self.file.data[:4]
-        per_pixel = next(
-            (size for magic, size in _PEAK_BYTES_BY_MAGIC.items() if start.startswith(magic)), 9
-        )
-        if per_pixel == _PEAK_BYTES_BY_MAGIC[_JPEG_MAGIC] and self.file.scans > 1:
-            per_pixel = _PEAK_BYTES_PROGRESSIVE_JPEG  # it keeps the coefficients of all scans
-        return per_pixel * self.width * self.height
+        kind = file_format(self.file.data) or ""
+        per_pixel: float = _PEAK_BYTES_BY_FORMAT.get(kind, PEAK_BYTES_PER_PIXEL)
+        if kind == "JPEG":
+            reduction = self.reduction(spec)
+            per_pixel /= reduction**2
+            if self.file.scans > 1:  # it keeps the coefficients of all scans
+                per_pixel = min(_PEAK_BYTES_PROGRESSIVE_JPEG, per_pixel + _COEFFICIENT_BYTES)
+        return math.ceil(per_pixel * self.width * self.height)
 
 
 @dataclass(frozen=True)
@@ -171,10 +193,9 @@ class OpenImages:
     max_pixels: int
     """The limit on each image."""
 
-    @property
-    def peak_bytes(self) -> int:
+    def peak_bytes(self, spec: InputSpec) -> int:
         """Upper bound on the memory that `load` takes, in addition to the files."""
-        return max(image.peak_bytes for image in self.images)
+        return max(image.peak_bytes(spec) for image in self.images)
 
     def load(self, spec: InputSpec) -> NDArray[np.uint8]:
         """Decode the images one after the other to uint8 [N, C, H, W].
@@ -204,25 +225,23 @@ def _convert_errors(step: Callable[P, T], *arguments: P.args, **options: P.kwarg
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # _open checks what Pillow's bomb warning is about
             return step(*arguments, **options)
-    except (ImageTooLargeError, MemoryError):
+    except (ImageDecodeError, ImageTooLargeError, MemoryError):
         raise
-    except Image.DecompressionBombError:
-        raise ImageTooLargeError(
-            "The image declares too many pixels; send a smaller one."
-        ) from None
     except UnidentifiedImageError:
         raise ImageDecodeError(
-            f"The file is not an image that can be read; send a {_FORMAT_NAMES} file."
+            f"The file is not an image that can be read; send a {FORMAT_NAMES} file."
         ) from None
     except Exception as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise ImageDecodeError(
-            f"The image is truncated or corrupt ({reason}); send a whole {_FORMAT_NAMES} file."
+            f"The image is truncated or corrupt ({reason}); send a whole {FORMAT_NAMES} file."
         ) from None
 
 
 def _open(data: bytes, max_pixels: int) -> _OpenImage:
     """Read and check the header, without decoding pixels."""
+    if not data:
+        raise ImageDecodeError(f"The file is empty; send a {FORMAT_NAMES} file.")
     file = strip_metadata(data)
     if file.size is not None:
         _require_size(*file.size, max_pixels)
@@ -231,18 +250,16 @@ def _open(data: bytes, max_pixels: int) -> _OpenImage:
             f"The BMP has {file.run_length_bytes:,} bytes in run-length encoding, more than the "
             f"{_MAX_RUN_LENGTH_BYTES:,} allowed; save it as PNG."
         )
-    image = _read_header(file.data)
+    image = open_header(file.data)
     _require_size(image.width, image.height, max_pixels)
     if image.width * image.height * file.scans > _MAX_SCANS * max_pixels:
         raise ImageTooLargeError(
             f"The JPEG goes over its {image.width} x {image.height} pixels in {file.scans:,} "
             "scans, more than can be decoded in time; save it with fewer scans."
         )
+    if image.info.get("icc_profile") and not file.profile:  # of TIFF, AVIF and HEIC
+        file = replace(file, profile=image.info["icc_profile"])
     return _OpenImage(file, image, image.width, image.height)
-
-
-def _read_header(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
 
 
 def _require_size(width: int, height: int, max_pixels: int) -> None:
@@ -259,51 +276,68 @@ def _require_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _load(opened: _OpenImage, spec: InputSpec, max_pixels: int) -> NDArray[np.uint8]:
-    mode = _mode(spec)
-    if not opened.file.has_end:
-        image = _decode_jpeg_without_end(opened.file, mode)
-    else:
-        image = _decode_pixels(opened.image or _read_header(opened.file.data), mode)
-    transpose = _UPRIGHT_TRANSPOSES.get(opened.file.orientation)
-    if transpose is not None:
-        image = image.transpose(transpose)
-    _require_fit(image, spec, max_pixels)
+    _require_fit(*opened.upright_size, spec, max_pixels)
+    image = _decode_upright(opened, _mode(spec), opened.reduction(spec))
     return _as_array(_resize(image, spec), spec)
 
 
-def _decode_pixels(image: Image.Image, mode: Mode) -> Image.Image:
+def _largest_reduction(ratio: float) -> int:
+    """Return the largest factor of `_REDUCTIONS` up to `ratio`, or 1."""
+    return next((factor for factor in _REDUCTIONS if factor <= ratio), 1)
+
+
+def _decode_upright(opened: _OpenImage, mode: Mode, reduction: int) -> Image.Image:
+    file = opened.file
+    if file.has_end:
+        image = _decode_pixels(opened.image or open_header(file.data), mode, opened, reduction)
+    else:
+        image = _decode_jpeg_without_end(opened, mode, reduction)
+    transpose = _UPRIGHT_TRANSPOSES.get(file.orientation)
+    return image if transpose is None else image.transpose(transpose)
+
+
+def _decode_pixels(
+    image: Image.Image, mode: Mode, opened: _OpenImage, reduction: int
+) -> Image.Image:
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        drafted = None if opened.file.profile else mode  # a profile needs all of its channels
+        size = max(1, image.width // reduction), max(1, image.height // reduction)
+        image.draft(drafted, size)
+        image.decodermaxblock = len(opened.file.data)  # the decoder gets the file at once
     image.load()  # which also releases the decoder
-    return _convert_mode(image, mode)
+    return to_opaque(image, mode, opened.file.profile)
 
 
-def _decode_jpeg_without_end(file: StrippedImage, mode: Mode) -> Image.Image:
+def _decode_jpeg_without_end(opened: _OpenImage, mode: Mode, reduction: int) -> Image.Image:
     """Decode a JPEG without an end marker; it is complete if appended data changes no pixel."""
-    image, other = (_decode_pixels(_read_header(file.data + end), mode) for end in _JPEG_ENDS)
+    image, other = (
+        _decode_pixels(open_header(opened.file.data + end), mode, opened, reduction)
+        for end in _JPEG_ENDS
+    )
     if image.tobytes() != other.tobytes():
         raise OSError("its end is missing")
     return image
 
 
-def _require_fit(image: Image.Image, spec: InputSpec, max_pixels: int) -> None:
+def _require_fit(width: int, height: int, spec: InputSpec, max_pixels: int) -> None:
     """Check the size of the image between the two passes of resizing: the width comes first."""
-    height = image.height
+    rows = height
     if spec.resize == "crop":  # only the cropped image is resized
-        height = min(height, math.ceil(image.width * spec.height / spec.width))
-    most = max(max_pixels, image.width * image.height)
+        rows = min(height, math.ceil(width * spec.height / spec.width))
+    most = max(max_pixels, width * height)
     too_narrow = spec.resize == "pad" and (
-        round(image.width / image.height * spec.height) < 1
-        or round(image.height / image.width * spec.width) < 1
+        round(width / height * spec.height) < 1 or round(height / width * spec.width) < 1
     )
-    if spec.width * height > most or too_narrow:
+    if spec.width * rows > most or too_narrow:
         raise ImageTooLargeError(
-            f"The image of {image.width} x {image.height} pixels is too long and narrow to be "
+            f"The image of {width} x {height} pixels is too long and narrow to be "
             f"brought to {spec.width} x {spec.height}; cut it first."
         )
 
 
 def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     """Convert the colour mode of an image, then its size, to those of `spec`: uint8 [C, H, W]."""
-    return _as_array(_resize(_convert_mode(image, _mode(spec)), spec), spec)
+    return _as_array(_resize(to_opaque(image, _mode(spec)), spec), spec)
 
 
 def _as_array(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
@@ -313,30 +347,6 @@ def _as_array(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
 
 def _mode(spec: InputSpec) -> Mode:
     return "L" if spec.channels == 1 else "RGB"
-
-
-def _convert_mode(image: Image.Image, mode: Mode) -> Image.Image:
-    """Make an image grey or RGB, and opaque; a large one in strips, to save memory."""
-    if image.mode == mode and not image.has_transparency_data:
-        return image
-    rows = max(1, _STRIP_PIXELS // image.width)
-    if image.height <= rows:
-        return _convert_mode_at_once(image, mode)
-    whole = Image.new(mode, image.size)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        whole.paste(_convert_mode_at_once(image.crop(box), mode), box)
-    return whole
-
-
-def _convert_mode_at_once(image: Image.Image, mode: Mode) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel: I;16, I;16B or I
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray((wide // _SIXTEEN_TO_EIGHT_BITS).astype(np.uint8))
-    if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(opaque, image.convert("RGBA"))
-    return image.convert(mode)
 
 
 def _resize(image: Image.Image, spec: InputSpec) -> Image.Image:

@@ -15,8 +15,8 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
+from model.bundle.architecture_description import DropoutLayer
 from model.bundle.golden_outputs import Golden
-from model.bundle.network_architecture import DropoutLayer
 from model.bundle.store import HEAD_FILE, MODEL_FILE
 from model.dropout import masks
 from model.dropout.adaptive_stopping import label_is_decided
@@ -326,7 +326,9 @@ class Predictor:
         match sampling:
             case FixedSamples():
                 outputs = self._bind_head(sampling).run(prediction.features, self.run_options)
-                uncertainty = to_uncertainty(outputs, sampling.samples)
+                uncertainty = to_uncertainty(
+                    outputs, sampling.samples, keep_samples=sampling.keep_samples
+                )
             case AdaptiveSamples():
                 uncertainty = self._adaptive(prediction, sampling)
             case Analytic():
@@ -357,7 +359,9 @@ class Predictor:
             )
             finished = decided | (total == sampling.max_samples)
             if finished.any():
-                part = summarise(logits[finished], self.sampled_temperature)
+                part = summarise(
+                    logits[finished], self.sampled_temperature, keep_samples=sampling.keep_samples
+                )
                 parts.append(replace(part, label_decided=decided[finished]))
                 order.append(undecided[finished])
             undecided, logits = undecided[~finished], logits[~finished]

@@ -12,7 +12,7 @@ entropy stays that of the probabilities reported beside it, and the three still 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -25,6 +25,7 @@ from model.graphs.mc_statistics import (
     LOGITS,
     PER_CLASS_COLUMNS,
     PER_IMAGE_COLUMNS,
+    SAMPLE_PROBABILITIES,
     SUMMARY_OUTPUTS,
     VECTOR_WIDTH,
     encode_model,
@@ -32,7 +33,7 @@ from model.graphs.mc_statistics import (
     temperature_input,
 )
 from model.graphs.sessions import Session, create_session
-from model.uncertainty.mutual_information_error import (
+from model.uncertainty.mutual_information_standard_error import (
     divergence_variances,
     mutual_information_errors,
 )
@@ -66,6 +67,9 @@ class Uncertainty:
             uncalibrated.
         set_draws: [N], random numbers in 0..1 that `model.uncertainty.calibration` uses for
             prediction sets; NaN: uncalibrated.
+        sample_probabilities: object [N], the probabilities of each sample, float32 [K, T], whose
+            mean `mean_probabilities` is; None where they were not asked for. T may differ from
+            image to image.
     """
 
     labels: NDArray[np.int64]
@@ -81,6 +85,7 @@ class Uncertainty:
     label_decided: NDArray[np.bool_]
     typicality: Float64Array
     set_draws: Float64Array
+    sample_probabilities: NDArray[np.object_]
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Uncertainty":
         """Return some of the rows."""
@@ -99,7 +104,7 @@ class Uncertainty:
         }
 
 
-_field_values = attrgetter(*(field.name for field in fields(Uncertainty)))
+_field_values = attrgetter(*(each.name for each in fields(Uncertainty)))
 
 
 def concatenate(parts: Sequence[Uncertainty]) -> Uncertainty:
@@ -125,10 +130,12 @@ def entropy(probabilities: Float64Array) -> Float64Array:
     return result
 
 
-def summarise(logits: NDArray[np.float32], temperature: float = 1.0) -> Uncertainty:
+def summarise(
+    logits: NDArray[np.float32], temperature: float = 1.0, *, keep_samples: bool = False
+) -> Uncertainty:
     """Summarise the logits of T random samples, float32 [N, T, K], divided by `temperature`."""
     outputs = _run_mc_statistics(logits, temperature, random=True)
-    return to_uncertainty(outputs, logits.shape[1])
+    return to_uncertainty(outputs, logits.shape[1], keep_samples=keep_samples)
 
 
 def summarise_points(logits: NDArray[np.floating], temperature: float = 1.0) -> Uncertainty:
@@ -151,11 +158,16 @@ class Summary:
         values: float32 [N, 3K + 4], the PER_CLASS_COLUMNS, K of each, then the PER_IMAGE_COLUMNS.
         labels: int64 [N], the class of the highest mean probability.
         typicality: float64 [N], as that of an `Uncertainty`.
+        run: the summary of all requests of an inference run and which of its rows these are, where
+            several requests share one; None: these are all rows of the run.
+        derived: what is computed once from all rows of a run, for all of its requests, by any key.
     """
 
     values: Float32Array
     labels: NDArray[np.int64]
     typicality: Float64Array
+    run: "tuple[Summary, slice] | None" = None
+    derived: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
     def from_outputs(cls, outputs: Sequence[Any]) -> "Summary":
@@ -175,9 +187,15 @@ class Summary:
             np.concatenate([part.typicality for part in parts]),
         )
 
-    def take(self, rows: slice | NDArray[np.int64]) -> "Summary":
-        """Return some of the rows."""
-        return Summary(self.values[rows], self.labels[rows], self.typicality[rows])
+    def take(self, rows: slice) -> "Summary":
+        """Return some of the rows of a run, for one of its requests."""
+        return Summary(
+            self.values[rows], self.labels[rows], self.typicality[rows], (self, rows), self.derived
+        )
+
+    def whole_run(self) -> "tuple[Summary, slice]":
+        """Return the summary of all rows of the run, and which of them these are."""
+        return (self, slice(None)) if self.run is None else self.run
 
     def confidences(self) -> Float64Array:
         """Return what `Uncertainty.confidences` returns for the same outputs, bit for bit."""
@@ -204,13 +222,16 @@ class Summary:
         return (width - len(PER_IMAGE_COLUMNS)) // len(PER_CLASS_COLUMNS)
 
 
-def to_uncertainty(outputs: Sequence[Any], samples: int) -> Uncertainty:
+def to_uncertainty(
+    outputs: Sequence[Any], samples: int, *, keep_samples: bool = False
+) -> Uncertainty:
     """Convert outputs of `model.graphs.mc_statistics` into an uncertainty.
 
     Args:
         outputs: the SUMMARY_OUTPUTS, and behind them the DETAIL_OUTPUTS if the samples are random.
             A single sample counts as two equal ones, without details.
         samples: T.
+        keep_samples: keep the probabilities of each sample.
     """
     values, labels, *details = outputs
     summary = Summary.from_outputs((values, labels))
@@ -218,7 +239,7 @@ def to_uncertainty(outputs: Sequence[Any], samples: int) -> Uncertainty:
     mean = columns["mean_probabilities"]
     mean /= mean.sum(axis=1, keepdims=True)  # float32 has rounded them
     columns["expected_entropy"] = columns["predictive_entropy"] - columns["mutual_information"]
-    samples_used, undecided, unknown = _constant_columns(len(mean), samples)
+    samples_used, undecided, unknown, not_kept = _constant_columns(len(mean), samples)
     return Uncertainty(
         labels=summary.labels,
         **columns,
@@ -229,22 +250,51 @@ def to_uncertainty(outputs: Sequence[Any], samples: int) -> Uncertainty:
         label_decided=undecided,
         typicality=unknown,
         set_draws=unknown,
+        sample_probabilities=_sample_columns(mean, samples, details) if keep_samples else not_kept,
     )
+
+
+def count_votes(sample_probabilities: Float32Array) -> NDArray[np.int64]:
+    """Count for each class the samples in which it is the likeliest, the first of equal ones.
+
+    sample_probabilities: [K, T]. Returns: int64 [K], which add up to T.
+    """
+    labels = sample_probabilities.argmax(axis=0)
+    return np.bincount(labels, minlength=len(sample_probabilities))
 
 
 @lru_cache(maxsize=256)
 def _constant_columns(
     images: int, samples: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], Float64Array]:
-    """Return read-only columns [N] of the number of samples, of False and of NaN."""
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], Float64Array, NDArray[np.object_]]:
+    """Return read-only columns [N] of the number of samples, of False, of NaN and of None."""
     arrays = (
         np.full(images, samples),
         np.zeros(images, np.bool_),
         np.full(images, np.nan),
+        np.full(images, None),
     )
     for array in arrays:
         array.setflags(write=False)
     return arrays
+
+
+def _sample_columns(
+    mean: Float64Array, samples: int, details: Sequence[Float32Array]
+) -> NDArray[np.object_]:
+    """Return the column `Uncertainty.sample_probabilities`.
+
+    mean: [N, K]. details: the DETAIL_OUTPUTS; empty for a single sample, which is its own mean.
+    """
+    probabilities = (
+        details[DETAIL_OUTPUTS.index(SAMPLE_PROBABILITIES)]
+        if samples > 1
+        else mean.astype(np.float32)[:, :, np.newaxis]
+    )
+    column = np.empty(len(probabilities), object)
+    for row, values in enumerate(probabilities):
+        column[row] = values
+    return column
 
 
 def _mutual_information_errors(

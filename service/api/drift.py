@@ -9,6 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from model.uncertainty.drift import DriftTest, Moment, Tail
 from service.api import schemas
 from service.api.routes import json_response, new_router, request_id, require_control
+from service.engine.model_loader import LoadedModel
+from service.keys.scopes import requires
 from service.registry.model_repository import Repository
 from service.settings import ServiceSettings
 
@@ -26,20 +28,14 @@ def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
         response_model=schemas.Drift,
         responses=schemas.error_responses(400, 404, 500, 503, 504),
     )
+    @requires("read")
     async def drift(
         request: Request, name: str, query: Annotated[schemas.VersionQuery, Query()]
     ) -> Response:
         model = repository.get(name, query.version, request_id(request))
-        content = {"model": model.name, "version": model.version}
-        monitor = model.drift
-        if monitor is None:
-            nothing = dict.fromkeys(("level", "alarm", "typicality", "confidence"))
-            return json_response(content | {"calibration": "uncalibrated"} | nothing)
-        await monitor.refresh()
-        figures = {figure: _describe(test) for figure, test in monitor.tests.items()}
-        alarm = any(each["alarm"] for each in figures.values())
-        values = {"calibration": "fitted", "level": monitor.level, "alarm": alarm}
-        return json_response(content | values | figures)
+        if model.drift is not None:
+            await model.drift.refresh()
+        return json_response(describe_drift(model))
 
     @routes.post(
         "/reset",
@@ -47,6 +43,7 @@ def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
         response_model=schemas.DriftReset,
         responses=schemas.error_responses(400, 403, 404, 500, 503, 504),
     )
+    @requires("control")
     async def reset(
         request: Request, name: str, query: Annotated[schemas.NoQuery, Query()]
     ) -> Response:
@@ -58,6 +55,18 @@ def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
         return json_response({"model": name, "versions": [model.version for model in versions]})
 
     return routes
+
+
+def describe_drift(model: LoadedModel) -> dict[str, Any]:
+    """Build a `schemas.Drift` from the tests as this process knows them."""
+    content = {"model": model.name, "version": model.version}
+    monitor = model.drift
+    if monitor is None:
+        nothing = dict.fromkeys(("level", "alarm", "typicality", "confidence"))
+        return content | {"calibration": "uncalibrated"} | nothing
+    figures = {figure: _describe(test) for figure, test in monitor.tests.items()}
+    alarm = any(each["alarm"] for each in figures.values())
+    return content | {"calibration": "fitted", "level": monitor.level, "alarm": alarm} | figures
 
 
 def _describe(test: DriftTest) -> dict[str, Any]:

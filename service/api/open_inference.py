@@ -4,7 +4,7 @@ Handles requests and responses; `service.codecs` parses and serialises them.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,8 @@ from starlette.responses import Response
 
 from model.bundle.store import SAMPLED_SUFFIX
 from service import API_VERSION
-from service.api.model_as_named_tensors import (
+from service.api.answers_for_log_and_shadow import INFER, AnswerNotes
+from service.api.open_inference_tensors import (
     InferOptions,
     ModelEndpoint,
     TensorSpec,
@@ -29,10 +30,10 @@ from service.api.routes import (
     request_id,
     require_control,
 )
+from service.codecs.body_to_images import check_input_shapes, check_raw_length
 from service.codecs.compression import IDENTITY, choose_compressor
 from service.codecs.infer_requests import InferRequest, Input, Payload, parse_request, read_inputs
 from service.codecs.infer_responses import top_classes, write_response
-from service.codecs.request_body_images import check_input_shapes, check_raw_length
 from service.codecs.tensors import Parameters, Tensor
 from service.errors import (
     InvalidJsonError,
@@ -42,13 +43,15 @@ from service.errors import (
     NotReadyError,
     UnsupportedError,
 )
+from service.http.client_rate_limits import charge_images
 from service.http.error_responses import domain_error_response
 from service.http.fast_path.fast_path_route import FastPathRoute
 from service.http.request_body import Body, BodyReader, header
+from service.keys.scopes import public, requires
 from service.observability.metrics_recorder import Metrics
 from service.observability.triton_statistics import describe_all
 from service.registry.model_repository import Repository
-from service.sandbox.request_image_reader import ImageReader, client_address
+from service.sandbox.sandboxed_image_reader import ImageReader, client_address
 from service.settings import ServiceSettings
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -72,10 +75,20 @@ _SHARED_MEMORY_PREFIX = "shared_memory_"
 
 
 def router(
-    settings: ServiceSettings, repository: Repository, reader: ImageReader, metrics: Metrics
+    settings: ServiceSettings,
+    repository: Repository,
+    reader: ImageReader,
+    metrics: Metrics,
+    notes: AnswerNotes,
+    not_ready_reason: Callable[[], str | None],
 ) -> APIRouter:
-    """Build every route of the protocol."""
-    endpoints = _OpenInferenceEndpoints(settings, repository, reader, metrics)
+    """Build every route of the protocol.
+
+    not_ready_reason: returns in one sentence why the service is not ready; None when it is.
+    """
+    endpoints = _OpenInferenceEndpoints(
+        settings, repository, reader, metrics, notes, not_ready_reason
+    )
     get: dict[str, RequestHandler] = {
         "": endpoints.server,
         "/": endpoints.server,
@@ -115,30 +128,38 @@ class _OpenInferenceEndpoints:
         repository: Repository,
         reader: ImageReader,
         metrics: Metrics,
+        notes: AnswerNotes,
+        not_ready_reason: Callable[[], str | None],
     ) -> None:
         self._settings = settings
         self._repository = repository
         self._reader = reader
         self._metrics = metrics
+        self._notes = notes
+        self._not_ready_reason = not_ready_reason
         self._bodies = BodyReader(settings)
 
+    @requires("read")
     async def server(self, _request: Request) -> Response:
         """GET /v2: the server's name, version and extensions."""
         return json_response(
             {"name": "dropserve", "version": API_VERSION, "extensions": _EXTENSIONS}
         )
 
+    @public
     async def live(self, _request: Request) -> Response:
         """GET /v2/health/live."""
         return json_response({"live": True})
 
+    @public
     async def ready(self, _request: Request) -> Response:
         """GET /v2/health/ready."""
-        problem = self._repository.not_ready_reason()
+        problem = self._not_ready_reason()
         if problem is not None:
             return domain_error_response(NotReadyError(problem), {"ready": False})
         return json_response({"ready": True})
 
+    @requires("read")
     async def model(self, request: Request) -> Response:
         """GET /v2/models/{name}: the metadata of a model."""
         endpoint = self._endpoint(request)
@@ -152,6 +173,7 @@ class _OpenInferenceEndpoints:
             }
         )
 
+    @requires("read")
     async def model_ready(self, request: Request) -> Response:
         """GET /v2/models/{name}/ready."""
         name = request.path_params["name"]
@@ -161,6 +183,7 @@ class _OpenInferenceEndpoints:
             return domain_error_response(error, {"name": name, "ready": False})
         return json_response({"name": name, "ready": True})
 
+    @requires("read")
     async def configuration(self, request: Request) -> Response:
         """GET /v2/models/{name}/config: Triton's model configuration."""
         endpoint = self._endpoint(request)
@@ -181,6 +204,7 @@ class _OpenInferenceEndpoints:
             }
         )
 
+    @requires("read")
     async def statistics(self, request: Request) -> Response:
         """GET /v2/models/{name}/stats."""
         endpoint = self._endpoint(request)
@@ -190,6 +214,7 @@ class _OpenInferenceEndpoints:
             await describe_all([(endpoint.name, each.version) for each in versions], self._metrics)
         )
 
+    @requires("read")
     async def all_statistics(self, _request: Request) -> Response:
         """GET /v2/models/stats."""
         return json_response(
@@ -199,6 +224,7 @@ class _OpenInferenceEndpoints:
             )
         )
 
+    @requires("read")
     async def index(self, request: Request) -> Response:
         """POST /v2/repository/index: the active, refused and unloaded versions."""
         options = await self._read_object(request)
@@ -223,6 +249,7 @@ class _OpenInferenceEndpoints:
                 ]
         return Response(orjson.dumps(entries), media_type="application/json")
 
+    @requires("control")
     async def load(self, request: Request) -> Response:
         """POST /v2/repository/models/{name}/load."""
         require_control(request, self._settings)
@@ -239,6 +266,7 @@ class _OpenInferenceEndpoints:
         await self._repository.reload(name)
         return Response(media_type="application/json")
 
+    @requires("control")
     async def unload(self, request: Request) -> Response:
         """POST /v2/repository/models/{name}/unload."""
         require_control(request, self._settings)
@@ -247,6 +275,7 @@ class _OpenInferenceEndpoints:
         await self._repository.unload(name)
         return Response(media_type="application/json")
 
+    @requires("predict")
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/{name}/infer."""
         body = await self._bodies.read(request)
@@ -270,10 +299,13 @@ class _OpenInferenceEndpoints:
             _check_outputs(infer_request, endpoint)
             check_input_shapes(infer_request, self._reader.limits)
             tensors = read_inputs(infer_request, payload)
+            charge_images(request.scope, _image_count(tensors))
             images = await endpoint.read_images(tensors, self._reader, request)
             timing.mark_input_read(len(images))
             outputs = await endpoint.infer(images, options, _timeout_seconds(infer_request))
             timing.mark_predicted()
+            if self._notes.wanted(endpoint.model):
+                self._notes.note_outputs(INFER, endpoint, images, options, outputs)
             response_header = _response_header(endpoint, infer_request, options)
             accepted = header(request.scope, b"accept-encoding")
             if outputs[0].values.size * _NUMBERS_PER_CLASS <= MAX_INLINE_NUMBERS:
@@ -320,6 +352,10 @@ class _OpenInferenceEndpoints:
         if not isinstance(content, dict):
             raise InvalidRequestError("The body is no JSON object; send {} or nothing.")
         return content
+
+
+def _image_count(tensors: Sequence[Tensor]) -> int:
+    return max((len(each.values) for each in tensors if each.values.ndim), default=1)
 
 
 def _tensor_metadata(tensor: TensorSpec) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from service.api import open_inference_schemas as wire
 from service.api import schemas
 from service.api.open_inference import LENGTH_HEADER
 from service.codecs import infer_requests
-from service.codecs.request_body_images import JSON_TYPE
+from service.codecs.body_to_images import JSON_TYPE
 from service.settings import ServiceSettings
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -36,10 +36,23 @@ _INFER_EXAMPLE = {
     "inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": [_WHITE_PIXEL]}]
 }
 _INSTANCES_EXAMPLE = {"instances": [{"b64": _WHITE_PIXEL}]}
+_PARAMETER_REFERENCE = "#/components/parameters/{key}"
+_NAME, _PROTOCOL_NAME, _VERSION = "ModelName", "ProtocolModelName", "ActiveVersion"
 _PATH_PARAMETERS = {
-    "name": "a model's name; with the suffix -mc, the same model with dropout active",
-    "version": "an active version, by its number or as stable or canary",
+    _NAME: ("name", "a model's name"),
+    _PROTOCOL_NAME: (
+        "name",
+        "a model's name; with the suffix -mc, the same model with dropout active",
+    ),
+    _VERSION: ("version", "an active version, by its number or as stable or canary"),
 }
+"""Name and description of each parameter in a path, by its key among the components."""
+_STABLE = "stable"
+_CONTROL = (
+    "Changes what serves, so it is for operators: it is refused (403) from web pages, this "
+    "description's among them, and by default on the public port. `python -m service.control` "
+    "sends it."
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,9 @@ _OPERATIONS = {
     "GET /v2/": _SERVER,
     "GET /v2/health/live": _Operation("Whether the process answers", schemas.Live),
     "GET /v2/health/ready": _Operation(
-        "Whether a bundle is loaded and warmed", schemas.Ready, error_schemas=_UNREADY
+        "Whether a bundle is loaded and warmed, and the service is not ending",
+        schemas.Ready,
+        error_schemas=_UNREADY,
     ),
     "GET /v2/models/stats": _Operation("What every model's requests cost", wire.Statistics),
     "GET /v2/models/{name}": _Operation(
@@ -107,23 +122,27 @@ _OPERATIONS = {
         {"type": "array", "items": {"$ref": _REFERENCE.format(model="IndexEntry")}},
         _BODY_ERRORS,
         wire.IndexRequest,
+        example={"ready": False},
     ),
     "POST /v2/repository/models/{name}/load": _Operation(
         "Put a model into service",
         None,
         (*_BODY_ERRORS, *_CONTROL_ERRORS),
         wire.LoadRequest,
+        example={},
     ),
     "POST /v2/repository/models/{name}/unload": _Operation(
         "Take a model out of service",
         None,
         (*_BODY_ERRORS, *_CONTROL_ERRORS),
         wire.UnloadRequest,
+        example={},
     ),
 }
 _EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     wire.IndexEntry,
     schemas.Instances,
+    schemas.OneInstance,
     schemas.Error,
 )
 
@@ -142,7 +161,31 @@ def complete_description(
         operation = _describe_operation(route.path, method, _OPERATIONS[f"{method} {path}"])
         description["paths"].setdefault(route.path, {})[method.lower()] = operation
     _add_schemas(description)
+    description["components"]["parameters"] = {
+        key: _path_parameter(name, text) for key, (name, text) in _PATH_PARAMETERS.items()
+    }
+    description["components"]["parameters"][_VERSION]["example"] = _STABLE
     return description
+
+
+def description_for_client(
+    description: dict[str, Any], prefix: str, model: str | None
+) -> dict[str, Any]:
+    """Return a description whose requests can be sent as they are by the client that reads it.
+
+    prefix: the path prefix under which the client reaches the service. model: the example of a
+    model's name; None if there is no model yet.
+    """
+    components = description["components"]
+    parameters = dict(components["parameters"])
+    if model is not None:
+        for key in (_NAME, _PROTOCOL_NAME):
+            parameters[key] = {**parameters[key], "example": model}
+    return {
+        **description,
+        **({"servers": [{"url": prefix}]} if prefix else {}),
+        "components": {**components, "parameters": parameters},
+    }
 
 
 def _complete_native_operations(description: dict[str, Any], settings: ServiceSettings) -> None:
@@ -154,8 +197,14 @@ def _complete_native_operations(description: dict[str, Any], settings: ServiceSe
             for status in _COMMON_ERRORS:
                 operation["responses"].setdefault(str(status), _error_response(status))
             operation["responses"].setdefault("default", _error_response(None))
-            for parameter in operation.get("parameters", ()):
-                _narrow_parameter(parameter, settings)
+            if "403" in operation["responses"]:
+                operation["description"] = _CONTROL
+            parameters = operation.get("parameters", [])
+            for position, parameter in enumerate(parameters):
+                if (parameter["in"], parameter["name"]) == ("path", "name"):
+                    parameters[position] = {"$ref": _PARAMETER_REFERENCE.format(key=_NAME)}
+                else:
+                    _narrow_parameter(parameter, settings)
 
 
 def _add_schemas(description: dict[str, Any]) -> None:
@@ -182,6 +231,8 @@ def _narrow_parameter(parameter: dict[str, Any], settings: ServiceSettings) -> N
         schema |= options[0]
     if parameter["name"] == "samples":
         schema["oneOf"][1]["maximum"] = settings.max_samples
+    if parameter["required"]:
+        parameter["example"] = schema["minimum"]  # the number of a version, or of an example
 
 
 def _describe_operation(path: str, method: str, operation: _Operation) -> dict[str, Any]:
@@ -197,6 +248,8 @@ def _describe_operation(path: str, method: str, operation: _Operation) -> dict[s
         }
         | {"default": _error_response(None)},
     }
+    if 403 in operation.errors:
+        document["description"] = _CONTROL
     parameters = _parameters(path, operation)
     if parameters:
         document["parameters"] = parameters
@@ -210,15 +263,20 @@ def _describe_operation(path: str, method: str, operation: _Operation) -> dict[s
     return document
 
 
+def _path_parameter(name: str, description: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": {"type": "string", "pattern": "^[^/]+$"},
+    }
+
+
 def _parameters(path: str, operation: _Operation) -> list[dict[str, Any]]:
+    keys = {"name": _PROTOCOL_NAME, "version": _VERSION}
     parameters: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "description": _PATH_PARAMETERS[name],
-            "schema": {"type": "string", "pattern": "^[^/]+$"},
-        }
+        {"$ref": _PARAMETER_REFERENCE.format(key=keys[name])}
         for name in re.findall(r"{(\w+)}", path)
     ]
     if operation.accepts_binary:

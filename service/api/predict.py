@@ -1,5 +1,6 @@
 """POST /predict and POST /uncertainty: classify images, deterministically or with MC dropout."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -8,51 +9,51 @@ from fastapi import APIRouter, Query, Request, Response
 from model.uncertainty.calibration import ABSTENTION_REASONS, Decisions
 from model.uncertainty.uncertainty_measures import Uncertainty
 from service.api import response_builders, schemas
-from service.api.routes import new_router, predictions_response, request_id
-from service.api.sampling_options import parse_sampling
-from service.codecs.request_body_images import FORM_TYPE, JSON_TYPE
+from service.api.answers_for_log_and_shadow import (
+    PREDICT,
+    UNCERTAINTY,
+    AnswerNotes,
+    options_of_query,
+)
+from service.api.routes import (
+    image_request_body,
+    new_router,
+    predictions_response,
+    request_id,
+)
+from service.api.sampling_validation import parse_sampling, require_few_sample_probabilities
+from service.engine.model_loader import LoadedModel
 from service.errors import UncertaintyDisabledError
 from service.http.fast_path.fast_path_route import FastPathRoute
+from service.keys.scopes import requires
 from service.observability.metrics_recorder import Metrics
 from service.registry.model_repository import Repository
-from service.sandbox.request_image_reader import IMAGE_TYPES, ImageReader
+from service.sandbox.sandboxed_image_reader import ImageReader
 from service.settings import ServiceSettings
+from service.traffic_log.traffic_record import Subject
 
 _MAX_DEFERRED_IMAGES = 8
 """The metrics of a request with more images are updated at once, not deferred."""
-_FORM_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
-    },
-    "required": ["file"],
-}
-_REQUEST_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            JSON_TYPE: {"schema": {"$ref": "#/components/schemas/Instances"}},
-            FORM_TYPE: {"schema": _FORM_SCHEMA},
-            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
-        },
-    }
-}
 _NUMBERS_PER_CLASS = 3
 """Numbers in a prediction with dropout active, for each class."""
 _ERRORS = schemas.error_responses(400, 404, 408, 413, 415, 500, 503, 504)
 
 
 def router(
-    settings: ServiceSettings, repository: Repository, reader: ImageReader, metrics: Metrics
+    settings: ServiceSettings,
+    repository: Repository,
+    reader: ImageReader,
+    metrics: Metrics,
+    notes: AnswerNotes,
 ) -> APIRouter:
     """Build both routes; where uncertainty is switched off, the second one says so."""
-    predictions = _PredictionEndpoints(settings, repository, reader, metrics)
+    predictions = _PredictionEndpoints(settings, repository, reader, metrics, notes)
     routes = new_router("predictions")
     add = partial(
         routes.add_api_route,
         methods=["POST"],
         responses=_ERRORS,
-        openapi_extra=_REQUEST_BODY,
+        openapi_extra=image_request_body("Instances"),
         route_class_override=FastPathRoute,
     )
     add(
@@ -82,12 +83,15 @@ class _PredictionEndpoints:
         repository: Repository,
         reader: ImageReader,
         metrics: Metrics,
+        notes: AnswerNotes,
     ) -> None:
         self._settings = settings
         self._repository = repository
         self._reader = reader
         self._metrics = metrics
+        self._notes = notes
 
+    @requires("predict")
     async def predict(
         self, request: Request, query: Annotated[schemas.ModelQuery, Query()]
     ) -> Response:
@@ -100,23 +104,28 @@ class _PredictionEndpoints:
             prediction = await model.batcher.predict(images)
             timing.mark_predicted()
             content = {"model": manifest.name, "version": model.version}
-            rows = partial(
+            rows: Callable[[], list[Any]] = partial(
                 response_builders.deterministic_predictions, prediction, manifest.class_names
             )
-            return await predictions_response(
-                content, rows, len(images) * len(manifest.class_names)
-            )
+            count = len(images) * len(manifest.class_names)
+            if self._notes.wanted(model):
+                subject = Subject(PREDICT, model.name, model.version, images, None)
+                rows = self._notes.noting(model, subject, rows, count)
+            return await predictions_response(content, rows, count)
 
+    @requires("predict")
     async def uncertainty(
         self, request: Request, query: Annotated[schemas.UncertaintyQuery, Query()]
     ) -> Response:
         """Classify images with dropout active, and describe how uncertain each prediction is."""
         model = self._repository.get(query.model, query.version, request_id(request))
-        sampling = parse_sampling(query, self._settings)
+        sampling = parse_sampling(query, self._settings, keep_samples=query.per_sample)
         manifest = model.bundle.manifest
+        classes = len(manifest.class_names)
         with model, model.batcher.sampled_statistics.time_request() as timing:
             images = await self._reader.read(request, manifest.input)
             timing.mark_input_read(len(images))
+            sample_probabilities = require_few_sample_probabilities(sampling, len(images), classes)
             uncertainty = await model.batcher.uncertainty(images, sampling)
             timing.mark_predicted()
             decisions = None
@@ -124,7 +133,7 @@ class _PredictionEndpoints:
                 decisions = model.calibrator.decide(
                     uncertainty, query.coverage, query.sets, query.max_risk, query.max_false_alarm
                 )
-            _record_metrics(uncertainty, decisions, self._metrics, manifest.name)
+            _record_metrics(uncertainty, decisions, self._metrics, model)
             if model.drift is not None:
                 model.drift.observe(uncertainty.typicality, uncertainty.confidences(), sampling)
             content = {
@@ -133,16 +142,22 @@ class _PredictionEndpoints:
                 "method": query.method,
                 **response_builders.sampling_fields(sampling, decisions),
             }
-            rows = partial(
+            rows: Callable[[], list[Any]] = partial(
                 response_builders.uncertain_predictions,
                 uncertainty,
                 manifest.class_names,
                 decisions,
                 sampling,
             )
-            count = _NUMBERS_PER_CLASS * len(images) * len(manifest.class_names)
+            count = _NUMBERS_PER_CLASS * len(images) * classes + sample_probabilities
+            if self._notes.wanted(model):
+                options = options_of_query(query, sampling)
+                route = UNCERTAINTY
+                subject = Subject(route, model.name, model.version, images, options)
+                rows = self._notes.noting(model, subject, rows, count)
             return await predictions_response(content, rows, count)
 
+    @requires("predict")
     async def uncertainty_disabled(self, request: Request) -> Response:
         """Answer POST /uncertainty where the server runs with --no-uncertainty."""
         raise UncertaintyDisabledError(
@@ -152,7 +167,7 @@ class _PredictionEndpoints:
 
 
 def _record_metrics(
-    uncertainty: Uncertainty, decisions: Decisions | None, metrics: Metrics, model: str
+    uncertainty: Uncertainty, decisions: Decisions | None, metrics: Metrics, model: LoadedModel
 ) -> None:
     observed = [
         (metrics.predictive_entropy, uncertainty.predictive_entropy),
@@ -168,6 +183,8 @@ def _record_metrics(
         counts = {reason: reasons.count(reason) for reason in ABSTENTION_REASONS}
     # Deferred updates run together, so those of many large requests would delay other requests.
     if len(uncertainty.labels) > _MAX_DEFERRED_IMAGES:
-        metrics.observe_uncertainty(model, observed, counts)
+        metrics.observe_uncertainty(model.name, model.version, observed, counts)
     else:
-        metrics.deferred.defer(metrics.observe_uncertainty, model, observed, counts)
+        metrics.deferred.defer(
+            metrics.observe_uncertainty, model.name, model.version, observed, counts
+        )

@@ -5,10 +5,13 @@ NaN, which stands for an unknown value, is serialised as null.
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.inference.predictor import Prediction
 from model.uncertainty.calibration import AbstentionReason, Decisions
-from model.uncertainty.uncertainty_measures import Uncertainty
+from model.uncertainty.uncertainty_measures import Uncertainty, count_votes
 
 _LEVELS = ("coverage", "max_risk", "max_false_alarm")
 """The fields of `Decisions` that describe what was decided by."""
@@ -74,12 +77,13 @@ def uncertain_predictions(
             "variation_ratio": float(uncertainty.variation_ratio[row]),
             **_decision_fields(uncertainty, class_names, decisions, reasons[row], row),
             **(_stopping_fields(uncertainty, row) if isinstance(sampling, AdaptiveSamples) else {}),
+            **_sample_fields(uncertainty.sample_probabilities[row], class_names),
         }
         for row, label in enumerate(uncertainty.labels)
     ]
 
 
-def _by_class(values: Any, class_names: tuple[str, ...]) -> dict[str, float]:
+def _by_class(values: NDArray[Any], class_names: tuple[str, ...]) -> dict[str, Any]:
     return dict(zip(class_names, values.tolist(), strict=True))
 
 
@@ -106,4 +110,16 @@ def _stopping_fields(uncertainty: Uncertainty, row: int) -> dict[str, Any]:
     return {
         "samples_used": int(uncertainty.samples_used[row]),
         "stopped_because": "settled" if uncertainty.label_decided[row] else "maximum",
+    }
+
+
+def _sample_fields(
+    sample_probabilities: NDArray[np.float32] | None, class_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Build the fields of `per_sample` for an image; sample_probabilities: [K, T], or None."""
+    if sample_probabilities is None:
+        return {}
+    return {
+        "sample_probabilities": dict(zip(class_names, sample_probabilities, strict=True)),
+        "votes": _by_class(count_votes(sample_probabilities), class_names),
     }

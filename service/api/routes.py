@@ -1,4 +1,4 @@
-"""What the routes share: fast responses, repeated query parameters, access control."""
+"""What the routes share: fast responses, bodies of images, query parameters, access control."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +9,11 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.codecs.body_to_images import FORM_TYPE, JSON_TYPE
 from service.errors import ControlDisabledError, InvalidQueryError
 from service.http.http_protocol import CONTROL
 from service.http.middleware import REQUEST_ID
+from service.sandbox.sandboxed_image_reader import IMAGE_TYPES
 from service.settings import ServiceSettings
 
 MAX_INLINE_NUMBERS = 2**14
@@ -81,6 +83,25 @@ def new_router(
     """Return a router of documented routes, which refuse a query parameter that is given twice."""
     once = Depends(refuse_repeated_parameters)
     return APIRouter(prefix=prefix, tags=[tag], responses=responses, dependencies=[once])
+
+
+def image_request_body(json_schema: str, max_files: int | None = None) -> dict[str, Any]:
+    """Describe the bodies in which images may be sent, for OpenAPI.
+
+    json_schema: the name of the schema of a JSON body. max_files: most files of a form; None: no
+    limit is described.
+    """
+    binary = {"type": "string", "format": "binary"}
+    files: dict[str, Any] = {"type": "array", "items": binary, "minItems": 1}
+    if max_files is not None:
+        files["maxItems"] = max_files
+    form = {"type": "object", "properties": {"file": files}, "required": ["file"]}
+    content: dict[str, Any] = {
+        JSON_TYPE: {"schema": {"$ref": f"#/components/schemas/{json_schema}"}},
+        FORM_TYPE: {"schema": form},
+        **{kind: {"schema": binary} for kind in IMAGE_TYPES},
+    }
+    return {"requestBody": {"required": True, "content": content}}
 
 
 _BROWSER_HEADERS = ("origin", "sec-fetch-site")

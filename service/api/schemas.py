@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from model.bundle.network_architecture import DropoutLayer
+from model.bundle.architecture_description import DropoutLayer
 from model.bundle.store import Manifest, Precision
 from model.dropout.masks import MAX_SEED
+from model.images.occlusion import MAX_CELLS
 from model.images.preprocessing import InputSpec
 from model.uncertainty.calibration import DEFAULT_MAX_FALSE_ALARM, AbstentionReason
 from model.uncertainty.prediction_sets import SetKind
@@ -18,6 +19,10 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Nats = Annotated[float, Field(ge=0)]
 ByClass = dict[str, Probability]
 
+
+MAX_SAMPLE_PROBABILITIES = 2**18
+"""Most numbers that `per_sample` adds to a response: about 3 MB of JSON. A single image may have
+them all, and the interpreter serialises these without a pause, for some 10 ms."""
 
 _VERSION = (
     "an active version, by its number or as stable or canary; if left out, the stable one, or the "
@@ -41,7 +46,7 @@ class NoQuery(_Schema):
 
 
 class VersionQuery(_Schema):
-    """Query parameters of GET /models/{name} and GET /models/{name}/drift."""
+    """Query parameters of the routes below GET /models/{name}."""
 
     version: str | None = Field(None, description=_VERSION)
 
@@ -69,7 +74,8 @@ class SamplingQuery(_Schema):
     method: Method = Field(
         "mc_dropout",
         description="mc_dropout draws samples; analytic integrates the distribution of the logits, "
-        "and takes neither samples nor seed nor design",
+        "and takes neither samples nor seed nor design. Of an adopted network that was not trained "
+        "with dropout, both are a heuristic",
     )
     design: OfferedDesign | None = Field(
         None,
@@ -110,10 +116,15 @@ class UncertaintyQuery(ModelQuery, SamplingQuery, AbstentionQuery):
         "the likeliest classes up to a total, fairer to hard images. Each set has the likeliest "
         "class too, so the coverage can only be higher",
     )
+    per_sample: bool = Field(
+        False,
+        description="also return what each sample says: `sample_probabilities` and `votes`; "
+        f"images x samples x classes may be at most {MAX_SAMPLE_PROBABILITIES:,}",
+    )
 
 
 class EncodedImage(_Schema):
-    """A PNG, JPEG, WebP, GIF or BMP file."""
+    """A PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or HEIC file."""
 
     b64: str = Field(description="the file's bytes in base64")
 
@@ -124,6 +135,14 @@ class Instances(_Schema):
     instances: list[EncodedImage | list[list[Probability | list[Probability]]]] = Field(
         min_length=1,
         description='each {"b64": "..."} or nested numbers in 0..1, [H][W] (grey) or [H][W][C]',
+    )
+
+
+class OneInstance(_Schema):
+    """The JSON body of POST /occlusion: one image."""
+
+    instances: list[EncodedImage | list[list[Probability | list[Probability]]]] = Field(
+        min_length=1, max_length=1, description="as in `Instances`"
     )
 
 
@@ -203,6 +222,16 @@ class UncertainPrediction(_Schema):
         description="with samples=auto alone: settled, the label is decided, i.e. with a "
         "confidence of 99 % more samples would not change it; maximum, the samples ran out first",
     )
+    sample_probabilities: dict[str, list[Probability]] | None = Field(
+        None,
+        description="with per_sample alone: by class name, its probability in each of the T "
+        "samples, in one order for all classes, float32; `probabilities` is their mean",
+    )
+    votes: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        description="with per_sample alone: by class name, in how many samples it is the likeliest "
+        "class, the first of equal ones; they add up to T",
+    )
 
 
 class UncertainPredictions(_Schema):
@@ -228,6 +257,131 @@ class UncertainPredictions(_Schema):
     predictions: list[UncertainPrediction]
 
 
+class TestFigures(_Schema):
+    """What was measured on the test images when a bundle was made; null: it was not measured."""
+
+    images: int | None
+    accuracy: float | None = Field(description="0..1")
+    nll: float | None = Field(description="negative log-likelihood, nats")
+    ece: float | None = Field(description="expected calibration error, 0..1")
+    aurc: float | None = Field(description="area under the curve of risk over coverage")
+    answered: float | None = Field(
+        description="share of images that the version does not abstain from at its own limits"
+    )
+    error: float | None = Field(description="error rate among these")
+    max_risk: float | None = Field(description="the error rate that it keeps there")
+
+
+class VersionSummary(_Schema):
+    """One version in service."""
+
+    version: str
+    role: Literal["stable", "canary"]
+    share: float = Field(description="of the requests that name no version, 0..1")
+    published: AwareDatetime | None = Field(
+        description="when the bundle was written; null: by an earlier version of Dropserve"
+    )
+    preset: str = Field(
+        description="kind of network: its preset or backbone; adopted: from elsewhere"
+    )
+    classes: int
+    input: InputSpec
+    parameters: int
+    precision: Precision
+    dropout: list[float] = Field(description="probability of zeroing, of each dropout layer")
+    calibration_images: int | None = Field(description="null: uncalibrated")
+    test: TestFigures
+    hidden_units: int | None = Field(description="null: not measured, as of an adopted network")
+    dead_units: int | None = Field(description="of these, units that never fire")
+    examples: int = Field(description="number of validation images that it carries")
+    has_report: bool
+
+
+class OcclusionQuery(ModelQuery):
+    """Query parameters of POST /occlusion."""
+
+    label: str | None = Field(
+        None, description="the class whose probability is followed; the answer's label if left out"
+    )
+    grid: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_CELLS,
+        description="cells along the longer side of the model's input, at most its pixels; 14, or "
+        "8 for more than 64 pixels, if left out",
+    )
+    patch: int | None = Field(
+        None,
+        ge=1,
+        description="side of the patch that covers a cell and what is around it, in pixels of the "
+        "model's input, at most its longer side; 2/9 of that if left out",
+    )
+
+
+class Region(_Schema):
+    """A rectangle, in shares of the width and height of the upright image."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+class OcclusionMap(_Schema):
+    """The response of POST /occlusion: what the probability of a label hangs on, cell by cell."""
+
+    model: str
+    version: str
+    label: str
+    confidence: Probability = Field(
+        description="the label's probability for the whole image, as POST /predict gives it"
+    )
+    grid: list[int] = Field(description="[rows, columns] of cells, which tile the model's input")
+    stride: list[float] = Field(description="[height, width] of a cell, pixels of that input")
+    patch: list[int] = Field(
+        description="[height, width] of the patch, centred on its cell and cut at the border, "
+        "pixels of that input"
+    )
+    fill: list[Probability] = Field(
+        description="the patch's colour, the mean of the image: one number (grey) or three (RGB)"
+    )
+    region: Region = Field(
+        description="which part of the upright image the grid lies on; it begins below 0 and is "
+        "larger than 1 where the model's resizing adds borders"
+    )
+    probabilities: list[list[Probability]] = Field(
+        description="[rows][columns]: the label's probability with the patch on that cell"
+    )
+    importance: list[list[float]] = Field(
+        description="[rows][columns]: `confidence` less `probabilities`, -1..1; above 0: what is "
+        "there speaks for the label, below 0: against it"
+    )
+
+
+class ShadowImages(_Schema):
+    """What became of the images that a shadow should be compared on."""
+
+    compared: int
+    dropped: int = Field(description="not compared, since there was no room")
+    failed: int = Field(description="the shadow could not answer them")
+
+
+class ShadowSummary(_Schema):
+    """A shadow version, and how far its answers differ, since the service began or it loaded."""
+
+    version: str
+    share: float = Field(description="of the stable version's answers that are compared, 0..1")
+    state: Literal["comparing", "failing", "refused"]
+    reason: str | None = Field(description="why it fails or is refused, or what limits it")
+    images: ShadowImages
+    labels_differ: int
+    abstentions_compared: int = Field(description="images of which both say whether they abstain")
+    abstentions_differ: int
+    mean_probability_difference: float | None = Field(
+        description="mean over the images of the largest difference of a class's probability, 0..1"
+    )
+
+
 class ModelSummary(_Schema):
     """The active versions of a model."""
 
@@ -242,6 +396,8 @@ class ModelSummary(_Schema):
     held: bool = Field(description="false: a newer version takes over by itself")
     canary: str | None = Field(description="version on trial beside this one")
     canary_share: float = Field(description="of the requests that name no version, 0..1")
+    shadow: ShadowSummary | None = Field(description="version that is compared with this one")
+    versions: list[VersionSummary] = Field(description="every version in service, the stable first")
 
 
 class CanaryQuery(_Schema):
@@ -249,6 +405,13 @@ class CanaryQuery(_Schema):
 
     version: int = Field(ge=1, description="version to try")
     share: float = Field(0.1, gt=0, le=1, description="of the requests that name no version")
+
+
+class ShadowQuery(_Schema):
+    """Query parameters of POST /models/{name}/shadow."""
+
+    version: int = Field(ge=1, description="version to compare")
+    share: float = Field(1.0, gt=0, le=1, description="of the stable version's answers")
 
 
 class PinQuery(_Schema):
@@ -271,6 +434,7 @@ class Models(_Schema):
     default: str | None = Field(description="the model of requests that name none")
     models: list[ModelSummary]
     refused: list[RefusedVersion]
+    unloaded: list[str] = Field(description="models that an operator has taken out of service")
 
 
 class ModelCard(_Schema):
@@ -278,6 +442,26 @@ class ModelCard(_Schema):
 
     manifest: Manifest
     card: str
+
+
+class ExampleImage(_Schema):
+    """One of the validation images that a bundle carries."""
+
+    number: int = Field(ge=0, description="0 for the one that the model is surest of")
+    label: str = Field(description="its true class")
+    href: str = Field(
+        description="address of the image, a WebP file, relative to that of this response"
+    )
+
+
+class Examples(_Schema):
+    """The response of GET /models/{name}/examples."""
+
+    model: str
+    version: str
+    examples: list[ExampleImage] = Field(
+        description="from the surest to the least sure; empty where the bundle carries none"
+    )
 
 
 class DriftMoment(_Schema):

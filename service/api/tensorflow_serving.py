@@ -6,15 +6,22 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.model_as_named_tensors import ModelEndpoint, split_model_name
+from service.api.answers_for_log_and_shadow import ROWS, AnswerNotes
+from service.api.open_inference_tensors import ModelEndpoint, split_model_name
 from service.api.routes import json_response, predictions_response, request_id
 from service.codecs.tensors import Tensor
+from service.keys.scopes import requires
 from service.registry.model_repository import Repository
-from service.sandbox.request_image_reader import ImageReader
+from service.sandbox.sandboxed_image_reader import ImageReader
 from service.settings import ServiceSettings
 
 
-def router(settings: ServiceSettings, repository: Repository, reader: ImageReader) -> APIRouter:
+def router(
+    settings: ServiceSettings,
+    repository: Repository,
+    reader: ImageReader,
+    notes: AnswerNotes,
+) -> APIRouter:
     """Build the routes of the models' names, of a model's status and of its predictions."""
 
     def resolve(request: Request) -> ModelEndpoint:
@@ -22,9 +29,11 @@ def router(settings: ServiceSettings, repository: Repository, reader: ImageReade
         version = request.path_params.get("version")
         return ModelEndpoint(repository.get(name, version, request_id(request)), dropout_active)
 
+    @requires("read")
     async def names(_request: Request) -> Response:
         return json_response({"models": [each.stable.name for each in repository.active_versions]})
 
+    @requires("read")
     async def status(request: Request) -> Response:
         endpoint = resolve(request)
         versions = repository.versions(endpoint.model)
@@ -45,13 +54,17 @@ def router(settings: ServiceSettings, repository: Repository, reader: ImageReade
             }
         )
 
+    @requires("predict")
     async def predict(request: Request) -> Response:
         endpoint = resolve(request)
         with endpoint.model, endpoint.statistics.time_request() as timing:
             images = await reader.read_rows(request, endpoint.spec)
             timing.mark_input_read(len(images))
-            outputs = await endpoint.infer(images, endpoint.options({}, settings), None)
+            options = endpoint.options({}, settings)
+            outputs = await endpoint.infer(images, options, None)
             timing.mark_predicted()
+            if notes.wanted(endpoint.model):
+                notes.note_outputs(ROWS, endpoint, images, options, outputs)
             return await predictions_response(
                 {}, lambda: _rows(outputs), sum(tensor.values.size for tensor in outputs)
             )

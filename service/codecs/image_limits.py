@@ -21,6 +21,5 @@ class Limits:
     def check_count(self, count: int) -> None:
         """Raise TooManyImagesError if `count` exceeds the number of images of a request."""
         if count > self.images:
-            raise TooManyImagesError(
-                f"One request takes at most {self.images} images; send several."
-            )
+            most = f"{self.images} images" if self.images > 1 else "one image"
+            raise TooManyImagesError(f"One request takes at most {most}; send several.")

@@ -43,6 +43,8 @@ MAX_JSON_BYTES = 2**16
 _MAX_CACHED_BYTES = 1_024
 """Longer JSON texts are parsed without the cache."""
 _EMPTY = memoryview(b"")
+_CONTENT_TYPE, _BASE64 = "content_type", "base64"
+"""MLServer's parameter and value for encoded images that are base64 also in binary data."""
 
 
 def _limit_parameters(parameters: Any) -> Any:
@@ -93,6 +95,11 @@ class InferRequest(_Parametrized):
         tensor, *more = self.inputs
         has_null_data = "data" in tensor.model_fields_set and tensor.data is None
         return not more and tensor.datatype == "FP32" and has_null_data
+
+    @cached_property
+    def has_base64_in_binary(self) -> bool:
+        """True if an input holds base64 in its binary data, which takes long to decode."""
+        return any(each.parameters.get(_CONTENT_TYPE) == _BASE64 for each in self.inputs)
 
     @cached_property
     def single_binary_input(self) -> "_BinaryInput | None":
@@ -269,7 +276,7 @@ def write_binary_request(
         "name": declared.name,
         "datatype": datatype,
         "shape": shape,
-        "parameters": declared.parameters | size,
+        "parameters": {**declared.parameters, **size, _CONTENT_TYPE: "bytes"},
     }
     rest = request.model_dump(exclude={"inputs"}, exclude_none=True)
     text = orjson.dumps({**rest, "inputs": [described]})
@@ -341,7 +348,9 @@ def _flatten(declared: Input) -> list[Any]:
 
 def _from_binary(declared: Input, datatype: InputDatatype, data: memoryview) -> Array:
     if datatype == "BYTES":
-        elements = _split_elements(declared, data)
+        elements: list[Any] = _split_elements(declared, data)
+        if declared.parameters.get(_CONTENT_TYPE) == _BASE64:
+            elements = [each.decode("latin-1") for each in elements]  # as they are in JSON
         values = np.empty(len(elements), object)
         values[:] = elements
     else:

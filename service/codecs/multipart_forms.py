@@ -1,6 +1,7 @@
 """Parses multipart/form-data (RFC 7578) into files, all in memory. Knows no image format."""
 
 import codecs
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,9 @@ from service.codecs.image_limits import Limits
 from service.errors import EmptyBodyError, InvalidRequestError
 
 _FORM_FIELD = "file"
+_EXTENDED_NAME = re.compile(rb";\s*filename\*", re.IGNORECASE)
+_FILE_TYPES = (b"image/", b"application/octet-stream")
+"""Beginnings of the content types of parts that are files without a name."""
 
 
 @dataclass(slots=True)
@@ -18,6 +22,7 @@ class _Part:
     """One part of the multipart body: a form field or a file."""
 
     disposition: bytes = b""
+    content_type: bytes = b""
     name: str = ""
     is_file: bool = False
     data: list[bytes] = field(default_factory=list)
@@ -107,8 +112,11 @@ class _FormParser:
         self._value += data[start:end]
 
     def _on_header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
+        name = self._header.lower()
+        if name == b"content-disposition":
             self._part.disposition = self._value
+        elif name == b"content-type":
+            self._part.content_type = self._value
         self._header = self._value = b""
 
     def _on_headers_finished(self) -> None:
@@ -118,7 +126,12 @@ class _FormParser:
                 'The Content-Disposition header field "name" must be provided'
             )
         self._part.name = _decode_text(options[b"name"], self._charset)
-        self._part.is_file = b"filename" in options
+        # `filename*` (RFC 5987) is what some clients send for names that are not ASCII; others send
+        # an image without a name.
+        is_named = b"filename" in options or _EXTENDED_NAME.search(self._part.disposition)
+        self._part.is_file = bool(is_named) or self._part.content_type.lower().startswith(
+            _FILE_TYPES
+        )
         self._limits.check_count(len(self._parts) + 1)
 
     def _on_end(self) -> None:

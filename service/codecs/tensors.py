@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 InputDatatype = Literal["FP32", "UINT8", "BYTES"]
 Datatype = Literal[InputDatatype, "BOOL"]
 Array = NDArray[Any]
-Parameters = dict[str, str | int | float | bool]
+Parameters = dict[str, Any]
+"""The protocol has text, numbers and booleans; MLServer sends objects, too, as `headers`. Who reads
+a parameter checks its value, and all others are ignored."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),

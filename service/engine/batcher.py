@@ -26,6 +26,8 @@ from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.engine.latency_estimator import Costs, LatencyEstimator
 from service.engine.pending_requests import DeadlineTimer, Floats, PendingRequest, Result
 from service.engine.scheduling import SLICE_SECONDS, Batch, RequestQueue
+from service.engine.thread_priority import lower_thread_priority
+from service.engine.traced_runs import note_in_traces
 from service.errors import NotReadyError, OverloadedError
 from service.observability.metrics_recorder import Metrics
 from service.observability.triton_statistics import ModelStatistics
@@ -99,6 +101,9 @@ class Batcher:
         self._interruptible = predictor if isinstance(predictor, Interruptible) else None
         self._run_options = run_options() if self._interruptible else None
         """The options of the runs on the thread; None: the runs cannot be terminated."""
+        self.is_background = False
+        """Whether runs give way to those of other versions: they are never inline, their thread has
+        a lower priority, and the series of what clients get do not count them."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._ran_inline_this_turn = False
@@ -106,9 +111,13 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._deadlines = DeadlineTimer(self._loop)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"inference-{name}")
+        self._background_thread = ThreadPoolExecutor(
+            1, thread_name_prefix=f"shadow-{name}", initializer=lower_thread_priority
+        )
         self._deferred = metrics.deferred
         self._unregister_queue_gauge = metrics.deferred.add_gauge_source(
-            metrics.queue_rows.labels(name), lambda: self._queue.rows
+            metrics.queue_rows.labels(name),
+            lambda: 0 if self.is_background else self._queue.rows,
         )
         self._batch_rows = metrics.batch_rows.labels(name)
         self._trunk_seconds = metrics.stage.labels("trunk")
@@ -117,6 +126,11 @@ class Batcher:
         """The statistics of deterministic predictions."""
         self.sampled_statistics = ModelStatistics(metrics, name + SAMPLED_SUFFIX, version)
         """The statistics of predictions with dropout active."""
+
+    @property
+    def min_row_seconds(self) -> float:
+        """The seconds of a deterministic prediction at the fastest rate so far; 0: unknown."""
+        return self._latency.min_row_seconds(None)
 
     def predict(
         self, images: Floats, timeout_seconds: float | None = None
@@ -162,7 +176,8 @@ class Batcher:
             self._abort()
             await self._wait_until_idle(_TERMINATION_SECONDS if self._run_options else 0)
         self._unregister_queue_gauge()
-        self._thread.shutdown(wait=self._idle.is_set())
+        for thread in (self._thread, self._background_thread):
+            thread.shutdown(wait=self._idle.is_set())
 
     async def _wait_until_idle(self, seconds: float | None) -> bool:
         with suppress(TimeoutError):
@@ -204,6 +219,8 @@ class Batcher:
             del future
 
     def _fits_inline(self, requests: Sequence[PendingRequest]) -> bool:
+        if self.is_background:
+            return False
         return self._latency.run_seconds(requests) <= self._limits.inline_seconds
 
     def _infer_now(self, request: PendingRequest) -> Result:
@@ -269,7 +286,8 @@ class Batcher:
     def _run_batch_on_thread(self, batch: Batch) -> None:
         self._running = batch
         try:
-            running = self._loop.run_in_executor(self._thread, self._infer_on_thread, batch)
+            thread = self._background_thread if self.is_background else self._thread
+            running = self._loop.run_in_executor(thread, self._infer_on_thread, batch)
         except RuntimeError as error:  # the executor cannot start its thread
             self._finish([_fail_all(batch, error)])
             return
@@ -385,6 +403,9 @@ class Batcher:
             self._latency.observe_rates(
                 batch.requests, batch.rows, trunk_seconds, seconds - trunk_seconds
             )
+        if self.is_background:
+            return
+        note_in_traces(batch)
         queued_at = [(request.sampling is None, request.queued_at) for request in batch.requests]
         self._deferred.defer(self._count, times, batch.rows, queued_at)
 

@@ -4,9 +4,6 @@ Knows nothing of the other models.
 """
 
 import asyncio
-import os
-import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,18 +26,15 @@ from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.daemon_threads import DaemonThreads
 from service.engine.latency_estimator import Costs
 from service.engine.scheduling import SLICE_SECONDS
+from service.engine.thread_priority import lower_thread_priority
 from service.observability.drift_monitor import DriftMonitor
-from service.observability.drift_states import DriftStates
+from service.observability.drift_state_storage import DriftStates
 from service.observability.metrics_recorder import Metrics
 from service.settings import ServiceSettings
 
 _INLINE_SECONDS = {False: 0.002, True: 0.02}
 """The longest inline run, by whether each worker has only one core: another thread then gains
 nothing, and health checks wait no longer than they would wait for the core."""
-
-_NICE = 5
-"""The niceness of the loader thread; at a higher one it could hold the GIL while it waits for the
-processor."""
 
 _TIMED_RUNS = 2
 """The faster one counts: the first may have to read the weights into the processor's caches."""
@@ -115,7 +109,8 @@ class Loader:
         self._settings = settings
         self._metrics = metrics
         self._drift_states = DriftStates.of_service()
-        initializer = _lower_priority if settings.threads == 1 else None
+        # The threads of a larger pool would inherit the priority and keep it.
+        initializer = lower_thread_priority if settings.threads == 1 else None
         self._threads = DaemonThreads("loader", initializer)
         self._stop: CancellationToken | None = None
 
@@ -189,7 +184,7 @@ class Loader:
     def _open(
         self, path: Path, required_input: InputSpec | None, stop: CancellationToken
     ) -> tuple[Bundle, Predictor, Costs]:
-        bundle = open_bundle(path)
+        bundle = open_bundle(path, self._settings.served_model_name)
         _require_same_input(bundle, required_input)
         predictor = load_predictor(bundle, self._settings.threads, stop)
         try:
@@ -236,17 +231,6 @@ class Loader:
             min(head() for _ in range(_TIMED_RUNS)),
             max(QMC_POINTS, layers[0].width + 1) if len(layers) == 1 else 0,
         )
-
-
-def _lower_priority() -> None:
-    """Lower the priority of the current thread below that of the threads that serve requests.
-
-    Only for sessions with a single thread: the threads of a larger pool would inherit the priority
-    and keep it.
-    """
-    if sys.platform == "linux":  # elsewhere this would change the whole process
-        with suppress(OSError):  # a sandbox may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _require_same_input(bundle: Bundle, required_input: InputSpec | None) -> None:

@@ -15,6 +15,7 @@ from model.inference.predictor import Prediction
 from model.uncertainty.uncertainty_measures import Summary, Uncertainty, concatenate
 from service.errors import DeadlineError
 from service.http.client_quotas import Client
+from service.tracing.request_trace import CURRENT_TRACE
 
 Floats = NDArray[np.float32]
 Result = Prediction | Uncertainty | Summary
@@ -36,6 +37,7 @@ class PendingRequest:
         "sampling",
         "slice_results",
         "timeout_seconds",
+        "trace",
     )
 
     def __init__(self, images: Floats, sampling: Sampling | None, timeout_seconds: float) -> None:
@@ -53,6 +55,8 @@ class PendingRequest:
         """Requests with equal keys take equally long per row; None for adaptive sampling, which
         takes a time that is not known beforehand."""
         self.timeout_seconds = timeout_seconds
+        self.trace = CURRENT_TRACE.get()
+        """Where its runs are noted; None: it is not sampled."""
         self.queued_at = time.perf_counter()
         """When it was queued, by `time.perf_counter`; reset after each slice of a long request."""
         self.deadline = self.queued_at + timeout_seconds

@@ -34,6 +34,9 @@ _EVICTION_TRIES = 32
 class Connection(Protocol):
     """What this module needs of a connection."""
 
+    turn_cost: int
+    """How many requests what has waited counts as."""
+
     def evict_if_idle(self) -> bool:
         """Close the connection if it is idle; return whether it was."""
         ...
@@ -92,13 +95,15 @@ class Client:
         """Connections with a request that waits for a later iteration of the event loop."""
 
     def may_begin_request(
-        self, loop: asyncio.AbstractEventLoop, *, is_urgent: bool = False
+        self, loop: asyncio.AbstractEventLoop, *, is_urgent: bool = False, cost: int = 1
     ) -> bool:
         """Return whether a request of this client may begin in this iteration of the event loop.
 
         If not, the caller appends the connection to `waiting_connections`; its
         `begin_waiting_request` is called when the request may begin. A few urgent requests may
         begin beyond the quota.
+
+        cost: how many requests it counts as.
         """
         requests = self.begun_requests
         if requests:
@@ -107,7 +112,7 @@ class Client:
                 return is_urgent and self.urgent_requests <= _URGENT_REQUESTS
         else:
             self._begin_iteration(loop)
-        self.begun_requests = requests + 1
+        self.begun_requests = requests + cost
         return True
 
     def _begin_iteration(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -121,9 +126,12 @@ class Client:
         if not waiting:
             return
         self._begin_iteration(loop)
-        self.begun_requests = min(len(waiting), self._quota.client_requests)
-        for _ in range(self.begun_requests):
-            waiting.popleft().begin_waiting_request()
+        turns = []
+        while waiting and self.begun_requests < self._quota.client_requests:
+            turns.append(waiting.popleft())
+            self.begun_requests += turns[-1].turn_cost
+        for connection in turns:
+            connection.begin_waiting_request()
 
 
 class LoopQuota:
@@ -194,7 +202,7 @@ class Clients:
         if host is None:
             client = self.trusted
         else:
-            address = _network(host)
+            address = client_network(host)
             client = self._by_address.get(address) or Client(address, self._quota)
         if client is not self.trusted:
             has_share = len(client.connections) >= self._client_limits.connections
@@ -270,7 +278,7 @@ def _evict_one(client: Client) -> bool:
     return any(connection.evict_if_idle() for connection in oldest)
 
 
-def _network(host: str) -> str:
+def client_network(host: str) -> str:
     """Return the address that identifies a client: IPv4 as it is, IPv6 as its /64 network."""
     if ":" not in host:
         return host

@@ -15,20 +15,31 @@ from starlette.exceptions import HTTPException
 from model.errors import DropserveError
 from service.errors import (
     HTTP_PROTOCOL_CODES,
+    HTTPS_REQUIRED,
     INTERNAL_CODE,
     ROUTING_CODES,
     STATUS_AND_CODE,
+    InvalidKeyError,
     InvalidQueryError,
+    KeyRequiredError,
+    KeyScopeError,
+    RateLimitError,
+    TooManyAttemptsError,
 )
 
 _RETRY_AFTER_SECONDS = "1"
 
 
 def error_response(
-    status: int, code: str, sentence: str, extra_fields: Mapping[str, Any] | None = None
+    status: int,
+    code: str,
+    sentence: str,
+    extra_fields: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Build the response for an error; a protocol may add fields to the body."""
-    headers = {"Retry-After": _RETRY_AFTER_SECONDS} if status == 503 else None
+    if status == 503:
+        headers = {"Retry-After": _RETRY_AFTER_SECONDS}
     body = orjson.dumps({"error": sentence, "code": code, **(extra_fields or {})})
     return Response(body, status, headers=headers, media_type="application/json")
 
@@ -44,8 +55,18 @@ def domain_error_response(
     for kind in type(error).__mro__:
         if kind in STATUS_AND_CODE:
             status, code = STATUS_AND_CODE[kind]
-            return error_response(status, code, str(error), extra_fields)
+            return error_response(status, code, str(error), extra_fields, _headers(error))
     raise error
+
+
+def _headers(error: DropserveError) -> Mapping[str, str] | None:
+    """Return the headers that the status of an error calls for (RFC 6750, 3; RFC 6585, 4)."""
+    match error:
+        case KeyRequiredError() | InvalidKeyError() | KeyScopeError():
+            return {"WWW-Authenticate": error.challenge}
+        case TooManyAttemptsError() | RateLimitError():
+            return {"Retry-After": str(error.retry_after_seconds)}
+    return None
 
 
 _HTTP_ERROR_SENTENCES = {
@@ -63,6 +84,17 @@ _HTTP_ERROR_SENTENCES = {
 def http_error(status: int) -> Response:
     """Build the response to bytes that are no valid request, or that exceed a limit."""
     return error_response(status, HTTP_PROTOCOL_CODES[status], _HTTP_ERROR_SENTENCES[status])
+
+
+def plain_http_refusal() -> bytes:
+    """Build the whole response, head included, to plain HTTP where only TLS is taken."""
+    status, code = HTTPS_REQUIRED
+    response = error_response(
+        status, code, "This port takes https alone; write https:// instead of http://."
+    )
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+    lines = b"".join(b"%b: %b\r\n" % each for each in response.raw_headers)
+    return head + lines + b"connection: close\r\n\r\n" + bytes(response.body)
 
 
 def internal_error() -> Response:

@@ -1,8 +1,15 @@
-"""uvicorn's server, with a shutdown that loses no request and does not hang. Knows no route."""
+"""uvicorn's server, with a shutdown that loses no request and does not hang. Knows no route.
+
+At SIGTERM the process drains: it is not ready any more, but answers all requests, and closes each
+connection behind its next response. After the drain delay, if there is one, it shuts down: it
+accepts no more connections, finishes the requests in flight, and ends. Another signal, or SIGINT,
+shuts down at once. A worker drains until its supervisor tells it to end.
+"""
 
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -20,12 +27,15 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service.http import listeners
 from service.http.http_protocol import HttpProtocol
+from service.http.lifespan_state import HTTP_CONTEXT, HttpContext
+from service.http.tls_connection import TlsConnection
 
 logger = structlog.stdlib.get_logger("service")
 
 _BACKLOG_SECONDS = 1.0
 """The longest that a shutdown waits for connections in the backlog to be accepted."""
 _POLL_SECONDS = 0.01
+_CERTIFICATE_POLL_SECONDS = 0.1
 _ACCEPTED_PER_ITERATION = 16
 """Connections accepted in one iteration of the event loop, by all workers together.
 
@@ -35,20 +45,35 @@ backlog behind it.
 _OVERTIME_SECONDS = 1.0
 """How long after the grace period the process is ended; a supervisor waits a little longer."""
 _FORCED_EXIT_STATUS = 1
+_SUPERVISOR_SECONDS = 2.0
+"""How long a worker drains beyond the delay if its supervisor does not tell it to end."""
+
+
+class ServerConfig(uvicorn.Config):
+    """uvicorn's configuration, with the drain delay."""
+
+    drain_delay_seconds = 0.0
+    """How long requests are accepted after SIGTERM."""
 
 
 class GracefulServer(uvicorn.Server):
     """Serves one process; on shutdown it answers the connections that have begun."""
 
+    config: ServerConfig
+
     def __init__(
-        self, config: uvicorn.Config, is_signalled: Callable[[], bool] = lambda: False
+        self, config: ServerConfig, is_signalled: Callable[[], bool] = lambda: False
     ) -> None:
-        """Take uvicorn's configuration.
+        """Take the configuration.
 
         is_signalled: whether a signal to end came before uvicorn handled signals.
         """
         super().__init__(config)
         self._is_signalled = is_signalled
+        self._drain_until: float | None = None
+        """When draining ends, seconds of `time.monotonic`; None before it begins."""
+        self._is_drain_reported = False
+        self._ended_by_supervisor = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then accept connections.
@@ -61,6 +86,10 @@ class GracefulServer(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
+        await self._wait_for_certificate()
+        if self.should_exit:  # a signal came meanwhile; uvicorn ends what has started alone
+            await self.lifespan.shutdown()
+            return
         loop = asyncio.get_running_loop()
         self.servers = []
         for index, listener in enumerate(sockets or ()):
@@ -82,15 +111,30 @@ class GracefulServer(uvicorn.Server):
                 self.servers.append(server)
         self.started = True
 
+    async def _wait_for_certificate(self) -> None:
+        """Accept no connection while there is no certificate; other workers may have one."""
+        certificate = self._context.certificate
+        while certificate and certificate.context is None and not self.should_exit:
+            await asyncio.sleep(_CERTIFICATE_POLL_SECONDS)
+
+    @property
+    def _context(self) -> HttpContext:
+        context: HttpContext = self.lifespan.state[HTTP_CONTEXT]
+        return context
+
     def _create_protocol(self, *, is_control: bool) -> asyncio.Protocol:
         make: Any = self.config.http_protocol_class  # FastPathProtocol, or HttpProtocol without it
         protocol: HttpProtocol = make(self.config, self.server_state, self.lifespan.state)
         protocol.is_control = is_control
-        return protocol
+        certificate = self._context.certificate
+        if is_control or certificate is None:
+            return protocol
+        return TlsConnection(protocol, certificate)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept the connections in the backlog and no more, answer all, end the application."""
-        self.server_state.is_draining = True  # type: ignore[attr-defined]
+        self._mark_draining()
+        self.server_state.is_shutting_down = True  # type: ignore[attr-defined]
         if parent_process() is None:  # the workers share their listeners; the supervisor does this
             for listener in sockets or ():
                 listeners.refuse_new_connections(listener)
@@ -108,10 +152,68 @@ class GracefulServer(uvicorn.Server):
         await asyncio.sleep(0)  # lets the last accepted connections reach their protocols
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the shutdown, and start the watchdog that ends the process if it hangs."""
+        """Drain at the first SIGTERM; shut down at any other signal, or if there is no delay.
+
+        In a worker further SIGTERMs change nothing: an init system may send it to all processes.
+        Neither does the first SIGINT after `end`: a terminal sends it to all processes, too, and
+        the supervisor may have been faster.
+        """
+        if self._ended_by_supervisor and sig == signal.SIGINT:
+            self._ended_by_supervisor = False
+            return
+        is_term, delay = sig == signal.SIGTERM, self.config.drain_delay_seconds
+        if is_term and self._drain_until is not None and parent_process() is not None:
+            return
+        if is_term and delay > 0 and self.started and self._drain_until is None:
+            self._drain(delay)
+            return
+        self._mark_draining()
         if not self.should_exit:
-            start_exit_watchdog(self.config.timeout_graceful_shutdown or 0)
+            start_exit_watchdog(self._grace_seconds)
         super().handle_exit(sig, frame)
+
+    def end(self) -> None:
+        """Shut down at once, as a supervisor tells a worker; a signal handler may call this."""
+        if not self.should_exit:
+            start_exit_watchdog(self._grace_seconds)
+            self._ended_by_supervisor = True
+        self.should_exit = True
+
+    @property
+    def _grace_seconds(self) -> float:
+        return self.config.timeout_graceful_shutdown or 0
+
+    def _drain(self, seconds: float) -> None:
+        if parent_process() is not None:
+            seconds += _SUPERVISOR_SECONDS
+        self._mark_draining()
+        self._drain_until = time.monotonic() + seconds
+        start_exit_watchdog(seconds + self._grace_seconds)
+
+    def _mark_draining(self) -> None:
+        """Make health checks fail, and connections close behind their next response."""
+        if self.started and HTTP_CONTEXT in self.lifespan.state:
+            self.lifespan.state[HTTP_CONTEXT].drain.begin()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what uvicorn does ten times a second; return whether to shut down."""
+        if await super().on_tick(counter):
+            return True
+        if self._drain_until is None:
+            return False
+        self._report_draining()
+        if time.monotonic() >= self._drain_until:
+            self.should_exit = True  # never False: a signal may just have set it
+        return self.should_exit
+
+    def _report_draining(self) -> None:
+        """Log that draining has begun, once, and show it in the metrics."""
+        if self._is_drain_reported:
+            return
+        self._is_drain_reported = True
+        self.lifespan.state[HTTP_CONTEXT].drain.report()
+        if parent_process() is None:
+            logger.info("draining", seconds=self.config.drain_delay_seconds)
 
 
 def start_exit_watchdog(

@@ -11,22 +11,23 @@ import asyncio
 import math
 import random
 from asyncio import TimerHandle
+from functools import cache
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
 from httptools import HttpParserError, HttpParserUpgrade
 from starlette.responses import Response
-from starlette.types import Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
 
-from service.http.client_quotas import Client
+from service.http.client_quotas import Client, Connection
 from service.http.error_responses import http_error
-from service.http.http_dependencies import HTTP_CONTEXT, HttpContext
+from service.http.lifespan_state import HTTP_CONTEXT, HttpContext
 from service.http.request_framing import (
     RefusedHeadError,
     body_length,
@@ -38,14 +39,19 @@ CLIENT = "dropserve.client"
 """The key of a request's scope with the `Client` that sent the request."""
 CONTROL = "dropserve.control"
 """The key with whether the request came by the control listener, which alone may change models."""
+KEY_NAME = "dropserve.key"
+"""The key with the name of the request's API key, where the route needed one."""
+TARGET_HOST = "dropserve.target_host"
+"""The key with the host of a request target in absolute form, such as `http://HOST/path`."""
 HUNG_UP = "dropserve.hung_up"
 """The key that is set to True once the connection is lost."""
 
 MAX_HEAD_BYTES = 2**16
 """The most bytes of a request's target, headers and trailers together."""
 
-_URGENT_PREFIXES = (b"GET /health/", b"GET /v2/health/")
-"""How health checks begin: they may exceed the quota, since they decide if the server is live."""
+_HEALTH_CHECKS = (b"/health/", b"/v2/health/")
+"""How the paths of health checks begin: they may exceed the quota, since they decide if the server
+is live."""
 _END_OF_HEAD = b"\r\n\r\n"
 _CHUNKED_PIECE_BYTES = 2**14
 """The most bytes of a chunked body that the parser is fed at once."""
@@ -62,18 +68,30 @@ _LINGER_BYTES = 2**24
 
 A socket that is closed with unread data is reset, and the client may then lose the response.
 """
-_DRAIN_SECONDS = 1.0
-"""How long an idle connection stays open after SIGTERM: a last request may be on its way."""
+_LAST_REQUEST_SECONDS = 1.0
+"""How long an idle connection stays open at the shutdown: a last request may be on its way."""
 _HALF_CLOSED_SECONDS = 2.0
 """How long a response may take once the client has shut down its sending side.
 
 Most such clients are gone, and TCP does not distinguish the two.
 """
+_TOO_MANY_REQUESTS = 429
+_BACK_OFF_STATUSES = (_TOO_MANY_REQUESTS, 503)
 _BACK_OFF_SECONDS = (0.5, 1.0)
-"""Shortest and longest time that a connection is not read after a 503.
+"""Shortest and longest time that a connection is not read after one of these statuses.
 
 It delays clients that retry at once; the time is random, so that they do not retry all together.
 """
+
+
+@cache
+def _urgent_starts(root_path: str) -> tuple[bytes, ...]:
+    """Return how the requests of health checks begin, with the root path and without it."""
+    return tuple(
+        b"GET %b%b" % (prefix, path)
+        for prefix in {b"", root_path.encode()}
+        for path in _HEALTH_CHECKS
+    )
 
 
 class Cycle(RequestResponseCycle):
@@ -94,17 +112,38 @@ class Cycle(RequestResponseCycle):
                 self.keep_alive = False
         await super().send(message)  # type: ignore[arg-type]
 
+    async def run_asgi(self, app: ASGIApp) -> None:  # type: ignore[override]
+        """Run the application; a task that is cancelled since its client hung up ends quietly."""
+
+        async def run(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:  # which uvicorn would log with a traceback
+                if not scope.get(HUNG_UP):
+                    raise
+
+        await super().run_asgi(run)  # type: ignore[arg-type]
+
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection of an application whose lifespan state has an `HttpContext`."""
 
     is_control = False
     """Whether the control listener accepted the connection."""
+    _is_proxy = False
+    """Whether the connection is a trusted proxy's, so that it has requests of many clients."""
+    _bytes_behind: int | None = None
+    """Bytes behind the piece that is being parsed; None while nothing is."""
+    turn_cost = 1
+    """How many requests of the client's quota a request that has waited counts as."""
+    _undecrypted_bytes = 0
+    """Those of `_buffered_bytes` that TLS has not decrypted yet."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         context: HttpContext = self.app_state[HTTP_CONTEXT]
-        self._clients = context.clients
+        self._clients, self._proxies, self._drain = context.clients, context.proxies, context.drain
+        self._urgent_starts = _urgent_starts(context.proxies.root_path)
         self._client: Client = self._clients.trusted
         self._head_timeout_seconds = context.head_timeout_seconds
         self._write_timeout_seconds = context.write_timeout_seconds
@@ -137,8 +176,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether a request is complete and its response is not."""
         self._is_upgrade = False
         """Whether the head asks for another protocol and has to be parsed without that."""
-        self._is_draining = False
-        self._is_half_closed = False
+        self._is_shutting_down = self._is_half_closed = False
         self._is_backing_off = False
         self._linger_bytes_left: int | None = None
         """Bytes that may still be discarded before the connection is aborted.
@@ -165,13 +203,16 @@ class HttpProtocol(HttpToolsProtocol):
         """Accept a connection; refuse it with 503 if there are too many."""
         super().connection_made(transport)
         host = None if self.is_control or self.client is None else self.client[0]
+        self._is_proxy = self._proxies.trusts(host)
         client = self._clients.connect(host, self)
         if client is None:
             self._send(http_error(503), keep_alive=False)
             return
         self._client = client
-        self._is_draining = bool(getattr(self.server_state, "is_draining", False))
-        self._set_deadline(_DRAIN_SECONDS if self._is_draining else self._head_timeout_seconds)
+        self._is_shutting_down = bool(getattr(self.server_state, "is_shutting_down", False))
+        self._set_deadline(
+            _LAST_REQUEST_SECONDS if self._is_shutting_down else self._head_timeout_seconds
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the connection's share and timers, and cancel the response in flight."""
@@ -212,11 +253,16 @@ class HttpProtocol(HttpToolsProtocol):
         if self._linger_bytes_left is not None or not (
             self._is_answering or self._is_parse_scheduled
         ):
+            self.limit_closing()
             return False
         self._is_half_closed = True
         if not self._unparsed:  # several requests would each need a timer
             self.loop.call_later(_HALF_CLOSED_SECONDS, self._end_half_closed)
         return True
+
+    def limit_closing(self) -> None:
+        """Limit how long a connection that closes waits for its client to read what was sent."""
+        self._set_deadline(self._write_timeout_seconds)
 
     def _end_half_closed(self) -> None:
         if self._is_answering and not self._is_closed():
@@ -224,15 +270,27 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Answer the request in flight, or one more that comes soon, and then close."""
-        self._is_draining = True
+        self._is_shutting_down = True
         if self._is_backing_off:
             self._end_back_off()  # an unread request is answered, too
         if not self._is_answering and not self._is_in_body:
-            self._set_deadline(_DRAIN_SECONDS)
+            self._set_deadline(_LAST_REQUEST_SECONDS)
 
     def is_last_response(self) -> bool:
-        """Return whether the connection is closed after this response, also if it is keep-alive."""
-        return self._is_draining or (self._is_half_closed and not self._unparsed)
+        """Return whether the connection is closed after this response, also if it is keep-alive.
+
+        While the service drains, it is once all requests that have arrived are answered; the
+        control listener is exempt.
+        """
+        if self._is_shutting_down:
+            return True
+        is_wanted = self._is_half_closed or (self._drain.is_draining and not self.is_control)
+        return is_wanted and not self._is_followed()
+
+    def _is_followed(self) -> bool:
+        """Return whether more has arrived behind the current request."""
+        behind = self._bytes_behind
+        return bool(self._unparsed) if behind is None else behind > 0
 
     # --- time ---
 
@@ -271,7 +329,7 @@ class HttpProtocol(HttpToolsProtocol):
         is_in_head = not self._is_between_requests and not self._is_in_body
         if self._linger_bytes_left is not None or self.transport.is_closing() or self._unsent_bytes:
             self.transport.abort()
-        elif is_in_head and not self._is_draining:
+        elif is_in_head and not self._is_shutting_down:
             self._send(http_error(408), keep_alive=False)
         else:
             self.close()
@@ -311,9 +369,25 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _release_request_bytes(self) -> None:
         """Release the bytes of a completed request from the client's share."""
-        still_buffered = self._unsent_bytes + len(self._unparsed)
+        still_buffered = self._unsent_bytes + self._undecrypted_bytes + len(self._unparsed)
         if self._buffered_bytes != still_buffered:
             self._add_buffered_bytes(still_buffered - self._buffered_bytes)
+
+    def may_begin_handshake(self, connection: Connection) -> bool:
+        """Return whether TLS may begin its handshake, which counts as several requests.
+
+        If not, `connection.begin_waiting_request` is called when it may.
+        """
+        if self._client.may_begin_request(self.loop, cost=connection.turn_cost):
+            return True
+        self._client.waiting_connections.append(connection)
+        return False
+
+    def keep_undecrypted(self, size: int) -> bool:
+        """Count the bytes that TLS keeps from now on; return whether they are within the limits."""
+        added = size - self._undecrypted_bytes
+        self._undecrypted_bytes = size
+        return self._add_buffered_bytes(added)
 
     # --- receiving and parsing ---
 
@@ -324,7 +398,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._is_answering or self._unparsed or self._is_backing_off or self.flow.write_paused:
             self._buffer_unparsed(data)
         elif self._is_between_requests and not self._client.may_begin_request(
-            self.loop, is_urgent=data.startswith(_URGENT_PREFIXES)
+            self.loop, is_urgent=data.startswith(self._urgent_starts)
         ):
             self._buffer_unparsed(data)
             self._wait_for_quota()
@@ -421,7 +495,9 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse_request(400)
                 return start
             # bytes() of bytes copies nothing; a bytearray may change while the parser reads it.
+            self._bytes_behind = len(data) - end
             self._feed_parser(bytes(data if end - start == len(data) else data[start:end]))
+            self._bytes_behind = None
             start = end
         if start == len(data) and not self._is_closed():
             self._limit_head()
@@ -487,7 +563,9 @@ class HttpProtocol(HttpToolsProtocol):
     def _parse_without_upgrade(self) -> None:
         """Parse the head again without the headers that ask for another protocol."""
         self._is_upgrade = False
-        head = without_upgrade(self.parser.get_method(), self.url, self.headers)
+        parser = self.parser
+        version = parser.get_http_version()
+        head = without_upgrade(parser.get_method(), self.url, version, self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self._feed_parser(head)
 
@@ -565,14 +643,17 @@ class HttpProtocol(HttpToolsProtocol):
             "scheme": self.scheme,
             "method": self.parser.get_method().decode("ascii"),
             "root_path": self.root_path,
-            "path": self.root_path + (unquote(path) if "%" in path else path),
-            "raw_path": self.root_path.encode("ascii") + url.path,
+            "path": self._proxies.route_path(unquote(path) if "%" in path else path),
+            "raw_path": url.path,
             "query_string": url.query or b"",
             "headers": self._request_headers,
             "state": self.app_state.copy(),
             CLIENT: self._client,
             CONTROL: self.is_control,
         }
+        if url.host is not None:
+            host = url.host.decode("latin-1")
+            scope[TARGET_HOST] = f"[{host}]" if ":" in host else host
         self.scope = scope  # type: ignore[assignment]
         self.cycle = Cycle(
             scope=scope,  # type: ignore[arg-type]
@@ -621,7 +702,7 @@ class HttpProtocol(HttpToolsProtocol):
     # --- sending responses ---
 
     def on_response_complete(self) -> None:
-        """End the request, and expect the next one, after a pause if the status was 503."""
+        """End the request, and expect the next one, after a pause if the client shall slow down."""
         self.server_state.total_requests += 1
         self._response_task = None
         self._is_answering = False
@@ -633,7 +714,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if isinstance(self.cycle, Cycle):
             self._last_status = self.cycle.status
-        if self._last_status == 503:
+        if self._last_status in _BACK_OFF_STATUSES:
             self._back_off()
         if not self._is_backing_off:
             self._expect_next_request()
@@ -647,11 +728,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._set_deadline(self.timeout_keep_alive)
 
     def _back_off(self) -> None:
-        """Pause reading for a while after a 503: another attempt would be refused, too.
+        """Pause reading for a while: another attempt would be refused, too.
 
-        The control listener is exempt.
+        The control listener is exempt, and a proxy's connection, where one client's refusal would
+        delay others.
         """
-        if self.is_control:
+        if self.is_control or (self._is_proxy and self._last_status == _TOO_MANY_REQUESTS):
             return
         self._is_backing_off = True
         self.flow.pause_reading()

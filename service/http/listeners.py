@@ -1,6 +1,7 @@
 """The sockets that the service listens on, public and for control. Knows no HTTP."""
 
 import ctypes
+import errno
 import os
 import socket
 import stat
@@ -25,9 +26,24 @@ _TCP_INFO_UNACKED = struct.Struct("=24xI")  # of a listening socket: connections
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Listen on a TCP port; raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    """Listen on a TCP port; raises OSError.
+
+    host: an address or a name; an IPv6 address may be in brackets. `::` takes IPv4 connections,
+    too, as far as the system has both. Empty: every address.
+    """
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if ":" not in host:
+        return socket.create_server((host, port), backlog=BACKLOG)
+    if not socket.has_ipv6:
+        raise OSError(errno.EAFNOSUPPORT, "this system has no IPv6")
+    is_every_address = host == "::"
+    return socket.create_server(
+        (host, port),
+        family=socket.AF_INET6,
+        backlog=BACKLOG,
+        dualstack_ipv6=is_every_address and socket.has_dualstack_ipv6(),
+    )
 
 
 def duplicate(listener: socket.socket, count: int) -> list[socket.socket]:

@@ -20,11 +20,16 @@ from service.errors import InvalidQueryError, NotReadyError, OverloadedError
 from service.http.client_quotas import CURRENT_CLIENT, Client, Clients
 from service.http.error_responses import domain_error_response, internal_error
 from service.http.fast_path.fast_path_route import Endpoint
-from service.http.http_protocol import CLIENT, HUNG_UP
+from service.http.http_protocol import CLIENT, HUNG_UP, KEY_NAME
 from service.http.query_limits import check_query
 from service.http.request_body import header
+from service.http.request_head_checks import INSPECTED, HeaderLines, HeadInspector, InspectedHead
 from service.observability import log_format
 from service.observability.metrics_recorder import Metrics
+from service.observability.request_log import RequestRecord
+from service.tracing.request_trace import CURRENT_TRACE, CURRENT_TRACE_ID, HttpFacts, RequestTrace
+from service.tracing.trace_context import format_response, parse_parent
+from service.tracing.tracer import Tracer
 
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = "dropserve.request_id"
@@ -45,6 +50,13 @@ _UNLIMITED = ("/health/", "/v2/health/", "/metrics")
 _OVERLOADED = "The server answers as many requests as it can already; try again in a second."
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 _HEADER = REQUEST_ID_HEADER.lower().encode()
+_TRACE_PARENT, _TRACE_STATE, _TRACE_RESPONSE = b"traceparent", b"tracestate", b"traceresponse"
+
+_API_HEADERS: HeaderLines = [
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-frame-options", b"DENY"),
+]
+"""Headers of an answer that is no page: a browser shall load nothing for it, and not frame it."""
 
 logger = structlog.stdlib.get_logger("service")
 _standard_logger = logging.getLogger("service")
@@ -56,9 +68,18 @@ class RequestMiddleware:
     An unexpected error becomes a 500 here, with a traceback in the log.
     """
 
-    def __init__(self, metrics: Metrics, clients: Clients) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        clients: Clients,
+        inspector: HeadInspector,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """Serve with these; tracer: None: no request is traced."""
         self._metrics = metrics
         self._clients = clients
+        self._inspector = inspector
+        self._tracer = tracer
         # Built once, since a refusal must cost little while the service is overloaded.
         self._refusal = domain_error_response(OverloadedError(_OVERLOADED))
         metrics.deferred.add_gauge_source(metrics.requests_in_flight, lambda: clients.requests)
@@ -72,31 +93,69 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        sender = _ResponseSender(send, _assign_request_id(scope))
+        head = self.inspect(scope)
+        sender = _ResponseSender(send, [*head.response_headers, *self._begin(scope)])
         admission = _Admission(self._clients, scope, receive)
         try:
-            await self._answer(app, scope, admission, sender)
+            if head.answer is not None:
+                await head.answer(scope, admission.receive, sender.send)
+            else:
+                await self._answer(app, scope, admission, sender)
         finally:
             admission.end()
             has_hung_up = bool(scope.get(HUNG_UP))
             self.record(scope, HUNG_UP_STATUS if has_hung_up else sender.status or HUNG_UP_STATUS)
 
+    def inspect(self, scope: Scope) -> InspectedHead:
+        """Write into a scope what is decided by the head alone, and return it."""
+        scope[INSPECTED] = head = self._inspector.inspect(scope)
+        return head
+
     async def respond(self, endpoint: Endpoint, request: Request) -> Response:
         """Return the response to a request whose body is complete; then `record` it."""
-        request_id = _assign_request_id(request.scope)
+        added_headers = self._begin(request.scope)
         clients = self._clients
         client: Client = request.scope[CLIENT]
-        if not clients.admits(client):
-            response = Response.__new__(Response)
-            vars(response).update(vars(self._refusal))  # copy() takes several times as long
+        head: InspectedHead = request.scope[INSPECTED]
+        if head.answer is not None:
+            response = _copy(head.answer)
+        elif not clients.admits(client):
+            response = _copy(self._refusal)
         else:
             clients.begin_request(client)
             try:
                 response = await self._response(endpoint, request)
             finally:
                 clients.end_request(client)
-        response.raw_headers = [*response.raw_headers, (_HEADER, request_id.encode())]
+        response.raw_headers = [
+            *response.raw_headers,
+            *_API_HEADERS,
+            *head.response_headers,
+            *added_headers,
+        ]
         return response
+
+    def _begin(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Give a request its ids; return the headers by which its response tells them."""
+        headers = [(_HEADER, _assign_request_id(scope).encode())]
+        sent = header(scope, _TRACE_PARENT)
+        if sent is not None or self._tracer is not None or CURRENT_TRACE_ID.get() is not None:
+            trace = self._begin_trace(scope, sent)
+            if trace is not None:
+                headers.append((_TRACE_RESPONSE, format_response(trace.trace_id, trace.span_id)))
+        return headers
+
+    def _begin_trace(self, scope: Scope, sent: str | None) -> RequestTrace | None:
+        """Begin the trace of a request with this `traceparent`; None: it is not sampled."""
+        parent = None if sent is None else parse_parent(sent)
+        trace = None
+        if self._tracer is not None and not scope["path"].startswith(_UNLIMITED):
+            trace = self._tracer.begin(parent, sent and header(scope, _TRACE_STATE))
+        # Both are set in any case: a request that has waited begins in the context of another one.
+        known = trace or parent
+        CURRENT_TRACE.set(trace)
+        CURRENT_TRACE_ID.set(None if known is None else known.trace_id)
+        return trace
 
     async def _response(self, endpoint: Endpoint, request: Request) -> Response:
         try:
@@ -143,28 +202,46 @@ class RequestMiddleware:
                 raise  # half of a response is sent: the server closes the connection
             await internal_error()(scope, admission.receive, sender.send)
         finally:
-            if "route" in scope_of_get:
-                scope["route"] = scope_of_get["route"]
+            for key in ("route", KEY_NAME):
+                if key in scope_of_get:
+                    scope[key] = scope_of_get[key]
 
     def record(self, scope: Scope, status: int) -> None:
-        """Count a request and log it, once its response is sent."""
-        seconds = time.perf_counter() - scope[STARTED]
+        """Count a request, log it and have it traced, once its response is sent."""
+        ended = time.perf_counter()
+        seconds = ended - scope[STARTED]
         route = getattr(scope.get("route"), "path", _UNMATCHED)
         is_known = route != _UNMATCHED and scope["method"] in _METHODS
         # Clients can invent paths and methods, and each would become a time series.
         method = scope["method"] if is_known else "any"
         metrics = self._metrics
         metrics.deferred.defer(metrics.count_request, route, method, status, seconds)
-        if _standard_logger.isEnabledFor(logging.INFO):
-            level = logging.DEBUG if scope["path"].startswith(_UNLIMITED) else logging.INFO
-            logger.log(
-                level,
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                milliseconds=round(1000 * seconds, 2),
+        trace = CURRENT_TRACE.get()
+        if trace is not None and self._tracer is not None:
+            metrics.exemplars.note(route, seconds, trace.trace_id)
+            self._tracer.end(trace, _http_facts(scope, status, ended))
+        level = logging.DEBUG if scope["path"].startswith(_UNLIMITED) else logging.INFO
+        if _standard_logger.isEnabledFor(level):
+            _standard_logger.handle(
+                RequestRecord(
+                    level,
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    milliseconds=round(1000 * seconds, 2),
+                    request_id=log_format.CURRENT_REQUEST_ID.get(),
+                    key=scope.get(KEY_NAME),
+                    client=scope[INSPECTED].address,
+                    trace_id=CURRENT_TRACE_ID.get(),
+                )
             )
+
+
+def _copy(response: Response) -> Response:
+    """Return a copy of a response; copy() takes several times as long."""
+    copied = Response.__new__(Response)
+    vars(copied).update(vars(response))
+    return copied
 
 
 def _assign_request_id(scope: Scope) -> str:
@@ -180,6 +257,24 @@ def _assign_request_id(scope: Scope) -> str:
     log_format.CURRENT_REQUEST_ID.set(request_id)  # in this request's context
     CURRENT_CLIENT.set(scope.get(CLIENT))
     return request_id
+
+
+def _http_facts(scope: Scope, status: int, ended: float) -> HttpFacts:
+    """Return what the span of an answered request says of it."""
+    query: bytes = scope["query_string"]
+    return HttpFacts(
+        method=scope["method"],
+        scheme=scope["scheme"],
+        path=scope["path"],
+        query=query.decode("latin-1"),
+        route=getattr(scope.get("route"), "path", None),
+        version=scope["http_version"],
+        status=None if status == HUNG_UP_STATUS else status,
+        user_agent=header(scope, b"user-agent"),
+        request_id=log_format.CURRENT_REQUEST_ID.get(),
+        started=scope[STARTED],
+        ended=ended,
+    )
 
 
 class _Admission:
@@ -237,20 +332,23 @@ def _has_body(scope: Scope) -> bool:
 
 
 class _ResponseSender:
-    """Sends one response: adds the request id to its head and remembers its status."""
+    """Sends one response: adds headers to its head and remembers its status."""
 
-    __slots__ = ("_request_id", "_send", "is_complete", "status")
+    __slots__ = ("_added_headers", "_send", "is_complete", "status")
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, added_headers: HeaderLines) -> None:
         self._send = send
-        self._request_id = request_id
+        self._added_headers = added_headers
         self.status: int | None = None
         self.is_complete = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], (_HEADER, self._request_id.encode())]
+            headers = message["headers"]
+            is_page = any(name == _API_HEADERS[0][0] for name, _ in headers)
+            own = [] if is_page else _API_HEADERS
+            message["headers"] = [*headers, *own, *self._added_headers]
         elif not message.get("more_body"):
             self.is_complete = True
         await self._send(message)

@@ -18,6 +18,7 @@ from service.errors import (
     UnsupportedMediaTypeError,
 )
 from service.settings import ServiceSettings
+from service.tracing.request_trace import mark_body_read
 
 WHOLE_BODY = "dropserve.body"
 """Key of the ASGI scope: the body, if it was read together with the head."""
@@ -66,6 +67,7 @@ class BodyReader:
             ):
                 raise body_too_large_error(self._limit)
             data = await self._receive_all(request.receive)
+        mark_body_read()
         self._check_length(len(data))
         if encoding == IDENTITY:
             return Body(data)

@@ -53,12 +53,14 @@ def body_length(method: bytes, version: str, headers: Headers) -> int | None:
     return length
 
 
-def without_upgrade(method: bytes, target: bytes, headers: Headers) -> bytes:
-    """Return a head of HTTP/1.1 without its headers that ask for another protocol.
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+    """Return a head without its headers that ask for another protocol.
+
+    version: of HTTP, such as "1.1".
 
     The parser would treat all bytes after a head with these headers as the other protocol's.
     """
-    lines = [b"%b %b HTTP/1.1" % (method, target)]
+    lines = [b"%b %b HTTP/%b" % (method, target, version.encode())]
     lines += [
         b"%b: %b" % (name, _without_upgrade_tokens(value) if name == b"connection" else value)
         for name, value in headers

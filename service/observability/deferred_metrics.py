@@ -25,7 +25,9 @@ class DeferredMetrics:
         self._increments: defaultdict[Counter, float] = defaultdict(float)
         self._gauge_values: dict[Gauge, float] = {}
         self._gauge_sources: list[tuple[Gauge, Callable[[], float]]] = []
+        self._counter_updates: list[Callable[[], object]] = []
         self._deferred_calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._flush_calls: list[Callable[[], object]] = []
 
     def increment(self, counter: Counter, amount: float = 1.0) -> None:
         """Add to a counter."""
@@ -49,6 +51,17 @@ class DeferredMetrics:
 
         return remove
 
+    def add_counter_source(self, counter: Counter, source: Callable[[], int]) -> None:
+        """Add to a counter, at each flush, by how much `source` has grown."""
+        seen = source()
+
+        def update() -> None:
+            nonlocal seen
+            before, seen = seen, source()
+            counter.inc(max(0, seen - before))  # a source may begin anew
+
+        self._counter_updates.append(update)
+
     def defer(self, update: Callable[..., object], *arguments: Any) -> None:
         """Call `update(*arguments)` before the metrics are read.
 
@@ -59,6 +72,10 @@ class DeferredMetrics:
         if len(self._deferred_calls) % _MAX_DEFERRED_CALLS == 0:
             asyncio.get_running_loop().call_soon(self._run_deferred_calls)
 
+    def defer_until_flush(self, update: Callable[[], object]) -> None:
+        """Call `update()` at the next flush, and not before."""
+        self._flush_calls.append(update)
+
     def _run_deferred_calls(self) -> None:
         while self._deferred_calls:  # popped first, so that one that raises is not run again
             update, arguments = self._deferred_calls.popleft()
@@ -67,9 +84,13 @@ class DeferredMetrics:
     def flush(self) -> None:
         """Apply every collected update to the metrics."""
         self._run_deferred_calls()
+        while self._flush_calls:
+            self._flush_calls.pop()()
         while self._increments:
             counter, amount = self._increments.popitem()
             counter.inc(amount)
+        for update in self._counter_updates:
+            update()
         gauge_values, self._gauge_values = self._gauge_values, {}
         for gauge, value in gauge_values.items():
             gauge.set(value)

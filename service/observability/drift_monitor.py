@@ -17,7 +17,7 @@ from model.dropout.sampling_methods import FixedSamples, Sampling
 from model.uncertainty.calibration import Calibrator
 from model.uncertainty.drift import DriftTest
 from service.errors import DeadlineError
-from service.observability.drift_states import DriftStates
+from service.observability.drift_state_storage import DriftStates
 from service.observability.metrics_recorder import Metrics
 
 logger = structlog.stdlib.get_logger("service")
@@ -27,8 +27,9 @@ Floats = NDArray[np.floating[Any]]
 
 FIGURES: tuple[Figure, ...] = ("typicality", "confidence")
 """What is tested of an image. Each figure has half of the level."""
-_MAX_PENDING_IMAGES = 1024
-"""With more images noted, the tests continue at once."""
+_MAX_PENDING_IMAGES = 512
+"""With so many values noted, the tests continue at once, which takes a millisecond. They also do so
+before the metrics are read. Fewer at once take up to four times as long an image."""
 _RETRY_SECONDS = 0.005
 _TIMEOUT_SECONDS = 1.0
 """How long to try when another worker continues the tests."""
@@ -68,7 +69,7 @@ class DriftMonitor:
         self._noted: dict[Figure, list[tuple[float, Floats]]] = {each: [] for each in FIGURES}
         """When each request was noted, and the typicality or the confidence of its images, [N]."""
         self._noted_images = 0
-        self._is_deferred = False
+        self._advances_at_flush = False
         self.tests: dict[Figure, DriftTest] = self._tests(b"")
         """The tests, as this process last knew them."""
         self.advance()
@@ -96,22 +97,25 @@ class DriftMonitor:
             self._note("confidence", confidences)
 
     def _note(self, figure: Figure, values: Floats) -> None:
-        if self._noted_images > _MAX_PENDING_IMAGES and not self.advance():
+        if self._noted_images >= _MAX_PENDING_IMAGES and not self.advance():
             return  # without these images the tests stay as valid, and the memory bounded
         self._noted[figure].append((time.time(), values))
         self._noted_images += len(values)
-        if self._noted_images > _MAX_PENDING_IMAGES:
+        if self._noted_images >= _MAX_PENDING_IMAGES:
             self.advance()
-        elif not self._is_deferred:
-            self._is_deferred = True
-            self._deferred.defer(self.advance)
+        elif not self._advances_at_flush:
+            self._advances_at_flush = True
+            self._deferred.defer_until_flush(self._advance_at_flush)
+
+    def _advance_at_flush(self) -> None:
+        self._advances_at_flush = False
+        self.advance()
 
     def advance(self) -> bool:
         """Continue the tests with what was noted; return whether that was possible now.
 
         Afterwards `tests` are those of all workers.
         """
-        self._is_deferred = False
         raised: list[Figure] = []
 
         def step(state: bytes) -> bytes:
@@ -127,7 +131,12 @@ class DriftMonitor:
             return False
         self._forget_noted()
         for figure in raised:
-            logger.warning("drift", **self._labels, figure=figure)
+            logger.warning(
+                "drift",
+                **self._labels,
+                figure=figure,
+                reason=_reason(figure, self._labels["model"]),
+            )
         return True
 
     async def refresh(self) -> None:
@@ -200,3 +209,13 @@ class DriftMonitor:
             log_wealth.set(self.tests[figure].log_wealth)
             alarm.set(self.tests[figure].alarm is not None)
         return b"".join(test.to_bytes() for test in self.tests.values())
+
+
+def _reason(figure: Figure, model: str) -> str:
+    """Say what an alarm means and what to do, for the log."""
+    return (
+        f"too many images of low {figure}, compared with the validation images, or a few of them "
+        f"again and again, as when one tries the service; see GET /models/{model}/drift and "
+        "docs/operations.md, and end the alarm with "
+        f"python -m service.control reset-drift {model}"
+    )

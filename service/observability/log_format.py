@@ -12,8 +12,12 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from service.observability.log_writer import LineWriter
+from service.observability.request_log import RequestRecord
+from service.tracing.request_trace import CURRENT_TRACE_ID
 
 CURRENT_REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+CURRENT_KEY_NAME: ContextVar[str | None] = ContextVar("key_name", default=None)
+"""The name of the API key of the request; None where none is needed."""
 """The X-Request-ID of the request that the current task answers."""
 
 LogFormat = Literal["console", "json"]
@@ -28,6 +32,11 @@ class StdoutHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._writer = LineWriter(_stdout_descriptor(), self._format_dropped)
+
+    @property
+    def dropped_lines(self) -> int:
+        """The lines that standard output has not got, and never will."""
+        return self._writer.dropped_lines
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format the record here, where its request is known, and queue the line."""
@@ -53,6 +62,12 @@ class StdoutHandler(logging.Handler):
         )
         record.count = count
         return _encode(self.format(record))
+
+
+def dropped_lines() -> int:
+    """Return how many lines of this process's log were dropped since logging was configured."""
+    handlers = logging.getLogger().handlers
+    return sum(each.dropped_lines for each in handlers if isinstance(each, StdoutHandler))
 
 
 def _stdout_descriptor() -> int | None:
@@ -110,10 +125,27 @@ def create_formatter(log_format: LogFormat) -> logging.Formatter:
         render = [_replace_surrogates, structlog.processors.JSONRenderer()]
     else:
         render = [_escape, structlog.dev.ConsoleRenderer(colors=False)]
-    return structlog.stdlib.ProcessorFormatter(
+    return _LineFormatter(
+        log_format,
         foreign_pre_chain=[*_shared_processors(), _drop_colours],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
     )
+
+
+class _LineFormatter(structlog.stdlib.ProcessorFormatter):
+    """Renders plain lines of requests directly, and all others by the processors."""
+
+    def __init__(self, log_format: LogFormat, **options: Any) -> None:
+        super().__init__(**options)
+        self._is_json = log_format == "json"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, without its end."""
+        if isinstance(record, RequestRecord):
+            line = record.plain_line(as_json=self._is_json)
+            if line is not None:
+                return line
+        return super().format(record)
 
 
 def _escape(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
@@ -150,7 +182,7 @@ def _replace_surrogates(_logger: WrappedLogger, _name: str, event: EventDict) ->
 
 def _shared_processors() -> list[Processor]:
     return [
-        add_request_id,
+        add_ids,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -158,11 +190,12 @@ def _shared_processors() -> list[Processor]:
     ]
 
 
-def add_request_id(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """Add the request id to a line that is logged while a request is answered."""
-    request_id = CURRENT_REQUEST_ID.get()
-    if request_id is not None:
-        event["request_id"] = request_id
+def add_ids(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Add request id and trace id to a line that is logged while a request is answered."""
+    for name, current in (("request_id", CURRENT_REQUEST_ID), ("trace_id", CURRENT_TRACE_ID)):
+        value = current.get()
+        if value is not None:
+            event[name] = value
     return event
 
 

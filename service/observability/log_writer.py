@@ -49,6 +49,11 @@ class LineWriter:
         if self._is_open:
             threading.Thread(target=self._run, name="log", daemon=True).start()
 
+    @property
+    def dropped_lines(self) -> int:
+        """The lines that were not written, and never will be."""
+        return self._refused_lines + self._lost_lines
+
     def put(self, line: bytes) -> None:
         """Queue a line, or drop it where too many bytes are queued; never block."""
         if not self._is_open:

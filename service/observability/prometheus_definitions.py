@@ -2,12 +2,13 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-_LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STAGE_SECONDS = (1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_TYPICALITIES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
-_SET_SIZES = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 1000)
-_NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+TYPICALITIES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+SET_SIZES = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 1000)
+PROBABILITY_DIFFERENCES = (0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1)
+NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
 
 
 class PrometheusSeries:
@@ -18,12 +19,38 @@ class PrometheusSeries:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._create_program_series(self.registry)
         self._create_request_series(self.registry)
+        self._create_tls_series(self.registry)
         self._create_engine_series(self.registry)
         self._create_uncertainty_series(self.registry)
         self._create_drift_series(self.registry)
         self._create_version_series(self.registry)
         self._create_inference_series(self.registry)
+        self._create_traffic_log_series(self.registry)
+        self._create_shadow_series(self.registry)
+        self._create_trace_series(self.registry)
+
+    def _create_program_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of the program and of its log."""
+        self.build_info = Gauge(
+            "dropserve_build_info",
+            "1, with the versions of the service, of Python and of ONNX Runtime.",
+            ("version", "python", "onnxruntime"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.draining = Gauge(
+            "dropserve_draining",
+            "1 since SIGTERM: the service is not ready any more, and ends soon.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.log_lines_dropped = Counter(
+            "dropserve_log_lines_dropped",
+            "Lines that the log has not: nobody read them in time, or its disk is full.",
+            registry=registry,
+        )
 
     def _create_request_series(self, registry: CollectorRegistry) -> None:
         """Create the series of HTTP requests."""
@@ -37,7 +64,7 @@ class PrometheusSeries:
             "dropserve_request_duration_seconds",
             "From the end of the request's head to the answer's last byte, seconds.",
             ("route",),
-            buckets=_LATENCY_SECONDS,
+            buckets=LATENCY_SECONDS,
             registry=registry,
         )
         self.requests_in_flight = Gauge(
@@ -46,6 +73,37 @@ class PrometheusSeries:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.access_refusals = Counter(
+            "dropserve_access_refusals",
+            "Requests refused by their key: no_key, wrong_key, wrong_scope, or too_many wrong ones "
+            "from one address.",
+            ("reason",),
+            registry=registry,
+        )
+        self.rate_refusals = Counter(
+            "dropserve_rate_refusals",
+            "Requests refused since their client sends too many requests or images a second.",
+            ("limit",),
+            registry=registry,
+        )
+
+    def _create_tls_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of TLS."""
+        self.tls_certificate_expiry = Gauge(
+            "dropserve_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in use ends, server or client_ca (its first), seconds since "
+            "1970.",
+            ("certificate",),
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.tls_handshake_failures = Counter(
+            "dropserve_tls_handshake_failures",
+            "Handshakes that failed: incomplete, plain_http, client_certificate, or protocol (all "
+            "else).",
+            ("reason",),
+            registry=registry,
+        )
 
     def _create_engine_series(self, registry: CollectorRegistry) -> None:
         """Create the series of batches, stages and loaded models."""
@@ -53,7 +111,7 @@ class PrometheusSeries:
             "dropserve_batch_rows",
             "Images in one inference run.",
             ("model",),
-            buckets=_ROWS,
+            buckets=ROWS,
             registry=registry,
         )
         self.queue_rows = Gauge(
@@ -83,42 +141,42 @@ class PrometheusSeries:
         self.predictive_entropy = Histogram(
             "dropserve_predictive_entropy_nats",
             "Predictive entropy of answers of POST /uncertainty.",
-            ("model",),
-            buckets=_NATS,
+            ("model", "version"),
+            buckets=NATS,
             registry=registry,
         )
         self.mutual_information = Histogram(
             "dropserve_mutual_information_nats",
             "Mutual information of answers of POST /uncertainty.",
-            ("model",),
-            buckets=_NATS,
+            ("model", "version"),
+            buckets=NATS,
             registry=registry,
         )
         self.typicality = Histogram(
             "dropserve_typicality",
             "Typicality of images sent to POST /uncertainty; spread evenly while they are like the "
             "validation images.",
-            ("model",),
-            buckets=_TYPICALITIES,
+            ("model", "version"),
+            buckets=TYPICALITIES,
             registry=registry,
         )
         self.set_size = Histogram(
             "dropserve_prediction_set_classes",
             "Classes in a prediction set of POST /uncertainty.",
-            ("model",),
-            buckets=_SET_SIZES,
+            ("model", "version"),
+            buckets=SET_SIZES,
             registry=registry,
         )
         self.abstentions = Counter(
             "dropserve_abstentions",
             "Answers of POST /uncertainty that abstained.",
-            ("model",),
+            ("model", "version"),
             registry=registry,
         )
         self.abstentions_by_reason = Counter(
             "dropserve_abstentions_by_reason",
             "Answers of POST /uncertainty that abstained, by reason: unsure, unusual or both.",
-            ("model", "reason"),
+            ("model", "version", "reason"),
             registry=registry,
         )
 
@@ -148,6 +206,12 @@ class PrometheusSeries:
             ("model", "version"),
             registry=registry,
             multiprocess_mode="livemax",
+        )
+        self.rollouts_valid = Gauge(
+            "dropserve_rollouts_valid",
+            "0 while the wanted versions cannot be read: releases.json, or the file of --rollouts.",
+            registry=registry,
+            multiprocess_mode="livemin",
         )
         self.switches = Counter(
             "dropserve_switches",
@@ -190,10 +254,77 @@ class PrometheusSeries:
             multiprocess_mode="max",
         )
 
+    def _create_traffic_log_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of the traffic log."""
+        self.traffic_log_lines = Counter(
+            "dropserve_traffic_log_lines",
+            "Lines of the traffic log, written or dropped.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.traffic_log_images = Counter(
+            "dropserve_traffic_log_images",
+            "Images of lines of the traffic log, written or dropped.",
+            ("outcome",),
+            registry=registry,
+        )
+
+    def _create_shadow_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of the comparison of a shadow with the stable version."""
+        labels = ("model", "version", "shadow")
+        self.shadow_images = Counter(
+            "dropserve_shadow_images",
+            "Images that the stable version has answered, for its shadow: compared, dropped since "
+            "there was no room, or failed.",
+            (*labels, "outcome"),
+            registry=registry,
+        )
+        self.shadow_label_differences = Counter(
+            "dropserve_shadow_label_differences",
+            "Compared images to which the shadow gives another label.",
+            labels,
+            registry=registry,
+        )
+        self.shadow_abstentions_compared = Counter(
+            "dropserve_shadow_abstentions_compared",
+            "Compared images of which both versions say whether they abstain.",
+            labels,
+            registry=registry,
+        )
+        self.shadow_abstention_differences = Counter(
+            "dropserve_shadow_abstention_differences",
+            "Of these, images at which one version abstains and the other does not.",
+            labels,
+            registry=registry,
+        )
+        self.shadow_probability_difference = Histogram(
+            "dropserve_shadow_probability_difference",
+            "Largest difference of a class's probability between the two answers to an image.",
+            labels,
+            buckets=PROBABILITY_DIFFERENCES,
+            registry=registry,
+        )
+
+    def _create_trace_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of traces."""
+        self.trace_spans = Counter(
+            "dropserve_trace_spans",
+            "Spans of sampled requests: sent, failed (the collector took them not), or dropped "
+            "(too many waited).",
+            ("outcome",),
+            registry=registry,
+        )
+
     def remove_version(self, model: str, version: str) -> None:
         """Remove the series of one version of a model."""
         for metric in (
             self.model_info,
+            self.predictive_entropy,
+            self.mutual_information,
+            self.typicality,
+            self.set_size,
+            self.abstentions,
+            self.abstentions_by_reason,
             self.refused_versions,
             self.drift_log_wealth,
             self.drift_alarm,
@@ -204,3 +335,12 @@ class PrometheusSeries:
             self.last_inference,
         ):
             metric.remove_by_labels({"model": model, "version": version})
+        for metric in (
+            self.shadow_images,
+            self.shadow_label_differences,
+            self.shadow_abstentions_compared,
+            self.shadow_abstention_differences,
+            self.shadow_probability_difference,
+        ):
+            for label in ("version", "shadow"):
+                metric.remove_by_labels({"model": model, label: version})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from service.observability.metrics_recorder import Metrics
+from service.tracing.request_trace import CURRENT_TRACE
 
 _NANOSECONDS = 1e9
 _MILLISECONDS = 1e3
@@ -21,6 +22,7 @@ class ModelStatistics:
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         requests, seconds = metrics.inference_requests, metrics.inference_seconds
+        self.model, self.version = model, version
         self._deferred = metrics.deferred
         self._requests = {
             outcome: requests.labels(model, version, outcome) for outcome in ("success", "fail")
@@ -115,6 +117,11 @@ class RequestTiming:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         outcome = "success" if kind is None else "fail"
         self._statistics.count_request(outcome, self)
+        trace = CURRENT_TRACE.get()
+        if trace is not None:
+            trace.model, trace.version = self._statistics.model, self._statistics.version
+            trace.images = self.images
+            trace.decoded = self.input_read if self.images else None
 
     def mark_input_read(self, images: int) -> None:
         """Record that the request's images have been read, and how many there are."""

@@ -4,14 +4,13 @@ Without the record a second model would change what such requests get. The recor
 control folder, if there is one, and to the models folder, if that is writable. Knows no bundle.
 """
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
 from model.bundle.bounded_reading import read_file
 from model.bundle.store import check_name, list_versions
+from service.registry import atomic_files
 
 logger = structlog.stdlib.get_logger("service")
 
@@ -94,17 +93,11 @@ def _write(file: Path, name: str, first: bool) -> bool:
 
     first: keep a record that exists already.
     """
-    draft = file.with_name(f"{file.name}-{os.getpid()}")
     try:
-        draft.write_text(f"{name}\n", encoding="utf-8")
         if first:
-            with suppress(FileExistsError):
-                os.link(draft, file)
+            atomic_files.create(file, f"{name}\n")
         else:
-            draft.replace(file)
+            atomic_files.write(file, f"{name}\n")
     except OSError:
         return False
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
     return True

@@ -6,17 +6,20 @@ pinned. If a version fails to load, the previous one stays active, and the log, 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
 
+from model.errors import BundleError
 from model.images.preprocessing import InputSpec
 from service.engine.daemon_threads import DaemonThreads
 from service.engine.model_loader import LoadedModel, Loader
 from service.errors import (
     DeadlineError,
     ModelRequiredError,
+    NoReportError,
     NotReadyError,
     RolloutError,
     UnknownModelError,
@@ -24,23 +27,22 @@ from service.errors import (
     VersionRefusedError,
 )
 from service.observability.metrics_recorder import Metrics
+from service.registry import not_ready_reasons
 from service.registry.default_model import DefaultModel
 from service.registry.file_access_timeout import Disk
-from service.registry.models_folder_scan import list_bundles
+from service.registry.models_folder_scan import ModelsFolder
+from service.registry.peer_following import PeerFollowing
 from service.registry.refused_versions import LoadFailure
-from service.registry.rollout_store import RolloutSpec, RolloutStore
+from service.registry.rollout_spec import RolloutSpec
 from service.registry.stable_and_canary import ActiveVersions, select_version
 from service.registry.version_lifecycle import LoadedModels
+from service.registry.wanted_versions import rollouts_of
 from service.settings import ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")
 
-_FOLLOW_SECONDS = 1.0
-"""How often a worker that does not watch the models folder reads the rollouts."""
-
-_APPLY_CHECK_SECONDS = 0.05
-_APPLY_TIMEOUT_SECONDS = 30.0
-"""How long a change waits until all workers have applied it."""
+_FOLLOW_SECONDS = 0.25
+"""How often the rollouts are read where somebody else may change them."""
 
 _CLOSE_TIMEOUT_SECONDS = 1.0
 
@@ -63,17 +65,29 @@ class Repository:
         self.metrics = metrics
         self._pins = settings.pins
         self._loader = loader or Loader(settings, metrics)
+        self._folder = ModelsFolder(settings)
         self._disk = Disk()
-        self._rollouts = RolloutStore(settings.control_folder, settings.workers)
+        self._rollouts = rollouts_of(settings)
+        self._following = PeerFollowing(self._rollouts, self._disk)
+        self._reconciled_generation = -1
+        """The generation of the rollouts that all models were last reconciled with."""
+        self._missing: Mapping[str, Sequence[int]] = {}
+        """The versions that the rollouts named then and that were not loaded, by model."""
         self._default = DefaultModel(settings.models_folder, settings.control_folder)
         self._attempts: dict[str, int] = {}
         """The `RolloutSpec.attempt` of each model that was last reconciled."""
         self._active: dict[str, ActiveVersions] = {}
         self._on_disk: dict[str, list[int]] = {}
         self._loaded = LoadedModels(
-            settings, metrics, self._loader, self._disk, self._retain_metric_series
+            settings,
+            metrics,
+            self._loader,
+            self._folder,
+            self._disk,
+            self._retain_metric_series,
         )
         self._lock = asyncio.Lock()
+        self._report_lock = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._loading = True
         self._has_loaded = asyncio.Event()
@@ -102,13 +116,18 @@ class Repository:
     @property
     def default(self) -> str | None:
         """The model that answers requests that name none; None if there is none."""
-        if self._settings.default_model is not None:
-            return self._settings.default_model
+        if self._named_default is not None:
+            return self._named_default
         recorded = self._default.name
         exists = self._default.exists or recorded in self._active
         if exists and (not self._pins or recorded in self._pins):
             return recorded
         return next(iter(self._active)) if len(self._active) == 1 else None
+
+    @property
+    def _named_default(self) -> str | None:
+        """The default model where the settings or the rollouts name it."""
+        return self._settings.default_model or self._rollouts.default_model
 
     def add(self, model: LoadedModel) -> None:
         """Put a loaded model into service as its only version, and count as loaded."""
@@ -118,7 +137,12 @@ class Repository:
 
     async def load(self) -> None:
         """Load every model that can be; requests are answered meanwhile, with errors."""
-        await self._try_refresh(folder=True)
+        # Peers do not wait for this process before it has reconciled once. So it reads the
+        # rollouts again after that, since they may have been changed meanwhile.
+        settled: int | None = None
+        while settled != self._reconciled_generation:
+            settled = self._reconciled_generation
+            await self._try_refresh(folder=settled < 0)
         self._loading = False
         self._has_loaded.set()
         reason = self.not_ready_reason()
@@ -135,14 +159,27 @@ class Repository:
 
     async def run(self) -> None:
         """Load, then follow the models folder and the rollouts until `stop`."""
-        await self.load()
-        watch_seconds = self._settings.watch_seconds
-        # Even if the folder is not watched, a change made by one worker has to reach the others.
-        has_peers = self._settings.workers > 1
-        while not await self._wait_for_stop(
-            watch_seconds or (_FOLLOW_SECONDS if has_peers or self._awaits_rollouts else None)
-        ):
-            await self._try_refresh(folder=watch_seconds > 0 or self._awaits_rollouts)
+        heartbeat = asyncio.create_task(self._following.run())
+        try:
+            await self.load()
+            await self._follow()
+        finally:
+            heartbeat.cancel()
+
+    async def _follow(self) -> None:
+        """Follow the rollouts, and the models folder if it is watched, until `stop`."""
+        settings = self._settings
+        is_shared = settings.control_folder is not None or settings.rollouts is not None
+        intervals = [
+            *((settings.watch_seconds,) if settings.watch_seconds else ()),
+            *((_FOLLOW_SECONDS,) if is_shared else ()),
+        ]
+        scanned_at = time.monotonic()
+        while not await self._wait_for_stop(min(intervals, default=None)):
+            now = time.monotonic()
+            is_due = 0 < settings.watch_seconds <= now - scanned_at or self._awaits_rollouts
+            await self._try_refresh(folder=is_due)
+            scanned_at = now if is_due else scanned_at
             self._log_when_ready()
 
     def _log_when_ready(self) -> None:
@@ -181,8 +218,13 @@ class Repository:
             return False
 
     async def refresh(self, *, folder: bool = True) -> None:
-        """Reconcile the active versions with the rollouts and, if `folder`, the models folder."""
+        """Reconcile the active versions with the rollouts and, if `folder`, the models folder.
+
+        Without `folder` nothing is done unless the rollouts have changed.
+        """
         async with self._lock:
+            if not folder and not await self._have_rollouts_changed():
+                return
             await self._read(folder=folder)
             if self._rollouts.unread_reason is not None:
                 return  # an unloaded or unpinned version must not become active by mistake
@@ -195,7 +237,28 @@ class Repository:
         async with self._lock:
             self._drop_unused()
             await self._record_default()
-            await self._disk.call(self._rollouts.mark_applied, generation)
+            missing = self._missing_versions()
+            if missing and missing != self._missing:
+                logger.warning("wanted versions not loaded", missing=missing)
+            self._missing = missing
+            await self._disk.call(self._rollouts.mark_applied, generation, missing)
+            self._reconciled_generation = generation
+
+    async def _have_rollouts_changed(self) -> bool:
+        await self._read_rollouts()
+        return self._rollouts.generation != self._reconciled_generation
+
+    def _missing_versions(self) -> Mapping[str, Sequence[int]]:
+        """Return the versions that the rollouts name and that are not loaded, by model."""
+        missing = {}
+        for name in self._rollouts.models:
+            rollout = self._rollout(name)
+            if rollout.unloaded or (self._pins and name not in self._pins):
+                continue
+            wanted = [each for each in rollout.versions if (name, each) not in self._loaded]
+            if wanted:
+                missing[name] = wanted
+        return missing
 
     async def close(self) -> None:
         """Answer the pending requests, then drain every model."""
@@ -212,20 +275,18 @@ class Repository:
             return "The models are still being loaded; try again in a second."
         if self._rollouts.unread_reason is not None:
             return self._rollouts.unread_reason
-        default = self._settings.default_model
+        default = self._named_default
         if self._active and (default is None or default in self._active):
             return None
         unloaded = [name for name in self.unloaded_models if default in (None, name)]
         if unloaded:
-            name = unloaded[0]
-            return f"{name} is unloaded; load it with python -m service.control load {name}."
+            return not_ready_reasons.unloaded(unloaded[0])
         reasons = [each.reason for each in self.load_failures if default in (None, each.name)]
         if reasons:
             return reasons[0]
         if self._folder_error is not None:
             return self._folder_error
-        missing = "bundle" if default is None else f"bundle of the default model {default!r}"
-        return f"The models folder holds no {missing}; train one with python -m training."
+        return not_ready_reasons.no_bundle(default, self._settings.served_model_name)
 
     def get(self, name: str | None, version: str | None, request_id: str = "") -> LoadedModel:
         """Return the model that answers a request; use it inside `with`, so that it stays open.
@@ -274,6 +335,31 @@ class Repository:
         active = self._active.get(model.name)
         return (model,) if active is None else active.all
 
+    def compared_versions(self, name: str) -> ActiveVersions | None:
+        """Return a model's active versions if it has a shadow that is loaded."""
+        active = self._active.get(name)
+        return None if active is None or active.shadow is None else active
+
+    def load_failure(self, name: str, version: int) -> str | None:
+        """Return why a version could not be loaded; None if it could, or was not tried."""
+        return self._loaded.failures.reason(name, version)
+
+    async def read_report(self, model: LoadedModel) -> bytes:
+        """Read the report of a version from its bundle, one at a time.
+
+        Raises:
+            NoReportError: it has none, or its file cannot be read any more.
+            DeadlineError: the disk does not answer in time.
+        """
+        async with self._report_lock:
+            try:
+                return await self._disk.call(model.bundle.read_report)
+            except BundleError:
+                raise NoReportError(
+                    f"{model.name} version {model.version} has no report that can be shown; its "
+                    f"model card is in GET /models/{model.name}."
+                ) from None
+
     async def reload(self, name: str) -> None:
         """Put an unloaded model back into service, and retry the versions that failed to load.
 
@@ -287,7 +373,7 @@ class Repository:
             reason = self._loaded.failures.reason(name, self._target(name))
             if reason is not None:
                 raise VersionRefusedError(reason)
-        await self._wait_until_applied()
+        await self._following.wait_until_followed(name)
 
     async def unload(self, name: str) -> None:
         """Take a model out of service; its requests in flight are still answered.
@@ -298,7 +384,7 @@ class Repository:
         async with self._lock:
             await self._read_known(name)
             await self._change(name, RolloutSpec.as_unloaded)
-        await self._wait_until_applied()
+        await self._following.wait_until_followed(name)
 
     async def make_default(self, name: str) -> ActiveVersions:
         """Make a model the one that answers requests that name none.
@@ -318,9 +404,9 @@ class Repository:
             if active is None:
                 raise RolloutError(f"{name} is not in service; load it first.")
             await self._disk.call(self._default.change, name)
-            if self._settings.workers > 1:  # a new generation, so that the other workers refresh
+            if self._settings.control_folder is not None:  # the peers refresh
                 await self._disk.call(self._rollouts.change, name, lambda rollout: rollout)
-        await self._wait_until_applied()
+        await self._following.wait_until_followed(name)
         return active
 
     async def change_rollout(self, name: str, change: RolloutChange) -> ActiveVersions:
@@ -340,8 +426,8 @@ class Repository:
                 )
             before = self._rollout(name)
             wanted = change(before, *self._stable_and_lower(name))
-            for version in (wanted.held, wanted.canary):
-                if version is not None and not wanted.unloaded:
+            if not wanted.unloaded:
+                for version in wanted.versions:
                     await self._require_loaded(name, version)
 
             def unless_changed(now: RolloutSpec) -> RolloutSpec:
@@ -351,7 +437,7 @@ class Repository:
 
             await self._change(name, unless_changed)
             active = self._active.get(name)
-        await self._wait_until_applied()
+        await self._following.wait_until_followed(name)
         if active is None:
             raise RolloutError(f"It is kept for when {name} is in service; load it.")
         return active
@@ -381,11 +467,20 @@ class Repository:
         return rollout if pin is None else rollout.pinned(pin)
 
     async def _read_known(self, name: str) -> None:
-        """Read folder and rollouts again; raise UnknownModelError if a model is not there."""
+        """Read folder and rollouts again, and let the model follow what others have changed.
+
+        Raises:
+            RolloutError: no command may change the rollouts.
+            UnknownModelError: a model is not there.
+        """
+        self._rollouts.require_changeable()
         await self._read()
         if name not in self._on_disk and name not in self._active:
             known = ", ".join(sorted(self._on_disk)) or "none"
             raise UnknownModelError(f"There is no model {name!r} to be loaded; there is {known}.")
+        active = self._active.get(name)
+        if active is not None and active.rollout != self._rollout(name):
+            await self._reconcile(name)
 
     async def _require_loaded(self, name: str, version: int) -> None:
         """Load a version, also if it failed before; raise if it fails now."""
@@ -407,40 +502,29 @@ class Repository:
         await self._reconcile(name)
         self._drop_unused()
 
-    async def _wait_until_applied(self) -> None:
-        """Wait until the other workers have applied the last change."""
-        try:
-            async with asyncio.timeout(_APPLY_TIMEOUT_SECONDS):
-                while not await self._disk.call(self._rollouts.peers_have_applied):
-                    await asyncio.sleep(_APPLY_CHECK_SECONDS)
-        except TimeoutError:
-            raise DeadlineError(
-                f"The change is made, but not every worker has followed within "
-                f"{_APPLY_TIMEOUT_SECONDS:g} seconds; the log may say why."
-            ) from None
-
     async def _read(self, *, folder: bool = True) -> None:
         """Read the rollouts, the default model and, if `folder`, the list of bundles."""
         try:
-            await self._disk.call(self._rollouts.read)
+            await self._read_rollouts()
             await self._disk.call(self._default.read)
             if folder:
-                self._on_disk = await self._disk.call(
-                    list_bundles, self._settings.models_folder, self._pins
-                )
+                self._on_disk = await self._disk.call(self._folder.list_bundles, self._pins)
                 self._folder_error = None
         except DeadlineError as error:
             self._folder_error = str(error)
             raise
         except OSError as error:
-            self._folder_error = (
-                f"The models folder cannot be read ({error.strerror}); choose another with "
-                "--models-folder."
+            self._folder_error = not_ready_reasons.unreadable_folder(
+                self._settings.models_folder, error
             )
+
+    async def _read_rollouts(self) -> None:
+        await self._disk.call(self._rollouts.read)
+        self.metrics.rollouts_valid.set(self._rollouts.is_valid)
 
     async def _record_default(self) -> None:
         """Record the only model as the default, if none is recorded or the recorded one is gone."""
-        if self._settings.default_model is None and len(self._active) == 1:
+        if self._named_default is None and len(self._active) == 1:
             (only,) = self._active
             recorded = self._default.name
             if recorded is None or not (self._default.exists or only == recorded):
@@ -459,14 +543,19 @@ class Repository:
         stable = await self._load_stable(name, rollout, before)
         if stable is None:
             return
-        canary = None
-        if rollout.canary is not None and rollout.canary != stable.version_number:
-            spec = stable.bundle.manifest.input
-            canary = await self._loaded.load(name, rollout.canary, spec)
-        self._active[name] = ActiveVersions(stable, canary, rollout)
+        canary = await self._load_beside(stable, rollout.canary)
+        shadow = await self._load_beside(stable, rollout.shadow)
+        self._active[name] = active = ActiveVersions(stable, canary, rollout, shadow)
+        active.set_priorities()
         if before is None or before.stable is not stable:
             self.metrics.switches.labels(name).inc()
             logger.info("model in service", model=name, version=stable.version_number)
+
+    async def _load_beside(self, stable: LoadedModel, version: int | None) -> LoadedModel | None:
+        """Return a further version of a model; None if none is wanted, or it does not load."""
+        if version is None or version == stable.version_number:
+            return None
+        return await self._loaded.load(stable.name, version, stable.bundle.manifest.input)
 
     async def _load_stable(
         self, name: str, rollout: RolloutSpec, before: ActiveVersions | None
@@ -486,10 +575,12 @@ class Repository:
 
     def _drop_unused(self) -> None:
         """Drain versions that are not active any more, and forget failures of removed ones."""
-        self._loaded.drain_except({each for active in self._active.values() for each in active.all})
+        self._loaded.drain_except(
+            {each for active in self._active.values() for each in active.loaded}
+        )
         for name, version in self._loaded.failures:
             rollout = self._rollout(name)
-            if version not in (*self._on_disk.get(name, ()), rollout.held, rollout.canary):
+            if version not in (*self._on_disk.get(name, ()), *rollout.versions):
                 self._loaded.failures.forget((name, version))
         self._retain_metric_series()
 

@@ -1,27 +1,61 @@
-"""What lies in the models folder: names, versions, and whether a version's files have changed."""
+"""What lies in the models folder: names, versions, and whether a version's files have changed.
+
+With a served model name the folder is that of one model, as KServe mounts it: a bundle, or its
+versions. Knows no rollout.
+"""
 
 from collections.abc import Collection
 from pathlib import Path
 
-from model.bundle.store import list_models, list_versions
+from model.bundle.store import MANIFEST_FILE, list_models, list_versions, manifest_version
+from service.settings import ServiceSettings
 
 Fingerprint = frozenset[tuple[str, int, int]]
 """Path, size in bytes and modification time in nanoseconds of every file of a bundle."""
 
 
-def list_bundles(folder: Path, names: Collection[str]) -> dict[str, list[int]]:
-    """Return the versions of every model in the folder, the highest first.
+class ModelsFolder:
+    """The versions of every model, and where each lies; a dead disk may block every method."""
 
-    names: the only models to return; empty: all.
+    def __init__(self, settings: ServiceSettings) -> None:
+        """Read nothing yet."""
+        self._folder = settings.models_folder
+        self._served_name = settings.served_model_name
+        self._manifest: tuple[tuple[int, int, int], int] | None = None
+        """Of a folder that is a bundle: what changes with its manifest, and its version."""
 
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    return {
-        name: list_versions(folder, name)
-        for name in list_models(folder)
-        if not names or name in names
-    }
+    def list_bundles(self, names: Collection[str]) -> dict[str, list[int]]:
+        """Return the versions of every model, the highest first.
+
+        names: the only models to return; empty: all.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        if self._served_name is not None:
+            versions = self._served_versions()
+            found = {self._served_name: versions} if versions else {}
+        else:
+            found = {name: list_versions(self._folder, name) for name in list_models(self._folder)}
+        return {name: found[name] for name in found if not names or name in names}
+
+    def path(self, name: str, version: int) -> Path:
+        """Return the folder of a version, which need not exist."""
+        if self._served_name is None:
+            return self._folder / name / str(version)
+        return self._folder if self._manifest is not None else self._folder / str(version)
+
+    def _served_versions(self) -> list[int]:
+        list_models(self._folder)  # raises where the folder cannot be read
+        try:
+            status = (self._folder / MANIFEST_FILE).lstat()
+        except FileNotFoundError:
+            self._manifest = None
+            return list_versions(self._folder, ".")
+        key = status.st_ino, status.st_size, status.st_mtime_ns
+        if self._manifest is None or self._manifest[0] != key:
+            self._manifest = key, manifest_version(self._folder)
+        return [self._manifest[1]]
 
 
 def fingerprint(bundle: Path) -> Fingerprint:

@@ -1,6 +1,7 @@
-"""The rollout of each model: which version should be active, and a canary's share of requests.
+"""The rollouts of all models, in one file that every replica reads, on this host or on others.
 
-All rollouts are in one file that every worker reads, so that a change by one reaches all. Knows no
+A change reaches all of them through the file, and none is lost: writers exclude each other by a
+lock, and where a file system grants that lock twice, a hard link decides who was first. Knows no
 bundle.
 """
 
@@ -8,101 +9,39 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from model.bundle.bounded_reading import read_file
 from service.errors import RolloutError
+from service.registry import atomic_files
+from service.registry.peer_records import Peer, Peers
+from service.registry.process_identity import ProcessIdentity, this_process
+from service.registry.rollout_spec import RolloutSpec
 
 logger = structlog.stdlib.get_logger("service")
 
 _FILE = "releases.json"
 _LOCK = "releases.lock"
-_APPLIED = "applied-"
+_KEPT_GENERATIONS = 16
+"""How many of the last generations stay beside the file."""
 _MAX_BYTES = 16 * 2**20
 _LOCK_SECONDS = 5.0
 _LOCK_RETRY_SECONDS = 0.02
-
-
-class RolloutSpec(BaseModel):
-    """Which versions of one model should be active; the fields are those of the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    held: int | None = Field(
-        None, description="the pinned stable version; null: the newest that loads"
-    )
-    canary: int | None = Field(None, description="a version on trial beside the stable one")
-    share: float = Field(0, ge=0, le=1, description="of the requests, for the canary")
-    previous: int | None = Field(None, description="the version that a rollback returns to")
-    unloaded: bool = Field(False, description="out of service")
-    attempt: int = Field(0, description="increased to retry versions that failed to load")
-
-    def as_loaded(self) -> "RolloutSpec":
-        """Put the model back into service, and retry versions that failed to load."""
-        return self.model_copy(update={"unloaded": False, "attempt": self.attempt + 1})
-
-    def as_unloaded(self) -> "RolloutSpec":
-        """Take the model out of service; pin, canary and history are kept."""
-        return self.model_copy(update={"unloaded": True})
-
-    def pinned(self, version: int) -> "RolloutSpec":
-        """Pin one version, whichever newer ones appear."""
-        return self._with_versions(held=version)
-
-    def unpinned(self) -> "RolloutSpec":
-        """Serve the newest version that loads."""
-        return self._with_versions()
-
-    def with_canary(self, stable: int | None, version: int, share: float) -> "RolloutSpec":
-        """Give `version` a share of the requests, and pin `stable` for the others.
-
-        Raises:
-            RolloutError: there is no stable version, or `version` is the stable one.
-        """
-        if stable is None:
-            raise RolloutError("The model is not in service; load it first.")
-        if version == stable:
-            raise RolloutError(f"Version {version} is the stable one already; name another.")
-        return self._with_versions(held=stable, canary=version, share=share)
-
-    def promoted(self, stable: int | None) -> "RolloutSpec":
-        """Make the canary the stable version.
-
-        Raises:
-            RolloutError: there is no canary.
-        """
-        if self.canary is None:
-            raise RolloutError("There is no canary to promote; start one first.")
-        return self._with_versions(held=self.canary, previous=stable)
-
-    def rolled_back(self, lower: int | None) -> "RolloutSpec":
-        """End the canary; without one, return to the previous stable version.
-
-        lower: the next lower version on disk, used where no previous one is recorded.
-
-        Raises:
-            RolloutError: there is nothing to return to.
-        """
-        if self.canary is not None:
-            return self._with_versions(held=self.held)
-        target = self.previous if self.previous is not None else lower
-        if target is None:
-            raise RolloutError("There is no earlier version to roll back to; copy one back first.")
-        return self._with_versions(held=target)
-
-    def _with_versions(self, **wanted: int | float | None) -> "RolloutSpec":
-        return RolloutSpec.model_validate(
-            {"unloaded": self.unloaded, "attempt": self.attempt, **wanted}
-        )
+_MOST_TRIES = 50
+"""How often a change is tried while other writers are faster, though the lock excludes them."""
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 
 
 class _RolloutFile(BaseModel):
@@ -110,53 +49,84 @@ class _RolloutFile(BaseModel):
 
     generation: int = 0
     models: dict[str, RolloutSpec] = Field(default_factory=dict)
+    began: str = ""
+    """At random, so that a file that begins anew follows no older one."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A content of the file, as it was read or written."""
+
+    text: bytes
+    content: _RolloutFile
+
+    @property
+    def successor(self) -> str:
+        """The name of the file that the next generation has, too, whoever writes it first."""
+        digest = hashlib.sha256(self.text).hexdigest()[:16]
+        return f"releases-{self.content.generation + 1}-after-{digest}.json"
+
+
+_NOTHING = _Stored(b"", _RolloutFile())
 
 
 class RolloutStore:
-    """The rollouts of all models, in a folder that the workers share.
+    """The rollouts of all models, in a folder that replicas share."""
 
-    Beside the file, each worker has a file `applied-PID` with the last generation that it applied.
-    """
+    default_model: str | None = None
+    """The model of requests that name none; the folder has a file of its own for it."""
 
-    def __init__(self, folder: Path | None, processes: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        me: ProcessIdentity | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Read nothing yet.
 
         folder: where the file is; None: a temporary folder, created by the first change.
-        processes: how many share the folder, this one included.
+        me: the process whose store this is; None: this process.
+        clock: tells how long peers on other hosts have been silent, seconds.
         """
         self._folder = folder
-        self._processes = processes
+        self._peers = None if folder is None else Peers(folder, me or this_process(), clock)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._content = _RolloutFile()
+        self._stored = _NOTHING
         self._has_read = folder is None
         self._problem: str | None = None
         self._stopping = threading.Event()
-        self._applied_generation = -1
+        self._has_warned_of_links = self._is_unseen = False
 
     @property
     def generation(self) -> int:
         """The number of changes so far, as last read."""
-        return self._content.generation
+        return self._stored.content.generation
+
+    @property
+    def models(self) -> Mapping[str, RolloutSpec]:
+        """The rollouts by model, as last read; models without one follow their newest version."""
+        return self._stored.content.models
 
     def get(self, name: str) -> RolloutSpec:
         """Return the rollout of a model, as last read."""
-        return self._content.models.get(name, RolloutSpec())
+        return self.models.get(name, RolloutSpec())
 
     @property
     def unread_reason(self) -> str | None:
         """Why the file has never been read; None if it has. Until then no model may be active."""
         return None if self._has_read else self._problem or f"{_FILE} has not been read yet."
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether the file could be read the last time."""
+        return self._problem is None
+
     def read(self) -> None:
         """Read the file again; if it cannot be read, log that and keep the last content."""
         if self._folder is None:
             return
         try:
-            self._content = _RolloutFile.model_validate_json(
-                read_file(self._folder / _FILE, _MAX_BYTES)
-            )
-        except FileNotFoundError:  # no change yet, or an operator has removed a damaged file
-            pass
+            self._stored = self._read_newest(self._folder)
         except (OSError, ValidationError) as error:
             reason = (
                 error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
@@ -169,59 +139,162 @@ class RolloutStore:
         self._problem = None
         self._has_read = True
 
+    def require_changeable(self) -> None:
+        """Do nothing: commands may change these rollouts."""
+
     def change(self, name: str, step: Callable[[RolloutSpec], RolloutSpec]) -> None:
         """Change the rollout of a model, under a lock that excludes other processes.
+
+        step: is given the current rollout and returns the new one; it may be called again.
 
         Raises:
             RolloutError: `step` raises it, the folder cannot be written, or the lock is not free.
         """
         try:
             with self._locked() as folder:
-                self.read()
-                if self._problem is not None:
-                    raise RolloutError(self._problem)
-                models = self._content.models | {name: step(self.get(name))}
-                changed = _RolloutFile(generation=self.generation + 1, models=models)
-                _write_atomically(folder / _FILE, changed.model_dump_json(indent=2))
-                self._content = changed
+                for _ in range(_MOST_TRIES):
+                    self.read()
+                    if self._problem is not None:
+                        raise RolloutError(self._problem)
+                    if self._try_change(folder, name, step):
+                        return
         except OSError as error:
             raise RolloutError(
                 f"The change cannot be kept ({error.strerror}); name a folder that can be written "
                 "with --control-folder."
             ) from None
+        raise RolloutError("Other replicas are changing rollouts, too; try again.")
 
-    def mark_applied(self, generation: int) -> None:
-        """Record that this process has applied the rollouts of a generation."""
-        if self._folder is not None and self._applied_generation != generation:
-            with suppress(OSError):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                _write_atomically(self._folder / f"{_APPLIED}{os.getpid()}", str(generation))
-                self._applied_generation = generation
+    def mark_applied(self, generation: int, missing: Mapping[str, Sequence[int]]) -> None:
+        """Record that this process has applied the rollouts of a generation.
+
+        missing: the versions that they name and that this process could not load, by model.
+        """
+        if self._peers is not None:
+            with self._warning_once():
+                self._peers.announce(generation, missing)
+
+    def beat(self) -> None:
+        """Record that this process lives, and forget those that do not."""
+        if self._peers is not None:
+            with self._warning_once():
+                self._peers.beat()
+                self._peers.look()
+                self._peers.remove_gone()
+
+    @contextmanager
+    def _warning_once(self) -> Iterator[None]:
+        """Log the first error of several: this process serves on, and no command waits for it."""
+        try:
+            yield
+        except OSError as error:
+            if not self._is_unseen:
+                logger.warning(
+                    "peers do not see this process",
+                    folder=str(self._folder),
+                    reason=error.strerror,
+                    hint="let it write into the control folder",
+                )
+            self._is_unseen = True
+        else:
+            self._is_unseen = False
+
+    def lagging_peers(self) -> Sequence[Peer]:
+        """Return the live peers that have not applied the rollouts that were last read here."""
+        if self._peers is None:
+            return ()
+        live = self._peers.look()
+        return [each for each in live if each.record.generation < self.generation]
+
+    def peers_without_versions(self, name: str) -> Sequence[Peer]:
+        """Return the live peers that could not load a version that a model's rollout names."""
+        if self._peers is None:
+            return ()
+        return [each for each in self._peers.look() if each.record.missing.get(name)]
 
     def stop(self) -> None:
         """Stop waiting for the lock, now and later."""
         self._stopping.set()
 
-    def peers_have_applied(self) -> bool:
-        """Return whether every other process has applied the rollouts that were last read here."""
-        if self._folder is None or self._processes == 1:
-            return True
-        generations = [
-            _read_generation(file)
-            for file in self._folder.glob(f"{_APPLIED}*")
-            if _is_other_live_process(file.name.removeprefix(_APPLIED))
-        ]
-        have_applied = [generation >= self.generation for generation in generations]
-        return len(have_applied) >= self._processes - 1 and all(have_applied)
-
     def close(self) -> None:
-        """Remove the files of this process, so that no other waits for it."""
+        """Remove the record of this process, so that no other waits for it."""
         self._stopping.set()
-        if self._folder is not None:
-            with suppress(OSError):
-                (self._folder / f"{_APPLIED}{os.getpid()}").unlink(missing_ok=True)
+        if self._peers is not None:
+            self._peers.leave()
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    def _read_newest(self, folder: Path) -> _Stored:
+        """Return what the file holds, or a later generation that its writer could not put there.
+
+        Without a file what was read before stays: no change yet, or an operator has removed it.
+        """
+        try:
+            newest = _read(folder / _FILE)
+        except FileNotFoundError:
+            newest = self._stored
+        while newest is not _NOTHING:
+            try:
+                newest = _read(folder / newest.successor)
+            except FileNotFoundError:
+                break
+        return newest
+
+    def _try_change(
+        self, folder: Path, name: str, step: Callable[[RolloutSpec], RolloutSpec]
+    ) -> bool:
+        """Change what was last read; return False if it is not the newest any more."""
+        before = self._stored
+        models = {**before.content.models, name: step(self.get(name))}
+        if not (folder / _FILE).exists() and self._begin(folder):
+            return False
+        update = {"generation": before.content.generation + 1, "models": models}
+        # Without defaults: a release of the service that does not know a field refuses it.
+        text = before.content.model_copy(update=update).model_dump_json(
+            indent=2, exclude_defaults=True
+        )
+        if not self._claim(folder / before.successor, text):
+            return False
+        try:
+            atomic_files.write(folder / _FILE, text)
+            _remove_old_generations(folder, before.content.generation + 1)
+        except OSError:
+            if not (folder / before.successor).exists():
+                raise
+            logger.exception("releases not replaced", folder=str(folder))  # yet the change is kept
+        self._stored = _parse(text.encode())
+        return True
+
+    def _begin(self, folder: Path) -> bool:
+        """Write the file where there is none, so that two first changes differ in their order.
+
+        Return whether there is a new first content to be read.
+        """
+        is_first = self._stored is _NOTHING
+        began = _RolloutFile(began=secrets.token_hex(8)).model_dump_json(exclude_defaults=True)
+        text = began if is_first else self._stored.text.decode()
+        try:
+            return not atomic_files.create(folder / _FILE, text) or is_first
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+        return False
+
+    def _claim(self, successor: Path, text: str) -> bool:
+        """Write the next generation; return False if another writer was first."""
+        try:
+            return atomic_files.create(successor, text)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if not self._has_warned_of_links:
+                self._has_warned_of_links = True
+                logger.warning(
+                    "control folder without hard links",
+                    folder=str(successor.parent),
+                    hint="changes of several hosts rest on its locks alone",
+                )
+        return True
 
     @contextmanager
     def _locked(self) -> Iterator[Path]:
@@ -249,6 +322,13 @@ class RolloutStore:
                         f"Another process has held {_LOCK} for {_LOCK_SECONDS:g} seconds; try "
                         "again, or end that process."
                     ) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                raise RolloutError(
+                    "The file system of the control folder has no locks; mount it with locks, as "
+                    "NFS 4 has them, or name another folder with --control-folder."
+                ) from None
             else:
                 return
 
@@ -263,43 +343,18 @@ def _open_lock(file: Path) -> int:
     return descriptor
 
 
-def remove_process_files(folder: Path, pid: int | None = None) -> None:
-    """Remove the `applied-PID` file of an ended process; None: of all, when a service starts."""
-    for file in folder.glob(f"{_APPLIED}{'*' if pid is None else pid}"):
-        with suppress(OSError):
-            file.unlink()
+def _read(file: Path) -> _Stored:
+    return _parse(read_file(file, _MAX_BYTES))
 
 
-def routes_to_canary(request_id: str, share: float) -> bool:
-    """Return whether a request goes to the canary; always the same for the same id.
-
-    share: the canary's share of all ids, 0..1; an id in a small share is also in every larger one.
-    """
-    digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+def _parse(text: bytes) -> _Stored:
+    return _Stored(text, _RolloutFile.model_validate_json(text))
 
 
-def _write_atomically(file: Path, text: str) -> None:
-    draft = file.with_name(f".{file.name}-{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
-
-
-def _read_generation(file: Path) -> int:
-    try:
-        return int(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0
-
-
-def _is_other_live_process(pid: str) -> bool:
-    """Return whether there is another process with that id."""
-    if not pid.isdecimal() or int(pid) == os.getpid():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _remove_old_generations(folder: Path, generation: int) -> None:
+    """Remove all generations but those near the newest, which other writers may still name."""
+    for file in folder.glob("releases-*-after-*.json"):
+        number = file.name.split("-")[1]
+        if not number.isdecimal() or abs(int(number) - generation) >= _KEPT_GENERATIONS:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)

@@ -1,11 +1,12 @@
-"""The versions of one model that answer requests: a stable one and perhaps a canary."""
+"""The versions of one model in service: a stable one and perhaps a canary and a shadow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.engine.model_loader import LoadedModel
 from service.errors import UnknownVersionError
-from service.registry.rollout_store import RolloutSpec, routes_to_canary
+from service.registry.request_shares import routes_to_canary
+from service.registry.rollout_spec import RolloutSpec
 
 STABLE, CANARY = "stable", "canary"
 
@@ -17,11 +18,28 @@ class ActiveVersions:
     stable: LoadedModel
     canary: LoadedModel | None
     rollout: RolloutSpec
+    shadow: LoadedModel | None = None
+    """Answers no client: its answers are compared with those of the stable version."""
 
     @property
     def all(self) -> tuple[LoadedModel, ...]:
-        """Every version in service, the stable one first."""
+        """Every version that answers requests, the stable one first."""
         return (self.stable,) if self.canary is None else (self.stable, self.canary)
+
+    @property
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """Every version that must stay loaded."""
+        return self.all if self.shadow is None else (*self.all, self.shadow)
+
+    def set_priorities(self) -> None:
+        """Let the shadow run behind the versions that answer requests."""
+        for model in self.loaded:
+            model.batcher.is_background = model is self.shadow
+
+    @property
+    def canary_share(self) -> float:
+        """The canary's share of the requests that name no version, 0..1; 0 without a canary."""
+        return 0.0 if self.canary is None else self.rollout.share
 
 
 def select_version(active: ActiveVersions, version: str | None, request_id: str) -> LoadedModel:

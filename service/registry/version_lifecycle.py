@@ -15,7 +15,7 @@ from service.engine.model_loader import LoadedModel, Loader, LoadTimeoutError
 from service.errors import NotReadyError
 from service.observability.metrics_recorder import Metrics
 from service.registry.file_access_timeout import STOPPING, Disk
-from service.registry.models_folder_scan import fingerprint
+from service.registry.models_folder_scan import ModelsFolder, fingerprint
 from service.registry.refused_versions import LoadFailures
 from service.settings import ServiceSettings
 
@@ -33,6 +33,7 @@ class LoadedModels:
         settings: ServiceSettings,
         metrics: Metrics,
         loader: Loader,
+        folder: ModelsFolder,
         disk: Disk,
         on_drained: Callable[[], None],
     ) -> None:
@@ -41,6 +42,7 @@ class LoadedModels:
         self._settings = settings
         self._metrics = metrics
         self._loader = loader
+        self._folder = folder
         self._disk = disk
         self._on_drained = on_drained
         self._loaded: dict[tuple[str, int], LoadedModel] = {}
@@ -74,7 +76,7 @@ class LoadedModels:
         key = name, version
         if key in self._loaded:
             return self._loaded[key]
-        path = self._settings.models_folder / name / str(version)
+        path = self._folder.path(name, version)
         files = await self._disk.call(fingerprint, path)
         if self.failures.still_applies(key, files):
             return None

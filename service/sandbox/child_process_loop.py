@@ -47,14 +47,9 @@ class ServiceConnection:
         self._connection.sendall(data)
 
     def _receive(self, length: int) -> bytes | None:
-        data = bytearray(length)
-        view = memoryview(data)
-        while view:
-            received = self._connection.recv_into(view)
-            if not received:
-                return None
-            view = view[received:]
-        return bytes(data)
+        """Receive exactly `length` bytes; None if the service has closed the connection."""
+        data = self._connection.recv(length, socket.MSG_WAITALL) if length else b""
+        return data if len(data) == length else None
 
 
 def run_tasks(connection: ServiceConnection) -> None:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import orjson
 
+from service.codecs.body_to_images import JSON_TYPE, JsonLayout
 from service.codecs.compression import IDENTITY
 from service.codecs.image_limits import Limits
-from service.codecs.request_body_images import JSON_TYPE, JsonLayout
 
 HEADER = struct.Struct("<IQ")
 """The header of each message: the length of its JSON and of the bytes after it."""
@@ -21,7 +21,7 @@ UNRESERVED_BYTES = 2**24
 RESERVED = b"\1"
 """The reply to a process that has requested memory."""
 
-Kind = Literal["images", "files", "infer"]
+Kind = Literal["images", "image", "files", "infer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,9 @@ class Task:
     """Instructions for a sandbox process on how to decode a body."""
 
     kind: Kind
-    """`images` decodes the images in a body, and `files` decodes concatenated image files. `infer`
-    rewrites an Open Inference request so that its images are one binary tensor."""
+    """`images` decodes the images in a body, `image` a single one and also tells its size, and
+    `files` decodes concatenated image files. `infer` rewrites an Open Inference request so that its
+    images are one binary tensor."""
     spec: dict[str, Any]
     """The fields of the model's `InputSpec`."""
     limits: Limits

@@ -8,9 +8,7 @@ import numpy as np
 
 from model.errors import DropserveError
 from model.images.preprocessing import InputSpec
-from service.codecs.compression import decompress
-from service.codecs.infer_requests import parse_request, read_inputs, write_binary_request
-from service.codecs.request_body_images import (
+from service.codecs.body_to_images import (
     Images,
     ReserveMemory,
     check_input_shapes,
@@ -20,7 +18,10 @@ from service.codecs.request_body_images import (
     images_from_tensors,
     read_items,
     to_images,
+    upright_size,
 )
+from service.codecs.compression import decompress
+from service.codecs.infer_requests import parse_request, read_inputs, write_binary_request
 from service.sandbox.child_process_messages import Task
 
 TaskResult = tuple[dict[str, Any], bytes | memoryview]
@@ -49,7 +50,10 @@ def _run_task(task: Task, body: bytes, reserve: ReserveMemory) -> TaskResult:
         return _rewrite_infer_request(task, body, spec, reserve)
     check_json_size(body, task.content_type, spec, task.limits, reserve)
     items = read_items(body, task.content_type, task.layout, task.limits)
-    return _array_result(to_images(items, spec, task.limits, reserve))
+    content, data = _array_result(to_images(items, spec, task.limits, reserve))
+    if task.kind == "image":
+        content["size"] = upright_size(items[0], task.limits)
+    return content, data
 
 
 def _rewrite_infer_request(

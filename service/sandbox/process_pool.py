@@ -14,8 +14,8 @@ import structlog
 
 from model.errors import DropserveError
 from model.images.preprocessing import PEAK_BYTES_PER_PIXEL, InputSpec
+from service.codecs.body_to_images import MEMORY_BYTES_PER_JSON_BYTE
 from service.codecs.image_limits import Limits
-from service.codecs.request_body_images import MEMORY_BYTES_PER_JSON_BYTE
 from service.container_resources import available_memory_bytes, available_processors
 from service.errors import (
     STATUS_AND_CODE,

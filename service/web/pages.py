@@ -1,77 +1,66 @@
-"""The pages / and /docs, each with a Content-Security-Policy, and the description /openapi.json."""
+"""The pages for people and the static files that they load, under a Content-Security-Policy."""
 
-import re
-from base64 import b64encode
-from collections.abc import Callable, Mapping
-from hashlib import sha256
+from collections.abc import Mapping
 from pathlib import Path
 
-from fastapi import APIRouter
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
-from fastapi.routing import APIRoute
 
-from service.api.routes import RawResponse, new_router
+from service.api.routes import new_router
+from service.keys.scopes import public
+from service.web.static_files import read_files
 
-_OPENAPI_PATH = "/openapi.json"
-_INDEX_PAGE = Path(__file__).with_name("index.html")
-_SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/"
-_SWAGGER_ICON = "https://fastapi.tiangolo.com/img/"
+_STATIC = Path(__file__).with_name("static")
+_PAGES = {"/": "index.html", "/ui/models": "models.html", "/ui/monitor": "monitor.html"}
+"""The file of each page."""
+_NOT_FOUND = 404
 _DENY_ALL = {
     "default-src": ("'none'",),
     "base-uri": ("'none'",),
     "form-action": ("'none'",),
     "frame-ancestors": ("'none'",),
 }
+_SOURCES = {
+    "script-src": ("'self'",),
+    "style-src": ("'self'",),
+    "img-src": ("'self'", "blob:", "data:"),  # blob: an image that the user has chosen
+    "connect-src": ("'self'",),
+}
 
 
-def router(describe: Callable[[], bytes]) -> APIRouter:
-    """Build the routes of the two pages and of the description; `describe` returns its JSON."""
+def router() -> APIRouter:
+    """Build the routes of the pages and of their scripts, styles and icons."""
     routes = new_router("operations")
-    html = _INDEX_PAGE.read_text(encoding="utf-8")
-    headers = _security_headers({"style-src": _inline_hashes(html, "style")})
+    for path, file in _PAGES.items():
+        _add_page(routes, path, (_STATIC / file).read_text(encoding="utf-8"))
+    files = read_files(_STATIC)
 
-    swagger_page = get_swagger_ui_html(openapi_url=_OPENAPI_PATH, title="Dropserve")
-    swagger = bytes(swagger_page.body).decode()
-    swagger_headers = _security_headers(
-        {
-            "script-src": (_SWAGGER, *_inline_hashes(swagger, "script")),
-            "style-src": (_SWAGGER, "'unsafe-inline'"),  # Swagger UI sets style attributes
-            "img-src": ("'self'", "data:", _SWAGGER_ICON),
-            "font-src": ("data:",),
-            "connect-src": ("'self'",),
-        }
-    )
+    @routes.api_route("/ui/static/{file:path}", methods=["GET", "HEAD"], include_in_schema=False)
+    @public
+    async def static_file(file: str, request: Request) -> Response:
+        if file not in files:
+            raise HTTPException(_NOT_FOUND)
+        return files[file].answer(request)
 
-    @routes.get("/", summary="A page with links", response_class=HTMLResponse)
-    async def playground() -> HTMLResponse:
-        return HTMLResponse(html, headers=headers)
-
-    @routes.get("/docs", include_in_schema=False)
-    async def documentation() -> HTMLResponse:
-        return HTMLResponse(swagger, headers=swagger_headers)
-
-    async def description() -> Response:
-        return RawResponse(describe())
-
-    methods = ["GET", "HEAD"]
-    routes.routes.append(
-        APIRoute(_OPENAPI_PATH, description, methods=methods, include_in_schema=False)
-    )
     return routes
 
 
-def _security_headers(sources: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+def security_headers(sources: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """Build headers that let a page load only from `sources`, and no other page frame it."""
     policy = "; ".join(
         " ".join((directive, *allowed)) for directive, allowed in {**_DENY_ALL, **sources}.items()
     )
-    return {"Content-Security-Policy": policy, "X-Frame-Options": "DENY"}
+    return {
+        "Content-Security-Policy": policy,
+        "X-Frame-Options": "DENY",
+        "Cross-Origin-Opener-Policy": "same-origin",
+    }
 
 
-def _inline_hashes(html: str, element: str) -> tuple[str, ...]:
-    """Return the policy's sources for the inline elements of a page: the hash of each content."""
-    return tuple(
-        f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
-        for text in re.findall(f"<{element}>(.*?)</{element}>", html, re.DOTALL)
-    )
+def _add_page(routes: APIRouter, path: str, html: str) -> None:
+    headers = security_headers(_SOURCES) | {"Cache-Control": "no-cache"}
+
+    @routes.get(path, summary="A page for people", response_class=HTMLResponse, name=path)
+    @public
+    async def page() -> HTMLResponse:
+        return HTMLResponse(html, headers=headers)

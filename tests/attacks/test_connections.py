@@ -172,6 +172,24 @@ def test_slow_client_is_closed_soon_after_a_refusal(
         port.until(lambda: not port.state.connections)
 
 
+def test_client_that_ends_its_side_within_a_body_and_reads_nothing_is_closed_in_time(
+    models_folder: Path,
+) -> None:
+    with open_port(models_folder, write_timeout_seconds=0.1) as port:
+        client = port.connect()
+        client.send(UNFINISHED_POST)
+        port.until(lambda: any(each._is_in_body for each in port.connections))
+
+        def fill() -> None:
+            transport = port.connections[-1].transport
+            transport.set_write_buffer_limits(high=2**30)
+            transport.write(bytes(2**24))
+
+        port.call(fill)
+        client._connection.shutdown(socket.SHUT_WR)
+        port.until(lambda: not port.state.connections)
+
+
 def test_idle_connection_is_closed_to_make_room_for_a_new_one(models_folder: Path) -> None:
     with open_port(models_folder, max_connections=4) as port:
         for _ in range(20):
@@ -198,6 +216,14 @@ def test_bytes_after_an_upgrade_head_are_its_body(
     client.send(LIVE_REQUEST)
     response = client.read_response()
     assert (response.status, response.headers["X-Request-ID"] == "inner") == (200, False)
+
+
+def test_request_of_http_1_0_stays_one_where_it_asks_for_an_upgrade(port: Listening) -> None:
+    client = port.connect()
+    lines = b"Connection: upgrade", b"Upgrade: a", b"Transfer-Encoding: chunked"
+    client.send(post(b"0\r\n\r\n", *lines).replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert status_and_code(client) == (400, "invalid_http")
+    assert client.is_closed()
 
 
 @pytest.mark.parametrize(

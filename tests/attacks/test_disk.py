@@ -117,11 +117,11 @@ def test_concurrent_scrapes_share_one_rendering(monkeypatch: pytest.MonkeyPatch)
     metrics = Metrics()
     rendered: list[int] = []
 
-    def render() -> bytes:
+    def render(*, as_openmetrics: bool) -> bytes:
         rendered.append(1)
         return b"metrics"
 
-    monkeypatch.setattr(metrics, "_render", render)
+    monkeypatch.setattr(metrics, "render_flushed", render)
 
     async def scenario() -> None:
         responses = await asyncio.gather(*(metrics.render_in_thread() for _ in range(500)))
@@ -138,7 +138,7 @@ def test_rollout_change_without_disk_space_is_refused(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     releases = RolloutStore(tmp_path)
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RolloutError, match=r"cannot be kept \(No space left on device\)"):
         releases.change("digits", lambda now: now.pinned(1))
     assert releases.get("digits").held is None

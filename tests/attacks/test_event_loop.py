@@ -22,7 +22,7 @@ from service.app import tune_gc
 from service.codecs.infer_requests import InferRequest, Input
 from service.codecs.infer_responses import write_response
 from service.codecs.tensors import Tensor
-from service.sandbox.request_image_reader import as_floats
+from service.sandbox.sandboxed_image_reader import as_floats
 from tests.attacks.stalls import Heartbeat, longest_stall
 from tests.service.serving import Application, serving_models
 

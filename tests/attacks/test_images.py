@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from model.errors import ImageDecodeError, ImageTooLargeError
+from model.images.file_formats import needs_isolation
 from model.images.metadata_stripping import strip_metadata
 from model.images.preprocessing import InputSpec, decode, open_all
 
@@ -145,10 +146,17 @@ def test_decode_limits_the_length_of_a_side(width: int, height: int) -> None:
 def test_decode_limits_the_intermediate_image_of_resizing() -> None:
     large = InputSpec(channels=1, height=8, width=512, resize="stretch")
     with pytest.raises(ImageTooLargeError, match="too long and narrow to be brought to 512 x 8"):
-        decode(png(100, 130_000), large)
+        decode(png(100, 130_000), large, max_pixels=25_000_000)
     with pytest.raises(ImageTooLargeError, match="too long and narrow to be brought to 8 x 8"):
         decode(png(1, 1000), GREY)
     assert decode(png(100, 130_000), STRETCHED).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "AVIF", "PNG", "JPEG", "WEBP"])
+def test_complex_decoders_and_colour_profiles_need_isolation(kind: str) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert needs_isolation(encode(kind, icc_profile=profile))
+    assert needs_isolation(encode(kind)) == (kind in ("TIFF", "AVIF"))
 
 
 def test_decode_limits_run_length_encoding() -> None:

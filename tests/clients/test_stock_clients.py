@@ -6,6 +6,7 @@ They run in an environment of their own, since their requirements are not the pr
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import httpx
 import numpy as np
 import pytest
 
+from service.keys.key_file_changes import add_key
+from tests.certificates import Authority
 from tests.conftest import ROOT
 from tests.service.process import ServiceProcess, service_process
 from training.data.dataset import Split
@@ -41,6 +44,11 @@ CHECKS = {
     "with_kserve.py": 15,
     "with_requests.py": 18,
 }
+
+
+WITH_KEYS, KEY_CHECKS = "with_keys.py", 7
+WITH_TLS, TLS_CHECKS = "with_tls.py", 7
+NO_KEY = "ds-00000000-" + "A" * 43
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +91,50 @@ def test_client_passes_every_check(script: str, service: ServiceProcess) -> None
     assert service.logged("request failed") == []
 
 
-@pytest.mark.parametrize("script", CHECKS)
+def test_clients_pass_every_check_with_a_key(models_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    key = add_key(file, "client", frozenset({"predict", "read"}), None)
+    options = ["--control", "anyone", "--api-keys-file", str(file)]
+    with service_process(models_folder, *options) as process:
+        done = run(PYTHON, str(FOLDER / WITH_KEYS), process.url, key)
+    found = outcomes(done)
+    assert {each["check"]: each["error"] for each in found if not each["ok"]} == {}
+    assert len(found) == KEY_CHECKS
+    assert done.returncode == 0, done.stderr
+
+
+def test_clients_pass_every_check_by_https_while_the_certificate_is_replaced(
+    models_folder: Path, tmp_path: Path
+) -> None:
+    authority, clients = Authority(), Authority()
+    for name in ("server", "client"):
+        (tmp_path / name).mkdir()
+    options = authority.issue(tmp_path / "server").options
+    options += ["--tls-client-ca", str(clients.write(tmp_path / "client"))]
+    own = clients.issue(tmp_path / "client")
+    own.key.write_bytes(own.key.read_bytes() + own.certificate.read_bytes())
+    ca = authority.write(tmp_path / "server")
+    with service_process(models_folder, *options, workers=2) as process:
+        for count in (2, 4):  # each worker reads them at its start, and when they change
+            process.wait_for("certificate read", count)
+            done = run(PYTHON, str(FOLDER / WITH_TLS), process.url, str(ca), str(own.key))
+            found = outcomes(done)
+            assert {each["check"]: each["error"] for each in found if not each["ok"]} == {}
+            assert len(found) == TLS_CHECKS
+            assert done.returncode == 0, done.stderr
+            authority.issue(tmp_path / "server")
+        process.send(signal.SIGTERM)
+        assert process.exit_status() == 0
+
+
+@pytest.mark.parametrize("script", [*CHECKS, WITH_KEYS])
 def test_every_check_fails_where_nothing_listens(script: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        done = run(PYTHON, str(FOLDER / script), f"http://127.0.0.1:{unused.getsockname()[1]}")
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        done = run(PYTHON, str(FOLDER / script), url, NO_KEY)
     assert [each["check"] for each in outcomes(done) if each["ok"]] == []
-    assert len(outcomes(done)) == CHECKS[script]
+    assert len(outcomes(done)) == (CHECKS | {WITH_KEYS: KEY_CHECKS})[script]
     assert done.returncode == 1
 
 

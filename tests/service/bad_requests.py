@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from model.images.file_formats import FORMAT_NAMES
 from service.api.open_inference import LENGTH_HEADER
 from tests.pictures import bomb, encode, form, instances, numbers
 from tests.service.serving import JSON, PNG
@@ -120,8 +121,9 @@ BODIES = [
         "base64 cut": '{"instances": [{"b64": "abcde"}]}',
         "not ASCII": '{"instances": [{"b64": "é"}]}',
     }),
-    *_json("invalid_base64", "A 'b64' field is not base64; leave out the 'data:...;base64,' in front (RFC 4648).", {
-        "a data URL": '{"instances": [{"b64": "data:image/png;base64,AAAA"}]}',
+    *_json("invalid_base64", "A 'b64' field is a data URL without base64; send 'data:image/png;base64,...' or the base64 alone.", {
+        "a data URL of text": '{"instances": [{"b64": "data:image/png,AAAA"}]}',
+        "a data URL of nothing": '{"instances": [{"b64": "data:"}]}',
     }),
 ]  # fmt: skip
 
@@ -162,22 +164,21 @@ NUMBERS = [
     }),
 ]  # fmt: skip
 
-_NOT_AN_IMAGE = (
-    "The file is not an image that can be read; send a PNG, JPEG, WebP, GIF or BMP file."
-)
-_DAMAGED = "The image is truncated or corrupt (…); send a whole PNG, JPEG, WebP, GIF or BMP file."
+_NOT_AN_IMAGE = f"The file is not an image that can be read; send a {FORMAT_NAMES} file."
+_EMPTY_FILE = f"The file is empty; send a {FORMAT_NAMES} file."
+_DAMAGED = f"The image is truncated or corrupt (…); send a whole {FORMAT_NAMES} file."
 _TOO_MANY_BYTES = "The body is larger than 100,000 bytes; send fewer or smaller images."
 _TOO_MANY_IMAGES = "One request takes at most 8 images; send several."
 
 FILES = [
     *_png("image_unreadable", _NOT_AN_IMAGE, {
         "text": b"hello",
-        "a TIFF file": encode(GREY, "TIFF"),
+        "an ICO file": encode(GREY, "ICO"),
         "a header alone": PICTURE[:33],
     }),
-    *_json("image_unreadable", _NOT_AN_IMAGE, {"empty base64": '{"instances": [{"b64": ""}]}'}),
+    *_json("image_unreadable", _EMPTY_FILE, {"empty base64": '{"instances": [{"b64": ""}]}'}),
+    *_files("image_unreadable", _EMPTY_FILE, {"an empty file": form(b"")}),
     *_files("image_unreadable", _NOT_AN_IMAGE, {
-        "an empty file": form(b""),
         "one bad file of two": form(PICTURE, b"hello"),
     }),
     *_png("image_unreadable", _DAMAGED, {
@@ -191,7 +192,7 @@ FILES = [
         "a bomb": bomb(10_000, 10_000),
     }),
     *_png("image_too_large", "The image declares 100 x 301 pixels, …", {"one row too many": bomb(100, 301)}),
-    *_png("image_too_large", "The image declares too many pixels; send a smaller one.", {
+    *_png("image_too_large", "The image declares 200000 x 200000 pixels, …", {
         "a bomb beyond what Pillow opens": bomb(200_000, 200_000),
     }),
     *_json("image_too_large", "The image declares 10000 x 10000 pixels, …", {
@@ -243,7 +244,7 @@ FORMS = [
 
 _TAKEN = (
     "send application/json, multipart/form-data, or an image as image/png, image/jpeg, "
-    "image/webp, image/gif, image/bmp."
+    "image/webp, image/gif, image/bmp, image/tiff, image/avif, image/heic, image/heif."
 )
 
 MEDIA_TYPES = [
@@ -256,7 +257,7 @@ MEDIA_TYPES = [
             PICTURE,
             {"Content-Type": f"{kind.title()}; charset=utf-8"},
         )
-        for kind in ("text/plain", "image/tiff", "application/x-www-form-urlencoded")
+        for kind in ("text/plain", "image/x-icon", "application/x-www-form-urlencoded")
     ],
     Case(
         "compressed, but not so",
@@ -303,6 +304,14 @@ ADDRESSES = [
         "/uncertainty?method=analytic&samples=9": "Parameter 'samples': method=analytic draws no samples; leave it out.",
         "/uncertainty?method=analytic&seed=0": "Parameter 'seed': method=analytic draws no samples; leave it out.",
         "/uncertainty?method=analytic&design=independent": "Parameter 'design': method=analytic draws no samples; leave it out.",
+        "/uncertainty?method=analytic&per_sample=true": "Parameter 'per_sample': method=analytic draws no samples; leave it out.",
+        "/uncertainty?per_sample=each": "Query parameter 'per_sample': input should be a valid boolean…, but got 'each'.",
+        "/occlusion?grid=0": "Query parameter 'grid': input should be greater than or equal to 1, but got '0'.",
+        "/occlusion?grid=17": "Query parameter 'grid': input should be less than or equal to 16, but got '17'.",
+        "/occlusion?grid=9": "Parameter 'grid': the model sees 8 pixels along the longer side, so at most 8 can be used, but got 9.",
+        "/occlusion?patch=9": "Parameter 'patch': the model sees 8 pixels along the longer side, so at most 8 can be used, but got 9.",
+        "/occlusion?label=10": "Parameter 'label': the model has no class '10'; GET /models lists its classes.",
+        "/occlusion?samples=8": "/occlusion takes no query parameter 'samples'; leave it out.",
         "/uncertainty?method=ensemble": "Query parameter 'method': input should be 'mc_dropout' or 'analytic', but got 'ensemble'.",
     }),
     *_get("invalid_query", {
@@ -313,6 +322,7 @@ ADDRESSES = [
         "/predict?model=cats": "No model 'cats' is loaded; there is digits.",
         "/uncertainty?model=": "No model '' is loaded; there is digits.",
     }),
+    *_get("unknown_example", {f"/models/digits/examples/{number}": f"digits version 1 has no example '{number}'; GET /models/digits/examples lists them." for number in ("99", "x", "-1")}),
     *_get("unknown_model", {"/models/cats": "No model 'cats' is loaded; there is digits."}),
     *_post("unknown_version", {
         "/uncertainty?version=2": "Version '2' of digits is not loaded; version 1 is.",
@@ -377,7 +387,6 @@ TENSORS = [
         "an overflowing dimension": _with(shape=[2**31, 1, 8, 8]),
         "an endless shape": _with(shape=[1] * 17),
         "another datatype": _with(datatype="FP64"),
-        "a parameter that is a list": {"inputs": [_INPUT], "parameters": {"seed": [1]}},
         "outputs that are no list": {"inputs": [_INPUT], "outputs": "label"},
     }),
     *_tensors("invalid_request", f"{LENGTH_HEADER} is …; send the length of the JSON alone.", {
@@ -418,7 +427,7 @@ TENSORS = [
     *_tensors("invalid_tensor", "Input 'images' has a number out of UINT8's range.", {"256": _with(datatype="UINT8", data=[256] * 64), "-1": _with(datatype="UINT8", data=[-1] * 64)}),
     *_tensors("invalid_tensor", "Input 'images' has rows of different lengths.", {"numbers between rows": _with(shape=[2, 1, 8, 8], data=[[0.5] * 64, 0.5]), "ragged rows": _with(data=[[[[0.5] * 8] * 7 + [[0.5] * 7]]])}),
     *_tensors("invalid_tensor", "Input 'images' has an element that is no string; send each image in base64.", {"numbers for files": _with(datatype="BYTES", shape=[1], data=[1])}),
-    *_tensors("invalid_tensor", "Encoded images are of shape [N], but 'images' has …", {"files in a square": _with(datatype="BYTES", shape=[1, 1], data=["AAAA"]), "no files": _with(datatype="BYTES", shape=[0], data=[])}),
+    *_tensors("invalid_tensor", "Encoded images are of shape [N] or [N, 1], but 'images' has …", {"files in a square": _with(datatype="BYTES", shape=[1, 2], data=["AAAA", "AAAA"]), "no files": _with(datatype="BYTES", shape=[0], data=[])}),
     *_tensors("invalid_base64", "An element of 'images' is not base64; encode it (RFC 4648).", {"a file as it is": _with(datatype="BYTES", shape=[1], data=["é"])}),
     *_tensors("image_unreadable", "The file is not an image that can be read; …", {"base64 of no image": _with(datatype="BYTES", shape=[1], data=["AAAA"])}),
     *_tensors("image_shape", _SHAPE, {
@@ -455,6 +464,7 @@ TENSORS = [
     Case("a sampling that is none", "invalid_query", "Parameter 'samples': input should be greater than or equal to 1, but got '0'.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 0}}), url="/v2/models/digits-mc/infer"),
     Case("a false-alarm rate of 0", "invalid_query", "Parameter 'max_false_alarm': input should be greater than 0, but got '0'.", orjson.dumps({"inputs": [_INPUT], "parameters": {"max_false_alarm": 0}}), url="/v2/models/digits-mc/infer"),
     Case("a risk that is no number", "invalid_query", "Parameter 'max_risk': input should be a valid number, … but got 'low'.", orjson.dumps({"inputs": [_INPUT], "parameters": {"max_risk": "low"}}), url="/v2/models/digits-mc/infer"),
+    Case("a seed that is a list", "invalid_query", "Parameter 'seed': input should be a valid integer, but got '[1]'.", orjson.dumps({"inputs": [_INPUT], "parameters": {"seed": [1]}}), url="/v2/models/digits-mc/infer"),
     Case("true samples", "invalid_query", "Parameter 'samples': True is no value for it.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": True}}), url="/v2/models/digits-mc/infer"),
     Case("more samples than allowed", "invalid_query", "Parameter 'samples': at most 512 are drawn here, but got 513.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 513}}), url="/v2/models/digits-mc/infer"),
     *_get("unknown_model", {f"/v2/models/cats{path}": "No model 'cats' is loaded; there is digits." for path in ("", "/ready", "/config", "/stats", "/versions/1")}),
@@ -486,10 +496,12 @@ CONTROL = [
     Case("other files", "unsupported", "Parameter 'file:1/model.onnx' is not offered: …", b'{"parameters": {"file:1/model.onnx": ""}}', url=_LOAD),
     *_post("release_impossible", {
         "/models/digits/promote": "There is no canary to promote; start one first.",
+        "/models/digits/unshadow": "There is no shadow version to end; start one first.",
         "/models/digits/rollback": "There is no earlier version to roll back to; copy one back first.",
     }),
     *_post("unknown_version", {
         "/models/digits/pin?version=9": "There is no version 9 of digits in …; there is 1.",
+        "/models/digits/shadow?version=9": "There is no version 9 of digits in …; there is 1.",
         "/models/digits/canary?version=9": "There is no version 9 of digits in …; there is 1.",
     }),
     *_get("unknown_model", dict.fromkeys(("/models/cats/promote", "/v2/repository/models/cats/load", "/v2/repository/models/cats-mc/unload"), "There is no model 'cats' to be loaded; there is digits."), "POST"),

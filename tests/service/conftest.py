@@ -20,7 +20,7 @@ def plain_log() -> None:
     logging.getLogger("service").setLevel(logging.DEBUG)
     structlog.configure(
         processors=[
-            log_format.add_request_id,
+            log_format.add_ids,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),

@@ -3,6 +3,8 @@
 import asyncio
 import http.client
 import socket
+import ssl
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from uvicorn.server import ServerState
 
 from service.http.fast_path.fast_path_protocol import FastPathProtocol
 from service.http.http_protocol import HttpProtocol
+from service.http.lifespan_state import HTTP_CONTEXT
+from service.http.tls_connection import TlsConnection
 from tests.service.serving import TIMEOUT_SECONDS, Application
 
 CLOSED = b""
@@ -52,7 +56,7 @@ class RecordingProtocol(FastPathProtocol):
 
 @dataclass
 class Listening:
-    """An application that listens on a port."""
+    """An application that listens on a port, by TLS if its settings name a certificate."""
 
     application: Application
     port: int
@@ -62,9 +66,12 @@ class Listening:
 
     clients: list["Client"] = field(default_factory=list)
 
-    def connect(self) -> "Client":
-        address = "127.0.0.1", self.port
-        self.clients.append(Client(socket.create_connection(address, TIMEOUT_SECONDS)))
+    def connect(self, tls: ssl.SSLContext | None = None) -> "Client":
+        """Open a connection; with a client's context for TLS, complete its handshake."""
+        connection = socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS)
+        if tls is not None:
+            connection = tls.wrap_socket(connection, server_hostname="localhost")
+        self.clients.append(Client(connection))
         return self.clients[-1]
 
     def call(self, function: Any, *arguments: Any) -> Any:
@@ -112,6 +119,11 @@ class Client:
     def read_line(self) -> bytes:
         return self._received.readline()
 
+    def reset(self) -> None:
+        """Close the connection with a reset, as a client that is killed may."""
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
     def is_closed(self) -> bool:
         return self._received.read(1) == CLOSED
 
@@ -135,13 +147,14 @@ def listening(
     state = ServerState()
     found = Listening(application, 0, state)
 
-    def create_protocol() -> HttpProtocol:
+    def create_protocol() -> asyncio.Protocol:
         if protocol is not None:
             return protocol(config, state, dict(application.state))
         made = RecordingProtocol(config, state, dict(application.state))
         made.paths = found.paths
         found.connections.append(made)
-        return made
+        certificate = application.state[HTTP_CONTEXT].certificate
+        return made if certificate is None else TlsConnection(made, certificate)
 
     async def listen() -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(create_protocol, "127.0.0.1", 0)

@@ -26,10 +26,10 @@ COMMAND = [sys.executable, *WARNINGS, "-m", "service"]
 class ServiceProcess:
     """A running `python -m service`, whose log is read as it is written."""
 
-    def __init__(self, models_folder: Path, *options: str) -> None:
+    def __init__(self, models_folder: Path, *options: str, port: int = 0) -> None:
         default_options = [
             "--port",
-            "0",
+            str(port),
             "--log-format",
             "json",
             "--models-folder",
@@ -206,10 +206,10 @@ class SlowRequest:
 
 @contextmanager
 def service_process(
-    models_folder: Path, *options: str, workers: int = 1
+    models_folder: Path, *options: str, workers: int = 1, port: int = 0
 ) -> Iterator[ServiceProcess]:
     """Start the service, wait until every worker has its model, and stop it afterwards."""
-    process = ServiceProcess(models_folder, "--workers", str(workers), *options)
+    process = ServiceProcess(models_folder, "--workers", str(workers), *options, port=port)
     try:
         process.wait_until_listening()
         process.wait_for("ready", count=workers)

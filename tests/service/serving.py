@@ -69,7 +69,7 @@ class Application:
             await app({**scope, CONTROL: is_control}, receive, send)
 
         transport = httpx.ASGITransport(listener)
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://service")
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
     def public(self) -> "Application":
         """Return the same application as a client of the public port reaches it."""

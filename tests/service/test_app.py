@@ -2,7 +2,9 @@
 
 import re
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from fastapi.routing import APIRoute
 from service import API_VERSION
 from service.api import schemas
 from service.api.open_inference import LENGTH_HEADER
+from service.api.recent_metrics_schemas import RecentMetrics
 from service.app import create_app, create_worker_app
-from service.codecs.request_body_images import FORM_TYPE, JSON_TYPE
-from service.sandbox.request_image_reader import IMAGE_TYPES
+from service.codecs.body_to_images import FORM_TYPE, JSON_TYPE
+from service.sandbox.sandboxed_image_reader import IMAGE_TYPES
 from service.settings import ServiceSettings
 from tests.service.bad_requests import PICTURE
 from tests.service.serving import (
@@ -31,32 +34,45 @@ from tests.service.serving import (
     wait,
 )
 
+CHANGES = (
+    *("canary", "promote", "rollback", "pin", "follow", "default"),
+    *("shadow", "unshadow"),
+)
 RESPONSE_SCHEMAS = {
     ("post", "/predict"): schemas.Predictions,
     ("post", "/uncertainty"): schemas.UncertainPredictions,
+    ("post", "/occlusion"): schemas.OcclusionMap,
     ("get", "/models"): schemas.Models,
     ("get", "/models/{name}"): schemas.ModelCard,
-    **{
-        ("post", f"/models/{{name}}/{action}"): schemas.ModelSummary
-        for action in ("canary", "promote", "rollback", "pin", "follow", "default")
-    },
+    **{("post", f"/models/{{name}}/{action}"): schemas.ModelSummary for action in CHANGES},
+    ("get", "/models/{name}/examples"): schemas.Examples,
     ("get", "/models/{name}/drift"): schemas.Drift,
     ("post", "/models/{name}/drift/reset"): schemas.DriftReset,
+    ("get", "/metrics/recent"): RecentMetrics,
     ("get", "/health/live"): schemas.Live,
     ("get", "/health/ready"): schemas.Ready,
 }
+FILES = {
+    ("get", "/metrics"),
+    ("get", "/models/{name}/examples/{number}"),
+    ("get", "/models/{name}/report"),
+    ("get", "/"),
+    ("get", "/ui/models"),
+    ("get", "/ui/monitor"),
+}
+"""Routes whose responses are no JSON."""
 COMMON_ERRORS = {400, 431, 500, 503}
 ERRORS = {
     ("post", "/predict"): {404, 408, 413, 415, 504},
     ("post", "/uncertainty"): {404, 408, 413, 415, 504},
+    ("post", "/occlusion"): {404, 408, 413, 415, 504},
     ("get", "/models"): set(),
     ("get", "/models/{name}"): {404},
-    **{
-        ("post", f"/models/{{name}}/{action}"): {403, 404, 409, 504}
-        for action in ("canary", "promote", "rollback", "pin", "follow", "default")
-    },
+    **{("post", f"/models/{{name}}/{action}"): {403, 404, 409, 504} for action in CHANGES},
+    ("get", "/models/{name}/examples"): {404},
     ("get", "/models/{name}/drift"): {404, 504},
     ("post", "/models/{name}/drift/reset"): {403, 404, 504},
+    ("get", "/metrics/recent"): set(),
     ("get", "/health/live"): set(),
     ("get", "/health/ready"): set(),
 }
@@ -73,12 +89,28 @@ def operations(description: Any) -> Iterator[tuple[str, str, Any]]:
             yield method, path, operation
 
 
+def parameters_of(description: Any, operation: Any) -> list[Any]:
+    """Return an operation's parameters, those among the components included."""
+    components = description["components"]["parameters"]
+    return [
+        components[each["$ref"].rpartition("/")[2]] if "$ref" in each else each
+        for each in operation.get("parameters", ())
+    ]
+
+
 def schema_of(content: Any) -> str:
     return str(content["content"][JSON_TYPE]["schema"]["$ref"].rpartition("/")[2])
 
 
 def test_openapi_json_is_served(service: Application, description: Any) -> None:
-    assert service.get("/openapi.json").json() == description
+    served = service.get("/openapi.json").json()
+    parameters = served["components"].pop("parameters")
+    assert parameters["ModelName"].pop("example") == "digits"
+    assert parameters["ProtocolModelName"].pop("example") == "digits"
+    assert parameters == description["components"]["parameters"]
+    assert {**served, "components": {**served["components"], "parameters": parameters}} == (
+        description
+    )
     assert (description["info"]["title"], description["info"]["version"]) == (
         "Dropserve",
         API_VERSION,
@@ -94,7 +126,7 @@ def test_openapi_describes_every_route(description: Any) -> None:
         for method in (route.methods or set()) - {"HEAD"}
     }
     found = {(method, path) for method, path, _ in operations(description)}
-    assert found == protocols | set(RESPONSE_SCHEMAS) | {("get", "/metrics"), ("get", "/")}
+    assert found == protocols | set(RESPONSE_SCHEMAS) | FILES
     assert all(operation["summary"] for _, _, operation in operations(description))
 
 
@@ -105,6 +137,18 @@ def test_openapi_describes_every_response_and_error(description: Any, key: tuple
     assert schema_of(responses.pop("200")) == RESPONSE_SCHEMAS[key].__name__
     assert set(responses) == {str(status) for status in COMMON_ERRORS | ERRORS[key]} | {"default"}
     assert {schema_of(response) for response in responses.values()} == {"Error"}
+
+
+def test_openapi_describes_what_a_bundle_carries(description: Any) -> None:
+    paths = description["paths"]
+    image = paths["/models/{name}/examples/{number}"]["get"]
+    report = paths["/models/{name}/report"]["get"]
+    (number,) = (each for each in image["parameters"] if each.get("name") == "number")
+    assert (number["schema"]["type"], number["example"]) == ("integer", 0)
+    assert set(image["responses"]["200"]["content"]) == {"image/webp"}
+    assert set(report["responses"]["200"]["content"]) == {"text/html"}
+    for operation in (image, report):
+        assert schema_of(operation["responses"]["404"]) == "Error"
 
 
 def test_openapi_references_resolve(description: Any) -> None:
@@ -122,27 +166,16 @@ def test_openapi_operations_have_unique_ids_and_their_path_parameters(descriptio
     assert len(set(names)) == len(names)
     for _, path, operation in operations(description):
         names_in_path = {
-            each["name"] for each in operation.get("parameters", ()) if each["in"] == "path"
+            each["name"] for each in parameters_of(description, operation) if each["in"] == "path"
         }
         assert names_in_path == set(re.findall(r"{(\w+)}", path))
-
-
-@pytest.mark.parametrize(
-    "path", ["/predict", "/v1/models/{name}:predict", "/v2/models/{name}/infer"]
-)
-def test_openapi_example_body_is_answered_200(
-    service: Application, description: Any, path: str
-) -> None:
-    body = description["paths"][path]["post"]["requestBody"]["content"][JSON_TYPE]["example"]
-    response = service.post(path.replace("{name}", "digits"), json=body)
-    assert response.status_code == 200, response.text
 
 
 def test_openapi_describes_binary_request_and_response_bodies(description: Any) -> None:
     infer = description["paths"]["/v2/models/{name}/infer"]["post"]
     for content in (infer["requestBody"]["content"], infer["responses"]["200"]["content"]):
         assert set(content) == {JSON_TYPE, "application/octet-stream"}
-    assert LENGTH_HEADER in {each["name"] for each in infer["parameters"]}
+    assert LENGTH_HEADER in {each["name"] for each in parameters_of(description, infer)}
     assert LENGTH_HEADER in infer["responses"]["200"]["headers"]
 
 
@@ -153,18 +186,21 @@ def test_openapi_error_schema_is_strict(description: Any) -> None:
     assert not {name for name in shapes if "ValidationError" in name}
 
 
-@pytest.mark.parametrize("path", ["/predict", "/uncertainty"])
+@pytest.mark.parametrize("path", ["/predict", "/uncertainty", "/occlusion"])
 def test_openapi_describes_content_types_and_query_parameters(description: Any, path: str) -> None:
     operation = description["paths"][path]["post"]
     content = operation["requestBody"]["content"]
     assert operation["requestBody"]["required"]
     assert set(content) == {JSON_TYPE, FORM_TYPE, *IMAGE_TYPES}
-    assert content[JSON_TYPE]["schema"]["$ref"] == "#/components/schemas/Instances"
-    assert description["components"]["schemas"]["Instances"]["required"] == ["instances"]
+    body = "OneInstance" if path == "/occlusion" else "Instances"
+    assert content[JSON_TYPE]["schema"]["$ref"] == f"#/components/schemas/{body}"
+    assert description["components"]["schemas"][body]["required"] == ["instances"]
     expected = {"model", "version"}
     if path == "/uncertainty":
         expected |= {"samples", "seed", "method", "design", "coverage", "sets"}
-        expected |= {"max_risk", "max_false_alarm"}
+        expected |= {"max_risk", "max_false_alarm", "per_sample"}
+    if path == "/occlusion":
+        expected |= {"label", "grid", "patch"}
     assert {parameter["name"] for parameter in operation["parameters"]} == expected
     assert all(parameter["description"] for parameter in operation["parameters"])
 
@@ -225,3 +261,19 @@ def test_app_shutdown_answers_queued_requests(models_folder: Path) -> None:
             pass  # its image is being decoded
         blocking.released.set()
     assert predictions(running.result()) == predictions(waiting.result())
+
+
+def test_description_is_completed_once_though_two_threads_ask_for_it() -> None:
+    app = create_app(ServiceSettings())
+    complete, completed = app.complete, list[int]()
+
+    def slowly(description: dict[str, Any]) -> dict[str, Any]:
+        completed.append(1)
+        time.sleep(0.05)
+        return complete(description)
+
+    app.complete = slowly
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: app.openapi(), range(2))
+    assert first == second
+    assert len(completed) == 1

@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from model.bundle.store import open_bundle
+from model.bundle.store import REPORT_FILE, open_bundle
 from model.errors import BundleError, ImageDecodeError
 from model.inference.predictor import Predictor
 from service import errors
 from service.http import error_responses
+from service.keys.key_file_changes import add_key
 from tests.bundles import copy_bundle
 from tests.pictures import encode, instances
 from tests.service.bad_requests import CASES, PICTURE, Case
@@ -46,13 +48,14 @@ def test_bad_request_is_answered_with_status_code_and_sentence(
     check_error(response, STATUSES[case.code], case.code, case.sentence)
 
 
-def test_uncertainty_refuses_bad_images_as_predict_does(service: Application) -> None:
+def test_uncertainty_and_occlusion_refuse_bad_images_as_predict_does(service: Application) -> None:
     for body in (b"", b"{}", instances([]), instances([[[2] * 8] * 8])):
         refused = [
-            service.post(route, body, headers=JSON) for route in ("/predict", "/uncertainty")
+            service.post(route, body, headers=JSON)
+            for route in ("/predict", "/uncertainty", "/occlusion")
         ]
         assert refused[0].status_code == 400
-        assert refused[0].content == refused[1].content
+        assert len({each.content for each in refused}) == 1
 
 
 def _several_models(models_folder: Path, tmp_path: Path) -> httpx.Response:
@@ -79,6 +82,16 @@ def _uncertainty_off(models_folder: Path, _tmp_path: Path) -> httpx.Response:
         return service.post("/uncertainty?anything=1")
 
 
+def _with_keys(sent: str | None, times: int, _models_folder: Path, folder: Path) -> httpx.Response:
+    """Ask for /metrics several times; sent: right, for a key without the scope; wrong, or None."""
+    token = add_key(folder / "keys.json", "me", frozenset({"read"}), None)
+    key = token if sent == "right" else token[::-1]
+    headers = {} if sent is None else {"X-API-Key": key}
+    with serving_models(folder, api_keys_file=folder / "keys.json") as service:
+        responses = [service.public().get("/metrics", headers=headers) for _ in range(times)]
+    return responses[-1]
+
+
 def _slow_body(models_folder: Path, _tmp_path: Path) -> httpx.Response:
     async def never_ends() -> AsyncIterator[bytes]:
         yield PICTURE[:10]
@@ -98,6 +111,13 @@ def _costly_body(models_folder: Path, _tmp_path: Path) -> httpx.Response:
     large = encode(np.zeros((4000, 5000), np.uint8))
     with serving_models(models_folder, decode_timeout_seconds=0.02) as service:
         return service.post("/predict", large, headers=PNG)
+
+
+def _removed_report(models_folder: Path, tmp_path: Path) -> httpx.Response:
+    copy = copy_bundle(models_folder / "digits" / "1", tmp_path)
+    with serving_models(tmp_path) as service:
+        (copy / REPORT_FILE).unlink()
+        return service.get("/models/digits/report")
 
 
 def _slow_run(models_folder: Path, _tmp_path: Path) -> httpx.Response:
@@ -135,7 +155,33 @@ def _damaged_version(models_folder: Path, tmp_path: Path) -> httpx.Response:
 
 Provoke = Callable[[Path, Path], httpx.Response]
 
+
+def _preflight_of_a_foreign_page(models_folder: Path, _folder: Path) -> httpx.Response:
+    headers = {"Origin": "https://foreign.example", "Access-Control-Request-Method": "POST"}
+    with serving_models(models_folder, cors_origins="https://example.org") as service:
+        return service.public().request("OPTIONS", "/predict", headers=headers)
+
+
+def _request_to_another_host(models_folder: Path, _folder: Path) -> httpx.Response:
+    with serving_models(models_folder, allowed_hosts="example.org") as service:
+        return service.public().get("/models")
+
+
+def _two_requests_in_ten_seconds(models_folder: Path, _folder: Path) -> httpx.Response:
+    limit = {"client_requests_per_second": 0.1, "client_burst_seconds": 10}
+    with serving_models(models_folder, **limit) as service:
+        assert service.public().get("/models").status_code == 200
+        return service.public().get("/models")
+
+
 PROVOKED: dict[str, tuple[Provoke, str]] = {
+    "key_required": (partial(_with_keys, None, 1), "This needs a key; send it as …"),
+    "invalid_key": (partial(_with_keys, "wrong", 10), "This key is not known here, has expired …"),
+    "key_scope": (partial(_with_keys, "right", 1), "… needs the scope 'metrics'; ask the …"),
+    "too_many_attempts": (
+        partial(_with_keys, "wrong", 11),
+        "Too many wrong keys came from this address; try again in a minute, with the right one.",
+    ),
     "method_unavailable": (
         _two_dropout_layers,
         "The analytic method is for heads with one dropout layer, and this one has 2; …",
@@ -162,6 +208,10 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
         _costly_body,
         "To read this body takes too much time; send fewer, smaller or more simply encoded images.",
     ),
+    "no_report": (
+        _removed_report,
+        "digits version 1 has no report that can be shown; …",
+    ),
     "deadline_exceeded": (
         _slow_run,
         "No answer within 0.01 seconds; try again later, with fewer images or samples.",
@@ -169,6 +219,18 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
     "overloaded": (
         _too_many_at_once,
         "The server answers as many requests as it can already; try again in a second.",
+    ),
+    "cross_origin": (
+        _preflight_of_a_foreign_page,
+        "Disallowed CORS origin: pages of this origin may not send that; …",
+    ),
+    "wrong_host": (
+        _request_to_another_host,
+        "This service does not answer for the host that the request names; …",
+    ),
+    "rate_limited": (
+        _two_requests_in_ten_seconds,
+        "This client may send 0.1 requests a second and has sent more; send the next in 10 s, …",
     ),
     "internal_error": (
         _broken_run,

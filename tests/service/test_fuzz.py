@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.api import schemas
-from service.codecs.request_body_images import FORM_TYPE, JSON_TYPE
+from service.codecs.body_to_images import FORM_TYPE, JSON_TYPE
 from service.errors import STATUS_AND_CODE
-from service.sandbox.request_image_reader import IMAGE_TYPES
+from service.sandbox.sandboxed_image_reader import IMAGE_TYPES
 from tests.pictures import encode
 from tests.service.serving import Application
 

@@ -8,21 +8,33 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
+from benchmarks.reliability.clients import REFUSED, Client, ClientStats
+from benchmarks.reliability.wire import request
 from service.api import schemas
 from service.app import create_app
 from service.http.fast_path.fast_path_protocol import FastPathProtocol
 from service.http.graceful_shutdown import GracefulServer
 from service.http.http_protocol import HttpProtocol
-from service.run_server import ShutdownSignal, _uvicorn_config, serve_in_process
+from service.run_server import (
+    ShutdownSignal,
+    _uvicorn_config,
+    _warn_if_open,
+    serve_in_process,
+)
 from service.settings import ServiceSettings
+from tests.certificates import Authority
 from tests.conftest import ROOT
 from tests.pictures import Pixels, encode
 from tests.service.process import ServiceProcess, SlowRequest, run_service, service_process
 from tests.service.serving import check_sentence
+
+TLS_FILES = {"tls_certificate": Path("server.pem"), "tls_key": Path("server.key")}
 
 
 def send_to_parent(service: ServiceProcess, number: signal.Signals) -> None:
@@ -55,6 +67,65 @@ def test_signal_drains_the_request_in_flight_and_refuses_connections(
         assert service.exit_status() == 0
         statuses = [line["status"] for line in service.logged("request")]
     assert (expected.status_code, statuses) == (200, [200, 200])
+
+
+def test_workers_drain_together_until_a_second_sigterm(models_folder: Path, digit: Pixels) -> None:
+    def predict(by: httpx.Client) -> httpx.Response:
+        return by.post("/predict", content=encode(digit), headers={"Content-Type": "image/png"})
+
+    with (
+        service_process(models_folder, "--drain-delay", "3600", workers=2) as service,
+        httpx.Client(base_url=service.url) as kept,
+        service.client() as client,
+        service.control() as control,
+    ):
+        expected = predict(kept)
+        assert "Connection" not in expected.headers
+        service.send(signal.SIGTERM)
+        assert service.wait_for("draining")["seconds"] == 3600
+        wait_until_draining(client)
+        answered = predict(kept), predict(client)
+        assert [each.content for each in answered] == [expected.content] * 2
+        assert [each.headers["Connection"] for each in answered] == ["close"] * 2
+        assert client.get("/health/live").status_code == 200
+        assert control.get("/health/ready").json()["code"] == "not_ready"
+        service.send(signal.SIGTERM)
+        assert service.exit_status() == 0
+
+
+def wait_until_draining(client: httpx.Client) -> None:
+    """Wait until many health checks in a row fail: both workers have got the signal."""
+    failed = 0
+    while failed < 16:
+        failed = failed + 1 if client.get("/health/ready").status_code == 503 else 0
+
+
+def test_no_request_is_lost_from_sigterm_to_the_end(models_folder: Path, digit: Pixels) -> None:
+    stats = ClientStats()
+
+    async def end_under_load() -> None:
+        clients = [Client(address, [message], stats) for message in messages for _ in range(4)]
+        stop = asyncio.Event()
+        tasks = [asyncio.create_task(each.run(stop)) for each in clients]
+        while stats.good < 100:
+            await asyncio.sleep(0)
+        service.send(signal.SIGTERM)
+        status = await asyncio.to_thread(service.exit_status)
+        stop.set()
+        await asyncio.gather(*tasks)
+        assert status == 0
+
+    body = encode(digit)
+    messages = [
+        request("POST", "/predict", body, "Content-Type: image/png"),
+        request("POST", "/predict", body, "Content-Type: image/png", "Connection: close"),
+    ]
+    with service_process(models_folder, "--drain-delay", ".3") as service:
+        address = "127.0.0.1", service.port
+        asyncio.run(end_under_load())
+        assert len(service.logged("draining")) == 1
+    outcomes = {name for name in stats.counts if name not in {"sent", REFUSED}}
+    assert (outcomes, stats.counts["sent"]) == ({"200"}, stats.good)
 
 
 def test_request_that_outlasts_the_grace_is_answered_503_and_exit_status_is_0(
@@ -205,6 +276,15 @@ def test_foreign_host_exits_with_one_sentence_and_status_1() -> None:
     check_sentence(done.stderr, "Cannot listen on 192.0.2.1 port 0 (…); choose another with …\n")
 
 
+def test_taken_control_port_exits_with_one_sentence_and_status_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        control_port = str(taken.getsockname()[1])
+        done = run_service("--port", "0", "--control-port", control_port)
+    assert (done.returncode, done.stdout) == (1, "")
+    sentence = "Cannot listen for control (Address already in use); choose another place with …\n"
+    check_sentence(done.stderr, sentence)
+
+
 @pytest.mark.parametrize(
     ("options", "environment", "sentence"),
     [
@@ -218,6 +298,82 @@ def test_invalid_option_exits_with_one_sentence_and_status_2(
     done = run_service(*options, **environment)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     check_sentence(done.stderr, sentence)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "--api-keys-file: …keys.json cannot be read (No such file or directory); make it …"),
+        (["--no-auth"], "--api-keys-file: --no-auth is given too; give one of them.\n"),
+    ],
+)
+def test_keys_that_cannot_be_used_exit_with_one_sentence_and_status_2(
+    options: list[str], sentence: str, tmp_path: Path
+) -> None:
+    done = run_service("--port", "0", "--api-keys-file", str(tmp_path / "keys.json"), *options)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    check_sentence(done.stderr, sentence)
+
+
+def test_certificate_that_cannot_be_used_exits_with_one_sentence_and_status_2(
+    tmp_path: Path,
+) -> None:
+    pair = Authority().issue(tmp_path, days=-1)
+    done = run_service("--port", "0", *pair.options)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    check_sentence(
+        done.stderr, "--tls-certificate: …server.pem has expired; renew the certificate.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "is_warned"),
+    [
+        ("127.0.0.1", {}, False),
+        ("0.0.0.0", {}, True),
+        ("", {}, True),
+        ("0.0.0.0", {"auth": False}, False),
+        ("0.0.0.0", {"api_keys_file": Path("keys.json")}, False),
+        ("0.0.0.0", TLS_FILES, True),
+        ("0.0.0.0", TLS_FILES | {"tls_client_ca": Path("ca.pem")}, False),
+    ],
+)
+def test_port_that_other_machines_reach_without_keys_is_warned_of(
+    host: str, options: dict[str, Any], is_warned: bool
+) -> None:
+    with socket.create_server((host, 0)) as listener, capture_logs() as log:
+        _warn_if_open(ServiceSettings(**options), listener)
+    assert [(line["event"], line["log_level"]) for line in log] == [
+        ("no keys", "warning")
+    ] * is_warned
+    assert all("--api-keys-file, or --no-auth" in line["hint"] for line in log)
+
+
+def test_worker_without_a_usable_certificate_accepts_nothing_until_there_is_one(
+    models_folder: Path, tmp_path: Path
+) -> None:
+    pair = Authority().issue(tmp_path, days=-1)
+    settings = ServiceSettings(
+        models_folder=models_folder, tls_certificate=pair.certificate, tls_key=pair.key
+    )
+
+    async def start() -> list[bool]:
+        config = _uvicorn_config(settings, create_app(settings))
+        config.load()
+        server = GracefulServer(config)
+        server.lifespan = config.lifespan_class(config)
+        starting = asyncio.create_task(server.startup([]))
+        found = []
+        while not server.lifespan.state:
+            await asyncio.sleep(0)
+        found.append(server.started)
+        Authority().issue(tmp_path)
+        await starting
+        found.append(server.started)
+        await server.lifespan.shutdown()
+        return found
+
+    assert asyncio.run(start()) == [False, True]
 
 
 def test_help_is_written_to_standard_output() -> None:

@@ -16,19 +16,38 @@ FIELDS = ServiceSettings.model_fields
 CHANGED: dict[str, Any] = {
     "host": "::1",
     "port": 1,
+    "root_path": "/below/this",
+    "trusted_proxies": "10.0.0.0/8, ::1",
+    "allowed_hosts": "example.org, *.example.net",
+    "cors_origins": "https://example.org, http://localhost:3000",
+    "client_requests_per_second": 2.5,
+    "client_images_per_second": 20.0,
+    "client_burst_seconds": 3.0,
     "workers": 2,
     "threads": 3,
     "models_folder": Path("else where"),
     "models": "digits@3, letters",
+    "served_model_name": "digits",
     "watch_seconds": 0.5,
     "load_timeout_seconds": 7.5,
     "control": "anyone",
     "control_socket": Path("a socket"),
     "control_port": 22,
     "control_folder": Path("kept here"),
+    "rollouts": Path("wanted.json"),
     "drift_level": 0.05,
+    "traffic_log": Path("said and done"),
+    "traffic_log_images": True,
+    "traffic_log_max_bytes": 2**26,
+    "traffic_log_segment_bytes": 2**21,
+    "traffic_log_segment_seconds": 1.5,
     "default_model": "digits",
     "default_samples": 7,
+    "api_keys_file": Path("/k"),
+    "auth": False,
+    "tls_certificate": Path("the certificate"),
+    "tls_key": Path("its key"),
+    "tls_client_ca": Path("of clients"),
     "default_seed": 2**63 - 1,
     "uncertainty": False,
     "max_samples": 9,
@@ -49,6 +68,7 @@ CHANGED: dict[str, Any] = {
     "fast_path": False,
     "inference_timeout_seconds": 0.18,
     "keep_alive_seconds": 19,
+    "drain_delay": 2.5,
     "grace_seconds": 21,
     "log_level": "debug",
     "log_format": "json",
@@ -73,13 +93,23 @@ def test_changed_covers_every_setting_with_a_value_that_is_not_the_default() -> 
     assert all(defaults[name] != value for name, value in CHANGED.items())
 
 
+NEEDED = {
+    "max_samples": ["--default-samples", "1"],
+    "tls_certificate": ["--tls-key", "k"],
+    "tls_key": ["--tls-certificate", "c"],
+    "tls_client_ca": ["--tls-certificate", "c", "--tls-key", "k"],
+}
+"""What a setting cannot be without."""
+
+
 @pytest.mark.parametrize("name", CHANGED)
 def test_every_setting_can_be_set_by_flag_and_environment_variable(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     value = CHANGED[name]
-    options = [f"--no-{flag(name)[2:]}"] if value is False else [flag(name), str(value)]
-    base = ["--default-samples", "1"] if name == "max_samples" else []
+    switches = {True: [flag(name)], False: [f"--no-{flag(name)[2:]}"]}
+    options = switches[value] if isinstance(value, bool) else [flag(name), str(value)]
+    base = NEEDED.get(name, [])
     assert getattr(load(ServiceSettings, base + options), name) == value
     monkeypatch.setenv(f"DROPSERVE_{name.upper()}", str(value))
     assert getattr(load(ServiceSettings, base), name) == value
@@ -136,7 +166,17 @@ INVALID_OPTIONS = {
     ("--max-samples", "65537"): "--max-samples: input should be less than or equal to 65536, …",
     ("--default-seed", "-1"): "--default-seed: input should be greater than or equal to 0, …",
     ("--body-timeout-seconds", "0"): "--body-timeout-seconds: input should be greater than 0, …",
-    ("--body-timeout-seconds", "nan"): "--body-timeout-seconds: input should be greater than 0, …",
+    ("--body-timeout-seconds", "nan"): "--body-timeout-seconds: input should be a finite number, …",
+    (
+        "--decode-timeout-seconds",
+        "inf",
+    ): "--decode-timeout-seconds: input should be a finite number, …",
+    ("--tls-key", "k"): "--tls-key: it needs its certificate; give --tls-certificate, too.",
+    ("--tls-certificate", "c"): "--tls-certificate: it needs its private key; give --tls-key, too.",
+    ("--tls-client-ca", "c"): "--tls-client-ca: clients show certificates in TLS alone; give …",
+    ("--root-path", "x"): "--root-path: 'x' is no path prefix; write /NAME or /NAME/NAME, …",
+    ("--root-path", "/v2/mine"): "--root-path: the service has routes of its own below /v2, …",
+    ("--trusted-proxies", "::1,me"): "--trusted-proxies: 'me' is neither an address nor a …",
     ("--log-format", "xml"): "--log-format: input should be 'console' or 'json', but got 'xml'.",
     (
         "--log-level",

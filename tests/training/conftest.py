@@ -1,13 +1,15 @@
 """Shared by the tests of training: small networks, diagnostics and evaluations made by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from model.bundle.network_architecture import Architecture
+from model.bundle.architecture_description import Architecture
 from model.images.preprocessing import InputSpec
 from model.uncertainty.uncertainty_measures import summarise
 from training.data.dataset import Dataset, DatasetDefaults, Split
@@ -22,6 +24,20 @@ from training.evaluation.metrics_schema import SplitMetrics
 from training.fitting.training_loop import TrainResult
 from training.fitting.unit_diagnostics import EpochDiagnostics, LayerHealth
 from training.network.classifier import Classifier, Head
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """Let torch's exporter keep its operators from one graph to the next.
+
+    It parses the source of some 500 functions for every graph, which is half of the time of a small
+    one. Trainings in processes of their own leave the exporter as it is.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        once = staticmethod(cache(ONNXRegistry.from_torchlib))
+        patch.setattr(ONNXRegistry, "from_torchlib", once)
+        yield
+
 
 PIXEL = InputSpec(channels=1, height=4, width=4, resize="pad")
 

@@ -1,17 +1,20 @@
-"""Runs `python -m training` in real processes, as a user does."""
+"""`python -m training`, in real processes where that makes a difference."""
 
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
 
 from model.bundle.store import open_bundle
 from model.inference.predictor_loading import load_predictor
+from training.__main__ import main
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -29,6 +32,34 @@ def run_training(*arguments: str, **extra: str) -> Completed:
         check=False,
         env=clean_environment(**extra),
     )
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, sigterm_restored: None) -> Refused:
+    """Return a function that runs the command in this process, and returns its one line of errors.
+
+    It asserts the exit status 2. Standard error escapes what it cannot encode, as a process's does.
+    """
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> str:
+        errors = TextIOWrapper(BytesIO(), encoding="utf-8", errors="backslashreplace")
+        with redirect_stderr(errors):
+            try:
+                status: object = main(list(arguments))
+            except SystemExit as end:
+                status = end.code
+        errors.seek(0)
+        written = errors.read()
+        assert status == 2
+        assert written.count("\n") == 1
+        return written
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -49,11 +80,32 @@ def run_training(*arguments: str, **extra: str) -> Completed:
     ],
 )
 def test_training_reports_a_wrong_option_in_one_sentence_with_status_2(
-    arguments: list[str], sentence: str
+    refused: Refused, arguments: list[str], sentence: str
 ) -> None:
-    result = run_training(*arguments)
+    assert sentence in refused(*arguments)
+
+
+NOT_UTF8 = os.fsdecode(b"m\xff")
+
+
+@pytest.mark.parametrize("option", ["--output", "--runs", "--cache-dir", "--data-dir", "--config"])
+def test_training_refuses_paths_that_are_not_utf8(
+    refused: Refused, option: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / NOT_UTF8
+    folder.mkdir()
+    (folder / "pets").mkdir()
+    for value in (folder, folder / "pets"):
+        assert r"\udcff" in refused(option, str(value))
+    sentence = "is not UTF-8; rename it, or choose another."
+    assert sentence in refused("--data", f"folder:{folder / 'pets'}")
+    assert not list((folder / "pets").iterdir())
+
+
+def test_process_refuses_paths_that_are_not_utf8(tmp_path: Path) -> None:
+    result = run_training("--output", str(tmp_path / NOT_UTF8))
     assert result.returncode == 2
-    assert sentence in result.stderr
+    assert r"\udcff" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -74,22 +126,31 @@ def test_help_lists_options_with_defaults_and_environment_variables() -> None:
     assert "--resume" in printed
 
 
-def test_training_reports_unusable_folders_in_one_sentence(tmp_path: Path) -> None:
+def test_training_reports_unusable_folders_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sigterm_restored: None
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("in the way")
     folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
-    empty = run_training("--data", f"folder:{tmp_path / 'empty'}", *folders)
-    assert empty.returncode == 2
-    assert "has no images" in empty.stderr
-    not_resumable = run_training("--resume", *folders)
-    assert not_resumable.returncode == 2
-    assert "has no checkpoint; start without --resume" in not_resumable.stderr
-    unwritable = run_training("--output", str(tmp_path / "file"), "--runs", str(tmp_path / "runs"))
-    assert unwritable.returncode == 1
-    assert "Cannot write to" in unwritable.stderr
-    for result in (empty, not_resumable, unwritable):
-        assert result.stderr.count("\n") == 1
+    unwritable = ["--output", str(tmp_path / "file"), "--runs", str(tmp_path / "runs")]
+    for options, status, sentence in (
+        (["--data", f"folder:{tmp_path / 'empty'}", *folders], 2, "has no images in class folders"),
+        (["--resume", *folders], 2, "has no checkpoint; start without --resume"),
+        (unwritable, 1, "Cannot write to"),
+    ):
+        assert main(options) == status
+        errors = capsys.readouterr().err
+        assert sentence in errors
+        assert errors.count("\n") == 1
     assert not list((tmp_path / "models").iterdir())
+
+
+@pytest.fixture
+def sigterm_restored() -> Iterator[None]:
+    """Undo the handler that a training in this process sets."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -101,7 +162,12 @@ def sigint_enabled() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("sigint_enabled")
-def test_interrupted_training_resumes_and_is_not_repeated(tmp_path: Path) -> None:
+def test_interrupted_training_resumes_and_is_not_repeated(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    sigterm_restored: None,
+) -> None:
     """Follows one run: Ctrl-C, refused with other options, resumed, exported, not trained again."""
     models, runs = tmp_path / "models", tmp_path / "runs"
     folders = ["--output", str(models), "--runs", str(runs)]
@@ -121,14 +187,12 @@ def test_interrupted_training_resumes_and_is_not_repeated(tmp_path: Path) -> Non
     assert errors.endswith("Interrupted; no bundle was written. Go on with --resume.\n")
     assert not list(models.iterdir())
 
-    other = run_training("--epochs", "7", "--resume", *folders)
-    assert other.returncode == 2
-    assert "was started with other options or images" in other.stderr
+    assert main(["--epochs", "7", "--resume", *folders]) == 2
+    assert "was started with other options or images" in capsys.readouterr().err
 
-    resumed = run_training("--epochs", "6", "--resume", *folders)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "epoch 6 of 6" in resumed.stdout
-    assert "epoch 1 of 6" not in resumed.stdout
+    assert main(["--epochs", "6", "--resume", *folders]) == 0
+    assert "epoch 6 of 6" in caplog.text
+    assert "epoch 1 of 6" not in caplog.text
     bundle = open_bundle(models / "digits" / "1")
     load_predictor(bundle)
     assert bundle.manifest.metrics["epochs"] == 6
@@ -139,19 +203,22 @@ def test_interrupted_training_resumes_and_is_not_repeated(tmp_path: Path) -> Non
     assert "Calibrated on 179 validation images" in bundle.card
     assert "report/report.html" in bundle.manifest.files
 
-    again = run_training("--epochs", "6", "--unless-exists", *folders)
-    assert again.returncode == 0
-    assert "is there already" in again.stdout
+    assert main(["--epochs", "6", "--resume", *folders]) == 2
+    assert f"is finished, and its bundle is {models / 'digits' / '1'}" in capsys.readouterr().err
+
+    assert main(["--epochs", "6", "--unless-exists", *folders]) == 0
+    assert "is there already" in capsys.readouterr().out
     assert [entry.name for entry in (models / "digits").iterdir()] == ["1"]
 
 
-def test_training_reports_and_prunes_units_killed_by_a_high_learning_rate(tmp_path: Path) -> None:
+def test_training_reports_and_prunes_units_killed_by_a_high_learning_rate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sigterm_restored: None
+) -> None:
     folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     options = ["--preset", "mlp", "--epochs", "3", "--learning-rate", "10"]
-    result = run_training(*options, "--prune-dead", *folders)
-    assert result.returncode == 0, result.stderr
-    assert "Warning: dense 1: " in result.stdout
-    assert "Try --learning-rate 3.3, or --activation leaky_relu." in result.stdout
+    assert main([*options, "--prune-dead", *folders]) == 0
+    assert "Warning: dense 1: " in caplog.text
+    assert "Try --learning-rate 3.3, or --activation leaky_relu." in caplog.text
     bundle = open_bundle(tmp_path / "models" / "digits" / "1")
     load_predictor(bundle)
     diagnosis = bundle.manifest.metrics["diagnosis"]
@@ -163,5 +230,5 @@ def test_training_reports_and_prunes_units_killed_by_a_high_learning_rate(tmp_pa
     assert bundle.manifest.features == bundle.manifest.dropout_layers[0].width == kept
     assert bundle.manifest.parameters == 64 * kept + kept + kept * 10 + 10
     for sentence in diagnosis["advice"]:
-        assert sentence in result.stdout
+        assert sentence in caplog.text
         assert f"- {sentence}" in bundle.card.replace("\\_", "_")

@@ -15,6 +15,8 @@ from training.config import Augmentation
 
 _MAX_DEGREES = 12.0
 _MAX_SCALE = 0.12
+_CROP_AREAS = (0.35, 1.0)
+_CROP_ASPECTS = (3 / 4, 4 / 3)
 
 
 def build_augmentation(name: Augmentation, shift: float) -> Callable[[Tensor], Tensor]:
@@ -36,6 +38,8 @@ def build_augmentation(name: Augmentation, shift: float) -> Callable[[Tensor], T
             return lambda images: _to_unit_range(
                 random_crop(random_flip(images), border, "reflect")
             )
+        case "photographs":
+            return lambda images: random_resized_crop(_to_unit_range(random_flip(images)))
 
 
 def random_flip(images: Tensor) -> Tensor:
@@ -85,6 +89,32 @@ def random_affine(images: Tensor, shift: float) -> Tensor:
     rows = [torch.stack([cosine, -sine, right], -1), torch.stack([sine, cosine, down], -1)]
     grid = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False)
+
+
+def random_resized_crop(images: Tensor) -> Tensor:
+    """Cut a random box out of each image and resize it to its former size, bilinearly.
+
+    A box has 35 to 100 % of the area and an aspect of 3/4 to 4/3, as in the views of a frozen
+    backbone (Szegedy et al. 2015, whose 8 % are meant for a training from scratch). One that is
+    wider or higher than the image is cut to it.
+
+    Args:
+        images: float [N, C, H, W].
+    """
+    area, aspect, right, down = torch.rand(4, len(images), device=images.device)
+    smallest, largest = _CROP_AREAS
+    area = smallest + area * (largest - smallest)
+    narrowest, widest = (math.log(ratio) for ratio in _CROP_ASPECTS)
+    aspect = torch.exp(narrowest + aspect * (widest - narrowest))
+    width = torch.sqrt(area * aspect).clamp(max=1)
+    height = torch.sqrt(area / aspect).clamp(max=1)
+    zeros = torch.zeros_like(width)
+    rows = [
+        torch.stack([width, zeros, (2 * right - 1) * (1 - width)], -1),
+        torch.stack([zeros, height, (2 * down - 1) * (1 - height)], -1),
+    ]
+    grid = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _to_unit_range(images: Tensor) -> Tensor:

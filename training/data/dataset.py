@@ -6,7 +6,6 @@ once, so the training loop never waits for a loader. Knows no network.
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.errors import DataError
 from model.images.preprocessing import InputSpec, fit_image
 from training.config import FOLDER_PREFIX, Augmentation, TrainingConfig
-from training.data import archives, image_folder
-from training.data.image_folder import ImageFolder, LabelledFiles
+from training.data import published_archives
+from training.data.excluded_files import printable
+from training.data.folder_splits import FolderSplits, SplitOptions, split_folder
+from training.data.image_decoding import decode_files
+from training.data.image_folder_layout import LabelledFiles
+from training.data.stratified_split import stratified_split
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,7 @@ _CIFAR = (
 _VALIDATION_SHARE = 0.1
 _IDX_VALIDATION_SHARE = 1 / 12  # 5,000 of the 60,000 training images
 _FOLDER_SIZE = 64
-_MIN_IMAGES = 3  # so that each split can have one image of the class
-_ALEXNET_SIZE = 224
+_LARGE_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,16 @@ class Split:
     """[N, C, H, W]; in memory, or mapped from a file."""
     labels: NDArray[np.int64]
     """[N], indices of class names."""
+    names: tuple[str, ...] | None = None
+    """[N], the path of each image's file in its folder; None for a data set that has no files."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: NDArray[np.int64]) -> "Split":
         """Return a copy of the images and labels at indices `rows`, int64 [M]."""
-        return Split(self.images[rows], self.labels[rows])
+        names = None if self.names is None else tuple(self.names[row] for row in rows)
+        return Split(self.images[rows], self.labels[rows], names)
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,20 @@ class Dataset:
     validation: Split
     test: Split
     defaults: DatasetDefaults
+    folder: FolderSplits | None = None
+    """The files of an image folder; None for any other data set."""
+    is_cross_fitted: bool = False
+    """Whether `validation` is `train` itself: the validation outputs of an image are those of a
+    network that was not trained on it."""
 
     def manifest_entry(self) -> dict[str, object]:
-        """Return `data` of the manifest: name, split sizes and a SHA-256 of all content."""
+        """Return `data` of the manifest: name, split sizes and a SHA-256 of all content.
+
+        For each class its number of training, validation and test images. Of a folder also how many
+        files were left out, by reason, and how many are duplicates.
+        """
         digest = hashlib.sha256("\n".join(self.class_names).encode())
-        for split in (self.train, self.validation, self.test):
+        for split in self._splits():
             digest.update(np.ascontiguousarray(split.images).data)
             digest.update(np.ascontiguousarray(split.labels).data)
         return {
@@ -96,51 +109,37 @@ class Dataset:
             "train": len(self.train),
             "validation": len(self.validation),
             "test": len(self.test),
+            "images_per_class": {
+                name: [int((split.labels == label).sum()) for split in self._splits()]
+                for label, name in enumerate(self.class_names)
+            },
+            **({"cross_fitted": True} if self.is_cross_fitted else {}),
+            **({} if self.folder is None else self.folder.manifest_entry()),
         }
 
+    def _splits(self) -> tuple[Split, Split, Split]:
+        return self.train, self.validation, self.test
 
-def load_dataset(config: TrainingConfig) -> Dataset:
+
+def load_dataset(config: TrainingConfig, spec: InputSpec | None = None) -> Dataset:
     """Load the data set that `config.data` names, from disk or by a verified download.
+
+    Args:
+        config: its data set, splits and folders.
+        spec: what the images are turned into; None: what `config` says of that.
 
     Raises:
         DataError: the data set cannot be read or downloaded, is damaged, or has too few images.
     """
     if config.data.startswith(FOLDER_PREFIX):
-        return _from_folder(config, Path(config.data.removeprefix(FOLDER_PREFIX)))
+        return _from_folder(config, Path(config.data.removeprefix(FOLDER_PREFIX)), spec)
     if config.data == "digits":
         data = _digits(config)
     elif config.data == "cifar-10":
         data = _cifar(config)
     else:
         data = _idx(config)
-    return _resize_dataset(data, config)
-
-
-def stratified_split(
-    labels: NDArray[np.int64], share: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw a random `share` of each class, at least one image and at most all but one.
-
-    Args:
-        labels: [N].
-        share: of each class to draw, 0..1.
-        seed: of the draw.
-
-    Returns:
-        (rest, drawn), both sorted indices of `labels`; together they are 0..N-1.
-
-    Raises:
-        DataError: a class has a single image.
-    """
-    generator = np.random.Generator(np.random.PCG64(seed))
-    drawn = []
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        if len(rows) < 2:
-            raise DataError("A class has a single image; give it at least 3.")
-        drawn.append(rows[: min(max(1, round(share * len(rows))), len(rows) - 1)])
-    drawn_rows = np.sort(np.concatenate(drawn))
-    return np.setdiff1d(np.arange(len(labels)), drawn_rows), drawn_rows
+    return _resize_dataset(data, config, spec)
 
 
 def _digits(config: TrainingConfig) -> Dataset:
@@ -173,7 +172,7 @@ def _idx(config: TrainingConfig) -> Dataset:
     }
     class_names, defaults = known[config.data]
     train, test = (
-        Split(*archives.read_idx(config.data, split, config.data_dir, config.cache_dir))
+        Split(*published_archives.read_idx(config.data, split, config.data_dir, config.cache_dir))
         for split in ("train", "t10k")
     )
     data = Dataset(
@@ -191,10 +190,11 @@ def _idx(config: TrainingConfig) -> Dataset:
 
 def _cifar(config: TrainingConfig) -> Dataset:
     train, test = (
-        Split(*arrays) for arrays in archives.read_cifar(config.data_dir, config.cache_dir)
+        Split(*arrays)
+        for arrays in published_archives.read_cifar(config.data_dir, config.cache_dir)
     )
     name = "cifar-10"
-    if (len(train), len(test)) != archives.CIFAR_SIZES:
+    if (len(train), len(test)) != published_archives.CIFAR_SIZES:
         name = f"part of cifar-10 ({len(train):,} training and {len(test):,} test images)"
         logger.warning("The data folder holds only a %s; its accuracy is not CIFAR-10's.", name)
     data = Dataset(
@@ -209,52 +209,55 @@ def _cifar(config: TrainingConfig) -> Dataset:
     return _with_validation(data, config.validation_share or _VALIDATION_SHARE, config.split_seed)
 
 
-def _from_folder(config: TrainingConfig, path: Path) -> Dataset:
-    size = config.image_size or (_ALEXNET_SIZE if config.preset == "alexnet" else _FOLDER_SIZE)
-    spec = InputSpec(
+def _from_folder(config: TrainingConfig, path: Path, spec: InputSpec | None) -> Dataset:
+    large = config.preset == "alexnet" or config.has_backbone
+    size = config.image_size or (_LARGE_SIZE if large else _FOLDER_SIZE)
+    spec = spec or InputSpec(
         channels=config.channels or 3,
         height=size,
         width=size,
         resize=config.resize or "crop",
     )
-    folder = image_folder.list_images(path)
-    splits = _split_files(folder, config)
-    size_bytes = sum(map(len, splits.values())) * int(np.prod(_shape(spec)))
+    folder = split_folder(path, _split_options(config, spec))
+    size_bytes = sum(map(len, folder.splits.values())) * int(np.prod(_shape(spec)))
     on_disk = config.cache_dir if size_bytes > config.max_memory_gib * 2**30 else None
     decoded = {
-        name: Split(*image_folder.decode_files(files, spec, on_disk))
-        for name, files in splits.items()
+        name: _decoded(files, path, spec, config.max_pixels, on_disk)
+        for name, files in folder.splits.items()
     }
-    _require_classes(decoded["train"], folder.class_names, path)
+    if config.is_frozen:
+        decoded["validation"] = decoded["train"]
+    epochs, batch_size = (20, 32) if config.has_backbone else (40, 64)
+    augmentation: Augmentation = "photographs" if config.has_backbone else "flip-crop"
     return Dataset(
         name=path.resolve().name,
         class_names=folder.class_names,
         input=spec,
-        defaults=DatasetDefaults(40, 64, "flip-crop", shift=max(1, size // 8)),
+        defaults=DatasetDefaults(epochs, batch_size, augmentation, shift=max(1, size // 8)),
+        folder=folder,
+        is_cross_fitted=config.is_frozen,
         **decoded,
     )
 
 
-def _split_files(folder: ImageFolder, config: TrainingConfig) -> dict[str, LabelledFiles]:
-    """Draw the splits that the folder lacks from its training files, before any is decoded."""
-    splits = dict(folder.splits)
-    for label, name in enumerate(folder.class_names):
-        count = sum(each == label for _, each in splits["train"])
-        if count < _MIN_IMAGES:
-            raise DataError(
-                f"Class {name!r} has {count} image(s) to train on; give it at least {_MIN_IMAGES}."
-            )
-    test_share = 0.0 if "test" in splits else config.test_share
-    validation_share = config.validation_share or _VALIDATION_SHARE
-    shares = {"test": test_share, "validation": validation_share / (1 - test_share)}
-    for split, share in shares.items():
-        if split not in splits:
-            files = splits["train"]
-            labels = np.array([label for _, label in files], np.int64)
-            rest, drawn = stratified_split(labels, share, config.split_seed)
-            splits["train"] = [files[row] for row in rest]
-            splits[split] = [files[row] for row in drawn]
-    return splits
+def _decoded(
+    files: LabelledFiles, root: Path, spec: InputSpec, max_pixels: int, on_disk: Path | None
+) -> Split:
+    images = decode_files([file for file, _ in files], spec, max_pixels, on_disk)
+    names = tuple(printable(str(file.relative_to(root))) for file, _ in files)
+    return Split(images, np.array([label for _, label in files], np.int64), names)
+
+
+def _split_options(config: TrainingConfig, spec: InputSpec) -> SplitOptions:
+    return SplitOptions(
+        validation_share=config.validation_share or _VALIDATION_SHARE,
+        test_share=config.test_share,
+        split_seed=config.split_seed,
+        duplicates=config.duplicates,
+        spec=spec,
+        max_pixels=config.max_pixels,
+        cross_fit=config.is_frozen,
+    )
 
 
 def _with_validation(data: Dataset, share: float, seed: int) -> Dataset:
@@ -263,18 +266,10 @@ def _with_validation(data: Dataset, share: float, seed: int) -> Dataset:
     return replace(data, train=data.train.take(rest), validation=data.train.take(drawn))
 
 
-def _require_classes(train: Split, class_names: Sequence[str], path: Path) -> None:
-    for name, count in zip(
-        class_names, np.bincount(train.labels, minlength=len(class_names)), strict=True
-    ):
-        if count == 0:
-            raise DataError(f"None of the training images of class {name!r} in {path} is readable.")
-
-
-def _resize_dataset(data: Dataset, config: TrainingConfig) -> Dataset:
-    """Convert a data set of fixed size to the size, channels and resize rule of `config`."""
-    size = config.image_size or (_ALEXNET_SIZE if config.preset == "alexnet" else None)
-    wanted = InputSpec(
+def _resize_dataset(data: Dataset, config: TrainingConfig, spec: InputSpec | None) -> Dataset:
+    """Convert a data set of fixed size to `spec`, or to what `config` says."""
+    size = config.image_size or (_LARGE_SIZE if config.preset == "alexnet" else None)
+    wanted = spec or InputSpec(
         channels=config.channels or data.input.channels,
         height=size or data.input.height,
         width=size or data.input.width,

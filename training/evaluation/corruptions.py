@@ -13,6 +13,9 @@ from training.evaluation.metrics import predict_split
 
 SEED = 0
 _MAX_IMAGES = 500
+_MIN_IMAGES = 32
+_MAX_PIXELS = 2**22
+"""Values of all images together: 15 severities of 500 photographs would take many minutes."""
 
 Images = NDArray[np.uint8]
 
@@ -79,9 +82,14 @@ CORRUPTIONS = (
 
 
 def corruption_curves(predictor: Predictor, split: Split) -> list[CorruptionCurve]:
-    """Measure up to 500 images drawn from `split`, with each corruption at each severity."""
+    """Measure up to 500 images drawn from `split`, with each corruption at each severity.
+
+    Of large images fewer are drawn, but at least 32.
+    """
     generator = np.random.Generator(np.random.PCG64(SEED))
-    drawn = split.take(np.sort(generator.permutation(len(split))[:_MAX_IMAGES]))
+    fitting = _MAX_PIXELS // int(np.prod(split.images.shape[1:]))
+    count = min(_MAX_IMAGES, max(_MIN_IMAGES, fitting))
+    drawn = split.take(np.sort(generator.permutation(len(split))[:count]))
     return [_corruption_curve(predictor, drawn, corruption) for corruption in CORRUPTIONS]
 
 

@@ -5,6 +5,7 @@ Knows no training loop. scikit-learn computes the metrics, except the calibratio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,14 @@ from sklearn.metrics import (
 from model.dropout.sampling_methods import FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
+from model.uncertainty.calibration import Calibrator
 from model.uncertainty.uncertainty_measures import Uncertainty, concatenate
+from model.uncertainty.uncertainty_of_validation_images import ValidationDistributions
 from training.data.dataset import Split
 from training.evaluation.metrics_schema import (
     ClassificationMetrics,
     ClassMetrics,
+    DistributionMetrics,
     PredictionMetrics,
     SplitMetrics,
     Top5Metrics,
@@ -73,16 +77,29 @@ def evaluate(predictor: Predictor, split: Split, class_names: Sequence[str]) -> 
     uncalibrated = None
     if predictor.calibrator is not None:
         uncalibrated = predict_split(predictor.with_calibrator(None), split)
+    return evaluate_answers(answers, uncalibrated, split.labels, class_names)
+
+
+def evaluate_answers(
+    answers: Answers, uncalibrated: Answers | None, labels: Labels, class_names: Sequence[str]
+) -> Evaluation:
+    """Measure predictions, and those before calibration, against the labels, int64 [N]."""
     metrics: SplitMetrics = {
-        "images": len(split),
-        **prediction_metrics(answers, split.labels),
-        "uncalibrated": None
-        if uncalibrated is None
-        else prediction_metrics(uncalibrated, split.labels),
-        "per_class": per_class_metrics(answers.probabilities, split.labels, class_names),
-        "confusion_matrix": confusion_counts(answers.probabilities, split.labels).tolist(),
+        "images": len(labels),
+        **prediction_metrics(answers, labels),
+        "uncalibrated": None if uncalibrated is None else prediction_metrics(uncalibrated, labels),
+        "per_class": per_class_metrics(answers.probabilities, labels, class_names),
+        "confusion_matrix": confusion_counts(answers.probabilities, labels).tolist(),
     }
-    return Evaluation(answers, uncalibrated, split.labels, metrics)
+    return Evaluation(answers, uncalibrated, labels, metrics)
+
+
+def distribution_metrics(
+    evaluation: Evaluation, calibrator: Calibrator | None
+) -> DistributionMetrics:
+    """Measure how uncertain the images are; calibrator: of the bundle; None: it is uncalibrated."""
+    measured = ValidationDistributions.measure(evaluation.answers.uncertainty, calibrator)
+    return cast(DistributionMetrics, measured.model_dump(mode="json"))
 
 
 def predict_split(predictor: Predictor, split: Split) -> Answers:

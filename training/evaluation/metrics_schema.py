@@ -190,14 +190,61 @@ class DiagnosisMetrics(TypedDict):
     pruned_units: int
 
 
-class BundleMetrics(TypedDict):
+class LabelMetrics(TypedDict, total=False):
+    """Present only for images that have file names."""
+
+    label_candidates: int
+    """Number of held-out images whose label is possibly wrong."""
+
+
+class DistributionMetrics(TypedDict):
+    """How uncertain images are: `model.uncertainty.uncertainty_of_validation_images`."""
+
+    images: int
+    predictive_entropy: list[float]
+    """Nats, at 0, 1, …, 100 per cent of the images."""
+    mutual_information: list[float]
+    """The same."""
+    set_sizes: list[int] | None
+    """Number of images whose set has 1, 2, … classes; None for an uncalibrated bundle."""
+    coverage: float
+    """Of the prediction sets."""
+
+
+class BundleMetrics(LabelMetrics):
     """`metrics` in `manifest.json`."""
 
     test: HeldOutMetrics
     validation: SplitMetrics
+    distributions: DistributionMetrics
+    """Of the validation images."""
     parity: float
     """Largest difference of a logit between the network and the exported graphs."""
     quantization: QuantizationMetrics | None
     """None without `--quantize`."""
-    epochs: int
+    epochs: int | None
+    """None for a head on a frozen backbone, which is trained in steps."""
     diagnosis: DiagnosisMetrics
+
+
+class DropoutChoiceMetrics(TypedDict):
+    """What the dropout of an adopted network was chosen by, on validation images."""
+
+    images: int
+    deterministic_nll: float
+    """Without dropout, calibrated."""
+    nll: dict[str, float]
+    """Of the calibrated mean probabilities, by the probability of zeroing."""
+
+
+class AdoptedMetrics(TypedDict):
+    """`metrics` in `manifest.json` of an adopted network."""
+
+    test: HeldOutMetrics
+    validation: SplitMetrics
+    distributions: DistributionMetrics
+    """Of the validation images."""
+    parity: float
+    """Largest difference of an answer between the file and the bundle's graphs."""
+    dropout_choice: DropoutChoiceMetrics | None
+    """None where the dropout is the network's own, or was named."""

@@ -1,32 +1,23 @@
 """`python -m training.experiments NAME`. Imports torch only after the options are validated."""
 
-import logging
 import os
 import sys
 from importlib import import_module
 
-from model.cli_and_env_settings import USAGE_EXIT_STATUS, load_or_exit
-from model.errors import DropserveError
+from model.cli_and_env_settings import load_or_exit
+from training.command_exit_status import names_missing_extra, run_command
 from training.experiments.settings import EXPERIMENT_MODULES, ExperimentSettings
 
-_INTERRUPTED_STATUS = 130  # 128 + SIGINT, the convention of shells
 
-
-def main(arguments: list[str]) -> int:
+@names_missing_extra
+def main(arguments: list[str] | None = None) -> int:
     """Run one experiment; return the exit status."""
     settings = load_or_exit(ExperimentSettings, arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("training").setLevel(logging.INFO)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in training/__main__.py
-    try:
-        _run(settings)
-    except DropserveError as error:
-        sys.stderr.write(f"{error}\n")
-        return USAGE_EXIT_STATUS
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; the same command goes on after the last whole trial.\n")
-        return _INTERRUPTED_STATUS
-    return 0
+    return run_command(
+        lambda: _run(settings),
+        "Interrupted; the same command goes on after the last whole trial.",
+    )
 
 
 def _run(settings: ExperimentSettings) -> None:
@@ -44,4 +35,4 @@ def _run(settings: ExperimentSettings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -4,8 +4,8 @@ from typing import get_args
 
 from matplotlib.figure import Figure
 
-from model.bundle.network_architecture import ActivationName
-from training.experiments.record import Record, format_percent
+from model.bundle.architecture_description import ActivationName
+from training.experiments.experiment_record import Record, format_percent
 from training.experiments.trial import Trial, TrialResult
 from training.experiments.trial_runner import Plan, TrialRunner
 

@@ -16,7 +16,7 @@ from model.uncertainty.uncertainty_measures import softmax
 from training.data.batches import image_batches
 from training.data.dataset import Dataset
 from training.evaluation.metrics import classification_metrics
-from training.experiments.record import Record, format_mean_std
+from training.experiments.experiment_record import Record, format_mean_std
 from training.experiments.trial import Trial, run_trial
 from training.experiments.trial_runner import TrialRunner
 from training.network.classifier import Classifier

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.experiments.record import Record, format_mean_std, format_percent
+from training.experiments.experiment_record import Record, format_mean_std, format_percent
 from training.experiments.trial import Trial, TrialResult
 from training.experiments.trial_runner import TrialRunner
 

@@ -3,14 +3,17 @@
 They are used only in experiments; only the presets are exported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import nn
 
-from model.bundle.network_architecture import Architecture
+from model.bundle.architecture_description import Architecture
 from training.network.activations import build_activation
-from training.network.classifier import Classifier, Head, Normalise, initialise_network
+from training.network.classifier import Classifier, Head, initialise_network
+from training.network.input_normalisation import Normalise
+
+_KRIZHEVSKY_STD = 0.01
 
 
 def build_dense(
@@ -66,6 +69,33 @@ def build_convolutional(
     features = channels * (spec.height // reduction) * (spec.width // reduction)
     head = Head([features, architecture.classes], architecture, dropout_count=1)
     return initialise_network(Classifier(nn.Sequential(*layers), head), architecture)
+
+
+def initialise_as_krizhevsky(network: Classifier) -> None:
+    """Initialise every layer in place as Krizhevsky et al. 2012 did, whatever its size.
+
+    Weights are drawn from a normal distribution of standard deviation .01. The biases are 1 in the
+    second, fourth, ... hidden layer, so that its ReLUs start with positive inputs, and else 0: the
+    paper has 1 in the second, the fourth and the fifth of five convolutions.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=_KRIZHEVSKY_STD)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for hidden in network.hidden_layers()[1::2]:
+        if hidden.bias is not None:
+            nn.init.ones_(hidden.bias)
+
+
+def replace_activations(
+    network: nn.Module, old: type[nn.Module], new: Callable[[], nn.Module]
+) -> None:
+    """Replace, in place, every activation of the type `old` by one that `new` makes."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, old):
+                setattr(parent, name, new())
 
 
 def _activation(architecture: Architecture) -> nn.Module:

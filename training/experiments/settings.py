@@ -3,22 +3,25 @@
 from pathlib import Path
 from typing import Literal
 
-import pooch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from model.cli_and_env_settings import CommandSettings
+from training.cache_folders import default_cache_folder
 from training.config import data_dir_from_environment
 
-ExperimentName = Literal["activations", "table", "dropout", "dying", "averaging", "shapes"]
+ExperimentName = Literal[
+    "activations", "initialisation", "table", "dropout", "dying", "averaging", "shapes"
+]
 
 EXPERIMENT_MODULES: dict[ExperimentName, str] = {
-    "activations": "activations",
+    "activations": "activation_training_speed",
+    "initialisation": "initialisation_training_speed",
     "table": "activation_table",
-    "dropout": "dropout",
+    "dropout": "dropout_test_error",
     "dying": "dying_relu",
     "averaging": "averaging_thinned_networks",
-    "shapes": "activation_shapes",
+    "shapes": "activation_curves",
 }
 """The module of each experiment; its function `run` runs it."""
 
@@ -32,6 +35,7 @@ class ExperimentSettings(CommandSettings):
 
     experiment: CliPositionalArg[ExperimentName] = Field(
         description="activations: epochs to 25 % training error (Krizhevsky 2012). "
+        "initialisation: the same with the paper's initial weights. "
         "table: nine activations in a deep network. dropout: Srivastava 2014 on MNIST. "
         "dying: dead units, and what a slope revives. averaging: weight scaling against averages "
         "of thinned networks. shapes: every activation and its derivative"
@@ -53,7 +57,7 @@ class ExperimentSettings(CommandSettings):
         description="folder with data sets already on disk, also from DROPSERVE_DATA_DIR",
     )
     cache_dir: Path = Field(
-        default_factory=lambda: Path(pooch.os_cache("dropserve")),
+        default_factory=default_cache_folder,
         description="folder for downloads",
     )
 

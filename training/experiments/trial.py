@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from model.bundle.network_architecture import ActivationName, Architecture
+from model.bundle.architecture_description import ActivationName, Architecture
 from training.data.augmentation import build_augmentation
 from training.data.batches import (
     EVALUATION_BATCH_SIZE,
@@ -25,7 +25,12 @@ from training.data.batches import (
     to_channels_last,
 )
 from training.data.dataset import Dataset, Split
-from training.experiments.paper_networks import build_convolutional, build_dense
+from training.experiments.paper_networks import (
+    build_convolutional,
+    build_dense,
+    initialise_as_krizhevsky,
+    replace_activations,
+)
 from training.fitting.learning_rate_schedule import update_every_step
 from training.fitting.lightning_module import ClassifierModule, epoch_seed
 from training.fitting.training_loop import silence_warnings
@@ -43,6 +48,10 @@ GIVE_UP_ERROR = 0.8
 """A trial with a target stops if, after that share of its epochs, its training error is higher."""
 
 
+TrialActivation = ActivationName | Literal["softsign"]
+"""No bundle has softsign (Turian et al. 2009); it is compared with the others in experiments."""
+
+
 class Trial(BaseModel):
     """All that determines a trial's result; the defaults are plain SGD on a dense ReLU network."""
 
@@ -51,7 +60,12 @@ class Trial(BaseModel):
     data: str
     network: Literal["dense", "convolutions"] = "dense"
     widths: tuple[int, ...] = Field(description="units, or channels, of the hidden layers")
-    activation: ActivationName = "relu"
+    activation: TrialActivation = "relu"
+    initialisation: Literal["scaled", "krizhevsky"] = Field(
+        "scaled",
+        description="scaled: He et al. 2015 for ReLU and its kin, Glorot & Bengio 2010 for bounded "
+        "activations. krizhevsky: as `initialise_as_krizhevsky`",
+    )
     negative_slope: float = 0.01
     input_dropout: float = 0.0
     dropout: float = 0.0
@@ -264,8 +278,9 @@ def _set_killing_biases(network: Classifier, trial: Trial) -> None:
 
 
 def _build_network(trial: Trial, data: Dataset) -> Classifier:
+    is_softsign = trial.activation == "softsign"
     architecture = Architecture(
-        activation=trial.activation,
+        activation="tanh" if is_softsign else trial.activation,
         negative_slope=trial.negative_slope,
         dropout=trial.dropout,
         classes=len(data.class_names),
@@ -273,6 +288,12 @@ def _build_network(trial: Trial, data: Dataset) -> Classifier:
     )
     statistics = pixel_mean_and_std(data.train)
     if trial.network == "dense":
-        return build_dense(architecture, trial.widths, trial.input_dropout, statistics)
-    network: Classifier = build_convolutional(architecture, trial.widths, statistics)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        network = build_dense(architecture, trial.widths, trial.input_dropout, statistics)
+    else:
+        network = build_convolutional(architecture, trial.widths, statistics)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if is_softsign:
+        replace_activations(network, nn.Tanh, nn.Softsign)
+    if trial.initialisation == "krizhevsky":
+        initialise_as_krizhevsky(network)
+    return network

@@ -4,6 +4,7 @@ No test image is used. Only the out-of-distribution (OOD) score is fitted on tra
 typicality scale is then taken from the validation images.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from scipy.optimize import minimize_scalar
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.images.preprocessing import to_float
-from model.inference.predictor import Prediction, Predictor
+from model.inference.predictor import Predictor
 from model.uncertainty.calibration import (
     DEFAULT_MAX_FALSE_ALARM,
     MAX_CALIBRATION_IMAGES,
@@ -27,9 +28,11 @@ from model.uncertainty.calibration import (
 from model.uncertainty.prediction_sets import aps_scores, uniform_draws
 from model.uncertainty.uncertainty_measures import softmax, summarise
 from training.data.dataset import Dataset, Split
+from training.export.cross_fitted_outputs import HeldOut
 from training.export.ood_graph import add_score, count_statistics, read_statistics
 from training.export.ood_score import fit_ood_score
-from training.export.ood_statistics import PIXELS_PER_CHANNEL
+
+logger = logging.getLogger(__name__)
 
 SAMPLES = 64
 SEED = 0
@@ -51,17 +54,58 @@ def can_calibrate(data: Dataset) -> bool:
     return len(data.validation) >= MIN_CALIBRATION_IMAGES
 
 
-def add_ood_score(graph: Path, data: Dataset) -> None:
+def warn_if_uncalibrated(data: Dataset) -> None:
+    """Log what a bundle lacks that has too few validation images for a calibration."""
+    if not can_calibrate(data):
+        logger.warning(
+            "Warning: the bundle stays uncalibrated, with %d validation images where %d are "
+            "needed: typicality, prediction_set and abstain will be null. Add labelled images.",
+            *(len(data.validation), MIN_CALIBRATION_IMAGES),
+        )
+
+
+def add_ood_score(graph: Path, data: Dataset, pixels: int) -> None:
     """Fit the out-of-distribution score on training images, and put it into the graph.
 
     Args:
         graph: file of a graph that gives the statistics of images.
         data: of its training images, at most _MAX_SCORE_IMAGES are used.
+        pixels: how many of the statistics are of the pixels.
     """
     rows = _score_rows(data.train, count_statistics(graph))
     values, logits = read_statistics(graph, to_float(data.train.images[rows]))
-    pixels = PIXELS_PER_CHANNEL * data.input.channels
     add_score(graph, fit_ood_score(values, logits, data.train.labels[rows], pixels))
+
+
+def add_cross_fitted_score(
+    graph: Path,
+    data: Dataset,
+    logits: NDArray[np.float32],
+    folds: NDArray[np.int64],
+    pixels: int,
+) -> NDArray[np.float32]:
+    """Do as `add_ood_score`, and return the score of each training image fitted without its fold.
+
+    Args:
+        graph: file of a graph that gives the statistics of images.
+        data: its training images are used.
+        logits: float32 [N, K], of networks that were not trained on the image's fold.
+        folds: int64 [N], the fold of each training image.
+        pixels: how many of the statistics are of the pixels.
+
+    Returns:
+        float32 [N].
+    """
+    labels = data.train.labels
+    values, own_logits = read_statistics(graph, to_float(data.train.images))
+    scores = np.empty(len(labels), np.float32)
+    for fold in np.unique(folds):
+        inside = folds == fold
+        fitted = fit_ood_score(values[~inside], logits[~inside], labels[~inside], pixels)
+        scores[inside] = fitted.score(values[inside], logits[inside])
+    rows = _score_rows(data.train, values.shape[1])
+    add_score(graph, fit_ood_score(values[rows], own_logits[rows], labels[rows], pixels))
+    return scores
 
 
 def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
@@ -74,16 +118,33 @@ def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
     validation = _at_most(MAX_CALIBRATION_IMAGES, data.validation)
     if not can_calibrate(data):
         return None
-    labels = validation.labels
-    rows = np.arange(len(labels))
-    prediction = _predict(predictor, validation, rows)
+    prediction = predictor.predict(to_float(validation.images))
     sampling = FixedSamples(SEED, SAMPLES)
+    return calibrate_held_out(
+        HeldOut(
+            validation.labels,
+            prediction.logits,
+            prediction.features,
+            prediction.ood_scores,
+            lambda rows: predictor.sample(prediction.features[rows], sampling),
+        )
+    )
+
+
+def calibrate_held_out(held_out: HeldOut) -> Calibrator:
+    """Fit the whole calibration to outputs for images that were not trained on.
+
+    held_out: of N images, with SAMPLES samples.
+    """
+    labels = held_out.labels
+    rows = np.arange(len(labels))
+    classes = held_out.logits.shape[1]
     # As many images as fit into memory, evenly spaced: the images may be sorted by class.
-    spaced = rows[:: -(-len(rows) * SAMPLES * predictor.classes // _MAX_ARRAY_SIZE)]
-    logits = predictor.sample(prediction.features[spaced], sampling)
+    spaced = rows[:: -(-len(rows) * SAMPLES * classes // _MAX_ARRAY_SIZE)]
+    logits = held_out.sample(spaced)
 
     def deterministic_probabilities(temperature: float) -> Floats:
-        return softmax(prediction.logits / np.float64(temperature))
+        return softmax(held_out.logits / np.float64(temperature))
 
     def mean_probabilities(temperature: float) -> Floats:
         mean: Floats = softmax(logits / np.float64(temperature)).mean(axis=1)
@@ -93,11 +154,11 @@ def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
     sampled_temperature = fit_temperature(mean_probabilities, labels[spaced])
     probabilities = np.concatenate(
         [
-            summarise(predictor.sample(features, sampling), sampled_temperature).mean_probabilities
-            for features in _batches(prediction.features)
+            summarise(held_out.sample(batch), sampled_temperature).mean_probabilities
+            for batch in _batches(rows)
         ]
     )
-    arrays = _calibration_arrays(probabilities, labels, prediction)
+    arrays = _calibration_arrays(probabilities, held_out)
     parameters = Calibration(
         images=len(labels),
         temperature=temperature,
@@ -117,11 +178,10 @@ def _default_max_risk(arrays: CalibrationArrays) -> float:
     return _CANDIDATE_RISKS[-1]
 
 
-def _calibration_arrays(
-    probabilities: Floats, labels: NDArray[np.int64], prediction: Prediction
-) -> CalibrationArrays:
+def _calibration_arrays(probabilities: Floats, held_out: HeldOut) -> CalibrationArrays:
     """Compute the scores of N validation images; mean probabilities [N, K]."""
-    if prediction.ood_scores is None:
+    labels = held_out.labels
+    if held_out.ood_scores is None:
         raise ExportError("The graph computes no out-of-distribution scores; export it with them.")
     rows = np.arange(len(labels))
     confidences = probabilities.max(axis=1)
@@ -131,8 +191,8 @@ def _calibration_arrays(
         correct=(probabilities.argmax(axis=1) == labels)[order],
         true_classes=labels[order],
         thr=(1 - probabilities[rows, labels])[order],
-        aps=aps_scores(probabilities, uniform_draws(prediction.features))[rows, labels][order],
-        ood_scores=prediction.ood_scores[order].astype(np.float64),
+        aps=aps_scores(probabilities, uniform_draws(held_out.features))[rows, labels][order],
+        ood_scores=held_out.ood_scores[order].astype(np.float64),
     )
 
 
@@ -177,10 +237,6 @@ def _score_rows(train: Split, width: int) -> NDArray[np.int64]:
     count = min(len(train), _MAX_SCORE_IMAGES, _MAX_ARRAY_SIZE // width)
     rows = np.random.Generator(np.random.PCG64(SEED)).permutation(len(train))[:count]
     return np.sort(rows)
-
-
-def _predict(predictor: Predictor, split: Split, rows: NDArray[np.int64]) -> Prediction:
-    return predictor.predict(to_float(split.images[rows]))
 
 
 def _batches(rows: NDArray[Any]) -> list[NDArray[Any]]:

@@ -27,6 +27,11 @@ from sklearn.decomposition import PCA
 DISTANCES = ("density", "relative", "pixels", "logit")
 WEIGHTS = (1.0, 1.0, 0.3, 0.4)
 """Of the -ln p of each distance in the score."""
+WEIGHTS_OF_FEW_IMAGES = (1.0, 0.0, 1.0, 0.0)
+"""The same, of fewer than MIN_IMAGES_PER_STATISTIC: they do not show what only a class's images
+have, and beside a hundred directions that vary by chance blanks and noise are as near to a class
+as its own images are (docs/experiments.md)."""
+MIN_IMAGES_PER_STATISTIC = 4
 MAX_RANK = 128
 """Directions in which the variance is estimated, see `_fit_density`. All of them were no better on
 Fashion-MNIST, and take three times as many numbers."""
@@ -34,6 +39,8 @@ MAX_DIMENSIONS = 512
 """More statistics are projected onto their principal components to tell the classes apart."""
 _HELD_OUT_SHARE = 0.25
 """Of the images: their distances give the p-values."""
+_PARTS = 4
+"""Of few images each of so many parts is held out once, and all are in the final fit."""
 _QUANTILES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 """Of the held-out distances: between them -ln p is interpolated."""
 _TAIL = 0.9
@@ -104,32 +111,69 @@ def fit_ood_score(
         labels: the true classes, int64 [N].
         pixels: how many of the S statistics are of the pixels.
     """
+    values = statistics.astype(np.float64)
+    few = len(labels) < MIN_IMAGES_PER_STATISTIC * statistics.shape[1]
     order = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(labels))
     held_out, fitted = np.split(order, [max(1, round(_HELD_OUT_SHARE * len(labels)))])
-    values = statistics.astype(np.float64)
-    mean, spread = _standardise(values[fitted])
-    points = (values - mean) / spread
-    noise, varying = _fit_density(points[fitted])
-    separate, linear, constants = _fit_classes(points[fitted], labels[fitted])
-    whiten = np.zeros((len(mean), pixels))
-    whiten[:pixels] = _whitening(points[fitted, :pixels])
-    root = np.sqrt(noise)
-    maps = (varying, root * separate, root * linear, root * whiten)
-    projection = np.concatenate(maps, axis=1)
-    first, second, third, fourth = (each.shape[1] for each in maps)
-    sizes = (first, second, third, fourth)
-    offset = np.concatenate([np.zeros(first + second), constants, np.zeros(fourth)])
-    points = points[held_out] / root
-    distances = _distances(points, points @ projection + offset, sizes, logits[held_out])
+    if few and len(labels) >= 2 * _PARTS:
+        splits = [(part, np.setdiff1d(order, part)) for part in np.array_split(order, _PARTS)]
+    else:
+        splits = [(held_out, fitted)]
+    parts = []
+    for outside, inside in splits:
+        maps = _fit_maps(values[inside], None if few else labels[inside], pixels)
+        parts.append(maps.distances(values[outside], logits[outside]))
+    if len(splits) > 1:
+        maps = _fit_maps(values, None, pixels)
+    distances = np.concatenate(parts)
     curves = [_surprisal(distances[:, index]) for index in range(len(DISTANCES))]
     knots, slopes, limits = (np.array(part) for part in zip(*curves, strict=True))
-    scale = 1 / (spread * root)
-    weighted = slopes * np.array(WEIGHTS)[:, np.newaxis]
-    arrays = (scale, -mean * scale, projection, offset, knots, weighted, limits)
+    weighted = slopes * np.array(WEIGHTS_OF_FEW_IMAGES if few else WEIGHTS)[:, np.newaxis]
+    arrays = (maps.scale, maps.shift, maps.projection, maps.offset, knots, weighted, limits)
     scale, shift, projection, offset, knots, weighted, limits = (
         array.astype(np.float32) for array in arrays
     )
-    return OodScore(scale, shift, projection, offset, sizes, knots, weighted, limits)
+    return OodScore(scale, shift, projection, offset, maps.sizes, knots, weighted, limits)
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """What the distances are computed from, see `OodScore`; in float64."""
+
+    scale: Floats
+    shift: Floats
+    projection: Floats
+    offset: Floats
+    sizes: tuple[int, int, int, int]
+
+    def distances(self, values: Floats, logits: Floats32) -> Floats:
+        """Return the DISTANCES [N, 4] of statistics [N, S] and logits [N, K]."""
+        points = values * self.scale + self.shift
+        return _distances(points, points @ self.projection + self.offset, self.sizes, logits)
+
+
+def _fit_maps(values: Floats, labels: NDArray[np.int64] | None, pixels: int) -> _Maps:
+    """Fit the distances to statistics [N, S], of which the first `pixels` are of the pixels.
+
+    labels: int64 [N]; None: the relative distance is always 0, which saves most of the time.
+    """
+    mean, spread = _standardise(values)
+    points = (values - mean) / spread
+    noise, varying = _fit_density(points)
+    if labels is None:
+        separate = linear = np.zeros((len(mean), 1))
+        constants = np.zeros(1)
+    else:
+        separate, linear, constants = _fit_classes(points, labels)
+    whiten = np.zeros((len(mean), pixels))
+    whiten[:pixels] = _whitening(points[:, :pixels])
+    root = np.sqrt(noise)
+    maps = (varying, root * separate, root * linear, root * whiten)
+    first, second, third, fourth = (each.shape[1] for each in maps)
+    offset = np.concatenate([np.zeros(first + second), constants, np.zeros(fourth)])
+    scale = 1 / (spread * root)
+    sizes = (first, second, third, fourth)
+    return _Maps(scale, -mean * scale, np.concatenate(maps, axis=1), offset, sizes)
 
 
 def _distances(
@@ -178,10 +222,35 @@ def _fit_density(points: Floats) -> tuple[float, Floats]:
         the noise, and axes Q [S, R] by which the inverse of the covariance is (I - Q @ Q.T)/noise.
     """
     rank = max(1, min(MAX_RANK, len(points) // 2, points.shape[1] // 2))
-    pca = _fit_pca(points, rank)
-    noise = max(float(pca.noise_variance_), _MIN_NOISE)
-    kept = 1 - noise / np.maximum(pca.explained_variance_, noise)
-    return noise, pca.components_.T * np.sqrt(kept)
+    if len(points) < points.shape[1]:
+        variances, axes, rest = _components_of_few(points, rank)
+    else:
+        pca = _fit_pca(points, rank)
+        variances, axes, rest = pca.explained_variance_, pca.components_.T, pca.noise_variance_
+    noise = max(float(rest), _MIN_NOISE)
+    kept = 1 - noise / np.maximum(variances, noise)
+    return noise, axes * np.sqrt(kept)
+
+
+def _components_of_few(points: Floats, rank: int) -> tuple[Floats, Floats, float]:
+    """Return what scikit-learn's PCA gives of fewer points than dimensions, in a tenth of its time.
+
+    The eigenvectors of the N x N scalar products are turned into those of the covariance.
+
+    Args:
+        points: [N, S].
+        rank: number of components, less than N.
+
+    Returns:
+        the largest variances [rank], their axes [S, rank], and the mean of the N - rank others.
+    """
+    centred = points - points.mean(axis=0)
+    eigenvalues, vectors = np.linalg.eigh(centred @ centred.T)
+    descending = np.maximum(eigenvalues[::-1], 0)
+    lengths = np.sqrt(np.maximum(descending[:rank], np.finfo(np.float64).tiny))
+    axes = centred.T @ vectors[:, ::-1][:, :rank] / lengths
+    variances = descending / max(len(points) - 1, 1)
+    return variances[:rank], axes, float(variances[rank:].mean()) if rank < len(points) else 0.0
 
 
 def _fit_classes(points: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:

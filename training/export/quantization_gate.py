@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from model.bundle.network_architecture import DropoutLayer
+from model.bundle.architecture_description import DropoutLayer
 from model.bundle.store import HEAD_FILE, MODEL_FILE, Precision
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor

@@ -52,6 +52,18 @@ class _ClassifierGraph(nn.Module):
         return self.network.head(features), features, statistics
 
 
+class _TrunkGraph(nn.Module):
+    """The graph of a trunk alone: images [N, C, H, W] -> features [N, F]."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.trunk(images)
+        return features
+
+
 class _HeadGraph(nn.Module):
     """The graph of `head.onnx`: features [N, F], T masks a dropout layer -> logits [N, T, K]."""
 
@@ -103,6 +115,22 @@ def export_graphs(
         ["logits"],
         {"features": {0: batch}, "layer_masks": tuple({0: samples} for _ in layers)},
     )
+
+
+def export_trunk(trunk: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
+    """Write a trunk alone: `images` [N, C, H, W] -> `features` [N, F].
+
+    Args:
+        trunk: on the CPU, in evaluation mode.
+        shape: (C, H, W) of one image.
+        path: file to write.
+
+    Raises:
+        ExportError: the graph fails the ONNX checker or contains a random operator.
+    """
+    images = torch.rand(2, *shape)  # torch.export would specialise on a batch of 1
+    dynamic = {0: torch.export.Dim("batch")}
+    _export(_TrunkGraph(trunk), (images,), path, ["images"], ["features"], {"images": dynamic})
 
 
 def check_parity(network: Classifier, predictor: Predictor, images: NDArray[np.float32]) -> float:

@@ -7,7 +7,7 @@ during training, which a learning rate too high for the network causes (Lu et al
 
 from collections.abc import Sequence
 
-from model.bundle.network_architecture import ActivationName
+from model.bundle.architecture_description import ActivationName
 from training.fitting.unit_diagnostics import EpochDiagnostics, LayerHealth, firing_rate_bound
 
 DEAD_SHARE = 0.1

@@ -20,19 +20,25 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProg
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
-from model.bundle.network_architecture import Architecture
-from training.config import TrainingConfig
+from model.bundle.architecture_description import Architecture
+from model.errors import RunError
+from training.config import EFFICIENTNET_LITE0, ONNX_BACKBONE, TrainingConfig
 from training.data.batches import EVALUATION_BATCH_SIZE, Batches, image_batches, pixel_mean_and_std
 from training.data.dataset import Dataset
+from training.fitting.checkpoints import (
+    BEST_CHECKPOINT,
+    CheckpointFiles,
+    checkpoint_to_resume,
+    load_checkpoint,
+    require_space,
+)
 from training.fitting.lightning_module import OneCycleModule, epoch_seed
 from training.fitting.unit_diagnostics import Diagnosis, EpochDiagnostics, LayerHealth, diagnose
 from training.fitting.weight_averaging import weight_averaging
-from training.network.classifier import Classifier, build_classifier
+from training.network.classifier import Classifier, build_classifier, count_parameters
+from training.network.pretrained_backbone import load_backbone
 
 logger = logging.getLogger(__name__)
-
-LAST_CHECKPOINT = "last.ckpt"
-BEST_CHECKPOINT = "best.ckpt"
 
 
 class History(Callback):
@@ -58,6 +64,14 @@ class History(Callback):
         self.epochs = state_dict["epochs"]
 
 
+class StopEarly(EarlyStopping):
+    """Ends a training whose validation loss no longer improves, also one that is resumed then."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further epoch if the checkpoint is of a training that had ended."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """The trained network, and the course of its training."""
@@ -65,7 +79,8 @@ class TrainResult:
     network: Classifier
     """On the CPU, in evaluation mode, with the (averaged) weights of the least validation loss."""
     history: list[dict[str, float]]
-    """Losses and accuracy by name, for each epoch."""
+    """Losses and accuracy by name, for each epoch; the training loss alone, for equal parts of the
+    steps, of a head on a frozen backbone."""
     before: tuple[LayerHealth, ...]
     """Health of the hidden layers on the validation images before the first step."""
     epochs: list[EpochDiagnostics]
@@ -92,6 +107,9 @@ def fit(
 
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; the last checkpoint is kept.
+        SettingsError: there is no sound checkpoint to resume.
+        RunError: the disk is too small, or the best checkpoint was damaged meanwhile.
+        OSError: a checkpoint or log cannot be written; the last checkpoint is kept.
     """
     silence_warnings()
     threads = config.threads or data.defaults.threads
@@ -99,6 +117,10 @@ def fit(
         torch.set_num_threads(threads)
     seed_everything(config.seed, verbose=False)
     network = build_classifier(describe_architecture(config, data), *pixel_mean_and_std(data.train))
+    if config.has_backbone:
+        assert config.backbone is not None
+        network.trunk = load_backbone(config.backbone)[0]
+    require_space(run, config.output, count_parameters(network))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = diagnose(network, image_batches(data.validation))
     history, diagnosis = History(), Diagnosis()
@@ -113,7 +135,7 @@ def fit(
             OneCycleModule(network, config, data),
             Batches(data.train, config.batch_size or data.defaults.batch_size, shuffled),
             Batches(data.validation, EVALUATION_BATCH_SIZE),
-            ckpt_path=run / LAST_CHECKPOINT if resume else None,
+            ckpt_path=checkpoint_to_resume(run) if resume else None,
             weights_only=True,
         )
     except SystemExit as error:
@@ -146,11 +168,12 @@ def _trainer(
             *callbacks,
             *averaging,
             # The loss is noisy until the learning rate falls, in the second half of the schedule.
-            EarlyStopping(monitored, patience=config.patience or -(-epochs // 2)),
+            StopEarly(monitored, patience=config.patience or -(-epochs // 2)),
             ModelCheckpoint(run, "best", monitor=monitored, enable_version_counter=False),
             ModelCheckpoint(run, "last", enable_version_counter=False),
             *bar,
         ],
+        plugins=[CheckpointFiles()],
         logger=[CSVLogger(run, "csv"), TensorBoardLogger(run, "tensorboard", version="")],
         enable_progress_bar=bool(bar),
         enable_model_summary=False,
@@ -161,7 +184,9 @@ def _trainer(
 
 def _with_best_weights(network: Classifier, run: Path) -> Classifier:
     """Load the best checkpoint's weights onto the CPU, in the memory layout of the exporter."""
-    checkpoint = torch.load(run / BEST_CHECKPOINT, weights_only=True, map_location="cpu")
+    checkpoint = load_checkpoint(run / BEST_CHECKPOINT)
+    if checkpoint is None:
+        raise RunError(f"{run / BEST_CHECKPOINT} is damaged; train again without --resume.")
     prefix = "network."  # the attribute of ClassifierModule
     network = network.cpu().eval()
     network.load_state_dict(
@@ -176,13 +201,16 @@ def _with_best_weights(network: Classifier, run: Path) -> Classifier:
 
 def describe_architecture(config: TrainingConfig, data: Dataset) -> Architecture:
     """Return the architecture of the network that `config` selects for this data set."""
+    backbone = ONNX_BACKBONE if config.has_onnx_backbone else EFFICIENTNET_LITE0
     return Architecture(
-        preset=config.preset,
+        preset=None if config.has_backbone else config.preset,
         activation=config.activation,
         negative_slope=config.negative_slope,
         dropout=config.dropout,
         classes=len(data.class_names),
         input=data.input,
+        backbone=backbone if config.has_backbone else None,
+        head_layers=config.head_layers,
     )
 
 

@@ -271,5 +271,5 @@ class _ActivationCounts:
 
 
 def _count_saturated(activation: nn.Module, outputs: Tensor) -> Tensor:
-    scaled = (outputs + 1) / 2 if isinstance(activation, nn.Tanh) else outputs
+    scaled = outputs if isinstance(activation, nn.Sigmoid) else (outputs + 1) / 2
     return ((scaled < SATURATED) | (scaled > 1 - SATURATED)).sum()

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.bundle.network_architecture import ActivationName
+from model.bundle.architecture_description import ActivationName
 
 _PRELU_INITIAL_SLOPE = 0.25  # PyTorch's and He et al. 2015's initial slope
 _RRELU_SLOPES = (1 / 8, 1 / 3)  # Xu et al. 2015; in evaluation the slope is their mean
@@ -51,7 +51,7 @@ class RReLU(nn.RReLU):
         return functional.leaky_relu(x, (self.lower + self.upper) / 2)
 
 
-BOUNDED_ACTIVATIONS = (nn.Tanh, nn.Sigmoid)
+BOUNDED_ACTIVATIONS = (nn.Tanh, nn.Sigmoid, nn.Softsign)
 """Activations that saturate at both ends; all others are unbounded above zero."""
 
 ACTIVATIONS = (
@@ -64,7 +64,7 @@ ACTIVATIONS = (
     nn.GELU,
     *BOUNDED_ACTIVATIONS,
 )
-"""All types that `build_activation` returns, to find the activation layers of a network."""
+"""Types by which the activation layers of a network are found; softsign is of experiments alone."""
 
 
 def initialise_layer(

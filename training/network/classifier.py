@@ -10,16 +10,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from model.bundle.network_architecture import Architecture, DropoutLayer
+from model.bundle.architecture_description import Architecture, DropoutLayer
 from model.errors import SettingsError
 from model.images.preprocessing import InputSpec
+from training.network import efficientnet_lite
 from training.network.activations import ACTIVATIONS, build_activation, initialise_layer
+from training.network.input_normalisation import Normalise
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 CNN_FEATURES = 96
 MLP_FEATURES = 500
 ALEXNET_WIDTH = 4096
+BACKBONE_HEAD_WIDTH = 256
+"""Units of the hidden layer of a head with two layers behind a backbone."""
 ALEXNET_MIN_PIXELS = 63
 """Least height and width; on smaller images the third pooling of alexnet has an empty output."""
 
@@ -148,22 +152,6 @@ class Head(nn.Module):
         return x
 
 
-class Normalise(nn.Module):
-    """Normalises each channel, (x - mean) / std, with constants of the training images."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return images [N, C, H, W] with about zero mean and unit variance per channel."""
-        return (images - self.mean) / self.std
-
-
 def build_classifier(
     architecture: Architecture,
     mean: Sequence[float] | None = None,
@@ -179,8 +167,11 @@ def build_classifier(
     Raises:
         SettingsError: the input is too small for the preset.
     """
+    if architecture.backbone is not None:
+        return _with_backbone(architecture)
     channels = architecture.input.channels
     normalise = Normalise(mean or [0.0] * channels, std or [1.0] * channels)
+    assert architecture.preset is not None
     presets = {"cnn": _cnn, "mlp": _mlp, "alexnet": _alexnet}
     return initialise_network(presets[architecture.preset](architecture, normalise), architecture)
 
@@ -295,6 +286,31 @@ def _alexnet(architecture: Architecture, normalise: Normalise) -> Classifier:
         features = trunk(images).shape[1]
     widths = [features, ALEXNET_WIDTH, ALEXNET_WIDTH, architecture.classes]
     return Classifier(trunk, Head(widths, architecture, dropout_count=2))
+
+
+def _with_backbone(architecture: Architecture) -> Classifier:
+    """Build EfficientNet-Lite0, whose weights are loaded later, and a head with fresh weights."""
+    head = build_backbone_head(architecture, efficientnet_lite.FEATURES)
+    return Classifier(efficientnet_lite.efficientnet_lite0(), head)
+
+
+def build_backbone_head(architecture: Architecture, features: int) -> Head:
+    """Build the head behind a backbone with weights drawn from torch's global generator.
+
+    Args:
+        architecture: dropout, activation, number of dense layers and of classes.
+        features: number of the backbone's features.
+    """
+    widths = [features, *[BACKBONE_HEAD_WIDTH] * (architecture.head_layers - 1)]
+    head = Head([*widths, architecture.classes], architecture, len(widths))
+    *hidden, output = head.layers
+    for layer in hidden:
+        assert isinstance(layer, nn.Linear)
+        initialise_layer(layer, architecture.activation, architecture.negative_slope)
+    assert isinstance(output, nn.Linear)
+    nn.init.xavier_uniform_(output.weight)
+    nn.init.zeros_(output.bias)
+    return head
 
 
 def _height_and_width(spec: InputSpec) -> tuple[int, int]:

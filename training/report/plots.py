@@ -16,6 +16,7 @@ from sklearn.calibration import calibration_curve
 from training.data.dataset import Split
 from training.evaluation.metrics import ECE_BINS, Answers, Evaluation
 from training.fitting.unit_diagnostics import EpochDiagnostics, LayerHealth
+from training.report.class_name_fonts import drawable_names, installed_families
 
 _MAX_MISTAKES = 20
 _GALLERY_COLUMNS = 5
@@ -26,8 +27,11 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Draw loss and accuracy against the epoch.
 
     Args:
-        history: metrics of each epoch, by name.
+        history: metrics of each epoch, by name; the training loss alone of a head on a frozen
+            backbone, for equal parts of its steps.
     """
+    if "validation_loss" not in history[0]:
+        return _head_curve([metrics["train_loss"] for metrics in history])
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     epochs = np.arange(1, len(history) + 1)
@@ -41,6 +45,17 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
+    return figure
+
+
+def _head_curve(losses: Sequence[float]) -> Figure:
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(100 * np.arange(1, len(losses) + 1) / len(losses), losses, ".-", label="training")
+    axes.set(title="Cross-entropy of the head", xlabel="steps (%)", yscale="log")
+    axes.set_ylabel("loss (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 
@@ -97,8 +112,11 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> F
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(title="Test images", xlabel="predicted class", ylabel="true class")
     # Without `parse_math=False`, a dollar in a class name would start a formula.
-    axes.set_xticks(range(classes), class_names, rotation=45, ha="right", parse_math=False)
-    axes.set_yticks(range(classes), class_names, parse_math=False)
+    names, fonts = drawable_names(class_names), installed_families()
+    axes.set_xticks(
+        range(classes), names, rotation=45, ha="right", parse_math=False, fontfamily=fonts
+    )
+    axes.set_yticks(range(classes), names, parse_math=False, fontfamily=fonts)
     if classes <= _MAX_NUMBERED_CLASSES:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -141,9 +159,9 @@ def mistakes(evaluation: Evaluation, split: Split, class_names: Sequence[str]) -
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != evaluation.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MAX_MISTAKES]
+    names = drawable_names(class_names)
     texts = [
-        f"{class_names[predicted[row]]}, {confidence[row]:.0%} sure\n"
-        f"is {class_names[evaluation.labels[row]]}"
+        f"{names[predicted[row]]}, {confidence[row]:.0%} sure\nis {names[evaluation.labels[row]]}"
         for row in worst
     ]
     title = "Most confident mistakes" if len(worst) else "No mistakes on the test images"
@@ -160,7 +178,7 @@ def gallery(images: NDArray[np.uint8], texts: Sequence[str], title: str) -> Figu
         axes.set_axis_off()
     for axes, image, text in zip(grid, images, texts, strict=False):
         _draw_image(axes, image)
-        axes.set_title(text, fontsize=9, parse_math=False)
+        axes.set_title(text, fontsize=9, parse_math=False, fontfamily=installed_families())
     return figure
 
 

@@ -15,6 +15,7 @@ from training.evaluation.corruptions import CorruptionCurve
 from training.evaluation.metrics import Evaluation
 from training.evaluation.selective_prediction import OodAnswers
 from training.report import plots
+from training.report.class_name_fonts import drawable_names
 
 _COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 _GALLERY_IMAGES = 10
@@ -68,7 +69,8 @@ def prediction_sets(evaluation: Evaluation) -> Figure:
         axes.errorbar(nominal, table.mean(axis=1), ends, fmt="o-", capsize=3, label=label)
         axes.set(xlabel="coverage asked for (%)")
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left")
+    coverage_axes.legend(loc="lower right")
+    size_axes.legend(loc="upper left")
     coverage_axes.set(title="Coverage of prediction sets", ylabel="sets with the true class (%)")
     size_axes.set(title="Size of prediction sets", ylabel="classes in a set, mean")
     size_axes.set_ylim(bottom=0)
@@ -115,12 +117,15 @@ def certainty_gallery(evaluation: Evaluation, split: Split, class_names: Sequenc
     order = np.argsort(uncertainty.predictive_entropy, kind="stable")
     count = min(_GALLERY_IMAGES, len(order) // 2)
     rows = np.concatenate([order[:count], order[::-1][:count]])
+    names = drawable_names(class_names)
     texts = [
-        f"{class_names[uncertainty.labels[row]]}, {uncertainty.predictive_entropy[row]:.2g} nats\n"
-        f"is {class_names[evaluation.labels[row]]}"
+        f"{names[uncertainty.labels[row]]}, entropy {uncertainty.predictive_entropy[row]:.2g}\n"
+        f"is {names[evaluation.labels[row]]}"
         for row in rows
     ]
-    return plots.gallery(split.images[rows], texts, "The most certain images, then the least")
+    return plots.gallery(
+        split.images[rows], texts, "The most certain images, then the least (entropy in nats)"
+    )
 
 
 def corruptions(curves: Sequence[CorruptionCurve]) -> Figure:

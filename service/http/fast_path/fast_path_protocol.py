@@ -20,8 +20,8 @@ from starlette.types import Scope
 
 from service.http.fast_path.coroutine_runner import CoroutineRunner
 from service.http.fast_path.route_cache import RouteMatch
-from service.http.http_dependencies import HTTP_CONTEXT, HttpContext
 from service.http.http_protocol import CLIENT, CONTROL, HttpProtocol
+from service.http.lifespan_state import HTTP_CONTEXT, HttpContext
 from service.http.middleware import HUNG_UP_STATUS, STARTED
 from service.http.request_body import WHOLE_BODY, index_headers
 
@@ -243,6 +243,9 @@ class FastPathProtocol(HttpProtocol):
             return None
         scope: Scope = {
             "type": "http",
+            "http_version": "1.1",
+            "client": self.client,
+            "scheme": self.scheme,
             "method": method,
             "query_string": b"",
             "headers": self._request_headers,
@@ -251,6 +254,7 @@ class FastPathProtocol(HttpProtocol):
         }
         match.write_to(scope)
         index_headers(scope)
+        self._handler.inspect(scope)
         return _Head(match, scope, parser.should_keep_alive())
 
     def _answer(self, head: _Head, body: bytes) -> None:

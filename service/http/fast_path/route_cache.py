@@ -3,7 +3,7 @@
 It asks the same route objects, in the same order, as the router does, so both always agree.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,10 @@ class RouteMatch:
 class RouteCache:
     """Finds the routes that the fast path may answer: those of class `FastPathRoute`."""
 
-    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, routes: Sequence[BaseRoute], route_path: Callable[[str], str]) -> None:
+        """Remember nothing yet. route_path: returns a requested path as the routes have it."""
         self._routes = routes
+        self._route_path = route_path
         self._methods = {
             method
             for route in routes
@@ -50,7 +52,7 @@ class RouteCache:
         key = method, path
         if key in self._matches:
             return self._matches[key]
-        match = self._ask_router(method, path)
+        match = self._ask_router(method, self._route_path(path))
         if len(path) <= _MAX_PATH_LENGTH:
             if len(self._matches) >= _MAX_PATHS:
                 self._matches.clear()

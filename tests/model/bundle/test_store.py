@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from model.bundle import store
 from model.bundle.store import (
     CARD_FILE,
     GOLDEN_FILE,
     HEAD_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
+    REPORT_FILE,
     Draft,
     check_name,
     list_models,
@@ -24,6 +26,7 @@ from model.bundle.store import (
 )
 from model.errors import BundleError
 
+WEBP = bytes.fromhex("524946461e000000574542505650384c110000002f0000000007d0842634a1ff8188e87f0000")
 FILES = (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE)
 
 
@@ -123,6 +126,8 @@ def test_require_writable_and_new_version_refuse_an_unwritable_folder(tmp_path: 
     for attempt in (require_writable, lambda path: new_version(path, "toy").__enter__()):
         with pytest.raises(BundleError, match="Cannot write to"):
             attempt(tmp_path / "file")
+    with pytest.raises(BundleError, match="choose another folder with --runs"):
+        require_writable(tmp_path / "file", "--runs")
     require_writable(tmp_path / "made" / "as" / "needed")
 
 
@@ -202,3 +207,81 @@ def test_check_name_accepts_valid_names(name: str) -> None:
 def test_check_name_refuses_invalid_names(name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a model"):
         check_name(name)
+
+
+def write_with_example(models: Path, image: bytes, **entry: str) -> Path:
+    with new_version(models, "toy") as draft:
+        fill(draft)
+        (draft.path / "examples").mkdir()
+        (draft.path / "examples" / "0.webp").write_bytes(image)
+        draft.manifest["examples"] = [{"file": "examples/0.webp", "label": "b"} | entry]
+    return models / "toy" / str(draft.version)
+
+
+def test_bundle_hands_out_its_example_images(tmp_path: Path) -> None:
+    bundle = open_bundle(write_with_example(tmp_path, WEBP))
+    assert bundle.examples == (WEBP,)
+    assert bundle.manifest.examples[0].label == "b"
+
+
+def test_bundle_of_before_there_were_examples_has_none(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    assert json.loads((path / MANIFEST_FILE).read_bytes())["examples"] == []
+    edit(path, lambda manifest: manifest.pop("examples"))
+    assert open_bundle(path).examples == ()
+
+
+@pytest.mark.parametrize("image", [b"<html>", WEBP[:20], WEBP + bytes(2**16)])
+def test_example_that_is_no_small_image_is_refused(tmp_path: Path, image: bytes) -> None:
+    path = write_with_example(tmp_path, image)
+    with pytest.raises(BundleError, match=r"examples/0\.webp .* again\."):
+        open_bundle(path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"file": "../0.webp"},
+        {"file": "examples/../../0.webp"},
+        {"file": "/etc/passwd"},
+        {"file": MODEL_FILE},
+        {"file": "examples/0.webp\n"},
+        {"label": "c"},
+    ],
+)
+def test_example_elsewhere_or_of_no_class_is_refused(tmp_path: Path, entry: dict[str, str]) -> None:
+    path = write_with_example(tmp_path, WEBP)
+    edit(path, lambda manifest: manifest["examples"][0].update(entry))
+    with pytest.raises(BundleError, match="is not a manifest of schema 2"):
+        open_bundle(path)
+
+
+def test_example_without_a_digest_or_twice_is_refused(tmp_path: Path) -> None:
+    path = write_with_example(tmp_path, WEBP)
+    edit(path, lambda manifest: manifest["examples"].append(manifest["examples"][0]))
+    with pytest.raises(BundleError, match="two examples have the same file"):
+        open_bundle(path)
+    edit(path, lambda manifest: manifest["examples"][1].update(file="examples/1.webp"))
+    with pytest.raises(BundleError, match=r"lists no examples/1\.webp"):
+        open_bundle(path)
+
+
+def test_report_is_read_within_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = open_bundle(write(tmp_path))
+    with pytest.raises(BundleError, match=f"has no {REPORT_FILE}"):
+        bundle.read_report()
+    with new_version(tmp_path, "toy") as draft:
+        fill(draft)
+        (draft.path / REPORT_FILE).write_bytes(b"<h1>Report</h1>")
+    bundle = open_bundle(tmp_path / "toy" / "2")
+    assert bundle.read_report() == b"<h1>Report</h1>"
+    monkeypatch.setattr(store, "MAX_REPORT_BYTES", 8)
+    with pytest.raises(BundleError, match="larger than 8 bytes"):
+        bundle.read_report()
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    file = bundle / MANIFEST_FILE
+    manifest = json.loads(file.read_bytes())
+    change(manifest)
+    file.write_text(json.dumps(manifest))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.bundle.network_architecture import DropoutLayer
+from model.bundle.architecture_description import DropoutLayer
 from model.dropout import masks
 
 HALF = DropoutLayer(p=0.5, width=96)

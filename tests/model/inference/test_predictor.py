@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from model.bundle.architecture_description import Architecture, DropoutLayer
 from model.bundle.golden_outputs import Golden
-from model.bundle.network_architecture import Architecture, DropoutLayer
 from model.bundle.store import GOLDEN_FILE, MODEL_FILE, open_bundle
 from model.dropout import masks
 from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
@@ -15,7 +15,7 @@ from model.images.preprocessing import InputSpec, to_float
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import GOLDEN_TOLERANCE, load_predictor
 from model.npz_arrays import ArchiveError
-from model.uncertainty.uncertainty_measures import softmax, summarise
+from model.uncertainty.uncertainty_measures import count_votes, softmax, summarise
 from tests.exported import DIGIT, Export, Exported
 from training.data.dataset import Split
 from training.export.to_onnx import write_golden
@@ -143,7 +143,51 @@ def test_uncertainty_agrees_with_the_summary_of_sampled_logits(cnn: Exported) ->
     apart = summarise(cnn.predictor.sample(prediction.features, sampling))
     for field in fields(together):
         found, expected = getattr(together, field.name), getattr(apart, field.name)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+        if field.name != "sample_probabilities":  # None, since nobody asked for them
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [FixedSamples(3, 20), FixedSamples(3, 7), FixedSamples(3, 1), AdaptiveSamples(3, 200)],
+)
+def test_kept_samples_are_those_of_the_statistics(cnn: Exported, sampling: Sampling) -> None:
+    """Everything else is the same whether or not the samples are kept."""
+    prediction = cnn.predictor.predict(cnn.images)
+    without = cnn.predictor.uncertainty(prediction, sampling)
+    kept = cnn.predictor.uncertainty(prediction, _replace(sampling, keep_samples=True))
+    assert not any(without.sample_probabilities)
+    for row, samples in enumerate(kept.sample_probabilities):
+        assert samples.shape == (10, kept.samples_used[row])
+        np.testing.assert_allclose(samples.sum(axis=0), 1, atol=1e-6)
+        np.testing.assert_allclose(samples.mean(axis=1), kept.mean_probabilities[row], atol=1e-6)
+        np.testing.assert_allclose(samples.std(axis=1), kept.probability_std[row], atol=1e-6)
+        votes = count_votes(samples)
+        assert votes.sum() == kept.samples_used[row]
+        share = 1 - votes[kept.labels[row]] / votes.sum()
+        assert share == pytest.approx(kept.variation_ratio[row], abs=1e-6)
+    for field in fields(kept):
+        if field.name != "sample_probabilities":
+            np.testing.assert_array_equal(getattr(kept, field.name), getattr(without, field.name))
+
+
+@pytest.mark.parametrize("sampling", [FixedSamples(3, 64), AdaptiveSamples(3, 200)])
+def test_kept_samples_have_the_same_bytes_in_any_batch(cnn: Exported, sampling: Sampling) -> None:
+    prediction = cnn.predictor.predict(cnn.images)
+    kept = _replace(sampling, keep_samples=True)
+    whole = cnn.predictor.uncertainty(prediction, kept).sample_probabilities
+    for start in range(0, len(cnn.images), 5):
+        rows = slice(start, start + 5)
+        part = cnn.predictor.uncertainty(prediction.take(rows), kept).sample_probabilities
+        for found, expected in zip(part, whole[rows], strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def _replace(sampling: Sampling, *, keep_samples: bool) -> Sampling:
+    if isinstance(sampling, FixedSamples):
+        return sampling._replace(keep_samples=keep_samples)
+    assert isinstance(sampling, AdaptiveSamples)
+    return replace(sampling, keep_samples=keep_samples)
 
 
 def test_adaptive_sampling_stops_where_the_label_is_decided(cnn: Exported) -> None:

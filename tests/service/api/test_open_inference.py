@@ -163,7 +163,10 @@ def test_v2_infer_sends_abstention_in_binary_too(service: Application, digits: P
     assert typicality.tolist() == np.array(expected["typicality"], np.float32).tolist()
 
 
-@pytest.mark.parametrize("encoding", ["binary", "json", "uint8", "uint8 binary", "files", "base64"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["binary", "json", "uint8", "uint8 binary", "files", "base64", "mlserver", "mlserver binary"],
+)
 def test_v2_infer_accepts_every_encoding_of_the_input(
     service: Application, digits: Pixels, encoding: str
 ) -> None:
@@ -188,12 +191,30 @@ def test_v2_infer_accepts_every_encoding_of_the_input(
         case "base64":
             texts = [base64.b64encode(encode(each)).decode() for each in pixels]
             described |= {"datatype": "BYTES", "shape": [2], "data": texts}
+        case "mlserver":
+            texts = [base64.b64encode(encode(each)).decode() for each in pixels]
+            described |= {"datatype": "BYTES", "shape": [2, 1], "data": texts}
+            described |= {"parameters": {"content_type": "base64", "headers": {"a": ["b"]}}}
+        case "mlserver binary":
+            files = [base64.b64encode(encode(each)) for each in pixels]
+            described |= {"datatype": "BYTES", "shape": [2, 1]}
+            described |= {"parameters": {"content_type": "base64"}}
+            blob = b"".join(len(file).to_bytes(4, "little") + file for file in files)
     if blob:
-        described |= {"parameters": {"binary_data_size": len(blob)}}
+        parameters = described.get("parameters", {})
+        described |= {"parameters": parameters | {"binary_data_size": len(blob)}}
     head = orjson.dumps({"inputs": [described]})
     headers = {LENGTH_HEADER: str(len(head))} if blob else {}
     answer = service.post(INFER, head + blob, headers=headers)
     assert answer.content == service.post(INFER, request(values)).content
+
+
+def test_v2_infer_ignores_parameters_that_are_objects(service: Application, digits: Pixels) -> None:
+    """MLServer's clients send the headers of the request as a parameter."""
+    plain = orjson.loads(request(to_input(digits, 1)))
+    described = plain | {"parameters": {"headers": {"ce-id": "1"}, "trace": None, "tags": [1]}}
+    expected = service.post(INFER, orjson.dumps(plain)).json()
+    assert service.post(INFER, orjson.dumps(described)).json() == expected
 
 
 def test_v2_infer_answers_a_raw_request_in_binary(service: Application, digits: Pixels) -> None:

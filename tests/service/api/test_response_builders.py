@@ -233,7 +233,8 @@ def test_uncertainty_of_an_uncalibrated_bundle_has_null_decisions(
     assert plain["typicality"] is None
     fitted = post_images(calibrated, digits[:8])
     assert fitted.predictions[0].probabilities != answer.predictions[0].probabilities
-    assert uncalibrated.metric("dropserve_abstentions_total", model="digits") == 0
+    labels = {"model": "digits", "version": "1"}
+    assert uncalibrated.metric("dropserve_abstentions_total", **labels) == 0
 
 
 def test_v2_does_not_declare_abstention_of_an_uncalibrated_model(
@@ -260,14 +261,15 @@ def test_metrics_count_typicality_prediction_sets_and_abstentions(
         answer = post_images(service, digits[:50], "max_risk=0.02&max_false_alarm=0.2")
         abstained = sum(bool(each.abstain) for each in answer.predictions)
         names = ("dropserve_typicality_count", "dropserve_prediction_set_classes_count")
-        assert [service.metric(name, model="digits") for name in names] == [50, 50]
-        classes = service.metric("dropserve_prediction_set_classes_sum", model="digits")
+        labels = {"model": "digits", "version": "1"}
+        assert [service.metric(name, **labels) for name in names] == [50, 50]
+        classes = service.metric("dropserve_prediction_set_classes_sum", **labels)
         assert classes == sum(map(len, sets(answer)))
-        assert service.metric("dropserve_abstentions_total", model="digits") == abstained
+        assert service.metric("dropserve_abstentions_total", **labels) == abstained
         reasons = [each.abstain_because for each in answer.predictions]
         for reason in ("unsure", "unusual", "both"):
             name = "dropserve_abstentions_by_reason_total"
-            found = service.metric(name, model="digits", reason=reason)
+            found = service.metric(name, **labels, reason=reason)
             assert found == reasons.count(reason)
         assert abstained
 

@@ -41,6 +41,41 @@ def test_v1_predict_accepts_encoded_and_named_images(service: Application, digit
     assert len({str(row) for row in answer["predictions"]}) == 1
 
 
+def written_by_clients(file: bytes) -> dict[str, str]:
+    """Return base64 of a file as different clients write it."""
+    text = base64.b64encode(file).decode()
+    lines = [text[start : start + 76] for start in range(0, len(text), 76)]
+    return {
+        "lines": "\r\n".join(lines) + "\r\n",
+        "indented": "\n    ".join(lines),
+        "URL-safe": base64.urlsafe_b64encode(file).decode(),
+        "unpadded": text.rstrip("="),
+        "URL-safe and unpadded": base64.urlsafe_b64encode(file).decode().rstrip("="),
+        "data URL": "data:image/png;base64," + text,
+        "data URL with a name": "data:image/png;name=a.png;BASE64," + "\n".join(lines),
+        "padded twice": text.rstrip("=") + "====",
+    }
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_base64_is_read_as_clients_write_it_on_every_route(
+    service: Application, digit: Pixels, large: bool
+) -> None:
+    """A large body is read in a sandbox process, with the same code."""
+    file = encode(digit) + (bytes(range(256)) * 96 if large else b"")
+    texts = written_by_clients(file)
+    assert {"+", "/"} & set(texts["lines"]) or not large
+    for name, text in texts.items():
+        (native,) = service.post("/predict", json=row_request([{"b64": text}])).json()[
+            "predictions"
+        ]
+        (row,) = service.post(PREDICT, json=row_request([{"b64": text}])).json()["predictions"]
+        tensor = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [text]}
+        answer = service.post("/v2/models/digits/infer", json={"inputs": [tensor]})
+        labels = {each["name"]: each["data"] for each in answer.json()["outputs"]}["label"]
+        assert [native["label"]] == [row["label"]] == labels, name
+
+
 def test_v1_predict_of_the_mc_model_returns_uncertainty(
     service: Application, digit: Pixels
 ) -> None:

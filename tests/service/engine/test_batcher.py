@@ -59,6 +59,7 @@ class EchoPredictor:
             label_decided=integers > 0,
             typicality=number,
             set_draws=number,
+            sample_probabilities=np.full(len(number), None),
         )
 
     def summary(self, prediction: Prediction, how: FixedSamples) -> Summary:

@@ -6,6 +6,8 @@ from service.http.client_quotas import Clients, ResourceLimits
 
 
 class IdleConnection:
+    turn_cost = 1
+
     def evict_if_idle(self) -> bool:
         return True
 

@@ -64,3 +64,12 @@ def test_make_private_folder_removes_other_users_permissions(tmp_path: Path) -> 
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(PermissionError):
         listeners.make_private_folder(tmp_path / "link")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has not both")
+@pytest.mark.parametrize("host", ["::", "[::]"])
+def test_listener_on_every_ipv6_address_takes_ipv4_connections_too(host: str) -> None:
+    with listeners.listen(host, 0) as listener:
+        port = listener.getsockname()[1]
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, port)).close()

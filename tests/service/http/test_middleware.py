@@ -1,5 +1,6 @@
 """Tests of the middleware: request ids, log lines, metrics, limits and unexpected errors."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from service.edge.trusted_proxies import ReverseProxies
 from service.http.client_quotas import Clients, ResourceLimits
 from service.http.middleware import REQUEST_ID_HEADER, RequestMiddleware
+from service.http.request_head_checks import HeadInspector
 from service.observability import log_format
 from service.observability.metrics_recorder import Metrics
+from service.observability.request_log import RequestRecord
 from tests.service.bad_requests import PICTURE
 from tests.service.serving import (
     PNG,
@@ -56,37 +60,44 @@ def test_middleware_replaces_a_missing_or_malformed_request_id(
 
 
 def captured(*processors: Any) -> Any:
-    return capture_logs(processors=[log_format.add_request_id, *processors])
+    return capture_logs(processors=[log_format.add_ids, *processors])
 
 
-def request_lines(log: list[Any]) -> list[Any]:
-    return [line for line in log if line["event"] == "request"]
+def request_records(caplog: pytest.LogCaptureFixture) -> list[RequestRecord]:
+    return [record for record in caplog.records if isinstance(record, RequestRecord)]
 
 
-def test_middleware_logs_one_line_for_each_request(service: Application) -> None:
-    with captured() as log:
+def test_middleware_logs_one_line_for_each_request(
+    service: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="service"):
         service.get("/models?x=1", headers={REQUEST_ID_HEADER: "one"})
         service.post("/predict", PICTURE, headers=PNG | {REQUEST_ID_HEADER: "two"})
         service.get("/health/live", headers={REQUEST_ID_HEADER: "three"})
-    lines = request_lines(log)
+        records = request_records(caplog)
     assert [
-        (line["request_id"], line["method"], line["path"], line["status"], line["log_level"])
-        for line in lines
+        (each.__dict__["request_id"], each.method, each.path, each.status, each.levelname)
+        for each in records
     ] == [
-        ("one", "GET", "/models", 400, "info"),
-        ("two", "POST", "/predict", 200, "info"),
-        ("three", "GET", "/health/live", 200, "debug"),
+        ("one", "GET", "/models", 400, "INFO"),
+        ("two", "POST", "/predict", 200, "INFO"),
+        ("three", "GET", "/health/live", 200, "DEBUG"),
     ]
-    assert all(line["milliseconds"] > 0 for line in lines)
+    assert all(each.milliseconds > 0 for each in records)
 
 
 def test_unexpected_error_is_a_500_and_its_traceback_only_in_the_log(
-    models_folder: Path,
+    models_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = PNG | {REQUEST_ID_HEADER: "mine"}
     with serving_stub(models_folder, BrokenPredictor()) as service:
-        with captured(structlog.processors.format_exc_info) as log:
+        with (
+            caplog.at_level(logging.INFO, logger="service"),
+            captured(structlog.processors.format_exc_info) as log,
+        ):
+            caplog.clear()
             response = service.post("/predict", PICTURE, headers=headers)
+            records = request_records(caplog)
         count = service.metric(
             "dropserve_requests_total", route="/predict", method="POST", status="500"
         )
@@ -102,7 +113,7 @@ def test_unexpected_error_is_a_500_and_its_traceback_only_in_the_log(
         "error",
     )
     assert "RuntimeError: no memory for 1 rows" in failed["exception"]
-    assert [line["status"] for line in request_lines(log)] == [500]
+    assert [each.status for each in records] == [500]
     assert count == 1
 
 
@@ -138,7 +149,9 @@ async def _send_request(app: Any, sent: list[Message]) -> Metrics:
 
     scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     scope["query_string"] = b""
-    await RequestMiddleware(metrics, Clients(LIMITS)).around(app)(scope, receive, send)
+    await RequestMiddleware(metrics, Clients(LIMITS), HeadInspector(ReverseProxies())).around(app)(
+        scope, receive, send
+    )
     return metrics
 
 
@@ -171,7 +184,9 @@ def test_middleware_passes_on_lifespan_events(service: Application) -> None:
         passed.append(scope["type"])
 
     async def send_lifespan() -> None:
-        wrapped = RequestMiddleware(Metrics(), Clients(LIMITS)).around(app)
+        wrapped = RequestMiddleware(
+            Metrics(), Clients(LIMITS), HeadInspector(ReverseProxies())
+        ).around(app)
         await wrapped({"type": "lifespan"}, _unused, _unused)
 
     service.portal.call(send_lifespan)

@@ -16,7 +16,7 @@ from model.inference.predictor_loading import read_calibrator
 from model.uncertainty.calibration import Calibrator
 from service.errors import DeadlineError
 from service.observability.drift_monitor import FIGURES, DriftMonitor, Figure
-from service.observability.drift_states import DriftStates
+from service.observability.drift_state_storage import DriftStates
 from service.observability.metrics_recorder import Metrics
 from tests.service.serving import metric
 
@@ -60,7 +60,10 @@ def test_images_are_tested_before_the_metrics_are_read(calibrator: Calibrator) -
         assert metric(text, "dropserve_drift_alarm", **labels) == 1
         assert metric(text, "dropserve_drift_alarm", **labels | {"figure": "confidence"}) == 0
         drift = [line for line in log if line["event"] == "drift"]
+        (reason,) = [line.pop("reason") for line in drift]
         assert drift == [{"event": "drift", "log_level": "warning", **labels}]
+        assert "too many images of low typicality" in reason
+        assert "python -m service.control reset-drift digits" in reason
 
     run(scenario)
 
@@ -137,7 +140,7 @@ def test_memory_is_bounded_while_another_worker_holds_the_tests(
             with pytest.raises(DeadlineError, match="another worker holds"):
                 await tested.refresh()
         await tested.refresh()
-        assert images(tested) == 2000
+        assert images(tested) == 1000, "it notes no more while it has so many"
 
     run(scenario)
 

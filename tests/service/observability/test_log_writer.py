@@ -68,6 +68,7 @@ def test_log_writer_drops_lines_that_nobody_reads_and_logs_their_number(pipe: Pi
     *lines, last = content.splitlines()
     assert set(lines) == {LINE.strip()}
     assert last == b"dropped %d" % (line_count - len(lines))
+    assert writer.dropped_lines == line_count - len(lines)
     assert len(lines) * len(LINE) <= 100_000
     writer.put(b"and on\n")
     assert pipe.read_until(b"on\n") == b"and on\n"

@@ -1,15 +1,19 @@
 """Tests of GET /metrics with one process; tests/service/test_workers.py has several."""
 
+import re
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
+from service import API_VERSION
 from service.observability.metrics_recorder import Metrics
 from tests.pictures import Pixels, encode, instances
 from tests.service.serving import (
     JSON,
     PNG,
     BlockingPredictor,
+    metric,
     predictions,
     real_predictor,
     serving_models,
@@ -36,6 +40,25 @@ def test_metrics_expose_every_family_with_type_and_help() -> None:
         assert f"# TYPE {name} {kind}" in lines
         (help_line,) = [line for line in lines if line.startswith(f"# HELP {name} ")]
         assert help_line.endswith(".")
+
+
+def test_dropped_log_lines_are_counted_as_they_grow() -> None:
+    dropped = [3]  # before the service counted
+    metrics = Metrics()
+    metrics.deferred.add_counter_source(metrics.log_lines_dropped, lambda: dropped[0])
+    rendered = []
+    for total in (3, 5, 5, 0):  # logging is configured anew, and begins at 0
+        dropped[0] = total
+        rendered.append(metrics.render().decode())
+    counts = [metric(each, "dropserve_log_lines_dropped_total") for each in rendered]
+    assert counts == [0, 2, 2, 2]
+
+
+def test_build_info_names_the_versions_once() -> None:
+    (line,) = re.findall(r"^dropserve_build_info\{.*", Metrics().render().decode(), re.MULTILINE)
+    assert f'version="{API_VERSION}"' in line
+    assert f'onnxruntime="{onnxruntime.__version__}"' in line
+    assert line.endswith(" 1.0")
 
 
 def test_two_metrics_objects_do_not_share_series() -> None:
@@ -77,10 +100,11 @@ def test_uncertainty_predictions_and_stages_are_observed(
     body = instances([encode(digit) for digit in digits[:5]])
     with serving_models(models_folder) as service:
         answers = predictions(service.post("/uncertainty", body, headers=JSON))
+        labels = {"model": "digits", "version": "1"}
         for name in ("predictive_entropy", "mutual_information"):
             family = f"dropserve_{name}_nats"
-            assert service.metric(f"{family}_count", model="digits") == 5
-            total = service.metric(f"{family}_sum", model="digits")
+            assert service.metric(f"{family}_count", **labels) == 5
+            total = service.metric(f"{family}_sum", **labels)
             np.testing.assert_allclose(total, sum(answer[name] for answer in answers))
         assert service.metric("dropserve_batch_rows_sum", model="digits") == 5
         for stage in ("decode", "trunk", "head"):

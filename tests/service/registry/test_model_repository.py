@@ -216,7 +216,7 @@ def test_not_ready_reason_names_a_models_folder_without_bundles(tmp_path: Path, 
 
 def test_not_ready_reason_describes_an_unreadable_models_folder(tmp_path: Path) -> None:
     outcome = load(tmp_path / ("x" * 300))
-    sentence = "The models folder cannot be read (File name too long); choose another with …"
+    sentence = "The models folder … cannot be read (File name too long); give this user …"
     check_sentence(outcome.problem or "", sentence)
 
 

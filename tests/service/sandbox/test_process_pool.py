@@ -18,7 +18,7 @@ from model.images.preprocessing import InputSpec, decode, to_float
 from service.errors import BodyTooCostlyError, NotReadyError, OverloadedError
 from service.http import request_body
 from service.observability.metrics_recorder import Metrics
-from service.sandbox.request_image_reader import ImageReader
+from service.sandbox.sandboxed_image_reader import ImageReader
 from service.settings import ServiceSettings
 from tests.conftest import ROOT
 from tests.pictures import encode, instances

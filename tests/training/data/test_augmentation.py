@@ -1,6 +1,12 @@
 import torch
 
-from training.data.augmentation import build_augmentation, random_affine, random_crop, random_flip
+from training.data.augmentation import (
+    build_augmentation,
+    random_affine,
+    random_crop,
+    random_flip,
+    random_resized_crop,
+)
 
 
 def images(count: int = 64, channels: int = 1, size: int = 9) -> torch.Tensor:
@@ -72,3 +78,15 @@ def test_augmentation_draws_from_the_global_generator() -> None:
         draws.append(build_augmentation("flip-crop", 2)(images()))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_random_resized_crop_enlarges_a_part_of_each_image() -> None:
+    """On an image whose pixels are their own column, the columns of a crop are a shorter range."""
+    torch.manual_seed(0)
+    ramp = torch.linspace(0, 1, 64).expand(100, 1, 64, 64)
+    after = random_resized_crop(ramp)[:, 0, 0]
+    spans = after[:, -1] - after[:, 0]
+    assert after.shape == (100, 64)
+    assert (after.diff(dim=1) >= 0).all()
+    assert 0.5 < spans.min() < spans.max() <= 1  # sqrt(.35 * 3/4) = .51
+    assert spans.max() > 0.85

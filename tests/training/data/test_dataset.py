@@ -14,8 +14,9 @@ from PIL import Image
 from model.cli_and_env_settings import load as load_settings
 from model.errors import DataError
 from training.config import TrainingConfig
-from training.data import archives
-from training.data.dataset import load_dataset, stratified_split
+from training.data import published_archives
+from training.data.dataset import load_dataset
+from training.data.stratified_split import stratified_split
 
 
 def config(*arguments: str) -> TrainingConfig:
@@ -29,11 +30,12 @@ def write_image(folder: Path, name: str, level: int, size: tuple[int, int] = (20
     return folder / name
 
 
-def write_image_folder(root: Path, count: int = 10) -> Path:
+def write_image_folder(root: Path, count: int = 10, first: int = 0) -> Path:
+    """Write `count` pictures for each of two classes; no two have the same number."""
     for label, name in enumerate(("cat", "dog")):
         for index in range(count):
             suffix = ("png", "jpg", "webp", "gif", "bmp")[index % 5]
-            write_image(root / name, f"{index}.{suffix}", 100 * label + index)
+            write_image(root / name, f"{index}.{suffix}", first + 100 * label + index)
     return root
 
 
@@ -82,15 +84,15 @@ def test_image_folder_is_split_and_decoded(tmp_path: Path) -> None:
 
 
 def test_image_folder_keeps_its_own_splits(tmp_path: Path) -> None:
-    for split in ("train", "val", "test"):
-        write_image_folder(tmp_path / split, 5)
+    for number, split in enumerate(("train", "val", "test")):
+        write_image_folder(tmp_path / split, 5, first=1000 * number)
     data = load_dataset(config("--data", f"folder:{tmp_path}"))
     assert [len(split) for split in (data.train, data.validation, data.test)] == [10, 10, 10]
 
 
 def test_image_folder_recognises_split_names_in_any_case(tmp_path: Path) -> None:
-    for split in ("Train", "TEST"):
-        write_image_folder(tmp_path / split)
+    for number, split in enumerate(("Train", "TEST")):
+        write_image_folder(tmp_path / split, first=1000 * number)
     data = load_dataset(config("--data", f"folder:{tmp_path}"))
     assert data.class_names == ("cat", "dog")
     assert len(data.test) == 20
@@ -100,8 +102,8 @@ def test_image_folder_recognises_split_names_in_any_case(tmp_path: Path) -> None
 
 
 def test_image_folder_draws_a_missing_validation_split(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        write_image_folder(tmp_path / split, 10)
+    for number, split in enumerate(("train", "test")):
+        write_image_folder(tmp_path / split, 10, first=1000 * number)
     data = load_dataset(config("--data", f"folder:{tmp_path}"))
     assert [len(split) for split in (data.train, data.validation, data.test)] == [18, 2, 20]
 
@@ -125,15 +127,17 @@ def test_image_folder_logs_and_skips_broken_images(
     with caplog.at_level(logging.WARNING):
         data = load_dataset(config("--data", f"folder:{tmp_path}"))
     assert sum(len(split) for split in (data.train, data.validation, data.test)) == 18
-    assert "cat/0.png: The image is truncated or corrupt" in caplog.text
-    assert "dog/1.jpg: The file is not an image that can be read" in caplog.text
-    assert "Skipped 2 broken image(s) of 14." in caplog.text
+    assert (
+        "Left out, damaged images (1): cat/0.png (The image is truncated or corrupt" in caplog.text
+    )
+    assert "Left out, files that are no image (1): dog/1.jpg" in caplog.text
+    assert data.manifest_entry()["left_out"] == {"not_image": 1, "damaged": 1}
 
 
 @pytest.mark.parametrize(
     ("classes", "sentence"),
     [
-        ([], "has no images; make one sub-folder a class"),
+        ([], "has no images in class folders; make one sub-folder of images a class"),
         (["cat"], "has images of one class only (cat)"),
     ],
 )
@@ -166,7 +170,7 @@ def test_image_folder_refuses_a_class_of_broken_images(tmp_path: Path) -> None:
     write_image_folder(tmp_path)
     for file in (tmp_path / "cat").iterdir():
         file.write_text("broken")
-    with pytest.raises(DataError, match=r"(None of the|'cat')"):
+    with pytest.raises(DataError, match="'cat' has 0 image"):
         load_dataset(config("--data", f"folder:{tmp_path}"))
 
 
@@ -194,7 +198,7 @@ def test_idx_files_in_the_data_folder_are_verified_and_read(
     arguments = ("--data", "kmnist", "--data-dir", str(tmp_path))
     with pytest.raises(DataError, match="differs from its published MD5"):
         load_dataset(config(*arguments))
-    monkeypatch.setitem(archives._IDX_MD5, "kmnist", tuple(digests))
+    monkeypatch.setitem(published_archives._IDX_MD5, "kmnist", tuple(digests))
     data = load_dataset(config(*arguments))
     np.testing.assert_array_equal(data.test.images[:, 0], images)
     np.testing.assert_array_equal(data.test.labels, labels)

@@ -1,6 +1,7 @@
 """Runs each experiment in its quick form, and tests what experiments compute from results."""
 
 import math
+import runpy
 import subprocess
 import sys
 from importlib import import_module
@@ -12,15 +13,17 @@ import pytest
 
 from tests.training.experiments.conftest import quick_runner
 from training.experiments import averaging_thinned_networks
-from training.experiments.activation_shapes import activation_curve
-from training.experiments.activations import epochs_to_target
-from training.experiments.record import Record
+from training.experiments.__main__ import main
+from training.experiments.activation_curves import activation_curve
+from training.experiments.activation_training_speed import epochs_to_target
+from training.experiments.experiment_record import Record
 from training.experiments.settings import EXPERIMENT_MODULES, ExperimentName
 from training.experiments.trial import Check, Trial, TrialResult, run_trial
 
 EXPERIMENTS: tuple[ExperimentName, ...] = get_args(ExperimentName)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_quick_experiment_writes_a_table_a_plot_and_an_entry(
     name: ExperimentName, tmp_path: Path
@@ -90,22 +93,14 @@ def test_draw_masks_of_both_kinds_have_the_same_distribution(tmp_path: Path) -> 
         assert np.mean(drawn) == pytest.approx(1, abs=5 / np.sqrt(20 * 64 * 40))
 
 
-def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "training.experiments", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_command_runs_one_experiment_and_records_it(tmp_path: Path) -> None:
+def test_command_runs_one_experiment_and_records_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     notes = tmp_path / "docs"
     notes.mkdir()
     (notes / "experiments.md").write_text("# Notes\n\n## Old\n")
-    done = run_command("shapes", "--output", str(tmp_path / "out"), "--record", str(notes))
-    assert done.returncode == 0, done.stderr
-    assert "sigmoid" in done.stdout
+    assert main(["shapes", "--output", str(tmp_path / "out"), "--record", str(notes)]) == 0
+    assert "sigmoid" in capsys.readouterr().out
     text = (notes / "experiments.md").read_text()
     assert "`python -m training.experiments shapes`: over x from -4 to 4" in text
     assert text.endswith("\n## Old\n")
@@ -116,15 +111,38 @@ def test_command_runs_one_experiment_and_records_it(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         ([], "required"),
-        (["shape"], "input should be 'activations', 'table', 'dropout'"),
+        (["shape"], "input should be 'activations', 'initialisation', 'table'"),
         (["shapes", "--seeds", "0"], "--seeds: input should be greater than or equal to 1"),
         (["shapes", "--output", "/dev/null/x"], "Cannot write"),
     ],
 )
 def test_command_reports_a_wrong_option_in_one_sentence_with_status_2(
-    arguments: list[str], sentence: str
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run_command(*arguments)
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert done.stderr.count("\n") == 1
+    try:
+        status: object = main(arguments)
+    except SystemExit as end:
+        status = end.code
+    errors = capsys.readouterr().err
+    assert status == 2
+    assert sentence in errors
+    assert errors.count("\n") == 1
+
+
+def test_program_ends_with_the_exit_status_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, main.__module__)
+    monkeypatch.setattr(sys, "argv", ["experiments", "shapes", "--output", "/dev/null/x"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("training.experiments", run_name="__main__")
+    assert capsys.readouterr().err.startswith("Cannot write")
+
+
+def test_process_reports_a_wrong_option_without_importing_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "training.experiments", "shape"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    *imports, sentence = done.stderr.splitlines()
+    assert "input should be 'activations'" in sentence
+    assert not [line for line in imports if line.endswith(" torch")]

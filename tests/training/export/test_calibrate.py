@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.bundle.network_architecture import Architecture
+from model.bundle.architecture_description import Architecture
 from model.bundle.store import open_bundle
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.bundle.network_architecture import Architecture
+from model.bundle.architecture_description import Architecture
 from model.bundle.store import MODEL_FILE
 from model.images.preprocessing import InputSpec, to_float
 from model.inference.predictor import OOD_SCORES, Predictor
@@ -189,9 +189,8 @@ def test_pixels_that_no_image_has_do_not_stop_the_graph_nor_reach_other_rows(
 def test_score_of_wide_statistics_is_computed_from_their_principal_components(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    spec = InputSpec(channels=3, height=63, width=63, resize="crop")
-    alexnet = Architecture(preset="alexnet", classes=CLASSES, input=spec)
-    scored = make_scored(alexnet, tmp_path_factory.mktemp, int8=False, count=40)
+    wide = Architecture(preset="mlp", classes=CLASSES, input=COLOUR)
+    scored = make_scored(wide, tmp_path_factory.mktemp, int8=False, count=40)
     assert scored.score.projection.shape[0] > 512
     assert scored.score.sizes[0] < 40
     images = scored.images[:6]

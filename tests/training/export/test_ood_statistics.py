@@ -4,15 +4,18 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model.bundle.network_architecture import ActivationName, Architecture, PresetName
-from model.bundle.store import MODEL_FILE
+from model.bundle.architecture_description import ActivationName, Architecture, PresetName
+from model.bundle.store import HEAD_FILE, MODEL_FILE
+from model.dropout.sampling_methods import FixedSamples
 from model.images.preprocessing import InputSpec
+from model.inference.predictor import Predictor
 from tests.exported import DIGIT
 from training.export.ood_graph import count_statistics, read_statistics
 from training.export.ood_statistics import (
@@ -22,10 +25,11 @@ from training.export.ood_statistics import (
     average,
     features_and_statistics,
     names_of_statistics,
+    root_mean_differences,
     tapped_layers,
     thumbnail,
 )
-from training.export.to_onnx import export_graphs
+from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs
 from training.network.classifier import CNN_FEATURES, Classifier, build_classifier
 from training.network.prune import prune
 
@@ -86,6 +90,14 @@ def test_thumbnail_has_about_the_same_size_for_images_of_any_size(size: int) -> 
     assert min(size, THUMBNAIL_SIZE) <= side < 2 * THUMBNAIL_SIZE
     left_over = size - side * (size // side)
     assert left_over < size / THUMBNAIL_SIZE
+
+
+def test_differences_of_neighbours_are_those_to_the_right_and_below() -> None:
+    image = torch.tensor([[0.0, 0.5, 1.0], [0.25, 0.75, 1.25]])[None, None]
+    right, below = root_mean_differences(image)
+    assert right.item() ** 2 == pytest.approx(0.5)
+    assert below.item() ** 2 == pytest.approx(0.25)
+    assert not any(each.any() for each in root_mean_differences(torch.full((1, 3, 4, 4), 0.5)))
 
 
 @pytest.mark.parametrize("level", [0.0, 1 / 3, 0.1, 1.0])
@@ -160,9 +172,13 @@ def test_statistics_are_of_pixels_activations_thumbnail_and_features_in_this_ord
     torch.testing.assert_close(statistics[:, -CNN_FEATURES:], features, rtol=0, atol=0)
 
 
+def shape_of(spec: InputSpec) -> tuple[int, int, int]:
+    return spec.channels, spec.height, spec.width
+
+
 def check_graph(network: Classifier, spec: InputSpec, folder: Path) -> None:
-    """Assert that the exported graph gives the statistics and the logits of torch."""
-    shape = (spec.channels, spec.height, spec.width)
+    """Assert that the exported graphs give torch's statistics, logits and samples."""
+    shape = shape_of(spec)
     images = np.random.default_rng(1).random((70, *shape), dtype=np.float32)
     images[0], images[1] = 0, 0.7  # blanks
     export_graphs(network, shape, folder, with_statistics=True)
@@ -173,10 +189,12 @@ def check_graph(network: Classifier, spec: InputSpec, folder: Path) -> None:
     np.testing.assert_allclose(statistics, expected.numpy(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(logits, expected_logits, atol=1e-4)
     assert count_statistics(folder / MODEL_FILE) == expected.shape[1]
+    predictor = Predictor.open(folder, network.head.dropout_layers)
+    assert check_parity(network, predictor, images[:48]) <= PARITY_TOLERANCE
 
 
 @pytest.mark.parametrize("activation", get_args(ActivationName))
-def test_exported_graph_gives_the_statistics_of_torch(
+def test_exported_graphs_have_parity_for_every_activation(
     activation: ActivationName, tmp_path: Path
 ) -> None:
     check_graph(network_of(activation=activation), DIGIT, tmp_path)
@@ -191,10 +209,17 @@ def test_exported_graph_gives_the_statistics_of_torch(
         ("alexnet", InputSpec(channels=3, height=63, width=65, resize="crop")),
     ],
 )
-def test_exported_graph_gives_the_statistics_of_torch_for_other_networks(
+def test_exported_graphs_have_parity_for_other_networks(
     preset: PresetName, spec: InputSpec, tmp_path: Path
 ) -> None:
-    check_graph(network_of(spec, preset), spec, tmp_path)
+    network = network_of(spec, preset)
+    check_graph(network, spec, tmp_path)
+    head = onnxruntime.InferenceSession(tmp_path / HEAD_FILE)
+    masks = [f"mask_{number}" for number in range({"alexnet": 2}.get(preset, 1))]
+    assert [each.name for each in head.get_inputs()] == ["features", *masks]
+    predictor = Predictor.open(tmp_path, network.head.dropout_layers)
+    features = predictor.predict(np.zeros((4, *shape_of(spec)), np.float32)).features
+    assert predictor.sample(features, FixedSamples(0, 5)).shape == (4, 5, 5)
 
 
 def test_exported_graph_gives_the_statistics_of_a_pruned_network(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from model.bundle.network_architecture import Architecture
+from model.bundle.architecture_description import Architecture
 from model.bundle.store import HEAD_FILE, MODEL_FILE
 from model.errors import ExportError
 from model.images.preprocessing import InputSpec, to_float

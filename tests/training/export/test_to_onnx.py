@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx
@@ -7,24 +7,14 @@ import onnxruntime
 import pytest
 import torch
 
-from model.bundle.network_architecture import ActivationName, Architecture
+from model.bundle.architecture_description import ActivationName, Architecture
 from model.bundle.store import HEAD_FILE, MODEL_FILE
-from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
-from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
 from tests.conftest import ROOT
 from tests.exported import DIGIT, Export, Exported
 from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs
 from training.network.classifier import Classifier, Head
-
-
-@pytest.mark.parametrize("activation", get_args(ActivationName))
-def test_exported_graphs_have_parity_for_every_activation(
-    export: Export, activation: ActivationName
-) -> None:
-    exported = export(Architecture(activation=activation, classes=10, input=DIGIT))
-    assert check_parity(exported.network, exported.predictor, exported.images) <= PARITY_TOLERANCE
 
 
 def test_exported_graphs_have_parity_for_the_mlp(export: Export) -> None:
@@ -44,17 +34,6 @@ def test_exported_graphs_have_parity_with_an_activation_between_two_masks(
     predictor = Predictor.open(tmp_path, network.head.dropout_layers)
     images = np.random.default_rng(0).random((48, 1, 8, 8), dtype=np.float32)
     assert check_parity(network, predictor, images) <= PARITY_TOLERANCE
-
-
-def test_exported_graphs_have_parity_for_alexnet_with_two_dropout_layers(export: Export) -> None:
-    spec = InputSpec(channels=3, height=63, width=63, resize="crop")
-    exported = export(Architecture(preset="alexnet", classes=10, input=spec))
-    head = onnxruntime.InferenceSession(exported.folder / HEAD_FILE)
-    assert [each.name for each in head.get_inputs()] == ["features", "mask_0", "mask_1"]
-    images = exported.images[:4]
-    assert check_parity(exported.network, exported.predictor, images) <= PARITY_TOLERANCE
-    features = exported.predictor.predict(images).features
-    assert exported.predictor.sample(features, FixedSamples(0, 5)).shape == (4, 5, 10)
 
 
 def test_check_parity_refuses_a_network_that_differs(export: Export) -> None:

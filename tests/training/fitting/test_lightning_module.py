@@ -1,5 +1,6 @@
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from model.bundle.network_architecture import Architecture
+from model.bundle.architecture_description import Architecture
 from model.images.preprocessing import InputSpec
 from tests.training.conftest import same_weights, weight_norms
 from training.data.augmentation import build_augmentation
@@ -66,3 +67,18 @@ def test_training_step_averages_the_loss_of_thinned_heads(samples: int) -> None:
         for t in range(samples)
     ]
     torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+def test_training_step_weighs_each_image_by_its_class() -> None:
+    spec = InputSpec(channels=1, height=8, width=8, resize="pad")
+    network = build_classifier(Architecture(classes=2, input=spec, dropout=0)).eval()
+    weights = np.array([0.5, 4.0], np.float32)
+    module = ClassifierModule(network, 2, build_augmentation("none", 0), class_weights=weights)
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 0, 0, 1])
+    losses = functional.cross_entropy(network(images.float() / 255), labels, reduction="none")
+    each = torch.from_numpy(weights)[labels]
+    expected = (each * losses).sum() / each.sum()
+    torch.testing.assert_close(module.training_step((images, labels), 0), expected)
+    assert not [name for name in module.state_dict() if "class_weights" in name]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.bundle.network_architecture import ActivationName
+from model.bundle.architecture_description import ActivationName
 from tests.training.conftest import health, one_pixel
 from training.config import TrainingConfig
 from training.fitting.training_advice import advise

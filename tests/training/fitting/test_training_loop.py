@@ -8,7 +8,8 @@ from tests.training.conftest import same_weights, weight_norms
 from training.config import TrainingConfig
 from training.data.batches import image_batches
 from training.data.dataset import Dataset, load_dataset
-from training.fitting.training_loop import LAST_CHECKPOINT, History, TrainResult, fit
+from training.fitting.checkpoints import LAST_CHECKPOINT
+from training.fitting.training_loop import History, StopEarly, TrainResult, fit
 from training.fitting.unit_diagnostics import diagnose
 
 
@@ -59,6 +60,17 @@ def test_fit_resumed_after_a_kill_ends_with_the_same_weights(
     assert same_weights(whole.network, resumed.network)
     assert diagnostics_of(whole) == diagnostics_of(resumed)
     assert len(resumed.epochs) == 4
+
+
+def test_fit_goes_on_from_the_best_checkpoint_if_the_last_is_cut(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    whole = fit(config(2), digits, tmp_path, resume=False)
+    file = tmp_path / LAST_CHECKPOINT
+    file.write_bytes(file.read_bytes()[:1000])
+    resumed = fit(config(2), digits, tmp_path, resume=True)
+    assert same_weights(whole.network, resumed.network)
+    assert diagnostics_of(whole) == diagnostics_of(resumed)
 
 
 def test_fit_raises_keyboard_interrupt_and_keeps_the_last_checkpoint(
@@ -118,3 +130,16 @@ def test_fit_with_max_norm_limits_only_hidden_units(tmp_path: Path, digits: Data
         assert weight_norms(loose.layer).max() > max_norm
         assert weight_norms(tight.layer).max() <= max_norm * (1 + 1e-6)
     assert weight_norms(limited.head.layers[-1]).max() > max_norm
+
+
+@pytest.mark.parametrize(("bad_epochs", "stops"), [(2, True), (1, False)])
+def test_resumed_training_that_had_stopped_early_trains_no_further_epoch(
+    bad_epochs: int, stops: bool
+) -> None:
+    stopped = StopEarly("validation_loss", patience=2)
+    stopped.wait_count = bad_epochs
+    resumed = StopEarly("validation_loss", patience=2)
+    resumed.load_state_dict(stopped.state_dict())
+    trainer = Trainer(logger=False, enable_checkpointing=False)
+    resumed.on_train_start(trainer, LightningModule())
+    assert trainer.should_stop is stops

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import erf, expit
 from torch import nn
 
-from model.bundle.network_architecture import ActivationName
+from model.bundle.architecture_description import ActivationName
 from training.network.activations import build_activation, initialise_layer
 
 Array = NDArray[np.float64]

@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from model.bundle.network_architecture import ActivationName, Architecture, DropoutLayer, PresetName
+from model.bundle.architecture_description import (
+    ActivationName,
+    Architecture,
+    DropoutLayer,
+    PresetName,
+)
 from model.errors import SettingsError
 from model.images.preprocessing import InputSpec
 from training.network.classifier import Classifier, Head, build_classifier, count_parameters

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.bundle.network_architecture import Architecture
+from model.bundle.architecture_description import Architecture
 from tests.exported import DIGIT
 from training.network.classifier import Classifier, Head, build_classifier
 

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model.bundle.network_architecture import Architecture, PresetName
+from model.bundle.architecture_description import Architecture, PresetName
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
 from tests.training.conftest import classifier, one_pixel

@@ -15,8 +15,16 @@ from training.evaluation.corruptions import CORRUPTIONS, CorruptionCurve
 from training.evaluation.metrics import Evaluation
 from training.evaluation.selective_prediction import selective_metrics
 from training.fitting.unit_diagnostics import count_deaths_and_revivals
-from training.report.html_report import HTML_FILE, ReportData, render_page, write_card, write_plots
+from training.report.html_report import (
+    FILES_FILE,
+    HTML_FILE,
+    ReportData,
+    render_page,
+    write_card,
+    write_plots,
+)
 from training.report.model_card import model_card
+from training.report.plot_captions import CAPTIONS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 ADVICE = "dense 2: 12 of 100 units are dead. Try --learning-rate 0.002."
@@ -37,6 +45,7 @@ def manifest(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
         "input": dataset.input.model_dump(),
         "architecture": {"preset": "mlp", "activation": "relu", "dropout": 0.5},
         "parameters": 12_345,
+        "dropout_layers": [{"p": 0.5, "width": 500}],
         "training": {"seed": 7, "weight_averaging": 0.2},
         "data": dataset.manifest_entry(),
         "metrics": {
@@ -113,6 +122,11 @@ class Page(HTMLParser):
             self.cells[-1] += data
 
 
+def corruption_curves() -> list[CorruptionCurve]:
+    generator = np.random.default_rng(0)
+    return [CorruptionCurve(each, *generator.random((4, 5)).tolist()) for each in CORRUPTIONS]
+
+
 @pytest.fixture(scope="module")
 def bundle(
     tmp_path_factory: pytest.TempPathFactory,
@@ -121,11 +135,7 @@ def bundle(
     dataset: Dataset,
 ) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
-    curves = [
-        CorruptionCurve(each, *np.random.default_rng(0).random((4, 5)).tolist())
-        for each in CORRUPTIONS
-    ]
-    data = ReportData(dataset.test, dataset.class_names, evaluation, curves)
+    data = ReportData(dataset.test, dataset.class_names, evaluation, corruption_curves())
     write_card(folder, manifest, 3, write_plots(folder, data, train_result(2, 4)))
     return folder
 
@@ -142,12 +152,32 @@ def html(bundle: Path) -> str:
     return (bundle / "report" / HTML_FILE).read_text(encoding="utf-8")
 
 
+def test_report_names_no_file_and_can_do_without_pictures(
+    tmp_path: Path, manifest: dict[str, Any], evaluation: Evaluation, dataset: Dataset
+) -> None:
+    curves = corruption_curves()
+    data = ReportData(dataset.test, dataset.class_names, evaluation, curves, shows_images=False)
+    plots = write_plots(tmp_path, data)
+    write_card(tmp_path, manifest, 3, plots, "## Files\n\n- private/name.png\n")
+    page = (tmp_path / "report" / HTML_FILE).read_text(encoding="utf-8")
+    assert "private/name.png" not in page
+    assert FILES_FILE in page
+    assert "private/name.png" in (tmp_path / "report" / FILES_FILE).read_text(encoding="utf-8")
+    assert not {"Most and least certain images", "Most confident mistakes"} & set(plots.values())
+
+
 def test_report_page_loads_nothing_from_elsewhere(html: str, plots: dict[str, str]) -> None:
     addresses = Page(html).addresses
     assert len(addresses) == len(plots) == 10
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
     assert "url(" not in html
     assert "@import" not in html
+
+
+def test_every_plot_has_a_heading_and_a_caption(html: str, plots: dict[str, str]) -> None:
+    for title in plots.values():
+        assert f"<h3>{title}</h3>\n<p>{CAPTIONS[title][:20]}" in html
+    assert set(CAPTIONS) == set(plots.values())
 
 
 def test_report_page_contains_every_plot_of_the_folder(
@@ -192,7 +222,7 @@ def test_model_card_and_page_name_every_layer_and_the_advice(
     ):
         assert row in text
     assert f"- {ADVICE}" in text
-    assert "Nothing is wrong" not in text
+    assert "None of them is beyond" not in text
     assert "24 dead units were pruned; no answer on the test images moved." in text
     assert "below 0.30% (95 %)" in text
     read = Page(html)
@@ -207,7 +237,7 @@ def test_model_card_of_a_healthy_network_with_a_bounded_activation(
     diagnosis = {"layers": [layer], "advice": [], "pruned_units": 0}
     text = model_card(manifest | {"metrics": manifest["metrics"] | {"diagnosis": diagnosis}}, 3, {})
     assert "| 50.0% | 12.3% |" in text
-    assert "Nothing is wrong with them." in text
+    assert "None of them is beyond the limits of a warning." in text
 
 
 @pytest.mark.parametrize(

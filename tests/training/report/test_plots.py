@@ -22,6 +22,7 @@ from training.evaluation.metrics import (
 )
 from training.evaluation.metrics_schema import SplitMetrics
 from training.report import plots
+from training.report.class_name_fonts import drawable_names
 
 
 def points(line: Line2D) -> NDArray[np.float64]:
@@ -96,6 +97,12 @@ def test_learning_curves_show_the_history_with_units() -> None:
     np.testing.assert_allclose(points(accuracies.lines[0])[:, 1], [0, 50, 200 / 3, 75])
 
 
+def test_learning_curve_of_a_head_shows_its_loss_over_the_steps_alone() -> None:
+    (axes,) = drawn(plots.learning_curves([{"train_loss": 2.0}, {"train_loss": 1.0}]))
+    (line,) = axes.lines
+    assert points(line).tolist() == [[50, 2], [100, 1]]
+
+
 @pytest.mark.parametrize(
     ("saturated", "label", "values"),
     [(None, "units that never fire (%)", [0, 3, 6]), (0.3, "outputs at an end", [0, 30, 60])],
@@ -166,3 +173,13 @@ def test_mistakes_plot_of_a_network_without_mistakes(dataset: Dataset) -> None:
     figure = plots.mistakes(evaluation, dataset.test, dataset.class_names)
     figure.savefig(io.BytesIO(), format="png")
     assert figure.get_suptitle() == "No mistakes on the test images"
+
+
+@pytest.mark.filterwarnings("error")
+def test_class_names_that_no_font_can_draw_become_numbers() -> None:
+    names = ["cat", "\u732b", "\u0642\u0637", "a\u200db", "\u0444"]
+    shown = drawable_names(names)
+    assert (shown[0], shown[2], shown[3], shown[4]) == ("cat", "class 3", "class 4", "\u0444")
+    assert shown[1] in ("\u732b", "class 2")
+    (axes,) = drawn(plots.confusion_matrix(np.eye(5, dtype=np.int64), names))
+    assert [label.get_text() for label in axes.get_yticklabels()] == shown

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -406,6 +407,23 @@ def test_hang_up_while_waiting_leaves_no_request_in_flight(
     held_port.until(lambda: not held_port.state.tasks)
     assert held_port.application.metric("dropserve_requests_in_hand") == 1  # this one
     assert held_port.application.post(INFER, infer_body(digit)).status_code == 200
+
+
+def test_reset_connection_is_no_error_in_the_log(
+    held_port: Listening,
+    held: BlockingPredictor,
+    digit: Pixels,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = held_port.connect()
+    client.send(request("/occlusion", encode(digit), "Content-Type: image/png"))
+    held.wait_until_running()
+    assert held_port.paths[-1] == "asgi"
+    client.reset()
+    held_port.until(lambda: not held_port.state.connections)
+    held.released.set()
+    held_port.until(lambda: not held_port.state.tasks)
+    assert [each.message for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 def test_request_cancelled_after_the_grace_is_answered_503(

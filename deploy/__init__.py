@@ -1,0 +1,1 @@
+"""What is put beside the service where it runs."""

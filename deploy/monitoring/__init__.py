@@ -1,0 +1,1 @@
+"""Prometheus and Grafana beside the service: what is scraped, alerted on and drawn."""

@@ -1,0 +1,93 @@
+"""GET /metrics/recent: the last 15 minutes of all workers as JSON, for the page /ui/monitor."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query, Response
+
+from service.api import schemas
+from service.api.drift import describe_drift
+from service.api.model_list import describe_failures
+from service.api.recent_metrics_fields import (
+    WINDOWS_SECONDS,
+    engine_figures,
+    route_figures,
+    version_figures,
+)
+from service.api.recent_metrics_schemas import RecentMetrics
+from service.api.routes import RawResponse, new_router
+from service.keys.scopes import requires
+from service.observability.history_rings import INTERVAL_SECONDS, HistoryRings
+from service.registry.model_repository import Repository
+from service.registry.stable_and_canary import CANARY, STABLE
+
+_GRACE_SECONDS = 1.5
+"""An interval is shown so long after its end: by then every worker has recorded it."""
+_HEADERS = [(b"cache-control", b"no-store")]
+
+
+def router(repository: Repository, rings: HistoryRings) -> APIRouter:
+    """Build the route."""
+    routes = new_router("operations")
+    figures = _RecentFigures(repository, rings)
+
+    @routes.get(
+        "/metrics/recent",
+        summary="What happened in the last 15 minutes",
+        response_model=RecentMetrics,
+        responses=schemas.error_responses(400, 500),
+    )
+    @requires("metrics")
+    async def recent_metrics(query: Annotated[schemas.NoQuery, Query()]) -> Response:
+        return RawResponse(await figures.body(), headers=_HEADERS)
+
+    return routes
+
+
+class _RecentFigures:
+    """The body of the response, which is built once for each interval however many ask for it."""
+
+    def __init__(self, repository: Repository, rings: HistoryRings) -> None:
+        self._repository = repository
+        self._rings = rings
+        self._lock = asyncio.Lock()
+        self._last, self._body = 0, b""
+
+    async def body(self) -> bytes:
+        """Return the JSON of the intervals up to now."""
+        last = int((time.time() - _GRACE_SECONDS) // INTERVAL_SECONDS) - 1
+        async with self._lock:
+            if last != self._last:
+                self._body, self._last = await self._build(last), last
+        return self._body
+
+    async def _build(self, last: int) -> bytes:
+        models = [
+            (model, CANARY if model is active.canary else STABLE)
+            for active in self._repository.active_versions
+            for model in active.all
+        ]
+        drifts = []
+        for model, _ in models:
+            if model.drift is not None:
+                model.drift.advance()  # where another worker is at it, the tests are a little older
+            drifts.append(describe_drift(model))
+        content = {
+            "time": (last + 1) * INTERVAL_SECONDS,
+            "interval_seconds": INTERVAL_SECONDS,
+            "windows_seconds": WINDOWS_SECONDS,
+            "refused": describe_failures(self._repository),
+        }
+
+        def render() -> bytes:
+            versions: list[dict[str, Any]] = [
+                {**version_figures(self._rings, last, model, role), "drift": drift}
+                for (model, role), drift in zip(models, drifts, strict=True)
+            ]
+            routes = route_figures(self._rings, last)
+            engine = engine_figures(self._rings, last)
+            return orjson.dumps(content | engine | routes | {"versions": versions})
+
+        return await asyncio.to_thread(render)

@@ -1,0 +1,1 @@
+"""What `python -m service` would do with the same settings, examined without serving."""

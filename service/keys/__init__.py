@@ -1,0 +1,1 @@
+"""API keys: who may do what. Knows no route and no HTTP library."""

@@ -1,0 +1,1 @@
+"""The certificate with which the service answers https. Knows no HTTP and no route."""

@@ -1,0 +1,86 @@
+"""The certificate that serves now, followed in its files while the service runs."""
+
+import asyncio
+import ssl
+import time
+from datetime import UTC, datetime
+
+import structlog
+
+from service.file_signature import FileSignature, file_signature
+from service.observability.metrics_recorder import Metrics
+from service.tls.certificate_files import Certificate, TlsFileError, TlsFiles, load_certificate
+
+_POLL_SECONDS = 1.0
+_TICKET_KEY_SECONDS = 86_400.0
+"""How long one context serves: the key of its session tickets is as old as it."""
+
+logger = structlog.stdlib.get_logger("service")
+
+
+class ServerCertificate:
+    """Has the context of new connections; files that cannot be used change nothing.
+
+    A connection keeps the context with which it began.
+    """
+
+    def __init__(self, files: TlsFiles, metrics: Metrics) -> None:
+        """Read the files; if they cannot be used, there is no context until they can."""
+        self._files = files
+        self._metrics = metrics
+        self.context: ssl.SSLContext | None = None
+        self._signature = self._seen = _signature(files)
+        self._loaded_at = 0.0
+        self._load()
+
+    async def run(self) -> None:
+        """Look at the files once a second, until cancelled."""
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception:  # the next change of the files may be read
+                logger.exception("certificate not read")
+
+    def refresh(self) -> None:
+        """Take the files if they have changed, and have not since the last call.
+
+        Certificate and key are replaced one after the other: in between they do not match.
+        """
+        seen = _signature(self._files)
+        if seen != self._seen:
+            self._seen = seen
+        elif seen != self._signature:
+            self._signature = seen
+            self._load()
+        elif self.context is not None and time.monotonic() - self._loaded_at > _TICKET_KEY_SECONDS:
+            self._load()
+
+    def count_failure(self, reason: str) -> None:
+        """Count a handshake that has failed; `PrometheusSeries` lists the reasons."""
+        self._metrics.deferred.increment(self._metrics.tls_handshake_failures.labels(reason))
+
+    def _load(self) -> None:
+        self._loaded_at = time.monotonic()
+        try:
+            found = load_certificate(self._files)
+        except TlsFileError as error:
+            logger.error(  # noqa: TRY400
+                "certificate not read", reason=str(error), kept_one=self.context is not None
+            )
+            return
+        self.context = found.context
+        self._report(found)
+
+    def _report(self, found: Certificate) -> None:
+        expiry = self._metrics.tls_certificate_expiry
+        expiry.labels("server").set(found.expires)
+        if found.client_ca_expires is not None:
+            expiry.labels("client_ca").set(found.client_ca_expires)
+        until = datetime.fromtimestamp(found.expires, UTC).isoformat()
+        logger.info("certificate read", file=str(self._files.certificate), expires=until)
+
+
+def _signature(files: TlsFiles) -> tuple[FileSignature, ...]:
+    """Return what changes when a file does."""
+    return tuple(map(file_signature, files.paths))

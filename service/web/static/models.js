@@ -1,0 +1,139 @@
+/** The page Models: asks which versions serve, again and again, and shows what is known of them. */
+
+import { ServiceError, address, fetchJson, getModel, getModels } from "./api.js";
+import { byId, html } from "./dom.js";
+import { counted } from "./format.js";
+import { titleOf, versionDetails } from "./version_details.js";
+import { keyOf, versionRows } from "./version_table.js";
+
+/** @typedef {import("./figures.js").Entry} Entry */
+
+const REFRESH_MILLISECONDS = 4000;
+
+/** @type {Entry[]} */
+let entries = [];
+/** @type {Map<string, Promise<any>>} manifests by version and time of publishing */
+const manifests = new Map();
+let shownText = "";
+let shownDetails = "";
+
+/** Return the key in the page's address. */
+const selectedKey = () => decodeURIComponent(location.hash.slice(1));
+
+/** Show a sentence about what went wrong; none if it is empty. @param {string} sentence */
+function say(sentence) {
+  const notice = byId("notice");
+  if (notice.textContent !== sentence) notice.textContent = sentence;
+  notice.hidden = sentence === "";
+}
+
+async function refresh() {
+  try {
+    const models = await getModels();
+    say(models.models.length === 0 ? await whyEmpty() : "");
+    byId("main").classList.remove("stale");
+    const text = JSON.stringify(models);
+    if (text !== shownText) {
+      shownText = text;
+      show(models);
+    }
+  } catch (error) {
+    say(error instanceof Error ? error.message : String(error));
+    byId("main").classList.add("stale");
+  }
+}
+
+/** Return why no model serves. */
+async function whyEmpty() {
+  try {
+    await fetchJson(address("health/ready"));
+  } catch (error) {
+    if (error instanceof ServiceError && error.status === 503) return error.message;
+    throw error;
+  }
+  return "";
+}
+
+/** @param {any} models the response of GET /models */
+function show(models) {
+  entries = models.models.flatMap((/** @type {any} */ model) => model.versions.map((/** @type {any} */ version) => ({ name: model.name, model, version })));
+  const counts = [counted(models.models.length, "model"), counted(entries.length, "version"), models.refused.length > 0 && `${models.refused.length} refused`, models.unloaded.length > 0 && `unloaded: ${models.unloaded.join(", ")}`];
+  byId("status").textContent = `${counts.filter((part) => part).join(" · ")}. Updated by itself.`;
+  byId("overview").hidden = entries.length === 0;
+  showRows(models.default);
+  byId("refused").hidden = models.refused.length === 0;
+  byId("refused-list").replaceChildren(...models.refused.map((/** @type {any} */ { name, version, reason }) => html("li", {}, html("strong", {}, `${name} version ${version}`), html("span", {}, reason))));
+  void showDetails();
+}
+
+/** @param {string | null} defaultModel */
+function showRows(defaultModel) {
+  const focused = document.activeElement?.getAttribute("data-key");
+  byId("versions").replaceChildren(...versionRows(entries, defaultModel, selected()?.key ?? ""));
+  if (focused) /** @type {HTMLElement | null} */ (document.querySelector(`[data-key="${CSS.escape(focused)}"]`))?.focus({ preventScroll: true });
+}
+
+/** Return the version that the address names; the first one if it names none that serves. */
+function selected() {
+  const entry = entries.find((each) => keyOf(each) === selectedKey()) ?? entries[0];
+  return entry && { entry, key: keyOf(entry) };
+}
+
+/** Return the manifest of a version; it never changes, so it is asked for once. @param {Entry} entry */
+function manifestOf({ name, version }) {
+  const key = `${name}/${version.version}/${version.published}`;
+  let manifest = manifests.get(key);
+  if (!manifest) {
+    manifest = getModel(name, version.version).then((card) => card.manifest);
+    manifest.catch(() => manifests.delete(key));
+    manifests.set(key, manifest);
+  }
+  return manifest;
+}
+
+async function showDetails() {
+  const chosen = selected();
+  byId("details").hidden = !chosen;
+  if (!chosen) return;
+  showChoice(chosen.entry);
+  const other = entries.find((each) => keyOf(each) === byId("other").value) ?? null;
+  const shown = other ? [chosen.entry, other] : [chosen.entry];
+  const wanted = JSON.stringify(shown.map(({ name, version }) => [name, version]));
+  if (wanted === shownDetails) return;
+  try {
+    const all = await Promise.all(shown.map(manifestOf));
+    if (selected()?.key !== chosen.key || (other && byId("other").value !== keyOf(other))) return;
+    const [first, second] = shown.map((entry, place) => ({ entry, manifest: all[place] }));
+    shownDetails = wanted;
+    byId("details-title").textContent = other ? `${titleOf(chosen.entry)} and ${titleOf(other)}` : titleOf(chosen.entry);
+    byId("columns").replaceChildren(...versionDetails(first, second ?? null));
+  } catch (error) {
+    say(error instanceof Error ? error.message : String(error));
+  }
+}
+
+/** Fill the choice of the version to compare with. @param {Entry} chosen */
+function showChoice(chosen) {
+  const choice = byId("other");
+  const before = choice.value;
+  const others = entries.filter((each) => each !== chosen);
+  const keys = others.map(keyOf);
+  if ([...choice.options].slice(1).map(({ value }) => value).join() !== keys.join() || choice.options.length === 0) {
+    choice.replaceChildren(html("option", { value: "" }, "no other"), ...others.map((each) => html("option", { value: keyOf(each) }, titleOf(each))));
+    choice.value = keys.includes(before) ? before : "";
+  }
+  choice.disabled = others.length === 0;
+}
+
+async function follow() {
+  if (!document.hidden) await refresh();
+  setTimeout(follow, REFRESH_MILLISECONDS);
+}
+
+addEventListener("hashchange", () => {
+  showRows(JSON.parse(shownText || "{}").default ?? null);
+  void showDetails();
+});
+document.addEventListener("visibilitychange", () => !document.hidden && refresh());
+byId("other").addEventListener("change", () => void showDetails());
+void follow();

@@ -1,0 +1,161 @@
+"""Settings: sliders and methods change the answer, and the shown request is the sent one."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import FilePayload, expect
+
+from tests.browser.try_page import Answer, TryPage
+
+pytestmark = pytest.mark.browser
+
+SLIDERS = {
+    "Variants asked": ("samples", "ArrowRight"),
+    "Which variants": ("seed", "ArrowRight"),
+    "Coverage of the set": ("coverage", "ArrowRight"),
+    "Wrong answers allowed": ("max_risk", "End"),
+    "Usual images called unusual": ("max_false_alarm", "End"),
+}
+"""Of each slider, the parameter that it sets and the key that moves it."""
+
+
+def parameters(answer: Answer) -> dict[str, str]:
+    """Return the query of a question."""
+    return {name: values[0] for name, values in parse_qs(urlsplit(answer.url).query).items()}
+
+
+@pytest.fixture
+def asked(try_page: TryPage, four: bytes) -> TryPage:
+    """The page with the answer for a four, and its settings open."""
+    with try_page.answered():
+        try_page.upload(four)
+    try_page.open_settings()
+    return try_page
+
+
+@pytest.mark.parametrize("name", SLIDERS)
+def test_slider_changes_the_question_and_the_shown_request(name: str, asked: TryPage) -> None:
+    parameter, key = SLIDERS[name]
+    assert f"{parameter}=" not in asked.request.inner_text()
+    with asked.answered() as answer:
+        asked.slider(name).press(key)
+    value = parameters(answer)[parameter]
+    assert answer.body[parameter] == json.loads(value)
+    expect(asked.request).to_contain_text(f"{parameter}={value}")
+
+
+def test_sliders_stand_where_the_service_has_them(asked: TryPage) -> None:
+    expect(asked.slider("Variants asked")).to_have_attribute("aria-valuetext", "64")
+    expect(asked.slider("Coverage of the set")).to_have_attribute("aria-valuetext", "90\u00a0%")
+
+
+def test_answer_follows_the_sliders(asked: TryPage) -> None:
+    asked.slider("Variants asked").press("ArrowRight")
+    expect(asked.answer).to_contain_text("128 variants of the network")
+    asked.slider("Coverage of the set").press("End")
+    expect(asked.answer).to_contain_text("holds the truth for 99.9\u00a0% of images")
+    asked.slider("Usual images called unusual").press("End")
+    expect(asked.answer).to_contain_text("Is it an image like those that the model knows?")
+
+
+def test_seed_changes_which_variants_are_asked(asked: TryPage) -> None:
+    with asked.answered() as first:
+        asked.slider("Which variants").press("ArrowRight")
+    with asked.answered() as second:
+        asked.slider("Which variants").press("ArrowRight")
+    assert parameters(first)["seed"] == "1"
+    assert parameters(second)["seed"] == "2"
+    assert first.prediction["probabilities"] != second.prediction["probabilities"]
+
+
+def test_sliders_go_back_to_what_the_service_has(asked: TryPage) -> None:
+    with asked.answered():
+        asked.slider("Variants asked").press("ArrowRight")
+    with asked.answered() as answer:
+        asked.button("As the service has it").click()
+    assert "samples" not in parameters(answer)
+    expect(asked.slider("Variants asked")).to_have_attribute("aria-valuetext", "64")
+
+
+def test_adaptive_says_how_many_variants_were_asked(asked: TryPage) -> None:
+    with asked.answered() as answer:
+        asked.button("Adaptive").click()
+    assert parameters(answer)["samples"] == "auto"
+    used = answer.prediction["samples_used"]
+    expect(asked.answer).to_contain_text(f"{used} variants of the network")
+    expect(asked.slider("Variants asked")).to_be_hidden()
+
+
+def test_analytic_asks_no_variant(asked: TryPage) -> None:
+    with asked.answered() as answer:
+        asked.button("Analytic").click()
+    assert answer.body["method"] == "analytic"
+    expect(asked.answer).to_contain_text("All variants of the network")
+    expect(asked.answer).not_to_contain_text("standard error")
+    expect(asked.button("Analytic")).to_have_attribute("aria-pressed", "true")
+    expect(asked.slider("Which variants")).to_be_hidden()
+
+
+def test_time_of_an_answer_is_among_its_numbers(asked: TryPage) -> None:
+    asked.answer.get_by_text("All numbers").click()
+    expect(asked.answer.get_by_text("From request to answer")).to_be_visible()
+    expect(asked.answer.get_by_text("digits, version 1")).to_be_visible()
+
+
+def run_in_shell(code: str, folder: Path) -> str:
+    return subprocess.run(
+        ["bash", "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def run_in_python(code: str, folder: Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize(("language", "run"), [("curl", run_in_shell), ("Python", run_in_python)])
+def test_copied_request_gives_the_answer_of_the_page(
+    language: str,
+    run: Callable[[str, Path], str],
+    asked: TryPage,
+    four: bytes,
+    tmp_path: Path,
+) -> None:
+    asked.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    with asked.answered() as answer:
+        asked.slider("Which variants").press("ArrowRight")
+    asked.button(language).click()
+    asked.button("Copy").click()
+    expect(asked.answer.get_by_text("Copied.")).to_be_visible()
+    code = asked.page.evaluate("() => navigator.clipboard.readText()")
+    assert code == asked.request.inner_text()
+
+    (tmp_path / "image.png").write_bytes(four)
+    assert str(answer.prediction["confidence"]) in run(code, tmp_path)
+
+
+def test_copied_javascript_gives_the_answer_of_the_page(asked: TryPage, four: bytes) -> None:
+    asked.button("JavaScript").click()
+    code = asked.request.inner_text()
+    chosen: FilePayload = {"name": "image.png", "mimeType": "image/png", "buffer": four}
+    asked.page.evaluate(
+        "() => document.body.append("
+        "Object.assign(document.createElement('input'), { type: 'file', id: 'input' }))"
+    )
+    asked.page.locator("#input").set_input_files(chosen)
+    with asked.page.expect_console_message() as message:
+        asked.page.evaluate(f"async () => {{ {code} }}")
+    assert message.value.text.startswith("4 0.9")
+
+
+def test_heat_map_takes_one_request_and_is_described(asked: TryPage) -> None:
+    with asked.page.expect_response("**/occlusion*") as response:
+        asked.button("Show").click()
+    label = response.value.json()["label"]
+    expect(asked.answer.get_by_role("img", name=f"“{label}”")).to_be_visible()

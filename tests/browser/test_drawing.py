@@ -1,0 +1,76 @@
+"""Drawing on the page Try: with mouse, finger and keyboard, answered stroke by stroke."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.try_page import FOUR, TryPage
+
+pytestmark = pytest.mark.browser
+
+FOUR_BY_KEYS = (
+    *["ArrowUp"] * 7, *["ArrowLeft"] * 2, " ", *["ArrowDown", "ArrowDown", "ArrowLeft"] * 3,
+    *["ArrowDown"] * 2, *["ArrowRight"] * 9, " ",
+    *["ArrowUp"] * 4, *["ArrowLeft"] * 2, " ", *["ArrowDown"] * 10, " ",
+)  # fmt: skip
+"""The same four, from the middle of the pad in steps of a twentieth; space puts the pen down."""
+
+
+def test_four_drawn_with_the_mouse_is_a_four(try_page: TryPage) -> None:
+    try_page.draw(FOUR)
+    expect(try_page.spoken).to_have_text(re.compile(r"^(Perhaps )?4\b"))
+    expect(try_page.answer).to_contain_text("all say 4")
+    expect(try_page.request).to_contain_text("drawing.png")
+    expect(try_page.page.get_by_role("link", name="Save the image")).to_be_visible()
+
+
+def test_four_drawn_with_the_keyboard_is_a_four(try_page: TryPage) -> None:
+    try_page.pad.focus()
+    for key in FOUR_BY_KEYS:
+        try_page.page.keyboard.press(key)
+    expect(try_page.answer).to_contain_text(re.compile(r"asked: (all|\d\d) say 4"))
+
+
+def test_four_drawn_with_a_finger_is_a_four(phone_page: Page) -> None:
+    try_page = TryPage.open(phone_page)
+    try_page.draw_with_finger(FOUR)
+    expect(try_page.spoken).to_have_text(re.compile(r"^(Perhaps )?4\b"))
+
+
+def test_only_one_request_of_a_drawing_is_in_flight(try_page: TryPage) -> None:
+    sent: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        sent.append(route)
+        if len(sent) > 1:
+            route.continue_()
+
+    try_page.page.route("**/uncertainty*", hold_the_first)
+    try_page.draw(FOUR)
+    assert len(sent) == 1
+    sent[0].continue_()  # it shows the first dot, and a later one all that was drawn meanwhile
+    expect(try_page.answer).to_contain_text("all say 4")
+
+
+def test_undo_takes_the_last_stroke_back_and_clear_all(try_page: TryPage) -> None:
+    def pixels() -> str:
+        found: str = try_page.pad.evaluate("(pad) => pad.toDataURL()")
+        return found
+
+    empty = pixels()
+    try_page.draw(FOUR[:1])
+    one = pixels()
+    try_page.draw(FOUR[1:])
+    assert len({empty, one, pixels()}) == 3
+    try_page.button("Undo").click()
+    assert pixels() == one
+    try_page.button("Clear").click()
+    assert pixels() == empty
+
+
+def test_drawing_is_the_default_for_small_grey_images_alone(try_page: TryPage) -> None:
+    expect(try_page.pad).to_be_visible()
+    try_page.model.select_option("hundred")
+    expect(try_page.button("Choose images…")).to_be_visible()
+    expect(try_page.pad).to_be_hidden()

@@ -1,0 +1,38 @@
+"""Every page is usable by all, in light and dark and on a phone, and asks no other host."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.accessibility import assert_accessible
+from tests.browser.page_paths import page_paths
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize("path", page_paths())
+def test_axe_finds_nothing_serious(path: str, any_page: Page) -> None:
+    any_page.goto(path, wait_until="networkidle")
+    assert_accessible(any_page)
+
+
+@pytest.mark.parametrize("path", page_paths())
+def test_phone_shows_a_page_without_scrolling_sideways(path: str, phone_page: Page) -> None:
+    phone_page.goto(path, wait_until="networkidle")
+    assert phone_page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_redoc_is_shown_without_the_internet(page: Page) -> None:
+    """The `page` fixture finds requests to other hosts."""
+    page.goto("/redoc")
+    expect(page.get_by_text("/uncertainty").first).to_be_visible()
+
+
+def test_request_is_sent_from_the_reference(page: Page) -> None:
+    page.goto("/docs")
+    name = "GET /models What is loaded"
+    route = page.locator(".opblock", has=page.get_by_role("button", name=name))
+    route.get_by_role("button", name=name).click()
+    route.get_by_role("button", name="Try it out").click()
+    with page.expect_response("**/models") as response:
+        route.get_by_role("button", name="Execute").click()
+    assert response.value.json()["default"] == "digits"

@@ -1,0 +1,93 @@
+"""Tests of the keys that are good now, and of how they follow their file."""
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.keys.key_file_changes import add_key, revoke_key
+from service.keys.key_ring import KeyRing
+from service.keys.scopes import Scope
+
+PREDICT: frozenset[Scope] = frozenset({"predict"})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+def test_ring_finds_each_key_and_no_other(file: Path) -> None:
+    tokens = {name: add_key(file, name, PREDICT, None) for name in ("one", "two")}
+    ring = KeyRing(file)
+    for name, token in tokens.items():
+        found = ring.find(token)
+        assert found is not None
+        assert found.name == name
+        flipped = [
+            token[:place] + chr(ord(token[place]) ^ 1) + token[place + 1 :]
+            for place in range(len(token))
+        ]
+        for wrong in ["", token[:-1], token + "x", token.upper(), "é" * len(token), *flipped]:
+            assert ring.find(wrong) is None
+    mixed = tokens["one"][:12] + tokens["two"][12:]
+    assert ring.find(mixed) is None
+
+
+def test_expired_key_is_not_found(file: Path) -> None:
+    token = add_key(file, "me", PREDICT, 1e-9)
+    assert KeyRing(file).find(token) is None
+
+
+def test_ring_follows_additions_and_revocations(file: Path) -> None:
+    first = add_key(file, "one", PREDICT, None)
+    ring = KeyRing(file)
+    second = add_key(file, "two", PREDICT, None)
+    assert ring.find(second) is None
+    with capture_logs() as log:
+        ring.refresh()
+        ring.refresh()
+    assert log == [{"event": "keys read", "log_level": "info", "keys": 2}]
+    assert ring.find(second) is not None
+    revoke_key(file, "one")
+    ring.refresh()
+    assert ring.find(first) is None
+    assert ring.find(second) is not None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed", "writable", "folder"])
+def test_damaged_file_changes_nothing_and_is_logged_once(file: Path, damage: str) -> None:
+    token = add_key(file, "me", PREDICT, None)
+    content = file.read_bytes()
+    ring = KeyRing(file)
+    match damage:
+        case "truncated":
+            file.write_bytes(content[:100])
+        case "writable":
+            file.chmod(0o666)
+        case _:
+            file.unlink()
+            if damage == "folder":
+                file.mkdir()
+    with capture_logs() as log:
+        ring.refresh()
+        ring.refresh()
+    (line,) = log
+    assert (line["event"], line["log_level"], line["keys_kept"]) == ("keys not read", "error", 1)
+    assert str(file) in line["reason"]
+    assert ring.find(token) is not None
+    if damage == "folder":
+        file.rmdir()
+    file.write_bytes(content)
+    file.chmod(0o600)
+    with capture_logs() as log:
+        ring.refresh()
+    assert [line["event"] for line in log] == ["keys read"]
+
+
+def test_ring_without_a_file_knows_no_key_until_there_is_one(file: Path) -> None:
+    ring = KeyRing(file)
+    token = add_key(file, "me", PREDICT, None)
+    assert ring.find(token) is None
+    ring.refresh()
+    assert ring.find(token) is not None
