@@ -73,7 +73,6 @@ class GracefulServer(uvicorn.Server):
         self._drain_until: float | None = None
         """When draining ends, seconds of `time.monotonic`; None before it begins."""
         self._is_drain_reported = False
-        self._ended_by_supervisor = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then accept connections.
@@ -155,29 +154,27 @@ class GracefulServer(uvicorn.Server):
         """Drain at the first SIGTERM; shut down at any other signal, or if there is no delay.
 
         In a worker further SIGTERMs change nothing: an init system may send it to all processes.
-        Neither does the first SIGINT after `end`: a terminal sends it to all processes, too, and
-        the supervisor may have been faster.
+        SIGINT cuts off the requests in flight only behind another signal, not behind `end` as in
+        uvicorn: a terminal sends it to all processes, and the supervisor may be faster.
         """
-        if self._ended_by_supervisor and sig == signal.SIGINT:
-            self._ended_by_supervisor = False
-            return
         is_term, delay = sig == signal.SIGTERM, self.config.drain_delay_seconds
         if is_term and self._drain_until is not None and parent_process() is not None:
             return
         if is_term and delay > 0 and self.started and self._drain_until is None:
             self._drain(delay)
             return
+        # `end` may run inside any call below, so that nothing here may depend on `should_exit`.
+        if sig == signal.SIGINT and self._captured_signals:
+            self.force_exit = True
+        self._captured_signals.append(sig)
         self._mark_draining()
-        if not self.should_exit:
-            start_exit_watchdog(self._grace_seconds)
-        super().handle_exit(sig, frame)
+        self.end()
 
     def end(self) -> None:
         """Shut down at once, as a supervisor tells a worker; a signal handler may call this."""
         if not self.should_exit:
+            self.should_exit = True
             start_exit_watchdog(self._grace_seconds)
-            self._ended_by_supervisor = True
-        self.should_exit = True
 
     @property
     def _grace_seconds(self) -> float:

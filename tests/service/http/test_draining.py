@@ -223,6 +223,20 @@ def test_ctrl_c_after_the_supervisors_word_does_not_cut_requests(
     assert server.force_exit
 
 
+@pytest.mark.parametrize("inside", ["report", "watchdog"])
+def test_supervisors_word_inside_the_handler_of_ctrl_c_does_not_cut_requests(
+    monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    """Python runs the handler of one signal between two lines of another's."""
+    server = StartedServer(0)
+    watchdog = (lambda _seconds: server.end()) if inside == "watchdog" else (lambda _seconds: None)
+    monkeypatch.setattr(graceful_shutdown, "start_exit_watchdog", watchdog)
+    if inside == "report":
+        server.lifespan.state[HTTP_CONTEXT].drain = SimpleNamespace(begin=server.end)
+    server.signal(signal.SIGINT)
+    assert (server.should_exit, server.force_exit) == (True, False)
+
+
 def test_supervisor_adds_and_restarts_no_worker_while_the_others_drain() -> None:
     """A new worker would not drain, and would be ready again."""
     supervisor = WorkerSupervisor.__new__(WorkerSupervisor)  # whose start would take the signals
