@@ -16,7 +16,7 @@ _MIB = 2**20
 
 def check_folders(settings: ServiceSettings) -> Iterator[Finding]:
     """Yield what is wrong with the folders of models, rollouts, traffic log, temporary files."""
-    for name in _unreadable_models(settings.models_folder):
+    for name in _unreadable_models(settings.bundles_folder):
         yield warning(
             "models",
             f"{name} cannot be read, so the service does not know of it; give this user access to "
