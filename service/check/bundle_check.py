@@ -42,6 +42,8 @@ async def check_versions(settings: ServiceSettings) -> CheckedVersions:
         return CheckedVersions([error(_SUBJECT, sentence)])
     except DeadlineError as reason:
         return CheckedVersions([error(_SUBJECT, str(reason))])
+    if settings.models_source is not None and not on_disk:
+        return CheckedVersions()  # nothing was fetched yet; the check of the source says more
     trials = VersionTrials(settings, folder)
     try:
         rollouts = rollouts_of(settings)
