@@ -93,8 +93,13 @@ class BundleCache:
         problem = self.why_unusable()
         if problem is not None:
             raise SourceError(problem)
-        (self.folder / _SOURCE_FILE).write_text(f"{self._place}\n", encoding="utf-8")
         shutil.rmtree(self.folder / _DRAFTS_FOLDER, ignore_errors=True)
+        file = self.folder / _SOURCE_FILE
+        if not file.exists():
+            draft = file.with_name(f"{_SOURCE_FILE}.draft")
+            draft.write_text(f"{self._place}\n", encoding="utf-8")
+            flush_to_disk(draft)
+            draft.replace(file)
 
     def versions(self) -> dict[str, list[int]]:
         """Return the fetched versions of every model, the highest first.

@@ -4,6 +4,7 @@ An object store lists its folders; an https server has an index file that names 
 no cache. The credentials are those that the library finds in the environment.
 """
 
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _MAX_INDEX_BYTES = 16 * 2**20
 _CHUNK_BYTES = 2**20
 _MAX_REASON_CHARACTERS = 200
 
+_ALLOW_HTTP = "AWS_ALLOW_HTTP"
+"""A variable of the library, which it does not read itself where it is given options."""
 _CONNECT_TIMEOUT = timedelta(seconds=10)
 _READ_TIMEOUT = timedelta(seconds=30)
 """For each piece of an answer."""
@@ -84,6 +87,7 @@ class RemoteBundles:
         """
         from obstore.store import from_url
 
+        allows_http = url.scheme == "http" or os.environ.get(_ALLOW_HTTP, "").lower() == "true"
         headers = {} if url.authorization is None else {"Authorization": url.authorization}
         with _described(url.place, "it cannot be used"):
             store = from_url(
@@ -93,7 +97,7 @@ class RemoteBundles:
                     "read_timeout": _READ_TIMEOUT,
                     "timeout": _WHOLE_TIMEOUT,
                     "default_headers": headers,
-                    **({"allow_http": True} if url.scheme == "http" else {}),
+                    "allow_http": allows_http,
                 },
                 retry_config={"max_retries": _RETRIES, "retry_timeout": 2 * _READ_TIMEOUT},
             )

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Self
 
 import structlog
@@ -33,7 +32,7 @@ logger = structlog.stdlib.get_logger("service")
 
 _RETRY_SECONDS = 1.0
 _POLL_TIMEOUT_SECONDS = 6 * 3600.0
-"""Of a poll with all that it fetches; a source that stands still ends much earlier."""
+"""Of a poll with all that it fetches; each read and each version has its own, shorter limit."""
 _DISK_TIMEOUT_SECONDS = 10.0
 
 
@@ -76,11 +75,6 @@ class SourceFollowing:
         """Return what follows the source that the settings name; None if they name none."""
         url = settings.source_url
         return None if url is None else cls(settings, url, metrics, named)
-
-    @property
-    def cache_folder(self) -> Path:
-        """The folder that versions are fetched into."""
-        return self._cache.folder
 
     @property
     def why_nothing_is_there(self) -> str:
@@ -132,7 +126,11 @@ class SourceFollowing:
             return 0.0
         except SourceError as error:
             poll = self._failed(str(error))
-        except OSError as error:  # a timeout, too
+        except TimeoutError:
+            poll = self._failed(
+                f"{self._url} has not been read within {_POLL_TIMEOUT_SECONDS:,.0f} s."
+            )
+        except OSError as error:
             poll = self._failed(cannot_write(error))
         except Exception:  # whatever the library does, the service serves on
             logger.exception("models source")

@@ -4,6 +4,7 @@ Knows neither which versions are wanted nor when they are looked for.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,8 @@ from service.models_source.remote_bundles import RemoteBundles, SourceError
 
 MAX_FILES = 10_000
 """Most files of a version."""
+MOST_SECONDS = 3600.0
+"""How long all files of a version may take."""
 
 
 class StoppedError(Exception):
@@ -40,6 +43,8 @@ class VersionFetch:
         self._cache = cache
         self._max_version_bytes = max_version_bytes
         self._is_stopping = is_stopping
+        self._deadline = 0.0
+        """When the version that is being fetched has to be here, of `time.monotonic`."""
 
     def fetch(self, name: str, version: int, manifest: bytes) -> None:
         """Fetch the version that a manifest describes.
@@ -51,6 +56,7 @@ class VersionFetch:
             StoppedError: the service is stopping.
         """
         parsed = self._parse(name, version, manifest)
+        self._deadline = time.monotonic() + MOST_SECONDS
         with self._cache.draft(name, version) as draft:
             remaining = self._max_version_bytes - len(manifest)
             for file, digest in parsed.files.items():
@@ -81,6 +87,11 @@ class VersionFetch:
             for chunk in self._source.read_chunks(f"{folder}/{file}", limit):
                 if self._is_stopping():
                     raise StoppedError
+                if time.monotonic() > self._deadline:
+                    raise SourceError(
+                        f"{self._source.place}/{folder} did not arrive within "
+                        f"{MOST_SECONDS:,.0f} seconds; see to the network."
+                    )
                 actual.update(chunk)
                 yield chunk
 

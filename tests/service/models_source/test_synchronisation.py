@@ -209,6 +209,16 @@ def test_full_disk_leaves_nothing_behind(
     assert fetching.versions() == {}
 
 
+def test_version_that_does_not_arrive_in_time_is_given_up(
+    fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version_fetch, "MOST_SECONDS", -1.0)
+    check_sentence(
+        fetching.poll().problem or "", f"{PLACE}/digits/3 did not arrive within …; see to …"
+    )
+    assert fetching.versions() == {}
+
+
 def test_fetch_ends_when_the_service_stops(fetching: Fetching) -> None:
     fetching.is_stopping = True
     with pytest.raises(StoppedError):
