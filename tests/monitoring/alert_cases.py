@@ -135,8 +135,8 @@ CASES = {
         25,
         27,
         {**_INSTANCE, "source": "s3://bucket/models"},
-        "service:8000 has not fetched all that s3://bucket/models has for 18m 0s, and serves what it "
-        "has.",
+        "service:8000 has not fetched all that s3://bucket/models has for 18m 0s, and serves what "
+        "it has.",
     ),
     "DropserveAbstentionRateHigh": Case(
         {ABSTAINED: "0+60x75"},

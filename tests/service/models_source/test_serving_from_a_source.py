@@ -88,6 +88,7 @@ def test_versions_are_fetched_followed_and_served_on_without_a_network(
     assert not models.exists()
 
 
+@pytest.mark.source
 def test_service_without_network_and_cache_says_why_and_goes_on_trying(
     site: Path, tmp_path: Path, digit: Pixels
 ) -> None:

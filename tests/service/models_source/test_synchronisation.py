@@ -201,6 +201,7 @@ def test_full_disk_leaves_nothing_behind(
     def fail(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    fetching.poll(Wanted(newest=1, pins={"absent": None}))  # makes the cache
     monkeypatch.setattr("os.fsync", fail)
     check_sentence(
         fetching.poll().problem or "",
