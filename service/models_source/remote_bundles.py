@@ -12,7 +12,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from model.bundle.store import VERSION_NUMBER, check_name
 from model.errors import DropserveError
@@ -37,6 +37,10 @@ _RETRIES = 2
 """Of one request; beyond that the next poll tries again."""
 
 
+_Version = Annotated[int, Field(ge=1, lt=10**18)]
+"""As long as a folder's name may be, see `VERSION_NUMBER`."""
+
+
 class SourceError(DropserveError):
     """A source, or a version there, cannot be read or used; the sentence has no credentials."""
 
@@ -46,7 +50,7 @@ class SourceIndex(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    models: dict[Annotated[str, AfterValidator(check_name)], tuple[PositiveInt, ...]]
+    models: dict[Annotated[str, AfterValidator(check_name)], tuple[_Version, ...]]
 
 
 @dataclass(frozen=True)

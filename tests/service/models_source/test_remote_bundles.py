@@ -3,7 +3,12 @@
 import pytest
 from obstore.store import MemoryStore
 
+from service.check.findings import Level
+from service.check.models_source_check import check_models_source
+from service.models_source import remote_bundles
 from service.models_source.remote_bundles import RemoteBundles, SourceError
+from service.run_server import StartError, require_usable_source
+from service.settings import ServiceSettings
 from service.source_url import SCHEMES, parse_source
 from tests.service.serving import check_sentence
 
@@ -41,6 +46,7 @@ def test_index_names_the_versions(store: MemoryStore) -> None:
         b"[]",
         b"<html>",
         b'{"models": {"digits": [0]}}',
+        b'{"models": {"digits": [1000000000000000000]}}',
         b'{"models": {"..": [1]}}',
         b'{"models": {}, "more": 1}',
         b"[" * 100_000,
@@ -98,3 +104,18 @@ def test_source_that_the_environment_does_not_complete_is_one_sentence(
         RemoteBundles.at(parse_source("az://container/models"))
     check_sentence(str(caught.value), "az://container/models: it cannot be used (…).")
     assert "\n" not in str(caught.value)
+
+
+def test_start_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_bundles, "find_spec", lambda _name: None)
+    settings = ServiceSettings(models_source="s3://bucket/models")
+    with pytest.raises(StartError) as caught:
+        require_usable_source(settings)
+    sentence = (
+        "--models-source: it needs the package obstore; install it with pip install "
+        "'dropserve[source]'."
+    )
+    assert (str(caught.value), caught.value.exit_status) == (sentence, 2)
+    (finding,) = check_models_source(settings)
+    assert (finding.level, finding.sentence) == (Level.ERROR, sentence)
+    require_usable_source(ServiceSettings())
