@@ -23,7 +23,7 @@ from service.http.http_protocol import CLIENT, CONTROL
 from service.keys.key_file_changes import add_key
 from service.keys.scopes import SCOPES, required_scope
 from service.settings import ServiceSettings
-from service.web import reference_files
+from service.web import api_reference_files
 from tests.bundles import copy_bundle
 from tests.conftest import ROOT
 from tests.pictures import Pixels, encode, instances
@@ -49,7 +49,7 @@ PARAMETERS = {
     "{name}": "digits",
     "{version}": "stable",
     "{number}": "0",
-    "{edition}": reference_files.edition(),
+    "{edition}": api_reference_files.edition(),
     "{file:path}": "style.css",
 }
 QUERIES = {"canary": "?version=1&share=0.5", "pin": "?version=2", "shadow": "?version=1"}
