@@ -18,8 +18,8 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
+from service.http.asgi_request import CLIENT, CONTROL
 from service.http.client_quotas import Client, LoopQuota
-from service.http.http_protocol import CLIENT, CONTROL
 from service.keys.key_file_changes import add_key
 from service.keys.scopes import SCOPES, required_scope
 from service.settings import ServiceSettings
