@@ -29,7 +29,7 @@ from service.http.graceful_shutdown import (
 from service.http.http_protocol import HttpProtocol
 from service.http.rate_table_of_all_workers import make_shared_table
 from service.keys.key_file import KeyFile, KeyFileError, read_key_file
-from service.models_source.remote_bundles import missing_package
+from service.models_source.source_following import why_source_is_unusable
 from service.observability import log_format
 from service.observability.metrics_recorder import MULTIPROCESS_VARIABLE
 from service.registry.peer_records import remove_ended
@@ -241,10 +241,10 @@ def require_usable_certificate(settings: ServiceSettings) -> Certificate | None:
 
 
 def require_usable_source(settings: ServiceSettings) -> None:
-    """Raise StartError if a models source is named and what reads it is not installed."""
-    problem = None if settings.models_source is None else missing_package()
+    """Raise StartError if a models source is named and cannot be followed at all."""
+    problem = why_source_is_unusable(settings)
     if problem is not None:
-        raise StartError(f"--models-source: {problem}", USAGE_EXIT_STATUS)
+        raise StartError(problem, USAGE_EXIT_STATUS)
 
 
 def listen_publicly(settings: ServiceSettings) -> socket.socket:

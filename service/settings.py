@@ -432,11 +432,6 @@ class ServiceSettings(CommandSettings):
             raise ValueError(
                 "--watch-seconds: with 0 nothing that --models-source fetches is found; raise it."
             )
-        if self.served_model_name is not None:
-            raise ValueError(
-                "--served-model-name: it is for a folder of one model, and --models-source has "
-                "NAME/VERSION/; leave one of them out."
-            )
         return self
 
     @model_validator(mode="after")

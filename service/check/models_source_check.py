@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from service.check.findings import Finding, error, fine, warning
 from service.check.rights_and_disk_room_check import why_not_writable
 from service.models_source.bundle_cache import BundleCache
-from service.models_source.remote_bundles import RemoteBundles, SourceError, missing_package
+from service.models_source.remote_bundles import RemoteBundles, SourceError
+from service.models_source.source_following import why_source_is_unusable
 from service.models_source.synchronisation import Wanted
 from service.settings import ServiceSettings
 
@@ -17,9 +18,9 @@ def check_models_source(settings: ServiceSettings) -> Iterator[Finding]:
     url = settings.source_url
     if url is None:
         return
-    missing = missing_package()
-    if missing is not None:
-        yield error(_SUBJECT, f"--models-source: {missing}")
+    unusable = why_source_is_unusable(settings)
+    if unusable is not None:
+        yield error(_SUBJECT, unusable)
         return
     cache = BundleCache(settings.bundles_folder, str(url))
     problem = why_not_writable(cache.folder) or cache.why_unusable()

@@ -15,7 +15,7 @@ import structlog
 from service.engine.daemon_threads import DaemonThreads, StoppingError
 from service.models_source.bundle_cache import BundleCache
 from service.models_source.exponential_backoff import Backoff
-from service.models_source.remote_bundles import RemoteBundles, SourceError
+from service.models_source.remote_bundles import RemoteBundles, SourceError, missing_package
 from service.models_source.synchronisation import (
     Poll,
     Synchronisation,
@@ -34,6 +34,22 @@ _RETRY_SECONDS = 1.0
 _POLL_TIMEOUT_SECONDS = 6 * 3600.0
 """Of a poll with all that it fetches; each read and each version has its own, shorter limit."""
 _DISK_TIMEOUT_SECONDS = 10.0
+
+
+def why_source_is_unusable(settings: ServiceSettings) -> str | None:
+    """Return in one sentence why the source cannot be followed at all; None if it can, or none is.
+
+    It asks no network.
+    """
+    if settings.models_source is None:
+        return None
+    if settings.served_model_name is not None:
+        return (
+            "--served-model-name: it is for a folder of one model, and --models-source has "
+            "NAME/VERSION/; leave one of them out."
+        )
+    missing = missing_package()
+    return None if missing is None else f"--models-source: {missing}"
 
 
 class SourceFollowing:

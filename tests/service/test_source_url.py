@@ -66,7 +66,6 @@ def test_url_that_cannot_be_used_is_refused_without_its_secret(url: str, reason:
     [
         ({"models_cache": "c"}, "--models-cache: it is of a source; give --models-source, too."),
         ({"models_source": "s3://b", "watch_seconds": 0}, "--watch-seconds: with 0 nothing"),
-        ({"models_source": "s3://b", "served_model_name": "a"}, "--served-model-name: it is for"),
     ],
 )
 def test_settings_that_contradict_a_source_are_refused(

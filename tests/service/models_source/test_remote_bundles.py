@@ -119,3 +119,13 @@ def test_start_without_the_package_says_what_to_install(monkeypatch: pytest.Monk
     (finding,) = check_models_source(settings)
     assert (finding.level, finding.sentence) == (Level.ERROR, sentence)
     require_usable_source(ServiceSettings())
+
+
+def test_name_for_one_model_does_not_go_with_a_source() -> None:
+    settings = ServiceSettings(models_source="s3://bucket", served_model_name="digits")
+    sentence = "--served-model-name: it is for a folder of one model, …; leave one of them out."
+    with pytest.raises(StartError) as caught:
+        require_usable_source(settings)
+    check_sentence(str(caught.value), sentence)
+    (finding,) = check_models_source(settings)
+    check_sentence(finding.sentence, sentence)

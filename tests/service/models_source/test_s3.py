@@ -27,7 +27,7 @@ def options(tmp_path: Path) -> list[str]:
 
 
 def wait_for_version(service: ServiceProcess, digit: Pixels, version: str) -> None:
-    """Wait until both workers are likely to answer by a version: ten answers in a row."""
+    """Wait until all workers are likely to answer by a version: ten answers in a row."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     in_a_row = 0
     while in_a_row < 10:
@@ -55,7 +55,7 @@ def test_workers_of_two_services_fetch_each_version_once_and_serve_on_when_s3_is
         models = tmp_path / "models"
         with (
             service_process(models, *options(tmp_path), workers=2) as first,
-            service_process(models, *options(tmp_path), workers=2) as second,
+            service_process(models, *options(tmp_path)) as second,
         ):
             s3.put(bundles[2], "team/models/digits/2")
             for service in (first, second):
@@ -71,7 +71,7 @@ def test_workers_of_two_services_fetch_each_version_once_and_serve_on_when_s3_is
                 assert all(
                     "secret-key" not in str(line) for line in service.logged("models source")
                 )
-    with service_process(models, *options(tmp_path), workers=2) as service:  # S3 is gone
+    with service_process(models, *options(tmp_path)) as service:  # S3 is gone
         wait_for_version(service, digit, "2")
 
 
