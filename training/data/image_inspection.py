@@ -101,10 +101,16 @@ def inspect_file(path: Path, spec: InputSpec, max_pixels: int) -> Inspected | Re
     return Inspected(hashlib.sha256(data).digest(), thumbnail)
 
 
-def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the thumbnail by which an image is compared with others: uint8 [32, 32]."""
-    grey: NDArray[np.uint8] = fit_image(image, _THUMBNAIL)[0]
-    return grey
+def inspect_pixels(image: NDArray[np.uint8]) -> Inspected:
+    """Return by what an image in memory, uint8 [C, H, W], is compared; its pixels are the file."""
+    (grey,) = fit_image(to_pillow(image), _THUMBNAIL)
+    return Inspected(hashlib.sha256(image.tobytes()).digest(), grey)
+
+
+def to_pillow(image: NDArray[np.uint8]) -> Image.Image:
+    """Return an image, uint8 [C, H, W], as one of Pillow: grey or RGB."""
+    grey = len(image) == 1
+    return Image.fromarray(image[0] if grey else np.ascontiguousarray(image.transpose(1, 2, 0)))
 
 
 def decode_image(data: bytes, spec: InputSpec, max_pixels: int) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 Knows no network. What a folder has that cannot be read is left out, with the reason.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 from model.errors import DataError, InputError
 from model.images.preprocessing import InputSpec, open_upright
 from training.config import FOLDER_PREFIX, TrainingConfig
-from training.data.dataset import load_dataset, to_pillow
+from training.data.dataset import load_dataset
 from training.data.directory_walk import read_tree
 from training.data.excluded_files import LeftOut, printable
 from training.data.image_inspection import (
@@ -24,7 +23,8 @@ from training.data.image_inspection import (
     Rejected,
     decode_image,
     inspect_file,
-    thumbnail,
+    inspect_pixels,
+    to_pillow,
 )
 
 Pixels = NDArray[np.uint8]
@@ -86,9 +86,7 @@ class ArrayPool:
 
     def read(self, row: int) -> PoolImage:
         """Return an image."""
-        image = self._images[row]
-        digest = hashlib.sha256(image.tobytes()).digest()
-        return PoolImage(image, Inspected(digest, thumbnail(to_pillow(image))))
+        return PoolImage(self._images[row], inspect_pixels(self._images[row]))
 
     def show(self, row: int, size: int) -> Image.Image:
         """Return an image."""

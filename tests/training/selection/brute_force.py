@@ -1,6 +1,7 @@
 """The joint entropy of labels by its definition: a sum over all configurations, in float64."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 import numpy as np
@@ -10,20 +11,22 @@ from numpy.typing import NDArray
 from training.selection.label_configurations import Probabilities
 
 
-def joint_entropy(images: Sequence[Probabilities]) -> float:
+def joint_entropy(images: Iterable[Probabilities]) -> float:
     """Return H(y_1, ..., y_n) in nats; images: [K, T] each."""
+    images = list(images)
     total = 0.0
     for labels in product(*(range(len(image)) for image in images)):
         factors = [image[label].astype(float) for image, label in zip(images, labels, strict=True)]
-        probability = np.prod(factors, axis=0).mean()
-        total -= probability * np.log(probability) if probability > 0 else 0
+        probability = float(np.prod(factors, axis=0).mean())
+        total -= probability * math.log(probability) if probability > 0 else 0
     return total
 
 
 def information(images: Sequence[Probabilities]) -> float:
     """Return I(y_1, ..., y_n; sample) in nats: given a sample, the labels are independent."""
     expected = [joint_entropy([image[:, [t]]]) for image in images for t in range(image.shape[1])]
-    return joint_entropy(images) - sum(expected) / images[0].shape[1]
+    expected_entropy: float = sum(expected) / images[0].shape[1]
+    return joint_entropy(images) - expected_entropy
 
 
 def random_pool(

@@ -1,17 +1,15 @@
-import hashlib
-
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
 from tests.training.data.folders import picture
 from training.data import duplicates
-from training.data.image_inspection import Inspected, thumbnail
+from training.data.image_inspection import Inspected, inspect_pixels
 from training.selection.distinct_images import first_distinct
 
 
 def inspected(image: Image.Image) -> Inspected:
-    return Inspected(hashlib.sha256(image.tobytes()).digest(), thumbnail(image))
+    return inspect_pixels(np.asarray(image.convert("L"))[np.newaxis])
 
 
 def copies(image: Image.Image) -> list[Inspected]:
@@ -27,7 +25,7 @@ RANKING = np.random.default_rng(0).permutation(len(POOL)).astype(np.int64)
 @pytest.mark.parametrize("count", [1, 10, 30, 50])
 def test_best_image_of_each_picture_is_kept_in_order(count: int) -> None:
     found = first_distinct(RANKING, POOL, count)
-    first = {}
+    first: dict[int, int] = {}
     for row in RANKING.tolist():
         first.setdefault(row // 10, row)
     assert found.tolist() == list(first.values())[:count]
