@@ -136,7 +136,8 @@ class Round:
     def _run(self, module: str, *arguments: str) -> None:
         """Run a command of the project, which ends the benchmark if it fails."""
         with (self._folder / "log.txt").open("a", encoding="utf-8") as log:
-            subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=log)
+            command = [sys.executable, "-m", module, *arguments]
+            subprocess.run(command, check=True, stdout=log)  # noqa: S603 - this project's own
 
 
 def _shown(bundle: Path) -> str:
