@@ -42,7 +42,9 @@ def select(config: SelectionConfig) -> Path:
     bundle = open_bundle(config.model)
     class_names = bundle.manifest.class_names
     shortlist = shortlist_size(config, len(class_names))
-    pool = open_pool(dataset_config(bundle, config.pool, config), bundle.manifest.input)
+    limits = {"max_image_megapixels": config.max_image_megapixels}
+    data = dataset_config(bundle, config.pool, config).model_copy(update=limits)
+    pool = open_pool(data, bundle.manifest.input)
     logger.info("Scoring %s images of %s.", f"{len(pool.names):,}", config.pool)
     predictor = PoolPredictor(config, pool)
     scores, images = predictor.score()

@@ -13,7 +13,9 @@ from model.images.preprocessing import to_float
 from model.inference.predictor_loading import load_predictor
 from tests.bundles import copy_bundle, edit_manifest
 from tests.training.data.folders import write
+from training.config import TrainingConfig
 from training.data.dataset import Split
+from training.pipeline import train
 from training.select import main
 from training.selection.selection_list import SelectedImage
 
@@ -222,3 +224,45 @@ def test_empty_pools_are_refused(
         options = ["--pool", f"folder:{folder}", "--output", str(tmp_path / "a.csv")]
         assert main(["--model", str(bundle_folder), *options]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_too_large_image_is_left_out(
+    tmp_path: Path, bundle_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for side in (8, 16):
+        noise = np.random.default_rng(side).integers(0, 256, (side, side), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{side}.png")
+    options = ["--max-image-megapixels", "0.0001", "--typicality-at-least", "0"]
+    (only,) = select(bundle_folder, f"folder:{tmp_path}", tmp_path / "a.csv", *options)
+    assert Path(only.path).name == "8.png"
+    assert "16.png" in caplog.text
+
+
+@pytest.mark.training
+def test_training_with_added_images_says_what_they_brought(
+    tmp_path: Path, bundle_folder: Path, held_out: Split
+) -> None:
+    for row in range(20):
+        noisy = np.clip(held_out.images[row, 0] + np.eye(8) * 60, 0, 255).astype(np.uint8)
+        place = tmp_path / "labelled" / str(held_out.labels[row])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(place / f"{row}.png")
+    config = TrainingConfig(
+        data="digits",
+        epochs=2,
+        add=f"folder:{tmp_path / 'labelled'}",
+        compare_with=bundle_folder,
+        output=tmp_path / "models",
+        runs=tmp_path / "runs",
+    )
+    bundle = open_bundle(train(config))
+    earlier = bundle.manifest.metrics["earlier"]
+    before = open_bundle(bundle_folder).manifest
+    assert earlier["accuracy"] == before.metrics["test"]["accuracy"]
+    assert 0 < earlier["p_value"] <= 1
+    added = bundle.manifest.data["added"]
+    assert bundle.manifest.data["train"] == before.data["train"] + sum(
+        added["images_per_class"].values()
+    )
+    assert "## What the added images brought" in bundle.card
+    assert "| before: digits, version 1 |" in bundle.card

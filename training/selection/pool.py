@@ -127,8 +127,18 @@ class FolderPool:
             return Rejected("unreadable", str(error).partition(";")[0])
 
     def show(self, row: int, size: int) -> Image.Image:
-        """Read and decode a file for a person."""
-        return open_upright(self._files[row].read_bytes(), size, self._max_pixels)
+        """Read and decode a file for a person.
+
+        Raises:
+            DataError: it can no longer be read.
+        """
+        try:
+            return open_upright(self._files[row].read_bytes(), size, self._max_pixels)
+        except OSError as error:
+            raise DataError(
+                f"{self.names[row]} can no longer be read ({error.strerror}); leave the pool as it "
+                "is, and run again."
+            ) from None
 
     def leave_out(self, row: int, reason: Rejected) -> None:
         """Record that a file is left out."""

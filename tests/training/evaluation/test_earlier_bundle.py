@@ -62,3 +62,11 @@ def test_other_draw_of_the_test_images_causes_a_warning(
     config = DatasetConfig(data="digits", compare_with=bundle_folder, split_seed=1)
     open_earlier(config, load_dataset(config))
     assert "may have been trained on test images of this training" in caplog.text
+
+
+def test_section_counts_what_was_added_and_left_out() -> None:
+    added = {"images_per_class": {"a|b": 3, "c": 1}, "left_out": {"damaged": 1, "duplicate": 2}}
+    section = earlier_section({"added": added}, cast(BundleMetrics, {}))
+    assert "4 labelled images added to the training images" in section
+    assert "Left out: 3 files, of which 2 for showing" in section
+    assert "a|b" not in section
