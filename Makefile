@@ -7,7 +7,7 @@ PACKAGE_INDEX ?=
 COMPOSE ?= docker compose
 # Folder of CRDs as KServe and the Prometheus operator publish them; docs/kubernetes.md says which files.
 CRDS ?=
-# More flags for serve, train, adopt, score, evaluate, experiment, test and the benchmarks.
+# More flags for serve, train, adopt, score, evaluate, select, experiment, test and the benchmarks.
 ARGS ?=
 
 bin := $(VENV)/bin
@@ -16,7 +16,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 
 bench-index := $(if $(PACKAGE_INDEX),--package-index $(PACKAGE_INDEX))
 
-.PHONY: help serve train adopt score evaluate experiment test check format compose-test clients-test triton-test \
+.PHONY: help serve train adopt score evaluate select experiment test check format compose-test clients-test triton-test \
 	prometheus-test deployment-test manifests-test training-test contract-test source-test browser-test screenshots bench bench-quick bench-overload soak faults attacks rolling clean
 
 help:  ## list the commands
@@ -37,6 +37,9 @@ score: $(VENV)/training  ## score files without a server, e.g. make score ARGS="
 
 evaluate: $(VENV)/training  ## measure a bundle, e.g. make evaluate ARGS="models/digits/1"
 	@$(bin)/python -m training.evaluate $(ARGS)
+
+select: $(VENV)/training  ## list the images most worth labelling, e.g. make select ARGS="--model models/pets/1 --pool folder:PATH"
+	@$(bin)/python -m training.select $(ARGS)
 
 experiment: $(VENV)/training  ## reproduce a claim of the literature, e.g. make experiment ARGS="table --quick"
 	@$(bin)/python -m training.experiments $(ARGS)
