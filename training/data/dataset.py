@@ -289,11 +289,12 @@ def _resize_dataset(data: Dataset, config: TrainingConfig, spec: InputSpec | Non
 
 
 def _resize_split(split: Split, spec: InputSpec) -> Split:
-    images = [fit_image(_to_pillow(image), spec) for image in split.images]
+    images = [fit_image(to_pillow(image), spec) for image in split.images]
     return Split(np.stack(images), split.labels)
 
 
-def _to_pillow(image: NDArray[np.uint8]) -> Image.Image:
+def to_pillow(image: NDArray[np.uint8]) -> Image.Image:
+    """Return an image, uint8 [C, H, W], as one of Pillow: grey or RGB."""
     grey = len(image) == 1
     return Image.fromarray(image[0] if grey else np.ascontiguousarray(image.transpose(1, 2, 0)))
 
