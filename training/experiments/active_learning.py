@@ -109,7 +109,8 @@ def choose_images(trial: ActiveTrial, network: Classifier, pool: Split, seed: in
     logits = _sample_logits(trial, network, pool, seed)
     if trial.method == BATCHBALD:
         probabilities = softmax(logits).transpose(0, 2, 1).astype(np.float32)
-        return np.array([row for row, _ in choose_batch(probabilities, count, seed)])
+        threads = torch.get_num_threads()
+        return np.array([row for row, _ in choose_batch(probabilities, count, seed, threads)])
     return rank(acquisition_values(trial.method, _pool_scores(summarise(logits)), seed))[:count]
 
 

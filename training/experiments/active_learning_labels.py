@@ -69,8 +69,8 @@ class Plan:
 
 _FULL = Plan(
     targets=(
-        Target("mnist", (0.10, 0.05), max_labels=500, max_random_labels=1_000),
-        Target("fashion-mnist", (0.25, 0.20), max_labels=500, max_random_labels=1_000),
+        Target("mnist", (0.10, 0.05), max_labels=500, max_random_labels=1_200),
+        Target("fashion-mnist", (0.25, 0.20), max_labels=400, max_random_labels=1_000),
     ),
     arms=_ARMS,
     pool_images=5_000,
@@ -82,7 +82,7 @@ _QUICK = Plan(
     arms=(_RANDOM, *_ARMS[-2:]),
     pool_images=200,
     samples=16,
-    training_steps=200,
+    training_steps=100,
 )
 
 Results = dict[tuple[Target, Arm], list[ActiveResult]]
@@ -168,7 +168,7 @@ def _row(results: Results, target: Target, arm: Arm) -> tuple[str, ...]:
         labels = _labels(own, error)
         cells += [
             f"{100 * error:g} %: {_format_labels(labels, own[0].checks[-1].labels)}",
-            _format_ratio(labels, _labels(random, error)),
+            format_ratio(labels, _labels(random, error), target.max_random_labels),
         ]
     return target.data, arm.title, *cells, arm.paper if target.data == "mnist" else "-"
 
@@ -180,10 +180,18 @@ def _format_labels(labels: list[float], most: int) -> str:
     return format_mean_std(labels, "{:.0f}")
 
 
-def _format_ratio(labels: list[float], random: list[float]) -> str:
-    """Format random's labels over a method's, seed by seed so that its deviation can be given."""
-    ratios = [theirs / own for own, theirs in zip(labels, random, strict=True)]
-    return "-" if np.isnan(ratios).any() else format_mean_std(ratios)
+def format_ratio(labels: list[float], random: list[float], most: int) -> str:
+    """Format random's labels over a method's, seed by seed so that its deviation can be given.
+
+    Where a seed of random did not get there with `most` labels, it is the least of the ratios with
+    these for its own: a lower bound.
+    """
+    if np.isnan(labels).any():
+        return "-"
+    if np.isnan(random).any():
+        least = np.nan_to_num(random, nan=most) / np.array(labels)
+        return f"> {least.min():.2f}"
+    return format_mean_std([theirs / own for own, theirs in zip(labels, random, strict=True)])
 
 
 def _setting(runner: TrialRunner, plan: Plan) -> str:
@@ -210,7 +218,7 @@ def _finding(plan: Plan, results: Results) -> str:
                 arm.title: float(np.mean(_labels(results[target, arm], error))) for arm in plan.arms
             }
             missed = [title for title, mean in means.items() if math.isnan(mean)]
-            reached = sorted(means.keys() - missed, key=means.__getitem__)
+            reached = sorted((t for t in means if t not in missed), key=means.__getitem__)
             parts = [f"{title} {means[title]:.0f}" for title in reached]
             parts += [f"{title} more than it was given" for title in missed]
             sentences.append(f"To {100 * error:g} % on {target.data}: {', '.join(parts)}.")

@@ -223,12 +223,12 @@ def _finding(plan: Plan, arms: Arms) -> str:
 def _figure(plan: Plan, arms: Arms) -> Figure:
     """Plot distance and gradient by epoch, and show the pictures of one seed by epoch."""
     figure = Figure(figsize=(12, 4 * len(plan.data) + 6), layout="constrained")
-    curves, pictures = figure.subfigures(2, 1, height_ratios=(4 * len(plan.data), 6))
+    curves, pictures = np.ravel(figure.subfigures(2, 1, height_ratios=(4 * len(plan.data), 6)))
     grid = curves.subplots(len(plan.data), 3, squeeze=False)
     for data, row in zip(plan.data, grid, strict=True):
         for axes, (label, metric) in zip(row, _METRICS.items(), strict=True):
             for index, title in enumerate(plan.arms):
-                _plot_seeds(axes, arms[data, title], metric, color=f"C{index}", label=title)
+                _plot_seeds(axes, arms[data, title], metric, f"C{index}", title)
             axes.set(title=data, xlabel="epoch", ylabel=label)
             axes.grid(alpha=0.3)
         row[0].set_yscale("log")
@@ -241,12 +241,13 @@ def _plot_seeds(
     axes: Axes,
     results: list[GanResult],
     metric: Callable[[GanCheck], float],
-    **style: str,
+    colour: str,
+    label: str,
 ) -> None:
     for number, result in enumerate(results):
         values = [metric(check) for check in result.checks]
-        style["label"] = style["label"] if number == 0 else "_"
-        axes.plot(range(1, 1 + len(values)), values, **style)
+        epochs = range(1, 1 + len(values))
+        axes.plot(epochs, values, color=colour, label=label if number == 0 else None)
 
 
 def _show_pictures(figure: SubFigure, plan: Plan, arms: Arms) -> None:

@@ -105,7 +105,9 @@ class Gan:
     def generate(self, latents: Tensor) -> Tensor:
         """Return images float32 [N, C, H, W] in 0..1 of latent vectors, in evaluation mode."""
         self.generator.eval()
-        images = torch.cat([self.generator(batch) for batch in latents.split(_GENERATED_BATCH)])
+        images = torch.cat(
+            [self.generator(batch) for batch in torch.split(latents, _GENERATED_BATCH)]
+        )
         self.generator.train()
         return images
 
@@ -146,7 +148,8 @@ def real_images(data: Dataset, count: int) -> Tensor:
 def _check(gan: Gan, latents: Tensor, real: Tensor, judge: ImageJudge, gradient: float) -> GanCheck:
     images = gan.generate(latents)
     health = diagnose(
-        gan.discriminator, (*real.split(_GENERATED_BATCH), *images.split(_GENERATED_BATCH))
+        gan.discriminator,
+        (*torch.split(real, _GENERATED_BATCH), *torch.split(images, _GENERATED_BATCH)),
     )
     return GanCheck(
         quality=judge.judge(images),

@@ -55,7 +55,9 @@ class ImageJudge:
 
     @torch.no_grad()
     def _features_and_labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = torch.cat([self._classifier.trunk(batch) for batch in images.split(_BATCH)])
+        features = torch.cat(
+            [self._classifier.trunk(batch) for batch in torch.split(images, _BATCH)]
+        )
         return features, self._classifier.head(features).argmax(dim=1)
 
 
@@ -86,12 +88,14 @@ def _manifold_radii(features: Tensor) -> Tensor:
     return torch.cat(
         [  # the nearest is the point itself
             torch.cdist(batch, features).kthvalue(_NEIGHBOURS + 1, dim=1).values
-            for batch in features.split(_BATCH)
+            for batch in torch.split(features, _BATCH)
         ]
     )
 
 
 def _share_within(points: Tensor, centres: Tensor, radii: Tensor) -> float:
     """Return the share of points [M, F] within the radius [N] of at least one centre [N, F]."""
-    within = [(torch.cdist(batch, centres) <= radii).any(dim=1) for batch in points.split(_BATCH)]
+    within = [
+        (torch.cdist(batch, centres) <= radii).any(dim=1) for batch in torch.split(points, _BATCH)
+    ]
     return float(torch.cat(within).float().mean())
