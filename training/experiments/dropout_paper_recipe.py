@@ -35,7 +35,7 @@ _FULL = Plan(
     ((1024, 1024, 1024), (2048, 2048)),
     epochs=100,
     sweep_epochs=5,
-    rates=(0.1, 0.03, 0.01),
+    rates=(0.03, 0.01, 0.003),
 )
 _QUICK = Plan("digits", ((64,) * 3, (128,) * 2, (64,)), epochs=4, sweep_epochs=1, rates=(0.03,))
 

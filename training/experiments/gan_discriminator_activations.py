@@ -223,7 +223,8 @@ def _finding(plan: Plan, arms: Arms) -> str:
 def _figure(plan: Plan, arms: Arms) -> Figure:
     """Plot distance and gradient by epoch, and show the pictures of one seed by epoch."""
     figure = Figure(figsize=(12, 4 * len(plan.data) + 6), layout="constrained")
-    curves, pictures = np.ravel(figure.subfigures(2, 1, height_ratios=(4 * len(plan.data), 6)))
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(4 * len(plan.data), 6))
+    curves, pictures = parts[:, 0]
     grid = curves.subplots(len(plan.data), 3, squeeze=False)
     for data, row in zip(plan.data, grid, strict=True):
         for axes, (label, metric) in zip(row, _METRICS.items(), strict=True):
