@@ -63,7 +63,14 @@ def test_gan_trial_is_deterministic_and_keeps_pictures_of_each_epoch(
 ) -> None:
     _, classifier = run_trial(small, digits)
     judge = ImageJudge(classifier, real_images(digits, 60))
-    trial = GanTrial(data="digits", activation="leaky_relu", channels=4, epochs=2, judged_images=60)
+    trial = GanTrial(
+        data="digits",
+        activation="leaky_relu",
+        channels=4,
+        batch_size=256,
+        epochs=2,
+        judged_images=60,
+    )
     result = run_gan_trial(trial, digits, judge)
     assert run_gan_trial(trial, digits, judge) == result
     assert GanResult.model_validate_json(result.model_dump_json()) == result
