@@ -34,18 +34,19 @@ def select(config: SelectionConfig) -> Path:
     """
     # imported here, as they import matplotlib and SciPy, which takes seconds
     from training.evaluate import dataset_config
-    from training.selection.choose_images import choose_images
+    from training.selection.choose_images import choose_images, shortlist_size
     from training.selection.pool import open_pool
     from training.selection.pool_scores import PoolPredictor
     from training.selection.selection_list import encode_list, list_chosen
 
     bundle = open_bundle(config.model)
     class_names = bundle.manifest.class_names
+    shortlist = shortlist_size(config, len(class_names))
     pool = open_pool(dataset_config(bundle, config.pool, config), bundle.manifest.input)
     logger.info("Scoring %s images of %s.", f"{len(pool.names):,}", config.pool)
     predictor = PoolPredictor(config, pool)
     scores, images = predictor.score()
-    chosen = choose_images(config, scores, images, len(class_names), predictor.sample)
+    chosen = choose_images(config, scores, images, shortlist, predictor.sample)
     listed = list_chosen(chosen, pool.names, class_names)
     _write(config.output, encode_list(listed, config.output.suffix))
     if config.contact_sheet is not None:

@@ -44,11 +44,27 @@ class Chosen:
     values: NDArray[np.float64]
 
 
+def shortlist_size(config: SelectionConfig, classes: int) -> int:
+    """Return how many images BatchBALD chooses from.
+
+    Raises:
+        SettingsError: as many as are to be chosen do not fit into the memory.
+    """
+    room = _SHORTLIST_BYTES // (4 * classes * config.samples)
+    wanted = config.shortlist or min(_SHORTLIST_FACTOR * config.count, max(room, config.count))
+    if wanted > room:
+        raise SettingsError(
+            f"The samples of {wanted:,} images take more than 1 GiB; lower --samples, --count or "
+            f"--shortlist, whose product may be {room * config.samples:,} with {classes} classes."
+        )
+    return wanted
+
+
 def choose_images(
     config: SelectionConfig,
     scores: PoolScores,
     images: Sequence[Inspected],
-    classes: int,
+    shortlist: int,
     sample: Sampler,
 ) -> Chosen:
     """Choose `config.count` images, or all that may be chosen where there are fewer.
@@ -57,17 +73,17 @@ def choose_images(
         config: method, number and limits.
         scores: of the N images of the pool.
         images: by which they are compared with each other, N.
-        classes: K.
-        sample: called for the shortlist of BatchBALD.
+        shortlist: how many images BatchBALD chooses from.
+        sample: called for them.
 
     Raises:
-        SettingsError: an option needs a calibrated bundle, or there is no room for the shortlist.
+        SettingsError: an option needs a calibrated bundle.
     """
     allowed = _allowed(config, scores)
     values = acquisition_values(config.method, scores, config.seed)
     ranking = allowed[rank(values[allowed])]
     is_batch = config.method == BATCHBALD
-    wanted = _shortlist_size(config, classes) if is_batch else config.count
+    wanted = shortlist if is_batch else config.count
     if config.duplicates == "remove":
         best = first_distinct(ranking, images, wanted)
     else:
@@ -93,22 +109,6 @@ def _allowed(config: SelectionConfig, scores: PoolScores) -> Rows:
     if left_out:
         logger.info("Left out by typicality: %s of %s images.", f"{left_out:,}", f"{len(scores):,}")
     return np.flatnonzero(within)
-
-
-def _shortlist_size(config: SelectionConfig, classes: int) -> int:
-    """Return how many images BatchBALD chooses from.
-
-    Raises:
-        SettingsError: as many as are to be chosen do not fit into the memory.
-    """
-    room = _SHORTLIST_BYTES // (4 * classes * config.samples)
-    wanted = config.shortlist or min(_SHORTLIST_FACTOR * config.count, max(room, config.count))
-    if wanted > room:
-        raise SettingsError(
-            f"The samples of {wanted:,} images take more than 1 GiB; lower --samples, --count or "
-            f"--shortlist, whose product may be {room * config.samples:,} with {classes} classes."
-        )
-    return wanted
 
 
 def _choose_batch(

@@ -89,6 +89,8 @@ class SelectionConfig(DataFolders):
     def _check_new(cls, file: Path | None) -> Path | None:
         if file is not None and file.exists():
             raise ValueError(f"{file} exists, and somebody may work with it; name another.")
+        if file is not None and not file.parent.is_dir():
+            raise ValueError(f"there is no folder {file.parent}; name one that exists.")
         return file
 
     @model_validator(mode="after")

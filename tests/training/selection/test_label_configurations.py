@@ -36,9 +36,7 @@ def test_weights_and_posteriors_are_distributions(pool: Probabilities) -> None:
         np.testing.assert_allclose(found.posteriors.sum(axis=1), 1, atol=TOLERANCE)
         expected = np.full(pool.shape[2], 1 / pool.shape[2])
         if limit == 4**3:  # the mean of the posteriors is the prior
-            np.testing.assert_allclose(
-                found.weights @ found.posteriors, expected, atol=TOLERANCE
-            )
+            np.testing.assert_allclose(found.weights @ found.posteriors, expected, atol=TOLERANCE)
 
 
 def test_drawn_configurations_estimate_what_enumerated_ones_compute() -> None:
