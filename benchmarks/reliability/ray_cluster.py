@@ -25,6 +25,8 @@ _POLL_SECONDS = 0.1
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    # The only proxy shall send as much to the replica of the other node as to that of its own.
+    "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": MIDDLEWARES,
     "PYTHONPATH": str(ROOT),
 }

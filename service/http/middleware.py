@@ -244,13 +244,19 @@ def _copy(response: Response) -> Response:
     return copied
 
 
+def well_formed_id(sent_id: str | None) -> str:
+    """Return the id that a request came with if it is well formed, else a new one."""
+    if sent_id and _GOOD_ID.fullmatch(sent_id):
+        return sent_id
+    return f"{getrandbits(_ID_BITS):032x}"
+
+
 def _assign_request_id(scope: Scope) -> str:
     """Return the id of a request: the one it came with if that is well formed, else a new one."""
     sent_id = header(scope, _HEADER)
     if sent_id and "," in sent_id:  # of several headers the first counts
         sent_id = next(str(value, "latin-1") for name, value in scope["headers"] if name == _HEADER)
-    is_good = sent_id and _GOOD_ID.fullmatch(sent_id)
-    request_id = sent_id if sent_id and is_good else f"{getrandbits(_ID_BITS):032x}"
+    request_id = well_formed_id(sent_id)
     if STARTED not in scope:
         scope[STARTED] = time.perf_counter()
     scope[REQUEST_ID] = sent_id or request_id  # also a malformed one: the canary split hashes it

@@ -6,6 +6,7 @@ Serve imports it where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names
 
 from collections.abc import Callable, Mapping, Sequence
 
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +20,7 @@ from service.errors import (
     OverloadedError,
 )
 from service.http.error_responses import domain_error_response, error_response
-from service.http.request_body import header
+from service.http.middleware import REQUEST_ID_HEADER, well_formed_id
 from service.http.response_headers import SECURITY_HEADERS
 from service.settings import ServiceSettings
 
@@ -36,7 +37,7 @@ _INSTEAD_OF_SERVE: Mapping[int, Callable[[], Response]] = {
     ),
 }
 """The answers in place of those that Serve writes itself, by their status."""
-_REQUEST_ID = b"x-request-id"
+_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _CONTENT_TYPE, _PLAIN_TEXT = b"content-type", b"text/plain"
 _MAX_LENGTH_DIGITS = 19  # Python refuses to parse a number of thousands of digits
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS]
@@ -62,9 +63,12 @@ class ProxyEdge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = _Answer(scope, receive, send)
+        headers = MutableHeaders(scope=scope)
+        # Serve and the replica take it from the request.
+        request_id = headers.setdefault(REQUEST_ID_HEADER, well_formed_id(None))
+        answer = _Answer(scope, receive, send, well_formed_id(request_id))
         body = _LimitedBody(receive, self._max_body_bytes)
-        if body.is_declared_too_large(scope):
+        if body.is_declared_too_large(headers):
             await answer.send_response(domain_error_response(body.error))
             return
         await self._app(scope, body.receive, answer.send)
@@ -85,8 +89,8 @@ class _LimitedBody:
     def error(self) -> BodyTooLargeError:
         return body_too_large_error(self._limit)
 
-    def is_declared_too_large(self, scope: Scope) -> bool:
-        declared = header(scope, b"content-length") or "0"
+    def is_declared_too_large(self, headers: Headers) -> bool:
+        declared = headers.get("Content-Length", "0")
         return declared.isdecimal() and (
             len(declared) > _MAX_LENGTH_DIGITS or int(declared) > self._limit
         )
@@ -101,8 +105,9 @@ class _LimitedBody:
 class _Answer:
     """Sends one response: that of a replica with more headers, or one in place of Serve's own."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self._scope, self._receive, self._send = scope, receive, send
+        self._request_id = request_id
         self.has_begun = False
         self._is_replaced = False
 
@@ -121,6 +126,7 @@ class _Answer:
 
     async def send_response(self, response: Response) -> None:
         response.raw_headers = [*response.raw_headers, *_HEADERS]
+        response.headers[REQUEST_ID_HEADER] = self._request_id
         await response(self._scope, self._receive, self._send)
 
 

@@ -18,12 +18,12 @@ class Dropserve:
         """Read the settings again, in the environment of this replica; raises SettingsError."""
         self._settings = load_settings(arguments)
         log_format.configure(self._settings.log_level, self._settings.log_format)
-        self._repository = Repository(self._settings, Metrics())
+        self.repository = Repository(self._settings, Metrics())
         self._was_ready = False
 
-    def __serve_build_asgi_app__(self) -> Application:  # noqa: PLW3201
+    def __serve_build_asgi_app__(self) -> Application:
         """Build the application, as Serve asks for it after `__init__`."""
-        return create_app(self._settings, self._repository)
+        return create_app(self._settings, self.repository)
 
     async def check_health(self) -> None:
         """Wait until the replica is ready for the first time; later it lives while it answers.
@@ -36,8 +36,8 @@ class Dropserve:
         """
         if self._was_ready:
             return
-        await self._repository.wait_until_loaded(self._settings.load_timeout_seconds)
-        reason = self._repository.not_ready_reason()
+        await self.repository.wait_until_loaded(self._settings.load_timeout_seconds)
+        reason = self.repository.not_ready_reason()
         if reason is not None:
             raise NotReadyError(reason)
         self._was_ready = True
