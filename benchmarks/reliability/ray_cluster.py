@@ -4,6 +4,7 @@ The processes are found by their command lines, so nothing of Ray is imported he
 """
 
 import os
+import secrets
 import signal
 import time
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ class RayCluster:
         python: of an environment with Ray.
         folder: gets its log and its configuration.
         arguments: settings of the service.
-        options: of the deployment, in place of `autoscaling_config`.
+        options: of the deployment, instead of the `autoscaling_config` of the file.
         cores: as `taskset -c` takes them; empty for all.
         """
         self.address: Address = ("127.0.0.1", port)
@@ -58,7 +59,9 @@ class RayCluster:
         config = folder / "serve.yaml"
         config.write_text(yaml.safe_dump(_config(port, arguments, options)))
         program = [str(python), str(_PROCESS), str(config), str(nodes)]
-        self.server = Server(Command(program, _ENVIRONMENT), cores, folder)
+        # Ray's ports are open to other machines, whatever addresses its nodes have.
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.server = Server(Command(program, _ENVIRONMENT | token), cores, folder)
 
     def __enter__(self) -> Self:
         return self

@@ -5,8 +5,9 @@
 Two nodes of a Ray cluster on this machine, each with one replica, behind Serve's proxy on the first
 node, which needs an environment with Ray (`make .venv-ray`). 1,000 requests of every kind are
 answered as one server answers them. Then, under load, replicas are killed, nodes are killed with
-all of their processes, and versions are rolled out by the shared control folder. Every answer of
-status 200 has to be the right one, and every other one 503.
+all of their processes, and versions are rolled out by the shared control folder; in a cluster of
+its own, Serve's autoscaling adds a replica and takes it away. Every answer of status 200 has to be
+the right one, and every other one 503.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.reliability.checked_clients import (
@@ -23,7 +26,7 @@ from benchmarks.reliability.checked_clients import (
     requests_of_random_images,
     right_answers,
 )
-from benchmarks.reliability.clients import REFUSED, load_while
+from benchmarks.reliability.clients import REFUSED, ClientStats, load_while
 from benchmarks.reliability.equal_answers import differences, requests_of_every_kind
 from benchmarks.reliability.program import Options, run
 from benchmarks.reliability.ray_cluster import RayCluster
@@ -55,22 +58,119 @@ _MESSAGES = 16
 _IMAGES = 8
 _CLIENTS, _EVERY = 8, 0.05
 _SETTLE_SECONDS = 1.0
+_AUTOSCALING = {
+    "min_replicas": 1,
+    "max_replicas": NODES,
+    "target_ongoing_requests": 2,
+    "upscale_delay_s": 1,
+    "downscale_delay_s": 5,
+    "look_back_period_s": 2,
+}
 
 
 def measure(options: Options) -> Report:
-    """Start one server and the cluster, compare them, and disturb the cluster."""
+    """Start one server and a cluster, compare them and disturb the cluster, then scale another."""
     if not PYTHON.exists():
         raise SystemExit("There is no environment with Ray; make it with `make .venv-ray`.")
     models = options.folder("models")
     shutil.copytree(options.models_folder / "digits" / "1", models / "digits" / "1")
-    port = options.port
-    with (
-        Service(options.folder("one"), models, port, "--models", "digits@1") as one,
-        two_replicas(PYTHON, options.folder("ray"), port + 1, models) as cluster,
+    report = _Report([], [], [])
+    with Service(options.folder("one"), models, options.port, "--models", "digits@1") as one:
+        address = one.address
+        options.log("starting a cluster")
+        with two_replicas(PYTHON, options.folder("ray"), options.port + 1, models) as cluster:
+            cluster.wait_until_ready(NODES)
+            _compare(options, report, address, cluster)
+            _kill(options, report, address, cluster)
+            _roll_out(options, report, cluster, models)
+        _scale(options, report, address, models)
+    return Report(
+        title="Replicas of Ray Serve",
+        setting=f"{NODES} nodes of a Ray cluster on this machine, a replica on each, Serve's proxy "
+        f"on the first; {_CLIENTS} clients that each send every {1000 * _EVERY:.0f} ms, or at once "
+        f"for autoscaling; {options}.",
+        columns=("what was done", "times", "requests", "outcomes"),
+        rows=report.rows,
+        criteria=report.criteria,
+        notes=report.notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Report:
+    """The parts of a report that grow."""
+
+    rows: list[tuple[str, ...]]
+    criteria: list[Criterion]
+    notes: list[str]
+
+    def add_row(self, title: str, times: int, stats: ClientStats) -> None:
+        counts = Counter({name: n for name, n in stats.counts.items() if name != "sent"})
+        self.rows.append((title, f"{times}", f"{stats.counts['sent']:,}", describe(counts)))
+
+    def require_none(self, name: str, count: int) -> None:
+        self.criteria.append(Criterion(name, f"{count}", "0", count == 0))
+
+
+def _compare(options: Options, report: _Report, one: Address, cluster: RayCluster) -> None:
+    requests = _QUICK_REQUESTS if options.quick else _REQUESTS
+    options.log(f"comparing {requests} answers")
+    different = differences(one, cluster.address, requests_of_every_kind(requests))
+    report.require_none(f"answers of {requests:,} that are not those of one server", len(different))
+    report.notes.extend(different[:3])
+
+
+def _kill(options: Options, report: _Report, one: Address, cluster: RayCluster) -> None:
+    outcomes = Counter[str]()
+    for title, count, kill in (
+        ("SIGKILL to a replica", _QUICK_KILLS if options.quick else _KILLS, kill_replica),
+        ("SIGKILL to a node", _QUICK_NODE_KILLS if options.quick else _NODE_KILLS, kill_node),
     ):
-        options.log("starting the cluster")
-        cluster.wait_until_ready(NODES)
-        return _measure(options, one.address, cluster, models)
+        options.log(f"{count} times: {title}")
+        stats = asyncio.run(send_while(one, cluster, kill, count))
+        outcomes += stats.counts
+        report.add_row(title, count, stats)
+    report.require_none("wrong answers around kills", outcomes[WRONG])
+    report.require_none(
+        "requests around kills with neither an answer nor 503", unexplained(outcomes)
+    )
+
+
+def _roll_out(options: Options, report: _Report, cluster: RayCluster, models: Path) -> None:
+    options.log("training another version")
+    train_second_version(models, options.folder("training"))
+    rounds = _QUICK_ROUNDS if options.quick else _ROUNDS
+    options.log(f"{rounds} rollouts")
+    commands, stats = Commands([cluster.address]), VersionStats()
+    asyncio.run(roll_out_under_load(cluster.address, commands, stats, rounds))
+    report.add_row("canary, promote, rollback", rounds, stats)
+    report.require_none("requests during rollouts without a good answer", _failed(stats))
+    report.require_none("answers that are not those of the version they name", stats.wrong)
+    stale = stale_answers(stats.answers, commands.history)
+    report.require_none("answers of a version that did not serve any more, or not yet", len(stale))
+    report.require_none("commands that failed", len(commands.refusals))
+    slowest = max(max(commands.seconds[name]) for name in ("promote", "rollback"))
+    report.notes.append(f"Slowest promote or rollback: {slowest:.2f} s.")
+    report.notes.extend(commands.refusals[:3])
+
+
+def _scale(options: Options, report: _Report, one: Address, models: Path) -> None:
+    """Have Serve add a replica under load, and take one away when there is little."""
+    folder, deployment = options.folder("autoscaling"), {"autoscaling_config": _AUTOSCALING}
+    options.log("starting a cluster that scales")
+    pinned = _arguments(folder, models) | {"models": "digits@1"}
+    with RayCluster(PYTHON, folder, options.port + 2, NODES, pinned, deployment) as cluster:
+        cluster.wait_until_ready(1)
+        options.log("a replica more, a replica less")
+        more = asyncio.run(send_while(one, cluster, partial(_await_replicas, NODES), every=0))
+        fewer = asyncio.run(send_while(one, cluster, partial(_await_replicas, 1), clients=1))
+    report.add_row(f"autoscaling from 1 to {NODES} replicas", 1, more)
+    report.add_row(f"autoscaling from {NODES} to 1", 1, fewer)
+    report.require_none("requests that autoscaling lost", _failed(more) + _failed(fewer))
+
+
+async def _await_replicas(count: int, cluster: RayCluster) -> None:
+    await asyncio.to_thread(cluster.wait_until_ready, count)
 
 
 def two_replicas(python: Path, folder: Path, port: int, models: Path) -> RayCluster:
@@ -79,93 +179,46 @@ def two_replicas(python: Path, folder: Path, port: int, models: Path) -> RayClus
     python: of an environment with Ray.
     folder: empty; gets the log and the rollouts.
     """
+    arguments = _arguments(folder, models)
+    return RayCluster(python, folder, port, NODES, arguments, {"num_replicas": NODES})
+
+
+def _arguments(folder: Path, models: Path) -> dict[str, object]:
+    """Return the settings of replicas that share their rollouts in a new folder."""
     shared = folder / "shared"
     shared.mkdir()
-    arguments = {
+    return {
         "models_folder": str(models),
         "control_folder": str(shared),
         "control": "anyone",
         "watch_seconds": 0,  # a version that is published later serves when it is told to
     }
-    return RayCluster(python, folder, port, NODES, arguments, {"num_replicas": NODES})
 
 
-def _measure(options: Options, one: Address, cluster: RayCluster, models: Path) -> Report:
-    quick = options.quick
-    requests = _QUICK_REQUESTS if quick else _REQUESTS
-    options.log(f"comparing {requests} answers")
-    different = differences(one, cluster.address, requests_of_every_kind(requests))
-    rows, outcomes = [], Counter[str]()
-    for title, count, kill in (
-        ("SIGKILL to a replica", _QUICK_KILLS if quick else _KILLS, kill_replica),
-        ("SIGKILL to a node", _QUICK_NODE_KILLS if quick else _NODE_KILLS, kill_node),
-    ):
-        options.log(f"{count} times: {title}")
-        stats = asyncio.run(kill_under_load(one, cluster, kill, count))
-        outcomes += stats.counts
-        rows.append((title, f"{count}", f"{stats.counts['sent']:,}", _outcomes(stats)))
-    options.log("training another version")
-    train_second_version(models, options.folder("training"))
-    rounds = _QUICK_ROUNDS if quick else _ROUNDS
-    options.log(f"{rounds} rollouts")
-    commands, versions = Commands([cluster.address]), VersionStats()
-    asyncio.run(roll_out_under_load(cluster.address, commands, versions, rounds))
-    rows.append(
-        (
-            "canary, promote, rollback",
-            f"{rounds}",
-            f"{versions.counts['sent']:,}",
-            _outcomes(versions),
-        )
-    )
-    stale = stale_answers(versions.answers, commands.history)
-    slowest = max(max(commands.seconds[name]) for name in ("promote", "rollback"))
-    return Report(
-        title="Replicas of Ray Serve",
-        setting=f"{NODES} nodes of a Ray cluster on this machine, a replica on each, Serve's proxy "
-        f"on the first; {_CLIENTS} clients that each send every {1000 * _EVERY:.0f} ms; {options}.",
-        columns=("what was done", "times", "requests", "outcomes"),
-        rows=rows,
-        criteria=[
-            _none(f"answers of {requests:,} that are not those of one server", len(different)),
-            _none("wrong answers around kills", outcomes[WRONG]),
-            _none("requests around kills with neither an answer nor 503", unexplained(outcomes)),
-            _none("requests during rollouts without a good answer", _failed(versions)),
-            _none("answers that are not those of the version they name", versions.wrong),
-            _none("answers of a version that did not serve any more, or not yet", len(stale)),
-            _none("commands that failed", len(commands.refusals)),
-        ],
-        notes=[
-            f"Slowest promote or rollback: {slowest:.2f} s.",
-            *different[:3],
-            *commands.refusals,
-        ],
-    )
-
-
-async def kill_under_load(
+async def send_while(
     one: Address,
     cluster: RayCluster,
-    kill: Callable[[RayCluster], Awaitable[None]],
-    count: int,
+    disturb: Callable[[RayCluster], Awaitable[None]],
+    count: int = 1,
+    clients: int = _CLIENTS,
+    every: float = _EVERY,
 ) -> CheckedStats:
-    """Kill again and again while clients send; return what they got.
+    """Disturb the cluster again and again while clients send; return what they got.
 
     one: a server whose answers are the right ones.
+    every: seconds from one request of a client to its next; 0: at once.
     """
     answers = await right_answers([one, cluster.address], requests_of_random_images(_MESSAGES))
     stats = CheckedStats()
 
-    async def disturb() -> None:
+    async def act() -> None:
         for _ in range(count):
             await asyncio.sleep(_SETTLE_SECONDS)
-            await kill(cluster)
+            await disturb(cluster)
         await asyncio.sleep(_SETTLE_SECONDS)
 
-    clients = [
-        CheckedClient(cluster.address, answers, stats, every=_EVERY) for _ in range(_CLIENTS)
-    ]
-    await load_while(clients, disturb)
+    sending = [CheckedClient(cluster.address, answers, stats, every=every) for _ in range(clients)]
+    await load_while(sending, act)
     return stats
 
 
@@ -208,16 +261,8 @@ def unexplained(counts: Counter[str]) -> int:
     return sum(n for name, n in counts.items() if name not in {"200", "503", REFUSED, "sent"})
 
 
-def _failed(stats: VersionStats) -> int:
+def _failed(stats: ClientStats) -> int:
     return stats.counts["sent"] - stats.good
-
-
-def _outcomes(stats: CheckedStats | VersionStats) -> str:
-    return describe(Counter({name: n for name, n in stats.counts.items() if name != "sent"}))
-
-
-def _none(name: str, count: int) -> Criterion:
-    return Criterion(name, f"{count}", "0", count == 0)
 
 
 if __name__ == "__main__":

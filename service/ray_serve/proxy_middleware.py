@@ -21,7 +21,7 @@ from service.errors import (
 )
 from service.http.error_responses import domain_error_response, error_response
 from service.http.middleware import REQUEST_ID_HEADER, well_formed_id
-from service.http.response_headers import SECURITY_HEADERS
+from service.http.response_headers import API_HEADERS, SECURITY_HEADERS
 from service.settings import ServiceSettings
 
 _LOST = "The replica that was to answer has ended; send the request again."
@@ -125,7 +125,7 @@ class _Answer:
         await self._send(message)
 
     async def send_response(self, response: Response) -> None:
-        response.raw_headers = [*response.raw_headers, *_HEADERS]
+        response.raw_headers = [*response.raw_headers, *API_HEADERS, *_HEADERS]
         response.headers[REQUEST_ID_HEADER] = self._request_id
         await response(self._scope, self._receive, self._send)
 

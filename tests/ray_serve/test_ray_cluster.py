@@ -18,8 +18,8 @@ from benchmarks.reliability.ray_replicas import (
     NODES,
     kill_node,
     kill_replica,
-    kill_under_load,
     roll_out_under_load,
+    send_while,
     two_replicas,
     unexplained,
 )
@@ -84,7 +84,7 @@ def test_body_that_is_too_large_is_refused_before_a_replica(cluster: RayCluster)
 def test_requests_of_a_killed_replica_are_refused_and_none_is_answered_wrongly(
     one_server: Address, cluster: RayCluster
 ) -> None:
-    counts = asyncio.run(kill_under_load(one_server, cluster, kill_replica, 1)).counts
+    counts = asyncio.run(send_while(one_server, cluster, kill_replica)).counts
 
     assert counts["200"] > 0
     assert (counts[WRONG], unexplained(counts)) == (0, 0), counts
@@ -105,7 +105,7 @@ def test_rollout_under_load_loses_no_request(models: Path, cluster: RayCluster) 
 def test_requests_of_a_killed_node_are_refused_and_a_new_node_serves_what_was_rolled_out(
     one_server: Address, cluster: RayCluster
 ) -> None:
-    counts = asyncio.run(kill_under_load(one_server, cluster, kill_node, 1)).counts
+    counts = asyncio.run(send_while(one_server, cluster, kill_node)).counts
 
     assert counts["200"] > 0
     assert (counts[WRONG], unexplained(counts)) == (0, 0), counts
