@@ -21,7 +21,7 @@ from benchmarks.serving.servers import Command, Server
 CONFIG = ROOT / "deploy" / "ray" / "dropserve.yaml"
 MIDDLEWARES = "service.ray_serve.proxy_middleware:middlewares"
 _PROCESS = Path(__file__).with_name("ray_cluster_process.py")
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
 _POLL_SECONDS = 0.1
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -74,7 +74,7 @@ class RayCluster:
 
         Raises:
             ServerFailedError: the cluster has ended.
-            TimeoutError: it takes two minutes.
+            TimeoutError: it takes five minutes.
         """
         deadline = time.monotonic() + _START_SECONDS
         while not (self._ready_replicas() == replicas and self.is_ready()):

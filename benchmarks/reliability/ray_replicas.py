@@ -51,12 +51,12 @@ from benchmarks.serving.environments import ROOT
 PYTHON = ROOT / ".venv-ray" / "bin" / "python"
 NODES = 2
 _REQUESTS, _QUICK_REQUESTS = 1000, 200
-_KILLS, _QUICK_KILLS = 20, 2
-_NODE_KILLS, _QUICK_NODE_KILLS = 5, 1
-_ROUNDS, _QUICK_ROUNDS = 20, 3
+_KILLS, _QUICK_KILLS = 5, 1
+_NODE_KILLS, _QUICK_NODE_KILLS = 3, 1
+_ROUNDS, _QUICK_ROUNDS = 10, 2
 _MESSAGES = 16
 _IMAGES = 8
-_CLIENTS, _EVERY = 8, 0.05
+_CLIENTS, _EVERY = 4, 0.1
 _SETTLE_SECONDS = 1.0
 _AUTOSCALING = {
     "min_replicas": 1,

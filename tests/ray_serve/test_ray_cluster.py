@@ -34,6 +34,7 @@ from tests.service.process import service_process
 RAY_PYTHON = os.environ.get("DROPSERVE_RAY_PYTHON")
 
 pytestmark = [
+    pytest.mark.timeout(900),  # Ray takes long to start a process on a busy machine
     pytest.mark.ray,
     pytest.mark.skipif(not RAY_PYTHON, reason="DROPSERVE_RAY_PYTHON names no python with Ray"),
 ]
