@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from model.errors import SettingsError
 from service.ray_serve.replica_settings import load_settings
+from tests.conftest import ROOT
 
 MODELS = {"models_folder": "/srv/models"}
 
@@ -13,6 +15,19 @@ def test_arguments_are_the_settings_of_the_service() -> None:
 
     assert settings.models_folder == Path("/srv/models")
     assert settings.default_samples == 32
+
+
+def test_config_file_of_deploy_names_the_builder_and_settings_that_a_replica_follows() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "ray" / "dropserve.yaml").read_text())
+    (application,) = config["applications"]
+
+    module, _, name = application["import_path"].partition(":")
+    source = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
+
+    assert load_settings(application["args"]).control == "nobody"
+    assert f"def {name}(" in source
+    assert f'name="{application["deployments"][0]["name"]}"' in source
+    assert config["http_options"]["host"] == "127.0.0.1"
 
 
 def test_environment_and_file_count_where_no_argument_does(
