@@ -1,6 +1,8 @@
 """The Serve application that a config file names: `service.ray_serve.application:build`.
 
-serve run service.ray_serve.application:build models_folder=/srv/models
+    serve run service.ray_serve.application:build models_folder=/srv/models
+
+Ray is imported here alone.
 """
 
 from collections.abc import Mapping

@@ -93,7 +93,7 @@ def test_requests_of_a_killed_replica_are_refused_and_none_is_answered_wrongly(
 
 def test_rollout_under_load_loses_no_request(models: Path, cluster: RayCluster) -> None:
     version_2 = copy_bundle(models / "digits" / "1", models, version=2)
-    edit_manifest(version_2, class_names=list("abcdefghij"))  # which answers tell apart
+    edit_manifest(version_2, class_names=list("9876543210"))  # which tell answers apart
     commands, stats = Commands([cluster.address]), VersionStats()
 
     asyncio.run(roll_out_under_load(cluster.address, commands, stats, _ROUNDS))
