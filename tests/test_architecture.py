@@ -70,6 +70,7 @@ ROOMS = {
     "service": (
         "errors",
         "file_signature",
+        "source_url",
         "edge",
         "container_resources",
         "tracing",
@@ -81,6 +82,7 @@ ROOMS = {
         "http",
         "sandbox",
         "engine",
+        "models_source",
         "registry",
         "traffic_log",
         "shadow",

@@ -41,7 +41,7 @@ _DONE_BY_SERVE: Mapping[str, str] = {
 _OF_THE_IMAGE = frozenset(("host", "port"))
 """Settings that the container image gives by environment variables, whatever runs in it."""
 _FOLDERS_AND_FILES = (
-    *("models_folder", "control_folder", "rollouts"),
+    *("models_folder", "models_cache", "control_folder", "rollouts"),
     *("api_keys_file", "traffic_log"),
 )
 
