@@ -97,6 +97,7 @@ ROOMS = {
         "app",
         "worker_supervisor",
         "run_server",
+        "ray_serve",
         "check",
         "control",
         "score",
