@@ -39,6 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         use_writable_caches()
+        if config.process_count > 1:
+            from training.distributed.launcher import is_launched, launch
+
+            if not is_launched():
+                given = sys.argv[1:] if arguments is None else arguments
+                return launch("training", given, config.devices or 1, config.nodes)
         from training.pipeline import train
 
         train(config)

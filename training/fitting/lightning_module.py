@@ -17,6 +17,7 @@ from training.data.augmentation import build_augmentation
 from training.data.batches import Batch, to_channels_last
 from training.data.class_balance import class_weights
 from training.data.dataset import Dataset
+from training.data.shard import WHOLE, Shard
 from training.fitting.learning_rate_schedule import one_cycle, update_every_step
 from training.network.classifier import Classifier
 
@@ -66,8 +67,9 @@ class ClassifierModule(LightningModule):
         images, labels = batch
         with torch.autocast(self.device.type, enabled=False):  # pixel coordinates need 32 bits
             images = self.augment(images)
-        loss = self._loss(to_channels_last(images), labels)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        loss = self._loss(to_channels_last(images), labels) * self._weight_of_process(labels)
+        logged = {"on_step": False, "on_epoch": True, "sync_dist": True}
+        self.log("train_loss", loss, batch_size=len(labels), **logged)
         return loss
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -76,6 +78,16 @@ class ClassifierModule(LightningModule):
         logits = self.network.head(features.expand(-1, self.dropout_samples, -1))
         repeated = labels.repeat_interleave(self.dropout_samples)
         return functional.cross_entropy(logits.flatten(0, 1), repeated, self.class_weights)
+
+    def _weight_of_process(self, labels: Tensor) -> Tensor | float:
+        """Return what the loss of these images counts beside those of other processes, mean 1.
+
+        Class weights may give the images of one process more weight than those of another.
+        """
+        if self.class_weights is None:
+            return 1.0
+        weight = self.class_weights[labels].sum()
+        return weight / self.trainer.strategy.reduce(weight.clone(), reduce_op="mean")
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Take the optimizer's step, then limit the norms of the hidden units' weights."""
@@ -89,16 +101,18 @@ class ClassifierModule(LightningModule):
         logits = self.network(to_channels_last(images.float() / 255))
         loss = functional.cross_entropy(logits, labels)
         self.accuracy(logits, labels)
-        self.log("validation_loss", loss, batch_size=len(labels), prog_bar=True)
+        self.log("validation_loss", loss, batch_size=len(labels), prog_bar=True, sync_dist=True)
         self.log("validation_accuracy", self.accuracy, batch_size=len(labels), prog_bar=True)
 
 
 class OneCycleModule(ClassifierModule):
     """Trains with AdamW and the one-cycle schedule, as a `TrainingConfig` configures them."""
 
-    def __init__(self, network: Classifier, config: TrainingConfig, data: Dataset) -> None:
+    def __init__(
+        self, network: Classifier, config: TrainingConfig, data: Dataset, shard: Shard = WHOLE
+    ) -> None:
         augmentation = build_augmentation(
-            config.augmentation or data.defaults.augmentation, data.defaults.shift
+            config.augmentation or data.defaults.augmentation, data.defaults.shift, shard
         )
         classes = len(data.class_names)
         super().__init__(
