@@ -91,7 +91,7 @@ def random_affine(images: Tensor, shift: float, shard: Shard = WHOLE) -> Tensor:
         shift: largest translation, in pixels.
         shard: of the batch, what `images` are.
     """
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     draws = _four_draws(images, shard) * 2 - 1
     angle = draws[0] * math.radians(_MAX_DEGREES)
     scale = 1 + draws[1] * _MAX_SCALE

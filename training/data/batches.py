@@ -49,7 +49,7 @@ class Batches:
         return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        for picked in self._rows().split(self._size):
+        for picked in torch.split(self._rows(), self._size):
             yield self._images[picked], self._labels[picked]
 
     def _rows(self) -> Tensor:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -156,7 +156,7 @@ def _environments(devices: int, nodes: int, folder: Path) -> dict[int, dict[str,
     }
 
 
-def _meeting_place(nodes: int, folder: Path) -> tuple[Mapping[str, str], int]:
+def _meeting_place(nodes: int, folder: Path) -> tuple[dict[str, str], int]:
     """Return the variables that say where the processes meet, and the number of this machine."""
     if nodes == 1:
         url = (folder / "rendezvous").as_uri()

@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 from pydantic import BaseModel
 from torch import distributed
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from training.data.shard import Shard
 
@@ -41,7 +43,7 @@ class Processes:
     """Counted on this machine, from 0."""
     local_count: int = 1
     """Processes on each machine."""
-    store: distributed.Store | None = None
+    store: Store | None = None
     """Where messages are left; None where there is only one process."""
 
     @property
@@ -111,8 +113,8 @@ class Processes:
 ALONE = Processes()
 
 
-def open_store(url: str, rank: int, count: int) -> distributed.Store:
+def open_store(url: str, rank: int, count: int) -> Store:
     """Open the store in which `count` processes find each other; `url` as torch takes it."""
-    store, _, _ = next(distributed.rendezvous(url, rank, count, timeout=_PATIENCE))
-    assert isinstance(store, distributed.Store)
+    store, _, _ = next(rendezvous(url, rank, count, timeout=_PATIENCE))
+    assert isinstance(store, Store)
     return store

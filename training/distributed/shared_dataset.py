@@ -54,7 +54,8 @@ def share_dataset(data: Dataset, processes: Processes, cache: Path) -> Dataset:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix="shared-images-") as name:
             folder = Path(name)
-            data = replace(data, **{each: _write(data, each, folder) for each in _SPLITS})
+            train, validation = (_write(data, each, folder) for each in _SPLITS)
+            data = replace(data, train=train, validation=validation)
             processes.tell(_topic(processes), _describe(data, folder))
             for local_rank in range(1, processes.local_count):
                 processes.hear(_topic(processes, local_rank), _Opened)

@@ -41,7 +41,7 @@ class SynchronisedLayers(LayerSync):
         return model
 
 
-class MeanOverProcesses(torch.autograd.Function):
+class _MeanOverProcesses(torch.autograd.Function):
     """The mean of a tensor over all processes; so is the gradient, as that of the mean loss."""
 
     @staticmethod
@@ -75,7 +75,9 @@ def _batch_norm(layer: BatchNorm, x: Tensor) -> Tensor:
     others = [dim for dim in range(x.ndim) if dim != 1]
     variance, mean = torch.var_mean(x.float(), others, correction=0)
     offset = mean - layer.running_mean
-    moments = MeanOverProcesses.apply(torch.stack([offset, variance + offset**2]))
+    moments = _MeanOverProcesses.apply(  # type: ignore[no-untyped-call]
+        torch.stack([offset, variance + offset**2])
+    )
     offset, variance = moments[0], moments[1] - moments[0] ** 2
     mean = layer.running_mean + offset
     with torch.no_grad():

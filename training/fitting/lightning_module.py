@@ -68,8 +68,8 @@ class ClassifierModule(LightningModule):
         with torch.autocast(self.device.type, enabled=False):  # pixel coordinates need 32 bits
             images = self.augment(images)
         loss = self._loss(to_channels_last(images), labels) * self._weight_of_process(labels)
-        logged = {"on_step": False, "on_epoch": True, "sync_dist": True}
-        self.log("train_loss", loss, batch_size=len(labels), **logged)
+        count = len(labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
         return loss
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -33,6 +33,7 @@ from training.distributed.process_group import ALONE, Processes
 from training.distributed.synchronised_layers import SynchronisedLayers
 from training.fitting.checkpoints import (
     BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
     CheckpointFiles,
     checkpoint_to_resume,
     load_checkpoint,
