@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 from pydantic import BaseModel
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -118,3 +118,12 @@ def open_store(url: str, rank: int, count: int) -> Store:
     store, _, _ = next(rendezvous(url, rank, count, timeout=_PATIENCE))
     assert isinstance(store, Store)
     return store
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """Return the mean over all connected processes of a tensor that each has, of the same shape."""
+    if not distributed.is_initialized():
+        return x
+    total = x.clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()

@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from training.data.shard import Shard
+from training.distributed.process_group import mean_over_processes
 from training.network.classifier import BatchNorm
 
 
@@ -47,18 +48,12 @@ class _MeanOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(_context: Any, x: Tensor) -> Tensor:
         """Return the mean, of the same shape."""
-        return _mean_over_processes(x)
+        return mean_over_processes(x)
 
     @staticmethod
     def backward(_context: Any, *gradients: Tensor) -> Tensor:
         """Return the mean of the gradients."""
-        return _mean_over_processes(gradients[0])
-
-
-def _mean_over_processes(x: Tensor) -> Tensor:
-    total = x.clone(memory_format=torch.contiguous_format)
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size()
+        return mean_over_processes(gradients[0])
 
 
 def _batch_norm(layer: BatchNorm, x: Tensor) -> Tensor:

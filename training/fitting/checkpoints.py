@@ -19,7 +19,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from model.errors import RunError, SettingsError
-from training.distributed.process_group import Processes
+from training.distributed.process_group import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _FILES_AT_ONCE = 3
 class CheckpointFiles(TorchCheckpointIO):
     """Writes each checkpoint beside its place, flushes it and renames it; reads it once for all."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
         """Take the processes that go on from a checkpoint together."""
         super().__init__()
         self._processes = processes

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from training.config import TrainingConfig
@@ -18,6 +19,7 @@ from training.data.batches import Batch, to_channels_last
 from training.data.class_balance import class_weights
 from training.data.dataset import Dataset
 from training.data.shard import WHOLE, Shard
+from training.distributed.process_group import mean_over_processes
 from training.fitting.learning_rate_schedule import one_cycle, update_every_step
 from training.network.classifier import Classifier
 
@@ -61,6 +63,8 @@ class ClassifierModule(LightningModule):
         self.register_buffer("class_weights", weights, persistent=False)
         self.class_weights: Tensor | None
         self.accuracy = MulticlassAccuracy(classes, average="micro")
+        # Lightning's own mean over processes rounds their numbers of images.
+        self.validation_loss = MeanMetric()
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one augmented batch, a scalar."""
@@ -87,7 +91,7 @@ class ClassifierModule(LightningModule):
         if self.class_weights is None:
             return 1.0
         weight = self.class_weights[labels].sum()
-        return weight / self.trainer.strategy.reduce(weight.clone(), reduce_op="mean")
+        return weight / mean_over_processes(weight)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Take the optimizer's step, then limit the norms of the hidden units' weights."""
@@ -101,7 +105,8 @@ class ClassifierModule(LightningModule):
         logits = self.network(to_channels_last(images.float() / 255))
         loss = functional.cross_entropy(logits, labels)
         self.accuracy(logits, labels)
-        self.log("validation_loss", loss, batch_size=len(labels), prog_bar=True, sync_dist=True)
+        self.validation_loss(loss, len(labels))
+        self.log("validation_loss", self.validation_loss, batch_size=len(labels), prog_bar=True)
         self.log("validation_accuracy", self.accuracy, batch_size=len(labels), prog_bar=True)
 
 
