@@ -45,9 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
             if not is_launched():
                 given = sys.argv[1:] if arguments is None else arguments
                 return launch("training", given, config.devices or 1, config.nodes)
+        from training.distributed.launcher import find_processes
+        from training.helper_process import help_train
         from training.pipeline import train
 
-        train(config)
+        processes = find_processes(config)
+        if processes.rank > 0:
+            help_train(config, processes)
+        else:
+            train(config, processes)
     except (SettingsError, DataError) as error:
         return _fail(error, USAGE_EXIT_STATUS)
     except DropserveError as error:

@@ -24,8 +24,7 @@ from training.data.batches import image_batches
 from training.data.class_balance import warn_of_unequal_classes
 from training.data.dataset import Dataset, load_dataset
 from training.data.excluded_files import counted
-from training.distributed.launcher import find_processes
-from training.distributed.process_group import Processes
+from training.distributed.process_group import ALONE, Processes
 from training.distributed.shared_dataset import share_dataset
 from training.evaluation.corruptions import corruption_curves
 from training.evaluation.label_quality import (
@@ -68,7 +67,7 @@ from training.fitting.training_loop import (
     fit,
 )
 from training.fitting.unit_diagnostics import count_deaths_and_revivals, diagnose
-from training.helper_process import announce, help_train
+from training.helper_process import announce
 from training.network.classifier import Classifier, Head, count_parameters
 from training.network.prune import max_logit_difference, prune
 from training.report.data_section import files_section
@@ -85,25 +84,16 @@ _PARITY_IMAGES = 256  # of the validation split, for the parity check and the go
 _LIBRARIES = ("torch", "lightning", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 
-def train(config: TrainingConfig) -> Path | None:
+def train(config: TrainingConfig, processes: Processes = ALONE) -> Path:
     """Train as `config` describes, and return the folder of the new bundle.
 
-    Of several processes that train together, the first returns it and the others return None.
+    processes: this one is the first of those that train together; the others run `help_train`.
 
     Raises:
         DropserveError: the run failed; its message tells the user what to do.
         KeyboardInterrupt: Ctrl-C; no bundle was written. Its message says if the run can resume.
         SystemExit: a process that trained with this one has ended.
     """
-    processes = find_processes(config)
-    if processes.rank > 0:
-        help_train(config, processes)
-        return None
-    return _lead(config, processes)
-
-
-def _lead(config: TrainingConfig, processes: Processes) -> Path:
-    """Train, with the help of the other processes if there are any, and write the bundle."""
     require_writable(config.output)
     config = choose_backbone(config)
     if config.is_frozen and processes.count > 1:

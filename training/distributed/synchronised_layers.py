@@ -59,8 +59,7 @@ class _MeanOverProcesses(torch.autograd.Function):
 def _batch_norm(layer: BatchNorm, x: Tensor) -> Tensor:
     """Normalise x, float [N, C] or [N, C, H, W], by the moments of all processes.
 
-    Moments are taken about the running mean, so that the variance does not suffer from
-    cancellation. All processes have as many images.
+    All processes have as many images.
     """
     if not layer.training:
         return type(layer).forward(layer, x)
@@ -68,13 +67,12 @@ def _batch_norm(layer: BatchNorm, x: Tensor) -> Tensor:
     assert layer.running_var is not None
     assert layer.momentum is not None
     others = [dim for dim in range(x.ndim) if dim != 1]
-    variance, mean = torch.var_mean(x.float(), others, correction=0)
-    offset = mean - layer.running_mean
-    moments = _MeanOverProcesses.apply(  # type: ignore[no-untyped-call]
-        torch.stack([offset, variance + offset**2])
-    )
-    offset, variance = moments[0], moments[1] - moments[0] ** 2
-    mean = layer.running_mean + offset
+    own = torch.stack(torch.var_mean(x.to(layer.running_mean.dtype), others, correction=0))
+    variances, means = _gather(own).unbind(1)
+    mean = means.mean(0)
+    variance = (variances + (means - mean) ** 2).mean(
+        0
+    )  # no difference of squares: no cancellation
     with torch.no_grad():
         count = x.numel() // x.shape[1] * distributed.get_world_size()
         layer.running_mean.lerp_(mean, layer.momentum)
@@ -85,6 +83,14 @@ def _batch_norm(layer: BatchNorm, x: Tensor) -> Tensor:
     shape = [1, -1, *[1] * (x.ndim - 2)]
     shift = layer.bias - mean * scale
     return torch.addcmul(shift.view(shape), x, scale.view(shape)).to(x.dtype)
+
+
+def _gather(own: Tensor) -> Tensor:
+    """Return the tensors of all processes, stacked in the order of ranks, with gradients."""
+    count, rank = distributed.get_world_size(), distributed.get_rank()
+    padded = functional.pad(own.unsqueeze(0), [0, 0] * own.ndim + [rank, count - 1 - rank])
+    gathered: Tensor = _MeanOverProcesses.apply(padded) * count  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def _dropout(layer: nn.Dropout, shard: Shard, x: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class KeepTerminationHandler(Callback):
     def __init__(self) -> None:
         self._handler = signal.getsignal(signal.SIGTERM)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put it back; Lightning has put its own there just before."""
         signal.signal(signal.SIGTERM, self._handler)
 
