@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch.distributed import HashStore
+from torch.distributed.distributed_c10d import HashStore
 
 from model.errors import DataError
 from training.config import TrainingConfig

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import distributed, nn
-from torch.distributed import HashStore
+from torch.distributed.distributed_c10d import HashStore
 
 from training.data.shard import WHOLE, Shard
 from training.distributed.synchronised_layers import SynchronisedLayers
@@ -21,7 +21,7 @@ def normalised(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     x = x.clone().requires_grad_()
     for step in (1, 2):
         y = layer(x * step)
-        (y**3).mean().backward()  # type: ignore[no-untyped-call]
+        (y**3).mean().backward()
     assert x.grad is not None
     gradients = [each.grad for each in layer.parameters() if each.grad is not None]
     return [y.detach(), x.grad, *gradients, *layer.buffers()]

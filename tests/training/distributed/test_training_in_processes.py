@@ -23,7 +23,12 @@ TOLERANCE = 1e-5
 MLP = ("--preset", "mlp", "--epochs", "2")
 
 
-def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **extra: str) -> "Started":
+def start(
+    folder: Path,
+    *arguments: str,
+    launcher: tuple[str, ...] = (),
+    variables: dict[str, str] | None = None,
+) -> "Started":
     where = ("--output", str(folder / "models"), "--runs", str(folder / "runs"))
     kept = {name: value for name, value in os.environ.items() if "DROPSERVE" not in name}
     return subprocess.Popen(
@@ -31,7 +36,7 @@ def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **extra
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=kept | extra,
+        env=kept | (variables or {}),
     )
 
 
@@ -92,7 +97,7 @@ def test_two_machines_train_one_bundle(tmp_path: Path) -> None:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
     folders = [tmp_path / "machine 0", tmp_path / "machine 1"]
     machines = [
-        start(folder, *MLP, "--nodes", "2", NODE_RANK=str(number), **place)
+        start(folder, *MLP, "--nodes", "2", variables=place | {"NODE_RANK": str(number)})
         for number, folder in enumerate(folders)
     ]
     (_, errors), (silence, other_errors) = map(finish, machines)
