@@ -70,9 +70,7 @@ def _batch_norm(layer: BatchNorm, x: Tensor) -> Tensor:
     own = torch.stack(torch.var_mean(x.to(layer.running_mean.dtype), others, correction=0))
     variances, means = _gather(own).unbind(1)
     mean = means.mean(0)
-    variance = (variances + (means - mean) ** 2).mean(
-        0
-    )  # no difference of squares: no cancellation
+    variance = (variances + (means - mean) ** 2).mean(0)
     with torch.no_grad():
         count = x.numel() // x.shape[1] * distributed.get_world_size()
         layer.running_mean.lerp_(mean, layer.momentum)

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import distributed, nn
-from torch.distributed.distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore
 
 from training.data.shard import WHOLE, Shard
 from training.distributed.synchronised_layers import SynchronisedLayers

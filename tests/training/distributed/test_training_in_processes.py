@@ -79,19 +79,27 @@ def test_gradients_and_statistics_of_processes_are_those_of_the_whole_batch() ->
         signal.signal(number, handler)
 
 
-def test_any_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
-    single, _ = finish(start(tmp_path / "one", *MLP))
-    double, _ = finish(start(tmp_path / "two", *MLP, "--devices", "2"))
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    third, _ = finish(start(tmp_path / "torchrun", *MLP, launcher=torchrun))
-    for folder, output in {"two": double, "torchrun": third}.items():
-        assert_same_training(tmp_path / "one", tmp_path / folder)
-        assert epochs(output) == pytest.approx(epochs(single), abs=2e-4)
-        assert len(epochs(output)) == 6
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder and the output of a training in one process."""
+    folder = tmp_path_factory.mktemp("single")
+    return folder, finish(start(folder, *MLP))[0]
 
 
-def test_two_machines_train_one_bundle(tmp_path: Path) -> None:
-    finish(start(tmp_path / "one", *MLP))
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.mark.parametrize(("flags", "launcher"), [(("--devices", "2"), ()), ((), TORCHRUN)])
+def test_two_processes_end_with_the_weights_of_one(
+    tmp_path: Path, single: tuple[Path, str], flags: tuple[str, ...], launcher: tuple[str, ...]
+) -> None:
+    output, _ = finish(start(tmp_path, *MLP, *flags, launcher=launcher))
+    assert_same_training(single[0], tmp_path)
+    assert epochs(output) == pytest.approx(epochs(single[1]), abs=2e-4)
+    assert len(epochs(output)) == 6
+
+
+def test_two_machines_train_one_bundle(tmp_path: Path, single: tuple[Path, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
@@ -102,7 +110,7 @@ def test_two_machines_train_one_bundle(tmp_path: Path) -> None:
     ]
     (_, errors), (silence, other_errors) = map(finish, machines)
     assert errors == silence == other_errors == ""
-    assert_same_training(tmp_path / "one", folders[0])
+    assert_same_training(single[0], folders[0])
     assert not folders[1].exists()
 
 
