@@ -1,4 +1,4 @@
-"""Compares the images per second of N training processes with one thread each with one of N threads.
+"""Compares the images per second of N training processes of one thread with one of N threads.
 
     python -m benchmarks.processes_against_threads [--count 2] [--steps 200] [--repetitions 3]
 
@@ -82,7 +82,9 @@ def _measure(processes: int, options: argparse.Namespace) -> float:
     flags = [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
     command = [sys.executable, "-m", _MODULE, *flags]
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # as `python -m training` has it
-    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    output = subprocess.run(  # noqa: S603
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     found = _RESULT.search(output.stdout)
     assert found is not None
     return float(found[1])
