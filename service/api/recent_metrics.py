@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 from service.api import schemas
 from service.api.drift import describe_drift
 from service.api.model_list import describe_failures
-from service.api.recent_metrics_fields import (
+from service.api.recent_metrics_from_history import (
     WINDOWS_SECONDS,
     engine_figures,
     route_figures,

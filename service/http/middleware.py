@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import DropserveError
 from service.errors import InvalidQueryError, NotReadyError, OverloadedError
+from service.http.asgi_request import CLIENT, HUNG_UP, KEY_NAME
 from service.http.client_quotas import CURRENT_CLIENT, Client, Clients
 from service.http.error_responses import domain_error_response, internal_error
 from service.http.fast_path.fast_path_route import Endpoint
-from service.http.http_protocol import CLIENT, HUNG_UP, KEY_NAME
 from service.http.query_limits import check_query
 from service.http.request_body import header
 from service.http.request_head_checks import INSPECTED, HeaderLines, HeadInspector, InspectedHead

@@ -31,11 +31,11 @@ from service.registry import not_ready_reasons
 from service.registry.default_model import DefaultModel
 from service.registry.file_access_timeout import Disk
 from service.registry.models_folder_scan import ModelsFolder
-from service.registry.peer_following import PeerFollowing
 from service.registry.refused_versions import LoadFailure
 from service.registry.rollout_spec import RolloutSpec
 from service.registry.stable_and_canary import ActiveVersions, select_version
 from service.registry.version_lifecycle import LoadedModels
+from service.registry.waiting_for_peers import PeerFollowing
 from service.registry.wanted_versions import rollouts_of
 from service.settings import ServiceSettings
 
