@@ -15,7 +15,7 @@ from model.bundle.store import list_models, open_bundle
 from training.distributed.launcher import launch
 from training.fitting.checkpoints import LAST_CHECKPOINT
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 TOLERANCE = 1e-5
 """Of weights, after two epochs of a network without batch normalisation; 6e-8 was measured."""
@@ -44,7 +44,10 @@ Started = subprocess.Popen[str]
 
 
 def finish(process: Started, status: int = 0) -> tuple[str, str]:
-    output, errors = process.communicate(timeout=200)
+    try:
+        output, errors = process.communicate(timeout=400)
+    finally:
+        process.kill()
     assert process.returncode == status, errors
     return output, errors
 
