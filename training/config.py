@@ -264,6 +264,16 @@ class TrainingConfig(PixelOptions):
     threads: int | None = Field(
         None, ge=1, le=1024, description="processor threads; default by data set, else one a core"
     )
+    devices: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="processes on this machine that train together, one a GPU where there are any; "
+        "default 1, or what torchrun started",
+    )
+    nodes: int = Field(
+        1, ge=1, le=1024, description="machines that train together, each with that many processes"
+    )
     split_seed: int = Field(
         0, ge=0, lt=2**32, description="seed of the draw of validation and test images"
     )
@@ -443,6 +453,11 @@ class TrainingConfig(PixelOptions):
         return self.data
 
     @property
+    def process_count(self) -> int:
+        """How many processes train together, on all machines."""
+        return (self.devices or 1) * self.nodes
+
+    @property
     def max_pixels(self) -> int:
         """`max_image_megapixels` as a number of pixels."""
         return round(self.max_image_megapixels * 1e6)
@@ -475,7 +490,9 @@ class TrainingConfig(PixelOptions):
         """
         locations = {"output", "runs", "data_dir", "cache_dir", "max_memory_gib", "config"}
         not_training = {"resume", "unless_exists", "name", "quantize", "examples", "compare_with"}
-        return self.model_dump(mode="json", exclude=locations | not_training)
+        processes = {"devices", "nodes"}  # with any number of them the steps are the same
+        excluded = locations | not_training | processes
+        return self.model_dump(mode="json", exclude=excluded)
 
 
 class DatasetConfig(TrainingConfig):
