@@ -83,6 +83,7 @@ ROOMS = {
         "engine",
         "registry",
         "traffic_log",
+        "feedback",
         "shadow",
         "api",
         "scoring",
