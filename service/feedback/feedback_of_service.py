@@ -83,8 +83,7 @@ class Feedback:
         request_id = CURRENT_REQUEST_ID.get()
         if not request_id:
             return
-        identity, answer = self._describe(model, subject, rows)
-        record = AnswerRecord(time.time(), request_id, identity, answer)
+        record = AnswerRecord(time.time(), request_id, *self._describe(model, subject, rows))
         self._writer.note(record, memory_bytes_of_numbers(numbers))
 
     async def add_labels(self, labels: Sequence[TrueLabel]) -> list[LabelledAnswer | ServiceError]:
@@ -121,11 +120,11 @@ class Feedback:
         Raises:
             FeedbackUnavailableError, FeedbackFullError: nothing was stored.
         """
-        identity, answer = self._describe(model, subject, lambda: rows)
+        identity, content = self._describe(model, subject, lambda: rows)
         kept = [None] * len(rows) if pngs is None else pngs
 
         def work(change: LabelTransaction, _file: FeedbackFile) -> list[LabelledAnswer]:
-            change.remember_once(request_id, identity, answer())
+            change.remember_once(request_id, identity, content())
             return [
                 change.add(TrueLabel(request_id, number, label), png)
                 for number, png in enumerate(kept)
@@ -174,11 +173,15 @@ class Feedback:
 
     def _describe(
         self, model: LoadedModel, subject: Subject, rows: Callable[[], Sequence[Row]]
-    ) -> tuple[VersionIdentity, Callable[[], RememberedAnswer]]:
-        """Return the version that has answered, and what builds the answer to remember."""
+    ) -> tuple[VersionIdentity, Callable[[], bytes]]:
+        """Return the version that has answered, and what encodes the answer to remember."""
         identity, numbers = self._identity(model)
         promise = promise_of(subject.options, model.calibrator)
-        return identity, lambda: RememberedAnswer(promise, answered_images(rows(), numbers))
+
+        def content() -> bytes:
+            return RememberedAnswer(promise, answered_images(rows(), numbers)).to_bytes()
+
+        return identity, content
 
     def _identity(self, model: LoadedModel) -> tuple[VersionIdentity, dict[str, int]]:
         known = self._identities.get(model)

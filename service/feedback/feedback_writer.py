@@ -18,7 +18,7 @@ import structlog
 from service.errors import FeedbackFullError, FeedbackUnavailableError, ServiceError
 from service.feedback.feedback_file import FeedbackFile, FeedbackFileError
 from service.feedback.label_transaction import LabelTransaction, forget_oldest_answers
-from service.feedback.remembered_answer import RememberedAnswer, VersionIdentity
+from service.feedback.remembered_answer import VersionIdentity
 from service.observability.metrics_recorder import Metrics
 
 MAX_WAITING_BYTES = 16 * 2**20
@@ -52,8 +52,8 @@ class AnswerRecord(NamedTuple):
     """When it was built, seconds since 1970."""
     request_id: str
     version: VersionIdentity
-    answer: Callable[[], RememberedAnswer]
-    """Called on the thread."""
+    content: Callable[[], bytes]
+    """Returns `RememberedAnswer.to_bytes`; called on the thread."""
 
 
 class _Job(NamedTuple):
@@ -161,16 +161,15 @@ class FeedbackWriter:
         """Write all in one transaction, and tell those who wait; raises FeedbackFileError."""
         if self._file is None:
             self._file = FeedbackFile.open(self.path, self._limits.max_bytes)
-        answers = [(record, record.answer()) for record in records]
-        added = sum(job.content_bytes for job in jobs)
-        added += sum(len(answer.to_bytes()) for _, answer in answers)
+        answers = [(record, record.content()) for record in records]
+        added = sum(job.content_bytes for job in jobs) + sum(len(each) for _, each in answers)
         is_full = not self._make_room(self._file, added)
         flushed = any(job.content_bytes for job in jobs)
         with self._file.transaction(flushed=flushed) as connection:
             change = LabelTransaction(connection, self._limits.alarm_rate)
             if not is_full:
-                for record, answer in answers:
-                    change.remember(record.request_id, record.version, answer, record.time)
+                for record, content in answers:
+                    change.remember(record.request_id, record.version, content, record.time)
             results = [self._attempt(job, change, self._file, is_full=is_full) for job in jobs]
             change.finish()
             if answers:

@@ -70,6 +70,7 @@ class LabelTransaction:
         self._connection = connection
         self._level = level
         self._time = time.time()
+        self._rows: dict[VersionIdentity, int] = {}
         self._counts: dict[tuple[int, int], LabelCounts] = defaultdict(LabelCounts)
         """Changes of the counts, by version and bin."""
         self._risks: dict[int, list[tuple[bool, float]]] = defaultdict(list)
@@ -78,17 +79,17 @@ class LabelTransaction:
         """By version, validation images, kind of sets and coverage: whether sets missed."""
 
     def remember(
-        self, request_id: str, version: VersionIdentity, answer: RememberedAnswer, moment: float
+        self, request_id: str, version: VersionIdentity, content: bytes, moment: float
     ) -> None:
-        """Remember the answer to a request; moment: seconds since 1970."""
-        row = version_row(self._connection, version)
-        self._insert(request_id, row, answer.to_bytes(), moment)
+        """Remember the answer to a request.
 
-    def remember_once(
-        self, request_id: str, version: VersionIdentity, answer: RememberedAnswer
-    ) -> None:
+        content: of `RememberedAnswer.to_bytes`. moment: seconds since 1970.
+        """
+        self._insert(request_id, self._row(version), content, moment)
+
+    def remember_once(self, request_id: str, version: VersionIdentity, content: bytes) -> None:
         """Remember an answer unless the latest one to the request is the very same."""
-        row, content = version_row(self._connection, version), answer.to_bytes()
+        row = self._row(version)
         latest = self._connection.execute(
             "SELECT version, content FROM answers WHERE request_id = ? ORDER BY id DESC LIMIT 1",
             (request_id,),
@@ -133,6 +134,11 @@ class LabelTransaction:
                 number, test = found
                 test.observe_coverage(np.array(missed), coverage, images, self._times(len(missed)))
                 store_test(self._connection, version, test, number, sets, coverage)
+
+    def _row(self, version: VersionIdentity) -> int:
+        if version not in self._rows:
+            self._rows[version] = version_row(self._connection, version)
+        return self._rows[version]
 
     def _insert(self, request_id: str, version: int, content: bytes, moment: float) -> None:
         self._connection.execute(

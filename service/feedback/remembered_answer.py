@@ -67,7 +67,7 @@ class RememberedAnswer(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Return the answer as JSON, which `from_bytes` reads."""
-        return orjson.dumps([*self.promise, self.images])
+        return orjson.dumps([*self.promise, [tuple(each) for each in self.images]])
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
