@@ -56,7 +56,7 @@ class AnsweredImage(NamedTuple):
     confidence: float
     abstained: bool | None
     """None: the answer does not say."""
-    prediction_set: tuple[int, ...] | None
+    prediction_set: Sequence[int] | None
 
 
 class RememberedAnswer(NamedTuple):

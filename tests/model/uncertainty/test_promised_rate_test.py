@@ -14,7 +14,7 @@ from model.uncertainty.promised_rate_test import (
 )
 
 LEVEL = 0.01
-STREAMS, LABELS = 500, 640
+STREAMS, LABELS = 500, 256
 COVERAGE, VALIDATION_IMAGES = 0.9, 1000
 
 
@@ -53,7 +53,7 @@ def test_mean_wealth_is_one_where_the_promise_just_holds() -> None:
         urn = (1 + missed) / (10 + np.arange(6))  # nine validation images: one gap is beyond .9
         wealth = np.exp(of_coverage(misses, validation_images=9).log_wealth)
         of_urn += wealth * np.prod(np.where(misses, urn, 1 - urn))
-    assert (of_fixed, of_urn) == (pytest.approx(1, abs=1e-12), pytest.approx(1, abs=1e-12))
+    assert [of_fixed, of_urn] == pytest.approx([1, 1], abs=1e-12)
 
 
 def test_false_alarms_over_500_streams_are_no_more_frequent_than_the_level() -> None:
@@ -86,7 +86,7 @@ def test_state_goes_on_in_another_process() -> None:
     for start in range(0, 300, 7):
         part = misses[start : start + 7]
         test = PromisedRateTest(LEVEL, test.to_bytes())
-        test.observe_coverage(part, COVERAGE, VALIDATION_IMAGES, np.arange(len(part)) * 1.0)
+        test.observe_coverage(part, COVERAGE, VALIDATION_IMAGES, np.zeros(len(part)))
     assert (test.events, test.misses) == (at_once.events, at_once.misses)
     assert test.log_wealth == pytest.approx(at_once.log_wealth)
     assert test.p_value == pytest.approx(at_once.p_value)
@@ -111,11 +111,8 @@ def test_promise_of_no_error_at_all_is_tested_too() -> None:
 
 
 def test_levels_of_all_tests_add_up_to_at_most_the_level() -> None:
-    levels = [
-        level_of_risk_test(LEVEL),
-        *(level_of_coverage_test(LEVEL, each) for each in range(9)),
-    ]
-    assert sum(levels) <= LEVEL
+    of_coverages = sum(level_of_coverage_test(LEVEL, number) for number in range(9))
+    assert level_of_risk_test(LEVEL) + of_coverages <= LEVEL
 
 
 def test_test_with_an_alarm_is_the_worst_one() -> None:
