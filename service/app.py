@@ -319,7 +319,7 @@ def _add_routes(app: Application, parts: _Parts) -> None:
         *drift.router(settings, repository).routes,
         *feedback.router(settings, repository, reader, parts.feedback).routes,
         *health_and_metrics.router(parts.not_ready_reason, parts.metrics).routes,
-        *recent_metrics.router(repository, parts.history.rings).routes,
+        *recent_metrics.router(repository, parts.history.rings, parts.feedback).routes,
         *pages.router().routes,
         *api_reference.router(
             lambda prefix: app.openapi_gzip(prefix, parts.named_model), parts.proxies

@@ -56,9 +56,9 @@ def router(
     """Build both routes; without `--feedback` they say how to have them."""
     if feedback is None:
         return _disabled_router()
-    posts, gets = new_router("predictions"), new_router("models")
+    routes = new_router("feedback")
     labels = _LabelEndpoint(settings, repository, reader, feedback)
-    posts.add_api_route(
+    routes.add_api_route(
         _POST,
         labels.post,
         methods=["POST"],
@@ -68,7 +68,7 @@ def router(
         openapi_extra=_request_body(),
     )
 
-    @gets.get(
+    @routes.get(
         _GET,
         summary="What the true labels of a version say: accuracy, coverage, calibration, alarms",
         response_model=VersionFeedback,
@@ -83,8 +83,7 @@ def router(
         rate = feedback.limits.alarm_rate
         return json_response(describe_figures(model.name, model.version, figures, rate))
 
-    posts.include_router(gets)
-    return posts
+    return routes
 
 
 class _LabelEndpoint:
@@ -203,7 +202,7 @@ def _request_body() -> dict[str, Any]:
 
 
 def _disabled_router() -> APIRouter:
-    routes = new_router("models")
+    routes = new_router("feedback")
 
     @requires("predict")
     async def feedback_disabled(request: Request) -> Response:

@@ -7,6 +7,7 @@ Knows no label.
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ _APPLICATION_ID = 0x44524642
 """Says in the file's header that it is one of feedback."""
 _BUSY_SECONDS = 5.0
 """How long to wait for another process that writes."""
+_POLL_SECONDS = 0.001
 _LOG_BYTES = 2**22
 """To this the write-ahead log is cut when it has been copied into the file."""
 _RESERVE_SHARE = 1 / 16
@@ -100,7 +102,7 @@ class FeedbackFile:
         """
         with as_sentence(self.path):
             self.connection.execute(f"PRAGMA synchronous = {'FULL' if flushed else 'NORMAL'}")
-            self.connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield self.connection
                 self.connection.execute("COMMIT")
@@ -108,6 +110,22 @@ class FeedbackFile:
                 with suppress(sqlite3.Error):
                     self.connection.execute("ROLLBACK")
                 raise
+
+    def _begin(self) -> None:
+        """Begin to write, as soon as no other process does.
+
+        SQLite's own waiting sleeps for up to 100 ms, while a busy process writes again and again.
+        """
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
 
     def lacking_bytes(self, content_bytes: int) -> int:
         """Return how many bytes are too few for so much more; 0 or less: there is room."""
@@ -182,3 +200,4 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
             "use the program that wrote it, or name another file."
         )
     connection.execute("COMMIT")
+    connection.execute("PRAGMA busy_timeout = 0")
