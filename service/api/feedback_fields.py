@@ -26,7 +26,6 @@ def describe_figures(
 ) -> dict[str, Any]:
     """Build a `VersionFeedback`."""
     total = figures.total
-    tests = _tests(figures)
     shares = {name: _share(interval) for name, interval in figures.shares().items()}
     return {
         "model": model,
@@ -39,8 +38,8 @@ def describe_figures(
             _bin(number, counts) for number, counts in sorted(figures.bins.items()) if counts.labels
         ],
         "alarm_rate": alarm_rate,
-        "alarm": any(test["alarm"] is not None for test in tests),
-        "tests": tests,
+        "alarm": bool(figures.broken_promises),
+        "tests": _tests(figures),
     }
 
 

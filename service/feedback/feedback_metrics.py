@@ -15,6 +15,7 @@ def show_figures(metrics: Metrics, model: str, version: str, figures: VersionFig
         error = metrics.feedback_calibration_error.labels(model, version)
         error.set(figures.calibration_error)
     for promise, test in figures.alarms().items():
-        if test is not None:
-            metrics.feedback_log_wealth.labels(model, version, promise).set(test.log_wealth)
-            metrics.feedback_alarm.labels(model, version, promise).set(test.alarm is not None)
+        wealth = 0.0 if test is None else test.log_wealth
+        metrics.feedback_log_wealth.labels(model, version, promise).set(wealth)
+        alarm = test is not None and test.alarm is not None
+        metrics.feedback_alarm.labels(model, version, promise).set(alarm)

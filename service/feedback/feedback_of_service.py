@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
+import structlog
+
 from service.engine.model_loader import LoadedModel
 from service.errors import FeedbackUnavailableError, ServiceError, UnknownAnswerError
 from service.feedback.feedback_file import FeedbackFile
@@ -31,6 +33,7 @@ from service.settings import ServiceSettings
 from service.traffic_log.traffic_record import Row, Subject, memory_bytes_of_numbers
 
 Result = TypeVar("Result")
+logger = structlog.stdlib.get_logger("service")
 
 _REFRESH_SECONDS = 2.0
 _LABEL_BYTES = 256
@@ -159,6 +162,16 @@ class Feedback:
     async def _shown(self, model: LoadedModel) -> VersionFigures:
         figures = await self.figures(model)
         show_figures(self._metrics, model.name, model.version, figures)
+        before = self.known.get(model, VersionFigures()).broken_promises
+        for promise in figures.broken_promises - before:
+            logger.warning(
+                "promise broken",
+                model=model.name,
+                version=model.version,
+                promise=promise,
+                reason=f"true labels show it; see GET /models/{model.name}/feedback and "
+                "docs/feedback.md, and end the alarm with python -m service.feedback reset",
+            )
         return figures
 
     async def _submit_labels(

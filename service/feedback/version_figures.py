@@ -116,6 +116,15 @@ class VersionFigures:
         coverage = worst_alarm(each.test for each in self.coverages)
         return {"max_risk": self.risk, "coverage": coverage}
 
+    @property
+    def broken_promises(self) -> frozenset[str]:
+        """The promises with an alarm."""
+        return frozenset(
+            promise
+            for promise, test in self.alarms().items()
+            if test is not None and test.alarm is not None
+        )
+
     @staticmethod
     def _overconfidence(total: LabelCounts) -> Interval | None:
         """Return mean confidence minus accuracy, with the interval of the accuracy.
