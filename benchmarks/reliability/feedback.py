@@ -22,6 +22,7 @@ from pathlib import Path
 
 import orjson
 
+from benchmarks.processor_time import processor_seconds
 from benchmarks.reliability.clients import Client, ClientStats, load_while
 from benchmarks.reliability.program import Options, run
 from benchmarks.reliability.report import Criterion, Report
@@ -60,6 +61,9 @@ class _Labelling:
     acknowledged: dict[Key, str] = field(default_factory=dict)
     forgotten: int = 0
     """Answers that a killed process had not written yet."""
+
+    processor_seconds: float = 0.0
+    """Of all services, their starts included."""
 
     @property
     def is_done(self) -> bool:
@@ -119,13 +123,21 @@ def measure(options: Options) -> Report:
         title="A service that takes true labels is killed",
         setting=f"{kills} kills, {_CLIENTS} clients that label, {_OTHER_CLIENTS} others, two "
         f"workers; {options}.",
-        columns=("labels", "labels/s", "answers/s of others", "p50, p99 of a request", "file"),
+        columns=(
+            "labels",
+            "labels/s",
+            "answers/s of others",
+            "p50, p99 of a request",
+            "processor time of all",
+            "file",
+        ),
         rows=[
             (
                 f"{len(labelling.acknowledged):,}",
                 f"{rate:,.0f}",
                 f"{other.good / served:,.0f}",
                 f"{stats.percentile(0.5):.0f} ms, {stats.percentile(0.99):.0f} ms",
+                f"{labelling.processor_seconds:.0f} s of {served:.0f} s",
                 f"{largest / 1e6:.1f} MB",
             )
         ],
@@ -164,7 +176,9 @@ async def _label_until_killed(
     async def kill() -> None:
         while len(labelling.acknowledged) < target:
             await asyncio.sleep(0.01)
-        for process in [service.pid, *service.workers()]:
+        processes = [service.pid, *service.workers()]
+        labelling.processor_seconds += sum(processor_seconds(each) for each in processes)
+        for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
