@@ -204,10 +204,8 @@ def _no_feedback(models_folder: Path, _folder: Path) -> httpx.Response:
         return service.post("/feedback", b"{}", headers=JSON)
 
 
-_LABEL, _UNKNOWN_CLASS = (
-    b'{"request_id": "%b", "label": "%b"}' % each
-    for each in ((b"unknown", b"3"), (b"known", b"cat"))
-)
+_LABEL = b'{"request_id": "unknown", "label": "3"}'
+_UNKNOWN_CLASS = b'{"request_id": "known", "label": "cat"}'
 PROVOKED: dict[str, tuple[Provoke, str]] = {
     "key_required": (partial(_with_keys, None, 1), "This needs a key; send it as …"),
     "invalid_key": (partial(_with_keys, "wrong", 10), "This key is not known here, has expired …"),
