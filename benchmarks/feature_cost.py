@@ -53,7 +53,7 @@ FEATURES = {
     "hosts": Feature(("--allowed-hosts", "127.0.0.1,*.example.org")),
     "rates": Feature(_RATES),
 }
-_FEATURE_NAMES = ("keys", "feedback", *FEATURES)
+_FEATURE_NAMES = ("keys", "log", "feedback", *FEATURES)
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,12 @@ def main(names: list[str]) -> None:
         file = Path(folder) / "keys.json"
         keys = [add_key(file, f"user-{i}", frozenset({"predict"}), None) for i in range(_KEYS)]
         bearer = {"Authorization": f"Bearer {keys[-1]}"}
-        labels = Feature(("--feedback", str(Path(folder) / "feedback.db")))
-        with_keys = Feature(("--api-keys-file", str(file)), bearer)
-        features = {"keys": with_keys, "feedback": labels, **FEATURES}
+        features = {
+            "keys": Feature(("--api-keys-file", str(file)), bearer),
+            "log": Feature(("--traffic-log", str(Path(folder) / "log"))),
+            "feedback": Feature(("--feedback", str(Path(folder) / "feedback.db"))),
+            **FEATURES,
+        }
         alone = {"keys": lambda: _check_alone(file, keys[-1]), "rates": _rates_alone}
         for name in names or features:
             if name in alone:

@@ -29,8 +29,8 @@ from service.api import (
     rollouts,
     tensorflow_serving,
 )
-from service.api.answers_by_another_version import answer_as_noted
 from service.api.answers_for_log_and_shadow import AnswerNotes
+from service.api.answers_for_replay_and_shadow import answer_as_noted
 from service.api.openapi_security import describe_keys
 from service.container_resources import available_processors
 from service.edge.allowed_hosts import AllowedHosts, parse_hosts
@@ -44,11 +44,11 @@ from service.http.client_rate_limits import ClientRates, RateLimits
 from service.http.cors_headers import CrossOrigin
 from service.http.drain_state import DrainState
 from service.http.fast_path.route_cache import RouteCache
+from service.http.key_and_rate_check_before_routes import protect
 from service.http.lifespan_state import HTTP_CONTEXT, HttpContext
 from service.http.middleware import RequestMiddleware
 from service.http.rate_table_of_all_workers import shared_table, table_in_memory
 from service.http.request_head_checks import HeadInspector
-from service.http.route_protection import protect
 from service.keys.access_control import AccessControl
 from service.keys.key_ring import KeyRing
 from service.observability import log_format

@@ -195,6 +195,16 @@ class TrainingConfig(PixelOptions):
         description=f"data set: {', '.join(DATA_SETS)}, or {FOLDER_PREFIX}PATH with one sub-folder "
         "of images a class",
     )
+    add: str | None = Field(
+        None,
+        description=f"{FOLDER_PREFIX}PATH with one sub-folder of images a class, which are trained "
+        "on too, and never validated or tested on",
+    )
+    compare_with: Path | None = Field(
+        None,
+        description="bundle, models/NAME/VERSION, to measure on the same test images: the report "
+        "says what is better since",
+    )
     backbone: str | None = Field(
         None,
         description=f"pretrained network for photographs: {EFFICIENTNET_LITE0}, a .pth or "
@@ -319,6 +329,15 @@ class TrainingConfig(PixelOptions):
     @classmethod
     def _check_data(cls, data: str) -> str:
         return check_data_name(data)
+
+    @field_validator("add")
+    @classmethod
+    def _check_added(cls, add: str | None) -> str | None:
+        if add is None:
+            return None
+        if not add.startswith(FOLDER_PREFIX):
+            raise ValueError(f"{add!r} is no folder; write {FOLDER_PREFIX}PATH.")
+        return check_data_name(add)
 
     @field_validator("name")
     @classmethod
@@ -455,7 +474,7 @@ class TrainingConfig(PixelOptions):
         The manifest records them, and a resumed run must have the same ones.
         """
         locations = {"output", "runs", "data_dir", "cache_dir", "max_memory_gib", "config"}
-        not_training = {"resume", "unless_exists", "name", "quantize", "examples"}
+        not_training = {"resume", "unless_exists", "name", "quantize", "examples", "compare_with"}
         return self.model_dump(mode="json", exclude=locations | not_training)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle.store import MODEL_FILE, Draft, new_version, open_bundle, require_writable
+from model.bundle.store import MODEL_FILE, Bundle, Draft, new_version, open_bundle, require_writable
 from model.errors import BundleError, RunError
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
@@ -20,11 +20,13 @@ from model.inference.predictor_loading import load_predictor
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibrator
 from training.adoption.original_network import warn_of_batch_effects
 from training.config import TrainingConfig
+from training.data.added_images import add_images
 from training.data.batches import image_batches
 from training.data.class_balance import warn_of_unequal_classes
 from training.data.dataset import Dataset, load_dataset
 from training.data.excluded_files import counted
 from training.evaluation.corruptions import corruption_curves
+from training.evaluation.earlier_bundle import compare_with_earlier, open_earlier
 from training.evaluation.label_quality import (
     NamedCandidate,
     find_label_candidates,
@@ -92,14 +94,16 @@ def train(config: TrainingConfig) -> Path:
     config = choose_backbone(config)
     backbone = open_backbone(config)
     data = load_dataset(config, None if backbone is None else backbone.spec)
+    data = add_images(data, config)
     _log_data(data)
     warn_if_uncalibrated(data)
+    earlier = open_earlier(config, data)
     unequal = warn_of_unequal_classes(data.train.labels, data.class_names, config.class_weights)
     if unequal is not None:
         logger.warning("Warning: %s", unequal)
     run = prepare_run_folder(config, data)
     with _telling_how_to_go_on(run), lock_run(run):
-        path = _train_and_export(config, data, run, backbone)
+        path = _train_and_export(config, data, run, backbone, earlier)
         record_bundle(run, config, path)
         return path
 
@@ -134,11 +138,15 @@ def _telling_how_to_go_on(run: Path) -> Iterator[None]:
 
 
 def _train_and_export(
-    config: TrainingConfig, data: Dataset, run: Path, backbone: FrozenBackbone | None
+    config: TrainingConfig,
+    data: Dataset,
+    run: Path,
+    backbone: FrozenBackbone | None,
+    earlier: Bundle | None,
 ) -> Path:
     if backbone is not None:
         frozen = fit_frozen(config, data, backbone)
-        return export_bundle(config, data, frozen.result, [], 0, frozen)
+        return export_bundle(config, data, frozen.result, [], 0, frozen, earlier)
     result = fit(config, data, run, resume=config.resume)
     health = (result.before, result.after, result.epochs)
     advice = advise(config.activation, config.peak_learning_rate, *health)
@@ -148,7 +156,7 @@ def _train_and_export(
     if config.prune_dead:
         network, pruned = prune_if_unchanged(result.network, data)
         result = replace(result, network=network)
-    return export_bundle(config, data, result, advice, pruned)
+    return export_bundle(config, data, result, advice, pruned, earlier=earlier)
 
 
 def prune_if_unchanged(network: Classifier, data: Dataset) -> tuple[Classifier, int]:
@@ -180,6 +188,7 @@ def export_bundle(
     advice: Sequence[str],
     pruned: int,
     frozen: FrozenResult | None = None,
+    earlier: Bundle | None = None,
 ) -> Path:
     """Export the network, verify and measure the export, write the bundle; return its folder.
 
@@ -191,6 +200,7 @@ def export_bundle(
         pruned: number of dead units that were removed.
         frozen: the cross-fitted outputs, from which the bundle is then calibrated; None where the
             validation images were not trained on.
+        earlier: a bundle to compare with; None: none.
 
     Raises:
         ExportError: the export differs from the network.
@@ -219,6 +229,8 @@ def export_bundle(
         }
         draft.manifest["metrics"] = metrics
         draft.manifest["examples"] = write_examples(draft.path, data, validation, config.examples)
+        if earlier is not None:
+            metrics["earlier"] = compare_with_earlier(earlier, data, test)
         candidates = _label_candidates(data, validation, test)
         if candidates is not None:
             metrics["label_candidates"] = len(candidates)

@@ -9,7 +9,7 @@ import orjson
 from benchmarks.reliability.checked_clients import requests_of_random_images
 from benchmarks.reliability.clients import Client, ClientStats
 from benchmarks.reliability.wire import Address, Response
-from service.registry.request_shares import routes_to_canary
+from service.registry.canary_and_shadow_traffic_split import routes_to_canary
 
 _IDS = 8
 """Request ids for each image."""

@@ -11,7 +11,7 @@ from service.api import schemas
 from service.api.drift import describe_drift
 from service.api.feedback_fields import describe_figures
 from service.api.model_list import describe_failures
-from service.api.recent_metrics_fields import (
+from service.api.recent_metrics_from_history import (
     WINDOWS_SECONDS,
     engine_figures,
     route_figures,

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.codecs.body_to_images import FORM_TYPE, JSON_TYPE
 from service.errors import ControlDisabledError, InvalidQueryError
-from service.http.http_protocol import CONTROL
+from service.http.asgi_request import CONTROL
 from service.http.middleware import REQUEST_ID
 from service.sandbox.sandboxed_image_reader import IMAGE_TYPES
 from service.settings import ServiceSettings

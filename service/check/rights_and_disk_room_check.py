@@ -16,14 +16,14 @@ _MIB = 2**20
 
 def check_folders(settings: ServiceSettings) -> Iterator[Finding]:
     """Yield what is wrong with the folders of models, rollouts, traffic log, feedback, /tmp."""
-    for name in _unreadable_models(settings.models_folder):
+    for name in _unreadable_models(settings.bundles_folder):
         yield warning(
             "models",
             f"{name} cannot be read, so the service does not know of it; give this user access to "
             "it, if it is a model.",
         )
     folder = settings.control_folder
-    problem = None if folder is None else _why_not_writable(folder)
+    problem = None if folder is None else why_not_writable(folder)
     if problem is not None:
         yield error("control folder", f"--control-folder: {problem}")
     if problem is None or settings.rollouts is not None:
@@ -68,7 +68,7 @@ def _check_rollouts(settings: ServiceSettings) -> Iterator[Finding]:
 
 
 def _check_traffic_log(folder: Path, max_bytes: int) -> Iterator[Finding]:
-    problem = _why_not_writable(folder)
+    problem = why_not_writable(folder)
     if problem is not None:
         yield error("traffic log", f"--traffic-log: {problem}")
         return
@@ -88,7 +88,7 @@ def _check_traffic_log(folder: Path, max_bytes: int) -> Iterator[Finding]:
 
 
 def _check_feedback(file: Path, max_bytes: int) -> Iterator[Finding]:
-    problem = _why_not_writable(file.parent)
+    problem = why_not_writable(file.parent)
     if problem is None and file.exists() and not os.access(file, os.R_OK | os.W_OK):
         problem = f"{file} cannot be written; give this user access to it, or name another one."
     if problem is not None:
@@ -107,7 +107,7 @@ def _check_feedback(file: Path, max_bytes: int) -> Iterator[Finding]:
     yield fine("feedback", f"{file} can be written, and {free / _MIB:,.0f} MiB are free there.")
 
 
-def _why_not_writable(folder: Path) -> str | None:
+def why_not_writable(folder: Path) -> str | None:
     """Return in one sentence why a folder cannot be used, or made; None if it can be."""
     nearest = _nearest_existing(folder)
     if not nearest.is_dir():

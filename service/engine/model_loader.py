@@ -22,10 +22,10 @@ from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibrator
 from service.container_resources import available_processors
+from service.engine.batch_scheduling import SLICE_SECONDS
 from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.daemon_threads import DaemonThreads
 from service.engine.latency_estimator import Costs
-from service.engine.scheduling import SLICE_SECONDS
 from service.engine.thread_priority import lower_thread_priority
 from service.observability.drift_monitor import DriftMonitor
 from service.observability.drift_state_storage import DriftStates

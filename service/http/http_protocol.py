@@ -8,7 +8,6 @@ share of the server. `Upgrade` is ignored, so that a body is never taken for ano
 """
 
 import asyncio
-import math
 import random
 from asyncio import TimerHandle
 from functools import cache
@@ -18,14 +17,12 @@ from urllib.parse import unquote
 import httptools
 from httptools import HttpParserError, HttpParserUpgrade
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.http.asgi_request import CLIENT, CONTROL, HUNG_UP, TARGET_HOST, AsgiCycle
 from service.http.client_quotas import Client, Connection
+from service.http.connection_deadline import ConnectionDeadline
 from service.http.error_responses import http_error
 from service.http.lifespan_state import HTTP_CONTEXT, HttpContext
 from service.http.request_framing import (
@@ -34,17 +31,7 @@ from service.http.request_framing import (
     header_lines,
     without_upgrade,
 )
-
-CLIENT = "dropserve.client"
-"""The key of a request's scope with the `Client` that sent the request."""
-CONTROL = "dropserve.control"
-"""The key with whether the request came by the control listener, which alone may change models."""
-KEY_NAME = "dropserve.key"
-"""The key with the name of the request's API key, where the route needed one."""
-TARGET_HOST = "dropserve.target_host"
-"""The key with the host of a request target in absolute form, such as `http://HOST/path`."""
-HUNG_UP = "dropserve.hung_up"
-"""The key that is set to True once the connection is lost."""
+from service.http.request_pieces import RequestPieces
 
 MAX_HEAD_BYTES = 2**16
 """The most bytes of a request's target, headers and trailers together."""
@@ -52,9 +39,6 @@ MAX_HEAD_BYTES = 2**16
 _HEALTH_CHECKS = (b"/health/", b"/v2/health/")
 """How the paths of health checks begin: they may exceed the quota, since they decide if the server
 is live."""
-_END_OF_HEAD = b"\r\n\r\n"
-_CHUNKED_PIECE_BYTES = 2**14
-"""The most bytes of a chunked body that the parser is fed at once."""
 _MAX_CHUNKED_BYTES, _MAX_CHUNKED_PIECES = 2**16, 2_000
 """The most of a chunked body that is parsed in one iteration of the event loop.
 
@@ -94,37 +78,6 @@ def _urgent_starts(root_path: str) -> tuple[bytes, ...]:
     )
 
 
-class Cycle(RequestResponseCycle):
-    """One request and its response through ASGI."""
-
-    status = 0
-    """The status of the response; 0 before its head is sent."""
-
-    async def send(self, message: Message) -> None:  # type: ignore[override]
-        """Send a part of the response.
-
-        A response that begins before the request is complete closes the connection.
-        """
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            protocol: HttpProtocol = self.transport  # type: ignore[assignment]
-            if self.more_body or protocol.is_last_response():
-                self.keep_alive = False
-        await super().send(message)  # type: ignore[arg-type]
-
-    async def run_asgi(self, app: ASGIApp) -> None:  # type: ignore[override]
-        """Run the application; a task that is cancelled since its client hung up ends quietly."""
-
-        async def run(scope: Scope, receive: Receive, send: Send) -> None:
-            try:
-                await app(scope, receive, send)
-            except asyncio.CancelledError:  # which uvicorn would log with a traceback
-                if not scope.get(HUNG_UP):
-                    raise
-
-        await super().run_asgi(run)  # type: ignore[arg-type]
-
-
 class HttpProtocol(HttpToolsProtocol):
     """One connection of an application whose lifespan state has an `HttpContext`."""
 
@@ -153,11 +106,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Bytes of this connection that count against the client's share."""
         self._unsent_bytes = 0
         """Those of `_buffered_bytes` that were waiting to be sent when writing was paused."""
-        self._head_tail = b""
-        """The last bytes parsed, at most three: `_END_OF_HEAD` may have begun in them."""
-        self._has_request_line = False
-        self._request_line_tail = b""
-        """The last byte of the request line that has been parsed."""
+        self._pieces = RequestPieces()
         self._request_headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
         self._unreported_bytes = 0
@@ -165,8 +114,6 @@ class HttpProtocol(HttpToolsProtocol):
 
         The parser reports a header once it has ended; this limits a header without an end.
         """
-        self._body_bytes_left: int | None = 0
-        """Bytes of the body that have not been parsed yet; None for a chunked body."""
         self._is_between_requests = True
         """Whether the last request is complete and the parser has seen nothing of the next."""
         self._needs_head_deadline = False
@@ -188,11 +135,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_parse_scheduled = False
         self._last_status = 0
         self._response_task: asyncio.Task[None] | None = None
-        self._deadline: float | None = None
-        """When the present state of the connection ends, by the event loop's clock; None: never."""
-        self._timer: TimerHandle | None = None
-        """Checks the deadline; it may be due earlier, and is then set again."""
-        self._timer_due_at = math.inf
+        self._deadline = ConnectionDeadline(self.loop, self._on_deadline)
+        """When the present state of the connection ends."""
         self._write_timer: TimerHandle | None = None
         self._default_header_lines: tuple[object, bytes] = (None, b"")
         """uvicorn's list of default headers, which it replaces every second, and its lines."""
@@ -210,7 +154,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._client = client
         self._is_shutting_down = bool(getattr(self.server_state, "is_shutting_down", False))
-        self._set_deadline(
+        self._deadline.set(
             _LAST_REQUEST_SECONDS if self._is_shutting_down else self._head_timeout_seconds
         )
 
@@ -219,10 +163,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._clients.disconnect(self._client, self)
         self._add_buffered_bytes(-self._buffered_bytes)
         self._unparsed.clear()
-        for timer in (self._timer, self._write_timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._write_timer = None
+        self._deadline.end()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
         if self.scope is not None:
             self.scope[HUNG_UP] = True  # type: ignore[literal-required]
         super().connection_lost(exc)
@@ -262,7 +206,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def limit_closing(self) -> None:
         """Limit how long a connection that closes waits for its client to read what was sent."""
-        self._set_deadline(self._write_timeout_seconds)
+        self._deadline.set(self._write_timeout_seconds)
 
     def _end_half_closed(self) -> None:
         if self._is_answering and not self._is_closed():
@@ -274,7 +218,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_backing_off:
             self._end_back_off()  # an unread request is answered, too
         if not self._is_answering and not self._is_in_body:
-            self._set_deadline(_LAST_REQUEST_SECONDS)
+            self._deadline.set(_LAST_REQUEST_SECONDS)
 
     def is_last_response(self) -> bool:
         """Return whether the connection is closed after this response, also if it is keep-alive.
@@ -293,36 +237,6 @@ class HttpProtocol(HttpToolsProtocol):
         return bool(self._unparsed) if behind is None else behind > 0
 
     # --- time ---
-
-    def _set_deadline(self, seconds: float | None) -> None:
-        """Limit how long the present state of the connection lasts; None removes the limit.
-
-        A timer that is due earlier is kept: setting one for each request would cost more.
-        """
-        if seconds is None:
-            self._deadline = None
-            return
-        self._deadline = deadline = self.loop.time() + seconds
-        if deadline >= self._timer_due_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._set_timer(seconds)
-
-    def _set_timer(self, seconds: float) -> None:
-        self._timer = self.loop.call_later(seconds, self._on_timer)
-        self._timer_due_at = self._timer.when()
-
-    def _on_timer(self) -> None:
-        self._timer, self._timer_due_at = None, math.inf
-        if self._deadline is None:
-            return
-        seconds_left = self._deadline - self.loop.time()
-        if seconds_left > 0:
-            self._set_timer(seconds_left)
-        else:
-            self._deadline = None
-            self._on_deadline()
 
     def _on_deadline(self) -> None:
         """End a connection that lingers, is idle or sends its head for too long."""
@@ -477,6 +391,7 @@ class HttpProtocol(HttpToolsProtocol):
 
         A chunked body may take several calls, one in an iteration of the event loop.
         """
+        pieces = self._pieces
         start = chunked_bytes = chunked_pieces = 0
         self._has_answered = False
         while start < len(data) and not (
@@ -484,14 +399,14 @@ class HttpProtocol(HttpToolsProtocol):
         ):
             if chunked_bytes >= _MAX_CHUNKED_BYTES or chunked_pieces >= _MAX_CHUNKED_PIECES:
                 break
-            end = self._find_piece_end(data, start)
-            if self._is_in_body and self._body_bytes_left is None:
+            end = pieces.end_of_piece(data, start, is_in_body=self._is_in_body)
+            if self._is_in_body and pieces.body_bytes_left is None:
                 chunked_bytes += end - start
                 chunked_pieces += 1
             self._unreported_bytes += end - start
             if not (
-                self._is_in_body or self._has_request_line
-            ) and not self._is_request_line_strict(data[start:end]):
+                self._is_in_body or pieces.has_request_line
+            ) and not pieces.is_request_line_strict(data[start:end]):
                 self._refuse_request(400)
                 return start
             # bytes() of bytes copies nothing; a bytearray may change while the parser reads it.
@@ -503,16 +418,6 @@ class HttpProtocol(HttpToolsProtocol):
             self._limit_head()
         return start
 
-    def _is_request_line_strict(self, piece: bytes | bytearray) -> bool:
-        """Return whether the request line has no two spaces in a row, which the parser permits."""
-        if not self._request_line_tail:
-            piece = piece.lstrip(b"\r\n")  # a request may follow empty lines (RFC 9112, 2.2)
-        line, end, _ = piece.partition(b"\r\n")
-        is_strict = b"  " not in self._request_line_tail + line
-        self._has_request_line = bool(end)
-        self._request_line_tail = bytes(line[-1:]) or self._request_line_tail
-        return is_strict
-
     def _limit_head(self) -> None:
         """Limit the size and the time of a head that is incomplete."""
         if self._is_between_requests or self._is_in_body or self._is_answering:
@@ -521,30 +426,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._send(http_error(431), keep_alive=False)  # a header without an end
         elif self._needs_head_deadline:
             self._needs_head_deadline = False
-            self._set_deadline(self._head_timeout_seconds)
-
-    def _find_piece_end(self, data: bytes | bytearray, start: int) -> int:
-        """Return how far the parser may go: never beyond the end of a head or of a body.
-
-        A chunked body ends with an empty line, as a head does; an empty line within it merely ends
-        a piece.
-        """
-        limit = len(data)
-        if self._is_in_body:
-            if self._body_bytes_left is not None:
-                end = min(start + self._body_bytes_left, limit)
-                self._body_bytes_left -= end - start
-                return end
-            limit = min(start + _CHUNKED_PIECE_BYTES, limit)
-        tail = self._head_tail
-        # The empty line may have begun in the previous piece.
-        if tail and (found := (tail + data[start : start + 3]).find(_END_OF_HEAD)) >= 0:
-            end = start + found + len(_END_OF_HEAD) - len(tail)
-        else:
-            found = data.find(_END_OF_HEAD, start, limit)
-            end = limit if found < 0 else found + len(_END_OF_HEAD)
-        self._head_tail = (tail + data[max(start, end - 3) : end])[-3:]
-        return end
+            self._deadline.set(self._head_timeout_seconds)
 
     def _feed_parser(self, piece: bytes) -> None:
         """Feed the parser, which calls the `on_` methods below; refuse what it rejects."""
@@ -614,16 +496,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin the request if its head is unambiguous about where the request ends."""
-        self._head_tail = b""
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._is_upgrade = True
             return
         parser = self.parser
-        self._body_bytes_left = body_length(
-            parser.get_method(), parser.get_http_version(), self.headers
-        )
-        self._is_in_body = self._body_bytes_left != 0
-        self._set_deadline(None)
+        length = body_length(parser.get_method(), parser.get_http_version(), self.headers)
+        self._pieces.begin_body(length)
+        self._is_in_body = length != 0
+        self._deadline.clear()
         self._request_headers, self.headers = self.headers, []  # later headers are trailers
         self._begin_request()
 
@@ -655,7 +535,7 @@ class HttpProtocol(HttpToolsProtocol):
             host = url.host.decode("latin-1")
             scope[TARGET_HOST] = f"[{host}]" if ":" in host else host
         self.scope = scope  # type: ignore[assignment]
-        self.cycle = Cycle(
+        self.cycle = AsgiCycle(
             scope=scope,  # type: ignore[arg-type]
             transport=self,  # type: ignore[arg-type]
             flow=self.flow,
@@ -690,8 +570,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_upgrade:
             return
         self._is_between_requests = True
-        self._is_in_body = self._has_request_line = False
-        self._head_tail = self._request_line_tail = b""
+        self._is_in_body = False
+        self._pieces.end_request()
         self._is_answering = self._end_request()
 
     def _end_request(self) -> bool:
@@ -712,7 +592,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._release_request_bytes()
         if self._linger_bytes_left is not None or self.transport.is_closing():
             return
-        if isinstance(self.cycle, Cycle):
+        if isinstance(self.cycle, AsgiCycle):
             self._last_status = self.cycle.status
         if self._last_status in _BACK_OFF_STATUSES:
             self._back_off()
@@ -725,7 +605,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._schedule_parse()
         elif self.flow.read_paused:
             self.flow.resume_reading()
-        self._set_deadline(self.timeout_keep_alive)
+        self._deadline.set(self.timeout_keep_alive)
 
     def _back_off(self) -> None:
         """Pause reading for a while: another attempt would be refused, too.
@@ -782,7 +662,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         is_all_read = self._is_between_requests and not self._unparsed and not self._is_backing_off
         if is_all_read or self._is_half_closed or not self.transport.can_write_eof():
-            self._deadline = None
+            self._deadline.clear()
             self.transport.close()
             if not self.transport.get_write_buffer_size():
                 return
@@ -791,7 +671,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._unparsed.clear()
             self.transport.write_eof()
             self.flow.resume_reading()
-        self._set_deadline(_LINGER_SECONDS)
+        self._deadline.set(_LINGER_SECONDS)
 
     def _is_closed(self) -> bool:
         """Return whether the connection is closed, is closing or lingers."""

@@ -14,10 +14,10 @@ from service.edge.allowed_hosts import AllowedHosts
 from service.edge.forwarded_headers import find_sender
 from service.edge.trusted_proxies import ReverseProxies
 from service.errors import WrongHostError
+from service.http.asgi_request import CLIENT, CONTROL, TARGET_HOST
 from service.http.client_quotas import Client, client_network
 from service.http.cors_headers import CrossOrigin
 from service.http.error_responses import domain_error_response
-from service.http.http_protocol import CLIENT, CONTROL, TARGET_HOST
 from service.http.request_body import header
 
 INSPECTED = "dropserve.inspected"

@@ -26,6 +26,7 @@ class PrometheusSeries:
         self._create_uncertainty_series(self.registry)
         self._create_drift_series(self.registry)
         self._create_version_series(self.registry)
+        self._create_models_source_series(self.registry)
         self._create_inference_series(self.registry)
         self._create_traffic_log_series(self.registry)
         self._create_feedback_series(self.registry)
@@ -218,6 +219,30 @@ class PrometheusSeries:
             "dropserve_switches",
             "Times that another version became a model's stable one, summed over the workers.",
             ("model",),
+            registry=registry,
+        )
+
+    def _create_models_source_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of the source that bundles are fetched from, named without secrets."""
+        labels = ("source",)
+        self.models_source_success = Gauge(
+            "dropserve_models_source_last_success_timestamp_seconds",
+            "When all that is wanted of the models source was last in the cache, or else the "
+            "start, seconds since 1970.",
+            labels,
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self.models_source_failures = Counter(
+            "dropserve_models_source_failures",
+            "Polls of the models source after which something wanted was not in the cache.",
+            labels,
+            registry=registry,
+        )
+        self.models_source_fetched = Counter(
+            "dropserve_models_source_fetched_versions",
+            "Versions that were fetched from the models source.",
+            labels,
             registry=registry,
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.engine.model_loader import LoadedModel
 from service.errors import UnknownVersionError
-from service.registry.request_shares import routes_to_canary
+from service.registry.canary_and_shadow_traffic_split import routes_to_canary
 from service.registry.rollout_spec import RolloutSpec
 
 STABLE, CANARY = "stable", "canary"

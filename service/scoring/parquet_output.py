@@ -13,7 +13,7 @@ from model.errors import SettingsError
 from service.scoring.output_file import unwritable
 from service.scoring.result_lines import ABSTAIN, ERROR, PATH, LineLayout, State, state_of
 from service.scoring.score_settings import SortField
-from service.scoring.sorted_output import sort_key
+from service.scoring.sort_output_by_field import sort_key
 
 _TEXT = (PATH, "label", "abstain_because", "stopped_because", ERROR)
 _TYPES = {"abstain": "bool", "samples_used": "int64"}

@@ -12,8 +12,8 @@ from service.container_resources import available_processors
 from service.scoring.batch_queue import BatchQueue
 from service.scoring.image_file import ImageReference
 from service.scoring.image_sources import FoundImages, find_images
+from service.scoring.lines_in_input_order import OrderedWriter
 from service.scoring.model_choice import candidate_bundles
-from service.scoring.ordered_writer import OrderedWriter
 from service.scoring.output_file import OutputFile, drop_lines
 from service.scoring.parquet_output import require_pyarrow, states_in, write_parquet
 from service.scoring.progress import Progress
@@ -23,7 +23,7 @@ from service.scoring.run_settings_file import begin_or_continue
 from service.scoring.score_settings import OutputFormat, ScoreSettings
 from service.scoring.scoring_process_messages import ModelFacts
 from service.scoring.scoring_process_pool import LANES, WorkerPool
-from service.scoring.sorted_output import sort_output
+from service.scoring.sort_output_by_field import sort_output
 from service.scoring.uncalibrated_model_check import uncalibrated_warning
 
 _LINES_SUFFIX = ".lines.jsonl"

@@ -18,8 +18,8 @@ import structlog
 from model.errors import DropserveError
 from service.engine.model_loader import LoadedModel
 from service.observability.log_format import CURRENT_REQUEST_ID
+from service.registry.canary_and_shadow_traffic_split import is_shadowed
 from service.registry.model_repository import Repository
-from service.registry.request_shares import is_shadowed
 from service.registry.stable_and_canary import ActiveVersions
 from service.shadow.difference_of_two_answers import ComparedAnswer, compare
 from service.shadow.shadow_counts import ShadowCounts, VersionPair

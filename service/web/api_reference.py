@@ -16,7 +16,7 @@ from service.api.routes import RawResponse, new_router
 from service.edge.trusted_proxies import ReverseProxies
 from service.http.request_body import header
 from service.keys.scopes import public
-from service.web import reference_files
+from service.web import api_reference_files
 from service.web.pages import security_headers
 from service.web.static_files import accepts_gzip
 
@@ -52,7 +52,10 @@ def router(describe: Callable[[str], bytes], proxies: ReverseProxies) -> APIRout
     describe: returns the description for clients below a path prefix, JSON in gzip's format.
     """
     routes = new_router("operations")
-    docs, redoc = reference_files.page("docs.html"), reference_files.page("redoc.html")
+    docs, redoc = (
+        api_reference_files.page("docs.html"),
+        api_reference_files.page("redoc.html"),
+    )
     docs_headers, redoc_headers = (
         {**headers, "Cache-Control": _ASK_EACH_TIME} for headers in (_DOCS_HEADERS, _REDOC_HEADERS)
     )
@@ -93,13 +96,13 @@ def router(describe: Callable[[str], bytes], proxies: ReverseProxies) -> APIRout
 
 async def _file(request: Request, edition: str, name: str) -> Response:
     """Return a file of the current edition; files of others are not kept."""
-    if edition != reference_files.edition():
+    if edition != api_reference_files.edition():
         raise HTTPException(_NOT_FOUND)
     is_packed = accepts_gzip(request)
-    read = reference_files.compressed if is_packed else reference_files.content
+    read = api_reference_files.compressed if is_packed else api_reference_files.content
     try:
         body = await asyncio.to_thread(read, name)
     except KeyError:
         raise HTTPException(_NOT_FOUND) from None
     headers = [_FOR_EVER, _VARY, *([_PACKED] if is_packed else [])]
-    return RawResponse(body, reference_files.media_type(name), headers)
+    return RawResponse(body, api_reference_files.media_type(name), headers)

@@ -9,7 +9,7 @@ from benchmarks.reliability.version_watch import (
     messages_with_ids,
     stale_answers,
 )
-from service.registry.request_shares import routes_to_canary
+from service.registry.canary_and_shadow_traffic_split import routes_to_canary
 
 HISTORY = [
     Serving("1", None, 0.0, 0.0, 0.0),

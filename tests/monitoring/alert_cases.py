@@ -30,6 +30,9 @@ PROMISE = f'dropserve_feedback_alarm{{{_MODEL},promise="coverage"}}'
 FEEDBACK_FAILING = f"dropserve_feedback_failing{{{_JOB}}}"
 REFUSED = f'dropserve_refused_version{{{_JOB},model="digits",version="2"}}'
 ROLLOUTS = f"dropserve_rollouts_valid{{{_JOB}}}"
+SOURCE = (
+    f'dropserve_models_source_last_success_timestamp_seconds{{{_JOB},source="s3://bucket/models"}}'
+)
 DROPPED = f"dropserve_log_lines_dropped_total{{{_JOB}}}"
 TRAFFIC_LOST = f'dropserve_traffic_log_lines_total{{{_JOB},outcome="dropped"}}'
 WRONG_KEYS, TOO_MANY_KEYS = (
@@ -61,6 +64,7 @@ ORDINARY = {
     FEEDBACK_FAILING: "0x30 1x3 0x41",  # its disk was full for a moment
     REFUSED: "0x75",
     ROLLOUTS: "1x75",
+    SOURCE: "0+60x75",  # polled a moment ago, by promtool's clock that begins at 0
     DROPPED: "0x75",
     TRAFFIC_LOST: "0x75",
     f'dropserve_traffic_log_lines_total{{{_JOB},outcome="written"}}': "0+720x75",
@@ -129,6 +133,14 @@ CASES = {
         _INSTANCE,
         "service:8000 cannot read which versions are wanted, and serves the last ones that it has "
         "read.",
+    ),
+    "DropserveModelsSourceStale": Case(
+        {SOURCE: "0+60x9 540x65"},
+        25,
+        27,
+        {**_INSTANCE, "source": "s3://bucket/models"},
+        "service:8000 has not fetched all that s3://bucket/models has for 18m 0s, and serves what "
+        "it has.",
     ),
     "DropserveAbstentionRateHigh": Case(
         {ABSTAINED: "0+60x75"},

@@ -31,7 +31,7 @@ from service.api import schemas
 from service.app import create_app
 from service.engine.batcher import RowPredictor
 from service.engine.model_loader import Loader
-from service.http.http_protocol import CONTROL
+from service.http.asgi_request import CONTROL
 from service.http.middleware import REQUEST_ID_HEADER
 from service.observability.metrics_recorder import Metrics
 from service.registry.model_repository import Repository

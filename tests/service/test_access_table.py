@@ -18,12 +18,12 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
+from service.http.asgi_request import CLIENT, CONTROL
 from service.http.client_quotas import Client, LoopQuota
-from service.http.http_protocol import CLIENT, CONTROL
 from service.keys.key_file_changes import add_key
 from service.keys.scopes import SCOPES, required_scope
 from service.settings import ServiceSettings
-from service.web import reference_files
+from service.web import api_reference_files
 from tests.bundles import copy_bundle
 from tests.conftest import ROOT
 from tests.pictures import Pixels, encode, instances
@@ -49,7 +49,7 @@ PARAMETERS = {
     "{name}": "digits",
     "{version}": "stable",
     "{number}": "0",
-    "{edition}": reference_files.edition(),
+    "{edition}": api_reference_files.edition(),
     "{file:path}": "style.css",
 }
 QUERIES = {"canary": "?version=1&share=0.5", "pin": "?version=2", "shadow": "?version=1"}

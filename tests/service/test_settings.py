@@ -26,6 +26,11 @@ CHANGED: dict[str, Any] = {
     "workers": 2,
     "threads": 3,
     "models_folder": Path("else where"),
+    "models_source": "s3://bucket/models",
+    "models_cache": Path("fetched here"),
+    "models_source_seconds": 5.0,
+    "models_source_versions": 3,
+    "models_source_max_bytes": 2**30,
     "models": "digits@3, letters",
     "served_model_name": "digits",
     "watch_seconds": 0.5,
@@ -101,6 +106,7 @@ NEEDED = {
     "max_samples": ["--default-samples", "1"],
     "tls_certificate": ["--tls-key", "k"],
     "tls_key": ["--tls-certificate", "c"],
+    "models_cache": ["--models-source", "s3://bucket/models"],
     "tls_client_ca": ["--tls-certificate", "c", "--tls-key", "k"],
 }
 """What a setting cannot be without."""

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from model.errors import RunError, SettingsError
+from training.atomic_file_writing import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +44,9 @@ class CheckpointFiles(TorchCheckpointIO):
         storage_options: Any | None = None,
     ) -> None:
         """Replace the checkpoint in `path`, or raise OSError and leave it as it was."""
-        target = Path(path)
-        draft = target.with_name(f".{target.name}-{os.getpid()}")
         content = io.BytesIO()  # torch's own writer would raise RuntimeError for a full disk
         torch.save(checkpoint, content)
-        try:
-            with draft.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(Path(path), content.getbuffer())
 
 
 def load_checkpoint(file: Path) -> dict[str, Any] | None:

@@ -18,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from service.http.asgi_request import CLIENT, CONTROL
 from service.http.fast_path.coroutine_runner import CoroutineRunner
 from service.http.fast_path.route_cache import RouteMatch
-from service.http.http_protocol import CLIENT, CONTROL, HttpProtocol
+from service.http.http_protocol import HttpProtocol
 from service.http.lifespan_state import HTTP_CONTEXT, HttpContext
 from service.http.middleware import HUNG_UP_STATUS, STARTED
 from service.http.request_body import WHOLE_BODY, index_headers
@@ -139,7 +140,7 @@ class FastPathProtocol(HttpProtocol):
         """Answer a request that differs from a remembered one in its body alone."""
         self._started_at = time.perf_counter()
         self._is_answering = True
-        self._deadline = None
+        self._deadline.clear()
         self._answer(remembered.head, body)
 
     def _is_free(self) -> bool:

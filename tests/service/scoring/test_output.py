@@ -16,7 +16,7 @@ from service.scoring.output_file import OutputError, OutputFile
 from service.scoring.parquet_output import require_pyarrow, states_in, write_parquet
 from service.scoring.result_lines import FIGURES, LineLayout, State
 from service.scoring.score_settings import OutputFormat
-from service.scoring.sorted_output import sort_output
+from service.scoring.sort_output_by_field import sort_output
 
 CLASSES = ("ant", "bee,\n")
 LAYOUTS = {kind: LineLayout(kind, FIGURES, CLASSES) for kind in OutputFormat}

@@ -11,7 +11,7 @@ import pytest
 
 from service.app import create_app
 from service.settings import ServiceSettings
-from service.web import reference_files
+from service.web import api_reference_files
 from tests.service.serving import Application, check_error, serving
 
 PAGES = ["/docs", "/redoc"]
@@ -112,8 +112,8 @@ def test_files_may_be_cached_for_ever_and_pages_not(service: Application) -> Non
 
 
 def test_address_of_the_files_changes_with_their_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference_files, "_NO_LOGO", b"data:,another")
-    assert reference_files.edition.__wrapped__() != reference_files.edition()
+    monkeypatch.setattr(api_reference_files, "_NO_LOGO", b"data:,another")
+    assert api_reference_files.edition.__wrapped__() != api_reference_files.edition()
 
 
 @pytest.mark.parametrize(
@@ -123,37 +123,40 @@ def test_address_of_the_files_changes_with_their_content(monkeypatch: pytest.Mon
 def test_file_has_the_same_content_in_every_encoding(
     service: Application, accepted: str, encoding: str
 ) -> None:
-    path = f"/docs/{reference_files.edition()}/swagger-ui.css"
+    path = f"/docs/{api_reference_files.edition()}/swagger-ui.css"
     response = service.get(path, headers={"Accept-Encoding": accepted})
-    assert response.content == reference_files.content("swagger-ui.css")
+    assert response.content == api_reference_files.content("swagger-ui.css")
     assert response.headers["Vary"] == "Accept-Encoding"
     assert response.headers.get("Content-Encoding", "identity") == encoding
 
 
 def test_compressed_file_is_less_than_a_third() -> None:
     for name in ("redoc.standalone.js", "swagger-ui-bundle.js", "swagger-ui.css"):
-        content, compressed = reference_files.content(name), reference_files.compressed(name)
+        content, compressed = (
+            api_reference_files.content(name),
+            api_reference_files.compressed(name),
+        )
         assert gzip.decompress(compressed) == content
         assert len(compressed) < len(content) / 3
 
 
 @pytest.mark.parametrize("path", ["{edition}/docs.html", "{edition}/favicon.png", "old/docs.js"])
 def test_other_files_are_not_found(service: Application, path: str) -> None:
-    path = "/docs/" + path.replace("{edition}", reference_files.edition())
+    path = "/docs/" + path.replace("{edition}", api_reference_files.edition())
     check_error(service.get(path), 404, "not_found", f"There is nothing at {path}; …")
 
 
 def test_file_is_that_of_the_package_but_for_one_address() -> None:
-    for name, folder in reference_files._FILES.items():
+    for name, folder in api_reference_files._FILES.items():
         original = (folder / name).read_bytes()
         changed = original.replace(b"https://cdn.redoc.ly/redoc/logo-mini.svg", b"data:,")
-        assert reference_files.content(name) == changed
+        assert api_reference_files.content(name) == changed
         assert (original != changed) == (name == "redoc.standalone.js")
 
 
 def test_redoc_shows_no_picture_of_another_host() -> None:
-    assert b"cdn.redoc.ly" not in reference_files.content("redoc.standalone.js")
-    assert b'src:"data:,"' in reference_files.content("redoc.standalone.js")
+    assert b"cdn.redoc.ly" not in api_reference_files.content("redoc.standalone.js")
+    assert b'src:"data:,"' in api_reference_files.content("redoc.standalone.js")
 
 
 def servers(response: httpx.Response) -> list[str]:

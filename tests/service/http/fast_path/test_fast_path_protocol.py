@@ -390,7 +390,7 @@ def test_keep_alive_timeout_spares_a_connection_with_a_request_in_flight(
     assert client.read_response().status == 400
     held.wait_until_running()
     held_port.connections[-1].timeout_keep_alive = 0
-    held_port.call(held_port.connections[-1]._on_timer)
+    held_port.call(held_port.connections[-1]._deadline.check)
     held.released.set()
     assert client.read_response().status == 200
 
@@ -459,7 +459,7 @@ def test_keep_alive_timeout_closes_an_idle_connection_only(port: Listening, digi
     port.until(
         lambda: connection._needs_head_deadline is False and not connection._is_between_requests
     )
-    port.call(connection._on_timer)
+    port.call(connection._deadline.check)
     client.send(whole[20:])
     assert client.read_response().status == 200  # then the keep-alive timeout, 0 seconds, begins
     assert client.is_closed()

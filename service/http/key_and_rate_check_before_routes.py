@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.http.asgi_request import CONTROL, KEY_NAME
 from service.http.client_rate_limits import ALLOWANCE, ClientRates
 from service.http.fast_path.fast_path_route import Endpoint, FastPathRoute
-from service.http.http_protocol import CONTROL, KEY_NAME
 from service.http.request_body import header
 from service.http.request_head_checks import INSPECTED, InspectedHead
 from service.keys import scopes

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.registry.request_shares import routes_to_canary
+from service.registry.canary_and_shadow_traffic_split import routes_to_canary
 
 
 @given(st.text(max_size=20))

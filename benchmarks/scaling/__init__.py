@@ -1,0 +1,1 @@
+"""How many replicas a load needs: measured costs, a simulation of replicas, and a plan."""
