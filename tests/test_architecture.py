@@ -91,6 +91,7 @@ ROOMS = {
         "models_source",
         "registry",
         "traffic_log",
+        "feedback",
         "shadow",
         "api",
         "scoring",
