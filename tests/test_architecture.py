@@ -63,6 +63,7 @@ ROOMS = {
         "transfer",
         "adopt",
         "evaluate",
+        "migrate",
         "pipeline",
         "__main__",
         "experiments",

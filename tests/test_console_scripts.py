@@ -20,7 +20,7 @@ MODULES = {
     "dropserve-train": "training",
     **{f"dropserve-{name}": f"service.{name}" for name in ("check", "control", "keys")},
     **{f"dropserve-{name}": f"service.{name}" for name in ("score", "replay")},
-    **{f"dropserve-{name}": f"training.{name}" for name in ("evaluate", "adopt")},
+    **{f"dropserve-{name}": f"training.{name}" for name in ("evaluate", "adopt", "migrate")},
 }
 """Each script, and the module whose `python -m` is the same command."""
 

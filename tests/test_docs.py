@@ -30,6 +30,7 @@ from tests.differential.differences import EXPLANATIONS
 from training.adoption.adoption_config import AdoptionConfig
 from training.config import EvaluationConfig, TrainingConfig
 from training.experiments.settings import ExperimentName, ExperimentSettings
+from training.migrate import MigrationConfig
 
 ROOT = Path(__file__).parent.parent
 API = (ROOT / "docs" / "http-api.md").read_text()
@@ -98,6 +99,7 @@ PROGRAMS: tuple[type[CommandSettings], ...] = (
     TrainingConfig,
     EvaluationConfig,
     AdoptionConfig,
+    MigrationConfig,
     ExperimentSettings,
 )
 POSITIONAL = {"experiment", "file", "bundle", "action", "network", "paths", "folder"}
