@@ -1,7 +1,6 @@
-"""`python -m training.migrate BUNDLE`: writes a bundle of the last schema once more, as it is now.
+"""`python -m training.migrate BUNDLE`: writes a bundle of schema 2 as a new version of its model.
 
-Schema 2 kept the graphs as they were exported. Nothing is trained or measured again, and the old
-version stays as it is.
+Schema 2 kept the graphs as they were exported; they are finished. Trains and measures nothing.
 """
 
 import json
@@ -12,23 +11,13 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.bundle.store import (
-    MANIFEST_FILE,
-    REPORT_FOLDER,
-    Bundle,
-    Manifest,
-    new_version,
-    open_bundle,
-)
+from model.bundle.store import MANIFEST_FILE, Bundle, Manifest, new_version, open_bundle
 from model.cli_and_env_settings import CommandSettings, load_or_exit
 from model.errors import BundleError
 from model.inference.predictor_loading import load_predictor
 from training.command_exit_status import names_missing_extra, run_command
 
 logger = logging.getLogger("training.migrate")
-
-_MIGRATED_SCHEMA = 2
-_NOT_KEPT = {"schema_version", "version", "published", "files"}
 
 
 class MigrationConfig(CommandSettings):
@@ -57,15 +46,21 @@ def migrate(folder: Path) -> Path:
     from training.export.finished_graphs import finish_graphs  # which imports onnx
 
     old = _open(folder.resolve())
-    models, name = old.path.parent.parent, old.manifest.name
+    name, models = old.manifest.name, old.path.parent.parent
     with new_version(models, name) as draft:
+
+        def write_titles(version: int) -> None:
+            for page in (*draft.path.glob("report/*.md"), *draft.path.glob("report/*.html")):
+                text = old.take(page.relative_to(draft.path).as_posix()).decode()
+                title = f"{name}, version {old.manifest.version}"
+                page.write_text(text.replace(title, f"{name}, version {version}"), "utf-8")
+
         for file in old.manifest.files:
-            target = draft.path / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(old.take(file))
+            (draft.path / file).parent.mkdir(parents=True, exist_ok=True)
+            (draft.path / file).write_bytes(old.take(file))
         finish_graphs(draft.path)
-        draft.manifest = old.manifest.model_dump(exclude=_NOT_KEPT)
-        draft.write_versioned = lambda version: _write_report(draft.path, old, version)
+        again = {"schema_version", "version", "published", "files"}
+        draft.manifest, draft.write_versioned = old.manifest.model_dump(exclude=again), write_titles
     path = models / name / str(draft.version)
     load_predictor(open_bundle(path))
     logger.info("The bundle: %s", path)
@@ -73,28 +68,12 @@ def migrate(folder: Path) -> Path:
 
 
 def _open(folder: Path) -> Bundle:
-    file = folder / MANIFEST_FILE
     try:
-        found = json.loads(file.read_bytes())
-        schema = found.pop("schema_version")
-        manifest = Manifest.model_validate(found)
-    except (OSError, ValueError, AttributeError, KeyError):
-        raise BundleError(
-            f"{file} is not the manifest of a bundle; name models/NAME/VERSION."
-        ) from None
-    if schema != _MIGRATED_SCHEMA:
-        raise BundleError(f"{folder} is of schema {schema}; only {_MIGRATED_SCHEMA} is migrated.")
-    return Bundle(folder, manifest, card="")
-
-
-def _write_report(folder: Path, old: Bundle, version: int) -> None:
-    """Write the pages of the report, whose titles name the version."""
-    name, before = old.manifest.name, old.manifest.version
-    for file in old.manifest.files:
-        if file.startswith(REPORT_FOLDER) and file.endswith((".md", ".html")):
-            page = old.take(file).decode()
-            titled = page.replace(f"{name}, version {before}", f"{name}, version {version}")
-            (folder / file).write_text(titled, encoding="utf-8")
+        found = json.loads((folder / MANIFEST_FILE).read_bytes())
+        found["schema_version"] += 1
+        return Bundle(folder, Manifest.model_validate(found), card="")
+    except (OSError, ValueError, TypeError, KeyError):
+        raise BundleError(f"{folder} is no bundle of schema 2; name models/NAME/VERSION.") from None
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ once more as `mc_statistics.onnx`, for logits that do not come out of the head.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.graphs.sessions import RunOptions, Session
+from model.graphs.sessions import CancellationToken, Session, create_session
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -91,11 +91,20 @@ def temperature_input(temperature: float) -> Feeds:
 
 
 class MCStatistics:
-    """The graph of the statistics alone, of a fixed number of classes K."""
+    """The graph of the statistics alone, of a fixed number of classes K.
 
-    def __init__(self, session: Session, run_options: RunOptions | None = None) -> None:
-        self._session = session
-        self._run_options = run_options
+    It is loaded by the first run: most samples come out of a head, whose graph has the same nodes.
+    """
+
+    def __init__(self, graph: bytes, cancellation: CancellationToken | None = None) -> None:
+        """Take an encoded graph; cancellation: cancels loading and runs; None: neither can be."""
+        self._graph = graph
+        self._cancellation = cancellation
+        self._run_options = None if cancellation is None else cancellation.run_options
+
+    @cached_property
+    def _session(self) -> Session:
+        return create_session(self._graph, threads=1, cancellation=self._cancellation)
 
     def run(
         self, logits: NDArray[np.float32], temperature: float, *, random: bool

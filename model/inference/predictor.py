@@ -216,7 +216,8 @@ class Predictor:
             model = _create_session(read(MODEL_FILE), threads, cancellation)
             # More threads would split sums, and so round them, by their number.
             head = _create_session(read(HEAD_FILE), 1, cancellation, plans=True)
-            statistics = _create_session(read(MC_STATISTICS_FILE), 1, cancellation)
+            graph = read(MC_STATISTICS_FILE)
+            require_self_contained(graph)
         except BundleError:
             raise
         except OnnxEncodingError as error:
@@ -229,7 +230,7 @@ class Predictor:
                 f"{folder} cannot be loaded by ONNX Runtime ({reason}); export it again."
             ) from None
         run_options = None if cancellation is None else cancellation.run_options
-        return cls(layers, model, head, MCStatistics(statistics, run_options), run_options)
+        return cls(layers, model, head, MCStatistics(graph, cancellation), run_options)
 
     def with_calibrator(self, calibrator: Calibrator | None) -> Self:
         """Return a predictor over the same graphs with another calibrator; None: uncalibrated."""

@@ -51,7 +51,6 @@ from model.graphs.mc_statistics import (
     sample_count_inputs,
     temperature_input,
 )
-from model.graphs.sessions import create_session
 from training.export.onnx_nodes import Nodes
 
 _OPSET, _IR_VERSION = 20, 10
@@ -95,7 +94,7 @@ def mc_statistics_model(classes: int) -> onnx.ModelProto:
 @lru_cache(maxsize=16)
 def mc_statistics_of(classes: int) -> MCStatistics:
     """Return the statistics of logits of no bundle, such as those of cross-fitted networks."""
-    return MCStatistics(create_session(mc_statistics_model(classes).SerializeToString(), threads=1))
+    return MCStatistics(mc_statistics_model(classes).SerializeToString())
 
 
 def _next_below(bound: float) -> float:
