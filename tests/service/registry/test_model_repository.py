@@ -11,7 +11,7 @@ import onnx
 import pytest
 from structlog.testing import capture_logs
 
-from model.bundle.store import GOLDEN_FILE, MODEL_FILE
+from model.bundle.store import GOLDEN_FILE, MC_STATISTICS_FILE, MODEL_FILE
 from model.inference.predictor import OOD_SCORES
 from service.api import schemas
 from service.app import create_app
@@ -154,6 +154,11 @@ def _another_graph(bundle: Path) -> None:
     update_digest(bundle, MODEL_FILE)
 
 
+def _another_graph_of_statistics(bundle: Path) -> None:
+    (bundle / MC_STATISTICS_FILE).write_bytes(b"not a graph")
+    update_digest(bundle, MC_STATISTICS_FILE)
+
+
 def _another_input(bundle: Path) -> None:
     declared = {"channels": 1, "height": 9, "width": 8, "resize": "pad"}
     edit_manifest(bundle, input=declared)
@@ -184,6 +189,7 @@ MISMATCHES: dict[Callable[[Path], None], str] = {
     _other_golden_outputs: "…/golden.npz: the self-test's logits differ by 0.01, more …",
     _pickled_golden_outputs: "…/golden.npz: the self-test cannot run (…); …",
     _another_graph: "digits/1 has a graph that is refused: …; export it again.",
+    _another_graph_of_statistics: "digits/1 has a graph that is refused: …; export it again.",
     _another_input: "… does not take the images its manifest declares (…); export it again.",
     _a_later_schema: "…/manifest.json is not a manifest of schema 3 (schema_version: …); …",
     _another_name: "… holds letters version 1; put it back into letters/1.",
