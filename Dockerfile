@@ -9,7 +9,7 @@ COPY pyproject.toml .
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
     extras = project['optional-dependencies']; \
     print(*project['dependencies'], sep='\n', file=open('/service.txt', 'w')); \
-    print(*extras['tracing'], sep='\n', file=open('/tracing.txt', 'w')); \
+    print(*extras['tracing'], *extras['source'], sep='\n', file=open('/extras.txt', 'w')); \
     print(*extras['training'], sep='\n', file=open('/training.txt', 'w'))"
 
 FROM python:3.11-slim AS dependencies
@@ -33,10 +33,10 @@ RUN pip --python /venv/bin/python install --no-cache-dir --no-compile --disable-
 # its Python module holds a copy.
 FROM dependencies AS service-dependencies
 ARG PACKAGE_INDEX=
-COPY --from=requirements /tracing.txt /
+COPY --from=requirements /extras.txt /
 RUN pip --python /venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
     ${PACKAGE_INDEX:+--extra-index-url "$PACKAGE_INDEX"} \
-    --constraint /constraints.txt --requirement /tracing.txt
+    --constraint /constraints.txt --requirement /extras.txt
 RUN cd /venv/lib/python3.11/site-packages \
     && find numpy -type d -name tests -prune -exec rm -r {} + \
     && rm -rf onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
@@ -46,7 +46,7 @@ FROM python:3.11-slim AS base
 # A named volume takes the owner of the folder that it is first mounted over.
 RUN groupadd --gid 10001 dropserve \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp dropserve \
-    && install --directory --owner=10001 --group=10001 /models /state
+    && install --directory --owner=10001 --group=10001 /models /models-cache /state
 # The root file system may be read-only, so bytecode is made below and all else goes to /tmp.
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -77,7 +77,7 @@ LABEL org.opencontainers.image.description="Serves image classifiers that say ho
 COPY --from=service-dependencies /venv /venv
 COPY model model
 COPY service service
-RUN PYTHONDONTWRITEBYTECODE= python -c "import service.app, service.run_server, service.tracing.span_export"
+RUN PYTHONDONTWRITEBYTECODE= python -c "import service.app, service.run_server, service.tracing.span_export, obstore"
 ENV DROPSERVE_HOST=0.0.0.0 \
     DROPSERVE_PORT=8000 \
     DROPSERVE_MODELS_FOLDER=/models \

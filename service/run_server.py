@@ -28,7 +28,9 @@ from service.http.graceful_shutdown import (
 )
 from service.http.http_protocol import HttpProtocol
 from service.http.rate_table_of_all_workers import make_shared_table
+from service.http.response_headers import SECURITY_HEADERS
 from service.keys.key_file import KeyFile, KeyFileError, read_key_file
+from service.models_source.source_following import why_source_is_unusable
 from service.observability import log_format
 from service.observability.metrics_recorder import MULTIPROCESS_VARIABLE
 from service.registry.peer_records import remove_ended
@@ -48,11 +50,6 @@ NO_KEYS_HINT = (
     "whoever reaches this port may send requests; give --api-keys-file, or --no-auth if that is "
     "meant"
 )
-_HEADERS = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-]
 
 
 class StartError(DropserveError):
@@ -82,6 +79,7 @@ def _serve(settings: ServiceSettings) -> None:
         signal.signal(number, shutdown_signal)
     require_usable_keys(settings)
     require_usable_certificate(settings)
+    require_usable_source(settings)
     listener = listen_publicly(settings)
     if settings.control_folder is not None:
         remove_ended(settings.control_folder, this_process())
@@ -189,7 +187,7 @@ def _uvicorn_config(settings: ServiceSettings, app: object) -> ServerConfig:
         log_level="warning",  # of uvicorn's own lines; the middleware logs one for each request
         access_log=False,
         server_header=False,
-        headers=_HEADERS,
+        headers=list(SECURITY_HEADERS),
         proxy_headers=False,  # a header that names the client must not change its limits
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.grace_seconds,
@@ -236,6 +234,13 @@ def require_usable_certificate(settings: ServiceSettings) -> Certificate | None:
         return load_certificate(settings.tls_files)
     except TlsFileError as error:
         raise StartError(f"--tls-certificate: {error}", USAGE_EXIT_STATUS) from None
+
+
+def require_usable_source(settings: ServiceSettings) -> None:
+    """Raise StartError if a models source is named and cannot be followed at all."""
+    problem = why_source_is_unusable(settings)
+    if problem is not None:
+        raise StartError(problem, USAGE_EXIT_STATUS)
 
 
 def listen_publicly(settings: ServiceSettings) -> socket.socket:

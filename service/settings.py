@@ -13,11 +13,12 @@ from model.dropout.masks import MAX_SAMPLES, MAX_SEED
 from service.edge.allowed_hosts import parse_hosts
 from service.edge.cors_origins import parse_origins
 from service.edge.trusted_proxies import Network, parse_networks, parse_prefix
+from service.source_url import SourceUrl, parse_source
 from service.tls.certificate_files import TlsFiles
 
 _PREFIX = "DROPSERVE_"
 FIRST_SEGMENTS = (
-    *("docs", "health", "metrics", "models", "occlusion", "openapi.json", "predict"),
+    *("docs", "feedback", "health", "metrics", "models", "occlusion", "openapi.json", "predict"),
     *("redoc", "ui", "uncertainty", "v1", "v2"),
 )
 """How the paths of the service's own routes begin. A root path may not begin so, too."""
@@ -98,6 +99,35 @@ class ServiceSettings(CommandSettings):
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")
     threads: int = Field(1, ge=1, le=256, description="threads of one inference run, each worker")
     models_folder: Path = Field(Path("models"), description="folder of bundles, NAME/VERSION/")
+    models_source: str | None = Field(
+        None,
+        repr=False,
+        description="where bundles are published, NAME/VERSION/, and fetched from into the cache: "
+        "s3://, gs://, az:// or https://; they are in the models folder if left out",
+    )
+    models_cache: Path | None = Field(
+        None,
+        description="folder that bundles are fetched into, and served from; the models folder's "
+        "name and -cache, beside it, if left out",
+    )
+    models_source_seconds: float = Field(
+        60,
+        ge=1,
+        allow_inf_nan=False,
+        description="how often the models source is asked for versions, seconds",
+    )
+    models_source_versions: int = Field(
+        2,
+        ge=1,
+        le=1000,
+        description="how many versions of each model are fetched, from the newest on; those that "
+        "--models or a rollout names are fetched, too",
+    )
+    models_source_max_bytes: int = Field(
+        4 * 2**30,
+        ge=1,
+        description="most bytes of a version at the models source; a larger one is not fetched",
+    )
     models: str | None = Field(
         None,
         description="models to serve, NAME or NAME@VERSION, with commas between; all if left out",
@@ -177,6 +207,30 @@ class ServiceSettings(CommandSettings):
         gt=0,
         allow_inf_nan=False,
         description="age at which a worker begins a new segment of the traffic log, seconds",
+    )
+    feedback: Path | None = Field(
+        None,
+        description="SQLite file of true labels, which POST /feedback takes then; none are taken "
+        "if left out",
+    )
+    feedback_max_bytes: int = Field(
+        2**30,
+        ge=2**22,
+        description="most bytes of the file of feedback, kept images included; the oldest answers "
+        "are forgotten, and no labels: further ones are refused (507)",
+    )
+    feedback_max_answers: int = Field(
+        100_000,
+        ge=1,
+        description="requests whose answers are remembered until their true labels arrive; the "
+        "oldest are forgotten",
+    )
+    feedback_alarm_rate: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="largest probability that the alarm of a version for a broken promise is ever "
+        "raised while its risk and coverage are kept",
     )
     default_model: str | None = Field(
         None,
@@ -294,6 +348,19 @@ class ServiceSettings(CommandSettings):
         return _parse_pins(self.models or "")
 
     @property
+    def source_url(self) -> SourceUrl | None:
+        """Where bundles are fetched from; None if they are in the models folder."""
+        return None if self.models_source is None else parse_source(self.models_source)
+
+    @property
+    def bundles_folder(self) -> Path:
+        """The folder that bundles are served from: the cache of the source, or else its own."""
+        if self.models_source is None:
+            return self.models_folder
+        folder = self.models_folder.absolute()
+        return self.models_cache or folder.with_name(f"{folder.name}-cache")
+
+    @property
     def limits_client_rates(self) -> bool:
         """Whether what each client sends a second is limited."""
         rates = self.client_requests_per_second, self.client_images_per_second
@@ -341,6 +408,13 @@ class ServiceSettings(CommandSettings):
         parse_origins(cors_origins or "")
         return cors_origins
 
+    @field_validator("models_source")
+    @classmethod
+    def _check_models_source(cls, models_source: str | None) -> str | None:
+        if models_source is not None:
+            parse_source(models_source)
+        return models_source
+
     @field_validator("models")
     @classmethod
     def _check_models(cls, models: str | None) -> str | None:
@@ -369,6 +443,18 @@ class ServiceSettings(CommandSettings):
             raise ValueError(
                 f"--served-model-name: {name!r} is the only model then, so there is no "
                 f"{others[0]!r}; leave that out of --models and --default-model."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_source_can_be_served(self) -> Self:
+        if self.models_source is None:
+            if self.models_cache is not None:
+                raise ValueError("--models-cache: it is of a source; give --models-source, too.")
+            return self
+        if self.watch_seconds == 0:
+            raise ValueError(
+                "--watch-seconds: with 0 nothing that --models-source fetches is found; raise it."
             )
         return self
 

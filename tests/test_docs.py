@@ -20,6 +20,7 @@ from service.errors import (
     ROUTING_CODES,
     STATUS_AND_CODE,
 )
+from service.feedback.feedback_settings import FeedbackSettings
 from service.keys.key_command import KeySettings
 from service.observability.metrics_recorder import Metrics
 from service.replay.replay_settings import ReplaySettings
@@ -31,6 +32,7 @@ from training.adoption.adoption_config import AdoptionConfig
 from training.config import EvaluationConfig, TrainingConfig
 from training.experiments.settings import ExperimentName, ExperimentSettings
 from training.migrate import MigrationConfig
+from training.selection.selection_config import SelectionConfig
 
 ROOT = Path(__file__).parent.parent
 API = (ROOT / "docs" / "http-api.md").read_text()
@@ -41,7 +43,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_http_api_lists_every_native_route_and_no_other() -> None:
-    described = create_app(ServiceSettings()).openapi()["paths"]
+    described = create_app(ServiceSettings(feedback=Path("feedback.db"))).openapi()["paths"]
     routes = {
         f"{method.upper()} {path}"
         for path, each in described.items()
@@ -94,6 +96,7 @@ PROGRAMS: tuple[type[CommandSettings], ...] = (
     CheckSettings,
     ControlSettings,
     KeySettings,
+    FeedbackSettings,
     ScoreSettings,
     ReplaySettings,
     TrainingConfig,
@@ -101,6 +104,7 @@ PROGRAMS: tuple[type[CommandSettings], ...] = (
     AdoptionConfig,
     MigrationConfig,
     ExperimentSettings,
+    SelectionConfig,
 )
 POSITIONAL = {"experiment", "file", "bundle", "action", "network", "paths", "folder"}
 

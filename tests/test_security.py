@@ -14,7 +14,7 @@ from service.traffic_log.traffic_log import MAX_WAITING_BYTES as MAX_WAITING_TRA
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-NOT_LIMITS = {"watch_seconds", "traffic_log_segment_seconds"}
+NOT_LIMITS = {"models_source_seconds", "traffic_log_segment_seconds", "watch_seconds"}
 """Settings that are named like limits: how often something is done."""
 
 

@@ -67,7 +67,7 @@ MAX_INPUT_VALUES = 2**24
 """Limit on channels x height x width of one image."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+VERSION_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _DRAFT_PREFIX = ".draft-"
 _MAX_ATTEMPTS = 100
 """How often to try the next version number while other processes publish the same model."""
@@ -178,7 +178,7 @@ class Bundle:
         """
         if file in self._contents:
             return self._contents.pop(file)
-        return self._read(file, _limit(file))
+        return self._read(file, max_bytes(file))
 
     def read_report(self) -> bytes:
         """Return the report, an HTML page, verified against its digest in the manifest.
@@ -234,7 +234,7 @@ def open_bundle(path: Path, served_name: str | None = None) -> Bundle:
                 raise BundleError(f"{path} lists no {file}; export it again.")
         contents = {}
         for file, digest in manifest.files.items():
-            limit = MAX_EXAMPLE_BYTES if file in examples else _limit(file)
+            limit = MAX_EXAMPLE_BYTES if file in examples else max_bytes(file)
             chunks = _read_verified(path, descriptor, file, digest, limit)
             if file in required:
                 contents[file] = b"".join(chunks)
@@ -284,7 +284,7 @@ def list_versions(models: Path, name: str) -> list[int]:
         numbers = [
             int(entry.name)
             for entry in (models / name).iterdir()
-            if entry.is_dir() and _VERSION.fullmatch(entry.name)
+            if entry.is_dir() and VERSION_NUMBER.fullmatch(entry.name)
         ]
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # for example lost+found
         return []
@@ -344,14 +344,23 @@ def _read_manifest(path: Path, descriptor: int) -> Manifest:
         text = read_file_at(descriptor, MANIFEST_FILE, MAX_MANIFEST_BYTES)
     except OSError as error:
         raise BundleError(_cannot_read(file, error)) from None
+    return parse_manifest(text, str(file))
+
+
+def parse_manifest(text: bytes, file: str) -> Manifest:
+    """Parse the content of a manifest; `file` names it in errors.
+
+    Raises:
+        BundleError: it is no manifest, or one of another schema.
+    """
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["loc"] == ("schema_version",) and first["input"] == SCHEMA_VERSION - 1:
             raise BundleError(
-                f"{path} was written by an earlier version of Dropserve; write it once more with "
-                f"python -m training.migrate {path}, or train and export the model again."
+                f"{file} was written by an earlier version of Dropserve; write the bundle once "
+                "more with python -m training.migrate models/NAME/VERSION, or export it again."
             ) from None
         where = ".".join(map(str, first["loc"])) or "the file"
         raise BundleError(
@@ -366,7 +375,7 @@ def _check_location(path: Path, manifest: Manifest, served_name: str | None) -> 
     if served_name is None:
         is_elsewhere = named_otherwise or manifest.name != path.parent.name
     else:  # the folder of a bundle alone has any name that is no version
-        is_elsewhere = named_otherwise and _VERSION.fullmatch(path.name) is not None
+        is_elsewhere = named_otherwise and VERSION_NUMBER.fullmatch(path.name) is not None
     if is_elsewhere:
         raise BundleError(
             f"{path} holds {manifest.name} version {manifest.version}; put it back into "
@@ -392,7 +401,8 @@ def _take_examples(path: Path, manifest: Manifest, contents: dict[str, bytes]) -
     return images
 
 
-def _limit(file: str) -> int:
+def max_bytes(file: str) -> int:
+    """Return how large a file of a bundle may be."""
     return MAX_CARD_BYTES if file == CARD_FILE else MAX_FILE_BYTES
 
 
@@ -433,14 +443,14 @@ def _publish(draft: Draft, folder: Path) -> None:
             if not target.exists():  # else another process has taken the number meanwhile
                 raise
         else:
-            _flush(folder)
+            flush_to_disk(folder)
             return
     raise BundleError(f"Others publish versions of {folder} all the time; try again.")
 
 
 def _next_version(folder: Path) -> int:
     """Return the number after the highest version in the folder."""
-    taken = [int(entry.name) for entry in folder.iterdir() if _VERSION.fullmatch(entry.name)]
+    taken = [int(entry.name) for entry in folder.iterdir() if VERSION_NUMBER.fullmatch(entry.name)]
     return max(taken, default=0) + 1
 
 
@@ -458,11 +468,12 @@ def _write_manifest(draft: Draft) -> None:
     target.write_text(text + "\n", encoding="utf-8")
     folders = [entry for entry in draft.path.rglob("*") if entry.is_dir()]
     for entry in [*files, target, *folders, draft.path]:
-        _flush(entry)
+        flush_to_disk(entry)
     draft.path.chmod(0o755)  # mkdtemp made it private; another user may serve it
 
 
-def _flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Bring a file's content, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -38,10 +38,12 @@ async def check_versions(settings: ServiceSettings) -> CheckedVersions:
     try:
         on_disk = await Disk().call(folder.list_bundles, settings.pins)
     except OSError as reason:
-        sentence = not_ready_reasons.unreadable_folder(settings.models_folder, reason)
+        sentence = not_ready_reasons.unreadable_folder(settings.bundles_folder, reason)
         return CheckedVersions([error(_SUBJECT, sentence)])
     except DeadlineError as reason:
         return CheckedVersions([error(_SUBJECT, str(reason))])
+    if settings.models_source is not None and not on_disk:
+        return CheckedVersions()  # nothing was fetched yet; the check of the source says more
     trials = VersionTrials(settings, folder)
     try:
         rollouts = rollouts_of(settings)
@@ -184,10 +186,10 @@ def _not_ready(
     unloaded = [plan.name for plan in plans if plan.rollout.unloaded]
     if unloaded:
         yield error(_SUBJECT, not_ready_reasons.unloaded(unloaded[0]))
-    elif not plans and not settings.models_folder.exists():
+    elif not plans and not settings.bundles_folder.exists():
         yield error(
             _SUBJECT,
-            f"The models folder {settings.models_folder} does not exist; name another with "
+            f"The models folder {settings.bundles_folder} does not exist; name another with "
             "--models-folder, or train a bundle with python -m training.",
         )
     elif not plans:
@@ -196,7 +198,7 @@ def _not_ready(
 
 
 def _has_recorded_default(settings: ServiceSettings, serving: Mapping[str, int]) -> bool:
-    recorded = DefaultModel(settings.models_folder, settings.control_folder)
+    recorded = DefaultModel(settings.bundles_folder, settings.control_folder)
     recorded.read()
     return recorded.name in serving
 

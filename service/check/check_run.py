@@ -8,6 +8,7 @@ from service.check.certificate_check import check_certificate
 from service.check.edge_check import check_edge
 from service.check.findings import Finding, error
 from service.check.listening_check import check_descriptors, check_listening
+from service.check.models_source_check import check_models_source
 from service.check.resource_check import check_memory, check_processors
 from service.check.rights_and_disk_room_check import check_folders
 from service.check.settings_check import check_settings
@@ -19,6 +20,7 @@ _CHECKS = (
     check_edge,
     check_tracing,
     check_folders,
+    check_models_source,
     check_access,
     check_certificate,
     check_listening,

@@ -26,8 +26,10 @@ class PrometheusSeries:
         self._create_uncertainty_series(self.registry)
         self._create_drift_series(self.registry)
         self._create_version_series(self.registry)
+        self._create_models_source_series(self.registry)
         self._create_inference_series(self.registry)
         self._create_traffic_log_series(self.registry)
+        self._create_feedback_series(self.registry)
         self._create_shadow_series(self.registry)
         self._create_trace_series(self.registry)
 
@@ -220,6 +222,30 @@ class PrometheusSeries:
             registry=registry,
         )
 
+    def _create_models_source_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of the source that bundles are fetched from, named without secrets."""
+        labels = ("source",)
+        self.models_source_success = Gauge(
+            "dropserve_models_source_last_success_timestamp_seconds",
+            "When all that is wanted of the models source was last in the cache, or else the "
+            "start, seconds since 1970.",
+            labels,
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self.models_source_failures = Counter(
+            "dropserve_models_source_failures",
+            "Polls of the models source after which something wanted was not in the cache.",
+            labels,
+            registry=registry,
+        )
+        self.models_source_fetched = Counter(
+            "dropserve_models_source_fetched_versions",
+            "Versions that were fetched from the models source.",
+            labels,
+            registry=registry,
+        )
+
     def _create_inference_series(self, registry: CollectorRegistry) -> None:
         """Create the series of which `model_statistics` makes the Triton statistics."""
         self.inference_requests = Counter(
@@ -267,6 +293,67 @@ class PrometheusSeries:
             "Images of lines of the traffic log, written or dropped.",
             ("outcome",),
             registry=registry,
+        )
+
+    def _create_feedback_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of true labels, whose counts and tests the workers share."""
+        version = ("model", "version")
+        self.feedback_failing = Gauge(
+            "dropserve_feedback_failing",
+            "1 while the file of feedback cannot be used; the log has the reason.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.feedback_answers = Counter(
+            "dropserve_feedback_answers",
+            "Answers of requests, remembered for their true labels, or dropped.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.feedback_labels = Counter(
+            "dropserve_feedback_labels",
+            "True labels that were sent: added, unchanged, replaced, or refused.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.feedback_labelled = Gauge(
+            "dropserve_feedback_labelled_images",
+            "Answered images with a true label.",
+            version,
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.feedback_share = Gauge(
+            "dropserve_feedback_share",
+            "What the true labels say, with a 95 % interval (bound: estimate, low or high): "
+            "accuracy, coverage, answered, error_among_answered, or overconfidence (mean "
+            "confidence minus accuracy).",
+            (*version, "figure", "bound"),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.feedback_calibration_error = Gauge(
+            "dropserve_feedback_calibration_error",
+            "Expected calibration error by the true labels, in 15 bins.",
+            version,
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.feedback_log_wealth = Gauge(
+            "dropserve_feedback_log_wealth",
+            "Evidence that a promise is broken, max_risk or coverage: the natural logarithm of the "
+            "test's wealth, 0 at first.",
+            (*version, "promise"),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.feedback_alarm = Gauge(
+            "dropserve_feedback_alarm",
+            "1 since the evidence that a promise is broken has reached its limit; until it is "
+            "reset.",
+            (*version, "promise"),
+            registry=registry,
+            multiprocess_mode="mostrecent",
         )
 
     def _create_shadow_series(self, registry: CollectorRegistry) -> None:
@@ -328,6 +415,11 @@ class PrometheusSeries:
             self.refused_versions,
             self.drift_log_wealth,
             self.drift_alarm,
+            self.feedback_labelled,
+            self.feedback_share,
+            self.feedback_calibration_error,
+            self.feedback_log_wealth,
+            self.feedback_alarm,
             self.inference_requests,
             self.inference_seconds,
             self.inference_images,

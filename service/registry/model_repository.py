@@ -26,6 +26,7 @@ from service.errors import (
     UnknownVersionError,
     VersionRefusedError,
 )
+from service.models_source.source_following import SourceFollowing
 from service.observability.metrics_recorder import Metrics
 from service.registry import not_ready_reasons
 from service.registry.default_model import DefaultModel
@@ -69,11 +70,12 @@ class Repository:
         self._disk = Disk()
         self._rollouts = rollouts_of(settings)
         self._following = PeerFollowing(self._rollouts, self._disk)
+        self._source = SourceFollowing.of(settings, metrics, self._named_versions)
         self._reconciled_generation = -1
         """The generation of the rollouts that all models were last reconciled with."""
         self._missing: Mapping[str, Sequence[int]] = {}
         """The versions that the rollouts named then and that were not loaded, by model."""
-        self._default = DefaultModel(settings.models_folder, settings.control_folder)
+        self._default = DefaultModel(settings.bundles_folder, settings.control_folder)
         self._attempts: dict[str, int] = {}
         """The `RolloutSpec.attempt` of each model that was last reconciled."""
         self._active: dict[str, ActiveVersions] = {}
@@ -148,7 +150,7 @@ class Repository:
         reason = self.not_ready_reason()
         self._log_when_ready()
         if reason is not None and not self._stopping.is_set():
-            folder = str(self._settings.models_folder)
+            folder = str(self._settings.bundles_folder)
             logger.error("not ready", reason=reason, models_folder=folder)
 
     async def wait_until_loaded(self, seconds: float) -> None:
@@ -159,12 +161,25 @@ class Repository:
 
     async def run(self) -> None:
         """Load, then follow the models folder and the rollouts until `stop`."""
-        heartbeat = asyncio.create_task(self._following.run())
+        tasks = [asyncio.create_task(self._following.run())]
         try:
+            if self._source is not None:
+                await self._try_read_rollouts()  # they may name versions to fetch
+                tasks.append(asyncio.create_task(self._source.run()))
+                await self._source.wait_until_filled()
             await self.load()
             await self._follow()
         finally:
-            heartbeat.cancel()
+            for task in tasks:
+                task.cancel()
+
+    def _named_versions(self) -> dict[str, Sequence[int]]:
+        """Return the versions that rollouts name, by model."""
+        return {name: each.versions for name, each in self._rollouts.models.items()}
+
+    async def _try_read_rollouts(self) -> None:
+        with suppress(DeadlineError, NotReadyError):  # `load` reads them again, and logs it
+            await self._read_rollouts()
 
     async def _follow(self) -> None:
         """Follow the rollouts, and the models folder if it is watched, until `stop`."""
@@ -205,6 +220,8 @@ class Repository:
     def stop(self) -> None:
         """End `run`, without waiting for a disk or for a bundle that is being opened."""
         self._stopping.set()
+        if self._source is not None:
+            self._source.stop()
         self._rollouts.stop()
         self._loader.stop()
         self._disk.stop()
@@ -240,6 +257,8 @@ class Repository:
             missing = self._missing_versions()
             if missing and missing != self._missing:
                 logger.warning("wanted versions not loaded", missing=missing)
+                if self._source is not None:
+                    self._source.poll_soon()
             self._missing = missing
             await self._disk.call(self._rollouts.mark_applied, generation, missing)
             self._reconciled_generation = generation
@@ -286,6 +305,8 @@ class Repository:
             return reasons[0]
         if self._folder_error is not None:
             return self._folder_error
+        if self._source is not None:
+            return self._source.why_nothing_is_there
         return not_ready_reasons.no_bundle(default, self._settings.served_model_name)
 
     def get(self, name: str | None, version: str | None, request_id: str = "") -> LoadedModel:
@@ -515,7 +536,7 @@ class Repository:
             raise
         except OSError as error:
             self._folder_error = not_ready_reasons.unreadable_folder(
-                self._settings.models_folder, error
+                self._settings.bundles_folder, error
             )
 
     async def _read_rollouts(self) -> None:

@@ -19,7 +19,7 @@ class ModelsFolder:
 
     def __init__(self, settings: ServiceSettings) -> None:
         """Read nothing yet."""
-        self._folder = settings.models_folder
+        self._folder = settings.bundles_folder
         self._served_name = settings.served_model_name
         self._manifest: tuple[tuple[int, int, int], int] | None = None
         """Of a folder that is a bundle: what changes with its manifest, and its version."""

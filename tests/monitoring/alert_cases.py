@@ -26,8 +26,13 @@ QUEUE = f'dropserve_inference_seconds_total{{{_MODEL},part="queue"}}'
 CALIBRATED = f"dropserve_prediction_set_classes_count{{{_MODEL}}}"
 ABSTAINED = f"dropserve_abstentions_total{{{_MODEL}}}"
 DRIFT = f'dropserve_drift_alarm{{{_MODEL},figure="typicality"}}'
+PROMISE = f'dropserve_feedback_alarm{{{_MODEL},promise="coverage"}}'
+FEEDBACK_FAILING = f"dropserve_feedback_failing{{{_JOB}}}"
 REFUSED = f'dropserve_refused_version{{{_JOB},model="digits",version="2"}}'
 ROLLOUTS = f"dropserve_rollouts_valid{{{_JOB}}}"
+SOURCE = (
+    f'dropserve_models_source_last_success_timestamp_seconds{{{_JOB},source="s3://bucket/models"}}'
+)
 DROPPED = f"dropserve_log_lines_dropped_total{{{_JOB}}}"
 TRAFFIC_LOST = f'dropserve_traffic_log_lines_total{{{_JOB},outcome="dropped"}}'
 WRONG_KEYS, TOO_MANY_KEYS = (
@@ -55,8 +60,11 @@ ORDINARY = {
     ABSTAINED: "0+6x75",
     DRIFT: "0x75",
     f'dropserve_drift_alarm{{{_MODEL},figure="confidence"}}': "0x75",
+    PROMISE: "0x75",
+    FEEDBACK_FAILING: "0x30 1x3 0x41",  # its disk was full for a moment
     REFUSED: "0x75",
     ROLLOUTS: "1x75",
+    SOURCE: "0+60x75",  # polled a moment ago, by promtool's clock that begins at 0
     DROPPED: "0x75",
     TRAFFIC_LOST: "0x75",
     f'dropserve_traffic_log_lines_total{{{_JOB},outcome="written"}}': "0+720x75",
@@ -126,6 +134,14 @@ CASES = {
         "service:8000 cannot read which versions are wanted, and serves the last ones that it has "
         "read.",
     ),
+    "DropserveModelsSourceStale": Case(
+        {SOURCE: "0+60x9 540x65"},
+        25,
+        27,
+        {**_INSTANCE, "source": "s3://bucket/models"},
+        "service:8000 has not fetched all that s3://bucket/models has for 18m 0s, and serves what "
+        "it has.",
+    ),
     "DropserveAbstentionRateHigh": Case(
         {ABSTAINED: "0+60x75"},
         14,
@@ -139,6 +155,20 @@ CASES = {
         10,
         {**_VERSION, "figure": "typicality"},
         "Images sent to digits version 1 are unlike its validation images (typicality).",
+    ),
+    "DropservePromiseBroken": Case(
+        {PROMISE: "0x9 1x65"},
+        9,
+        10,
+        {**_VERSION, "promise": "coverage"},
+        "True labels show that digits version 1 does not keep its coverage.",
+    ),
+    "DropserveFeedbackNotStored": Case(
+        {FEEDBACK_FAILING: "0x9 1x65"},
+        14,
+        16,
+        _INSTANCE,
+        "service:8000 cannot use its file of true labels, and refuses them.",
     ),
     "DropserveLogLinesDropped": Case(
         {DROPPED: "0x9 40x65"},

@@ -197,7 +197,7 @@ def test_open_bundle_tells_how_to_migrate_a_bundle_of_the_last_schema(tmp_path: 
     path = write(tmp_path)
     file = path / MANIFEST_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 2}))
-    with pytest.raises(BundleError, match=rf"write it once more with python -m .* {path}, or"):
+    with pytest.raises(BundleError, match=r"once more with python -m training\.migrate"):
         open_bundle(path)
 
 

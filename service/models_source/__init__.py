@@ -1,0 +1,1 @@
+"""Bundles that are published elsewhere: found, fetched into a local cache, and verified there."""
