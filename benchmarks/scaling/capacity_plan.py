@@ -51,16 +51,18 @@ class ReplicaRate:
         return _MILLION / self.rate / _SECONDS_PER_HOUR
 
 
-def replica_rate(costs: ReplicaCosts) -> ReplicaRate:
+def replica_rate(costs: ReplicaCosts, requests: int = _SIMULATED_REQUESTS) -> ReplicaRate:
     """Find by simulation the rate at which a replica works UTILISATION of the time.
 
     The more requests share a turn and a run, the less each costs; so this is no plain division.
+
+    requests: how many are simulated at each rate.
     """
     least = UTILISATION / (costs.turn + costs.request + costs.run.seconds(1))
     most = UTILISATION / costs.least_seconds()
 
     def simulate(rate: float) -> Simulated:
-        return simulate_open_loop(Scenario(costs, _SIMULATED_REQUESTS / rate), rate)
+        return simulate_open_loop(Scenario(costs, requests / rate), rate)
 
     def excess(rate: float) -> float:
         return simulate(rate).utilisation - UTILISATION

@@ -26,7 +26,7 @@ def test_replica_without_batches_waits_as_a_queue_of_one_server_and_fixed_servic
     """M/D/1: the mean time in the system is s (1 + r / (2 - 2 r)) at load r (Pollaczek)."""
     service = 1e-3
     costs = ReplicaCosts(0.0, 0.0, RunCost(0.0, service), batch_rows=1)
-    found = simulate_open_loop(Scenario(costs, seconds=60.0), load / service)
+    found = simulate_open_loop(Scenario(costs, seconds=40.0), load / service)
     assert found.latencies["mean"] == pytest.approx(
         service * (1 + load / (2 * (1 - load))), rel=0.05
     )
@@ -52,7 +52,7 @@ def test_more_connections_share_turns_and_runs_up_to_the_least_cost() -> None:
 def test_balancers_that_look_at_the_load_wait_less_than_a_random_one() -> None:
     rate = 4 * 0.6 / ALONE
     p99 = [
-        simulate_open_loop(Scenario(COSTS, 5.0, 4, balancer), rate).latencies["p99"]
+        simulate_open_loop(Scenario(COSTS, 1.5, 4, balancer), rate).latencies["p99"]
         for balancer in (random_replica, two_choices, least_loaded)
     ]
     assert p99 == sorted(p99, reverse=True)
@@ -61,7 +61,7 @@ def test_balancers_that_look_at_the_load_wait_less_than_a_random_one() -> None:
 def test_canary_divides_batches_and_so_takes_more_of_the_core() -> None:
     costs = ReplicaCosts(0.0, 1e-5, RunCost(5e-4, 1e-5), batch_rows=32)
     plain, canary = (
-        simulate_closed_loop(Scenario(costs, seconds=2.0, canary=share), connections=32)
+        simulate_closed_loop(Scenario(costs, seconds=0.5, canary=share), connections=32)
         for share in (0.0, 0.5)
     )
     assert canary.rate < plain.rate
@@ -69,7 +69,7 @@ def test_canary_divides_batches_and_so_takes_more_of_the_core() -> None:
 
 def test_costs_are_found_again_from_what_a_simulated_replica_spends() -> None:
     def spent(connections: int) -> LoadCost:
-        found = simulate_closed_loop(Scenario(COSTS, seconds=2.0), connections)
+        found = simulate_closed_loop(Scenario(COSTS, seconds=1.0), connections)
         result = ClosedLoopResult(connections, found.rate, 0, 0, 0.0, 0.0)
         return LoadCost(result, found.utilisation / found.rate)
 
@@ -87,8 +87,8 @@ def test_run_cost_is_fitted_to_runs_of_several_sizes() -> None:
 
 
 def test_plan_has_room_for_peaks_and_grows_with_the_rate() -> None:
-    replica = replica_rate(COSTS)
-    assert replica.simulated.utilisation == pytest.approx(UTILISATION, rel=0.02)
+    replica = replica_rate(COSTS, requests=5_000)
+    assert replica.simulated.utilisation == pytest.approx(UTILISATION, rel=0.03)
     demand = Demand(COSTS, proxy_seconds=3e-5, wire_bytes=1250)
     small, large = (plan(demand, replica, rate) for rate in (1e4, 1e6))
     assert small.replicas * replica.rate >= 1e4 > (small.replicas - 1) * replica.rate
