@@ -18,6 +18,7 @@ from service import API_VERSION
 from service.api import (
     bundle_contents,
     drift,
+    feedback,
     health_and_metrics,
     model_list,
     occlusion,
@@ -35,6 +36,8 @@ from service.container_resources import available_processors
 from service.edge.allowed_hosts import AllowedHosts, parse_hosts
 from service.edge.cors_origins import parse_origins
 from service.edge.trusted_proxies import ReverseProxies
+from service.engine.model_loader import LoadedModel
+from service.feedback.feedback_of_service import Feedback, close_feedback, start_feedback
 from service.http import error_responses
 from service.http.client_quotas import Clients, ResourceLimits
 from service.http.client_rate_limits import ClientRates, RateLimits
@@ -113,6 +116,7 @@ class _Parts:
     history: HistoryRecorder
     reader: ImageReader
     traffic: TrafficLog | None
+    feedback: Feedback | None
     shadows: ShadowComparison
     keys: KeyRing | None
     certificate: ServerCertificate | None
@@ -137,6 +141,7 @@ class _Parts:
             history=history or HistoryRecorder(metrics, HistoryRings.of_service()),
             reader=ImageReader(settings, metrics),
             traffic=TrafficLog.of(settings, metrics),
+            feedback=Feedback.of(settings, metrics),
             shadows=shadows
             or ShadowComparison(
                 repository,
@@ -188,7 +193,10 @@ class _Parts:
     @property
     def notes(self) -> AnswerNotes:
         """Where the routes note their answers."""
-        return AnswerNotes(self.traffic, self.shadows)
+        return AnswerNotes(self.traffic, self.shadows, self.feedback)
+
+    def _active_models(self) -> list[LoadedModel]:
+        return [model for active in self.repository.active_versions for model in active.all]
 
     @property
     def named_model(self) -> str | None:
@@ -207,6 +215,8 @@ class _Parts:
         """Run what works in the background; at the end stop it and close everything."""
         serving = asyncio.create_task(self.repository.run())
         endless = [self.metrics.flush_periodically(), self.history.run(), self.shadows.run()]
+        if self.feedback is not None:
+            endless.append(self.feedback.run(self._active_models))
         if self.keys is not None:
             endless.append(self.keys.run())
         if self.certificate is not None:
@@ -214,6 +224,7 @@ class _Parts:
         tasks = [asyncio.create_task(each) for each in endless]
         self.reader.start_soon()
         start_log(self.traffic)
+        start_feedback(self.feedback)
         spans = None if self.tracer is None else self.tracer.start()
         if spans is not None:
             self.metrics.count_spans(spans)
@@ -231,6 +242,7 @@ class _Parts:
                 await self.repository.close()
             finally:
                 await asyncio.to_thread(close_log, self.traffic)
+                await asyncio.to_thread(close_feedback, self.feedback)
                 if self.tracer is not None:
                     await asyncio.to_thread(self.tracer.close)
                 self.metrics.close()
@@ -305,8 +317,9 @@ def _add_routes(app: Application, parts: _Parts) -> None:
         *bundle_contents.router(repository).routes,
         *rollouts.router(settings, repository, parts.shadows).routes,
         *drift.router(settings, repository).routes,
+        *feedback.router(settings, repository, reader, parts.feedback).routes,
         *health_and_metrics.router(parts.not_ready_reason, parts.metrics).routes,
-        *recent_metrics.router(repository, parts.history.rings).routes,
+        *recent_metrics.router(repository, parts.history.rings, parts.feedback).routes,
         *pages.router().routes,
         *api_reference.router(
             lambda prefix: app.openapi_gzip(prefix, parts.named_model), parts.proxies

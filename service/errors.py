@@ -182,6 +182,26 @@ class UncertaintyDisabledError(ServiceError):
     """POST /uncertainty is switched off."""
 
 
+class FeedbackDisabledError(ServiceError):
+    """The service takes no true labels."""
+
+
+class UnknownAnswerError(ServiceError):
+    """No answer to a request of that id is remembered, or not any more."""
+
+
+class InvalidLabelError(ServiceError):
+    """A true label is of an image that the answer does not have, or is no class of the model."""
+
+
+class FeedbackUnavailableError(ServiceError):
+    """The file of feedback cannot be used now."""
+
+
+class FeedbackFullError(ServiceError):
+    """The file of feedback has no room for another label."""
+
+
 class NotReadyError(ServiceError):
     """No bundle is loaded, or none is loaded yet."""
 
@@ -202,6 +222,7 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     InvalidTensorError: (400, "invalid_tensor"),
     CompressionError: (400, "invalid_compression"),
     InvalidQueryError: (400, "invalid_query"),
+    InvalidLabelError: (400, "invalid_label"),
     ModelRequiredError: (400, "model_required"),
     model_errors.MethodError: (400, "method_unavailable"),
     model_errors.ImageDecodeError: (400, "image_unreadable"),
@@ -217,6 +238,8 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     UnknownExampleError: (404, "unknown_example"),
     NoReportError: (404, "no_report"),
     UncertaintyDisabledError: (404, "uncertainty_disabled"),
+    FeedbackDisabledError: (404, "feedback_disabled"),
+    UnknownAnswerError: (404, "unknown_answer"),
     BodyTimeoutError: (408, "body_timeout"),
     RolloutError: (409, "release_impossible"),
     VersionRefusedError: (409, "version_refused"),
@@ -232,7 +255,9 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     UnsupportedError: (501, "unsupported"),
     NotReadyError: (503, "not_ready"),
     OverloadedError: (503, "overloaded"),
+    FeedbackUnavailableError: (503, "feedback_unavailable"),
     DeadlineError: (504, "deadline_exceeded"),
+    FeedbackFullError: (507, "feedback_full"),
 }
 """Error class -> HTTP status and the `code` of the body; subclasses have their base class's."""
 ROUTING_CODES = {404: "not_found", 405: "method_not_allowed"}

@@ -18,7 +18,7 @@ from service.tls.certificate_files import TlsFiles
 
 _PREFIX = "DROPSERVE_"
 FIRST_SEGMENTS = (
-    *("docs", "health", "metrics", "models", "occlusion", "openapi.json", "predict"),
+    *("docs", "feedback", "health", "metrics", "models", "occlusion", "openapi.json", "predict"),
     *("redoc", "ui", "uncertainty", "v1", "v2"),
 )
 """How the paths of the service's own routes begin. A root path may not begin so, too."""
@@ -207,6 +207,30 @@ class ServiceSettings(CommandSettings):
         gt=0,
         allow_inf_nan=False,
         description="age at which a worker begins a new segment of the traffic log, seconds",
+    )
+    feedback: Path | None = Field(
+        None,
+        description="SQLite file of true labels, which POST /feedback takes then; none are taken "
+        "if left out",
+    )
+    feedback_max_bytes: int = Field(
+        2**30,
+        ge=2**22,
+        description="most bytes of the file of feedback, kept images included; the oldest answers "
+        "are forgotten, and no labels: further ones are refused (507)",
+    )
+    feedback_max_answers: int = Field(
+        100_000,
+        ge=1,
+        description="requests whose answers are remembered until their true labels arrive; the "
+        "oldest are forgotten",
+    )
+    feedback_alarm_rate: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="largest probability that the alarm of a version for a broken promise is ever "
+        "raised while its risk and coverage are kept",
     )
     default_model: str | None = Field(
         None,

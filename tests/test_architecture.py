@@ -85,6 +85,7 @@ ROOMS = {
         "models_source",
         "registry",
         "traffic_log",
+        "feedback",
         "shadow",
         "api",
         "scoring",

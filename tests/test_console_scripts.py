@@ -19,7 +19,7 @@ MODULES = {
     "dropserve-serve": "service",
     "dropserve-train": "training",
     **{f"dropserve-{name}": f"service.{name}" for name in ("check", "control", "keys")},
-    **{f"dropserve-{name}": f"service.{name}" for name in ("score", "replay")},
+    **{f"dropserve-{name}": f"service.{name}" for name in ("score", "replay", "feedback")},
     **{f"dropserve-{name}": f"training.{name}" for name in ("evaluate", "adopt")},
 }
 """Each script, and the module whose `python -m` is the same command."""

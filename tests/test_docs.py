@@ -20,6 +20,7 @@ from service.errors import (
     ROUTING_CODES,
     STATUS_AND_CODE,
 )
+from service.feedback.feedback_settings import FeedbackSettings
 from service.keys.key_command import KeySettings
 from service.observability.metrics_recorder import Metrics
 from service.replay.replay_settings import ReplaySettings
@@ -40,7 +41,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_http_api_lists_every_native_route_and_no_other() -> None:
-    described = create_app(ServiceSettings()).openapi()["paths"]
+    described = create_app(ServiceSettings(feedback=Path("feedback.db"))).openapi()["paths"]
     routes = {
         f"{method.upper()} {path}"
         for path, each in described.items()
@@ -93,6 +94,7 @@ PROGRAMS: tuple[type[CommandSettings], ...] = (
     CheckSettings,
     ControlSettings,
     KeySettings,
+    FeedbackSettings,
     ScoreSettings,
     ReplaySettings,
     TrainingConfig,

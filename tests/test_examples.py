@@ -44,8 +44,11 @@ def snippets() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def server(models_folder: Path) -> Iterator[ServiceProcess]:
-    with service_process(models_folder) as process:
+def server(
+    models_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    file = tmp_path_factory.mktemp("feedback") / "feedback.db"
+    with service_process(models_folder, "--feedback", str(file)) as process:
         yield process
 
 

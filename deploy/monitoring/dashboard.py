@@ -185,6 +185,42 @@ PANELS: dict[str, list[Figure]] = {
             most=1,
         ),
     ],
+    "True labels": [
+        Figure(
+            "Accuracy and coverage",
+            "Share of right labels and of sets with the true class, with the ends of 95 % "
+            "intervals.",
+            "percentunit",
+            {
+                "{{model}} {{version}} {{figure}} {{bound}}": "max by (model, version, figure, "
+                'bound) (dropserve_feedback_share{model=~"$model",figure=~"accuracy|coverage"})'
+            },
+            least=None,
+            most=1,
+        ),
+        Figure(
+            "Error among the answered, overconfidence",
+            "Wrong answers among those that do not abstain; mean confidence minus accuracy.",
+            "percentunit",
+            {
+                "{{model}} {{version}} {{figure}}": "max by (model, version, figure) ("
+                'dropserve_feedback_share{model=~"$model",bound="estimate",'
+                'figure=~"error_among_answered|overconfidence"})'
+            },
+            least=None,
+        ),
+        Figure(
+            "Evidence for a broken promise",
+            "Logarithm of the test's wealth: 0 at first; the alarm is raised from "
+            "ln(2 / --feedback-alarm-rate) for the risk, from ln(4 / it) or more for a coverage.",
+            "none",
+            {
+                "{{model}} {{version}} {{promise}}": "max by (model, version, promise) ("
+                'dropserve_feedback_log_wealth{model=~"$model"})'
+            },
+            least=None,
+        ),
+    ],
     "Shadow versions": [
         Figure(
             "Other answers of the shadow",

@@ -35,6 +35,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.uncertainty.change_point_bets import MAX_CHUNK, continue_bets, prepend
+
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -45,13 +47,6 @@ fall below the first ones; the last ones show that all images have become a litt
 5,000 validation images 10 are below the first edge: about a finer one they would say too little."""
 SHARES = (0.01, 0.03, 0.1, 0.3)
 """The shares of images from elsewhere that bettors suppose."""
-
-_PRIOR_OF_FIRST = 0.25
-"""Prior probability of a drift that is there from the first image on."""
-_PRIOR_OFFSET = 1000.0
-"""The prior of later changes falls slowly beyond so many images, see `_log_prior_after`."""
-_MAX_CHUNK = 64
-"""Most images of one vectorised step: the wealths of so many fit into the range of float64."""
 
 _SHARES = np.array(SHARES)[:, np.newaxis]
 _BETTORS = len(EDGES) * len(SHARES)
@@ -127,8 +122,8 @@ class DriftTest:
             ranks: int64 [m] in 0..n, how many validation images score at most as high.
             times: [m], when the images arrived, seconds since 1970.
         """
-        for start in range(0, len(ranks), _MAX_CHUNK):
-            chunk = slice(start, start + _MAX_CHUNK)
+        for start in range(0, len(ranks), MAX_CHUNK):
+            chunk = slice(start, start + MAX_CHUNK)
             self._observe(ranks[chunk], times[chunk])
 
     @property
@@ -183,29 +178,22 @@ class DriftTest:
     def _observe(self, ranks: Int64Array, times: Float64Array) -> None:
         """Continue with m images at once.
 
-        A bettor that began at image r has the wealth exp(growth(t) - growth(r - 1)), where growth
-        is the running sum of the log factors. So what all its beginnings contribute is
-        exp(growth(t)) times a running sum over r of prior(r) * exp(-growth(r - 1)), and the largest
-        contribution a running maximum.
+        The largest contribution of a bettor's beginnings is a running maximum, as `continue_bets`
+        has a running sum of all of them.
         """
         state = self._state[0]
         first = int(state["images"])
         below = ranks < self._edges[:, np.newaxis]
-        log_factors = self._log_factors(below)
-        growth = np.cumsum(log_factors, axis=1)
-        numbers = first + 1 + np.arange(len(ranks))
-        begun = _log_prior(numbers) - growth + log_factors
-        log_wealths = growth + _log_cumsum(_prepend(state["log_wealths"], begun))[:, 1:]
-        log_mean = _log_sum(log_wealths) - np.log(_BETTORS)
-        log_wealth = np.logaddexp(log_mean, _log_prior_after(numbers))
-        contributions = _prepend(state["log_largest"], begun)
+        bets = continue_bets(state["log_wealths"], self._log_factors(below), first)
+        growth, log_wealth = bets.growth, bets.log_wealth
+        contributions = prepend(state["log_largest"], bets.begun)
         self._raise_alarm(log_wealth, growth, contributions, times)
         columns = contributions.argmax(axis=1)
         newer = columns > 0
         state["largest_image"][newer] = first + columns[newer]
         state["largest_time"][newer] = times[columns[newer] - 1]
         state["log_largest"] = growth[:, -1] + contributions.max(axis=1)
-        state["log_wealths"] = log_wealths[:, -1]
+        state["log_wealths"] = bets.log_wealths[:, -1]
         state["log_wealth"] = log_wealth[-1]
         state["highest_log_wealth"] = max(state["highest_log_wealth"], log_wealth.max())
         state["below"] += below.sum(axis=1)
@@ -264,49 +252,3 @@ def _new_state() -> NDArray[np.void]:
     state = np.zeros(1, _STATE)
     state["log_wealths"] = state["log_largest"] = -np.inf
     return state
-
-
-def _prepend(column: Float64Array, columns: Float64Array) -> Float64Array:
-    """Return [k, m + 1], from [k] and [k, m]."""
-    return np.concatenate([column[:, np.newaxis], columns], axis=1)
-
-
-def _log_sum(logarithms: Float64Array) -> Float64Array:
-    """Return the logs of the sums of exp over the first axis."""
-    highest = logarithms.max(axis=0)
-    total: Float64Array = highest + np.log(np.exp(logarithms - highest).sum(axis=0))
-    return total
-
-
-def _log_cumsum(logarithms: Float64Array) -> Float64Array:
-    """Return the logs of the running sums of exp over the last axis.
-
-    A sum that is too small beside the largest value to be represented is 0, which bets nothing.
-    This takes half of the time of `np.logaddexp.accumulate`.
-    """
-    highest = logarithms.max(axis=1, keepdims=True)
-    sums = np.cumsum(np.exp(logarithms - highest), axis=1)
-    with np.errstate(divide="ignore"):
-        result: Float64Array = highest + np.log(sums)
-    return result
-
-
-def _log_prior_after(images: Int64Array) -> Float64Array:
-    """Return the log of the prior probability of a change after so many images, each at least 1.
-
-    The probability falls like 1 / ln(images): so slowly that the price of a late change is small,
-    and yet the probabilities of all images sum to 1.
-    """
-    offset = np.log(_PRIOR_OFFSET)
-    after: Float64Array = np.log((1 - _PRIOR_OF_FIRST) * offset / np.log(_PRIOR_OFFSET + images))
-    return after
-
-
-def _log_prior(images: Int64Array) -> Float64Array:
-    """Return the log of the prior probability of a change at the image of each number, from 1."""
-    lower, upper = np.log(_PRIOR_OFFSET + images - 1), np.log(_PRIOR_OFFSET + images)
-    # 1 / lower - 1 / upper, without the cancellation.
-    difference = np.log1p(1 / (_PRIOR_OFFSET + images - 1)) / (lower * upper)
-    later = (1 - _PRIOR_OF_FIRST) * np.log(_PRIOR_OFFSET) * difference
-    prior: Float64Array = np.log(np.where(images == 1, later + _PRIOR_OF_FIRST, later))
-    return prior

@@ -1,4 +1,4 @@
-"""What the routes note: their answers, and how these were sampled, for the log and for shadows."""
+"""What the routes note of their answers: for the traffic log, for shadows and for feedback."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from service.api.open_inference_tensors import InferOptions, ModelEndpoint
 from service.api.schemas import UncertaintyQuery
 from service.codecs.tensors import Tensor
 from service.engine.model_loader import LoadedModel
+from service.feedback.feedback_of_service import Feedback
 from service.shadow.background_comparison import ShadowComparison
 from service.traffic_log.traffic_log import TrafficLog
 from service.traffic_log.traffic_record import Row, Subject, TrafficOptions
@@ -22,16 +23,19 @@ _PROBABILITIES = ("probabilities", "mean_probabilities")
 
 
 class AnswerNotes:
-    """Where the routes note their answers: in the traffic log, and for shadow versions."""
+    """Where the routes note their answers: traffic log, shadow versions and feedback."""
 
-    def __init__(self, traffic: TrafficLog | None, shadows: ShadowComparison) -> None:
-        """Note in both; traffic: None: there is no log."""
+    def __init__(
+        self, traffic: TrafficLog | None, shadows: ShadowComparison, feedback: Feedback | None
+    ) -> None:
+        """Note in all; traffic: None: there is no log. feedback: None: no true labels are taken."""
         self._traffic = traffic
         self._shadows = shadows
+        self._feedback = feedback
 
     def wanted(self, model: LoadedModel) -> bool:
         """Return whether anything takes note of the answers of a version."""
-        return self._traffic is not None or self._shadows.wants(model)
+        return self._traffic is not None or self._feedback is not None or self._shadows.wants(model)
 
     def noting(
         self, model: LoadedModel, subject: Subject, rows: Callable[[], list[Any]], numbers: int
@@ -41,7 +45,7 @@ class AnswerNotes:
 
         def build() -> list[Any]:
             built = rows()
-            self._note(subject, lambda: built, numbers, for_shadow=for_shadow)
+            self._note(model, subject, lambda: built, numbers, for_shadow=for_shadow)
             return built
 
         return build
@@ -61,6 +65,7 @@ class AnswerNotes:
         if options is not None:
             noted = TrafficOptions(options.sampling, options.max_risk, options.max_false_alarm)
         self._note(
+            model,
             Subject(route, model.name, model.version, images, noted),
             lambda: rows_of_outputs(outputs, names),
             sum(each.values.size for each in outputs),
@@ -68,10 +73,18 @@ class AnswerNotes:
         )
 
     def _note(
-        self, subject: Subject, rows: Callable[[], Sequence[Row]], numbers: int, *, for_shadow: bool
+        self,
+        model: LoadedModel,
+        subject: Subject,
+        rows: Callable[[], Sequence[Row]],
+        numbers: int,
+        *,
+        for_shadow: bool,
     ) -> None:
         if self._traffic is not None:
             self._traffic.note(subject, rows, numbers)
+        if self._feedback is not None:
+            self._feedback.note(model, subject, rows, numbers)
         if for_shadow:
             self._shadows.note(subject, rows, numbers)
 

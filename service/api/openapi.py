@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.api import open_inference_schemas as wire
 from service.api import schemas
+from service.api.feedback_schemas import LabelOfAnswer
 from service.api.open_inference import LENGTH_HEADER
 from service.codecs import infer_requests
 from service.codecs.body_to_images import JSON_TYPE
@@ -144,6 +145,7 @@ _EXTRA_SCHEMAS: tuple[type[BaseModel], ...] = (
     schemas.Instances,
     schemas.OneInstance,
     schemas.Error,
+    LabelOfAnswer,
 )
 
 
@@ -193,7 +195,7 @@ def _complete_native_operations(description: dict[str, Any], settings: ServiceSe
         for operation in methods.values():
             body = operation.get("requestBody", {}).get("content", {})
             if JSON_TYPE in body:
-                body[JSON_TYPE]["example"] = _INSTANCES_EXAMPLE
+                body[JSON_TYPE].setdefault("example", _INSTANCES_EXAMPLE)
             for status in _COMMON_ERRORS:
                 operation["responses"].setdefault(str(status), _error_response(status))
             operation["responses"].setdefault("default", _error_response(None))

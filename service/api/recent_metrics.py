@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Response
 
 from service.api import schemas
 from service.api.drift import describe_drift
+from service.api.feedback_fields import describe_figures
 from service.api.model_list import describe_failures
 from service.api.recent_metrics_from_history import (
     WINDOWS_SECONDS,
@@ -18,6 +19,8 @@ from service.api.recent_metrics_from_history import (
 )
 from service.api.recent_metrics_schemas import RecentMetrics
 from service.api.routes import RawResponse, new_router
+from service.engine.model_loader import LoadedModel
+from service.feedback.feedback_of_service import Feedback
 from service.keys.scopes import requires
 from service.observability.history_rings import INTERVAL_SECONDS, HistoryRings
 from service.registry.model_repository import Repository
@@ -28,10 +31,12 @@ _GRACE_SECONDS = 1.5
 _HEADERS = [(b"cache-control", b"no-store")]
 
 
-def router(repository: Repository, rings: HistoryRings) -> APIRouter:
-    """Build the route."""
+def router(
+    repository: Repository, rings: HistoryRings, feedback: Feedback | None = None
+) -> APIRouter:
+    """Build the route; feedback: None where no true labels are taken."""
     routes = new_router("operations")
-    figures = _RecentFigures(repository, rings)
+    figures = _RecentFigures(repository, rings, feedback)
 
     @routes.get(
         "/metrics/recent",
@@ -49,9 +54,12 @@ def router(repository: Repository, rings: HistoryRings) -> APIRouter:
 class _RecentFigures:
     """The body of the response, which is built once for each interval however many ask for it."""
 
-    def __init__(self, repository: Repository, rings: HistoryRings) -> None:
+    def __init__(
+        self, repository: Repository, rings: HistoryRings, feedback: Feedback | None
+    ) -> None:
         self._repository = repository
         self._rings = rings
+        self._feedback = feedback
         self._lock = asyncio.Lock()
         self._last, self._body = 0, b""
 
@@ -74,6 +82,7 @@ class _RecentFigures:
             if model.drift is not None:
                 model.drift.advance()  # where another worker is at it, the tests are a little older
             drifts.append(describe_drift(model))
+        labels = [self._describe_feedback(model) for model, _ in models]
         content = {
             "time": (last + 1) * INTERVAL_SECONDS,
             "interval_seconds": INTERVAL_SECONDS,
@@ -83,11 +92,19 @@ class _RecentFigures:
 
         def render() -> bytes:
             versions: list[dict[str, Any]] = [
-                {**version_figures(self._rings, last, model, role), "drift": drift}
-                for (model, role), drift in zip(models, drifts, strict=True)
+                version_figures(self._rings, last, model, role)
+                | {"drift": drift, "feedback": feedback}
+                for (model, role), drift, feedback in zip(models, drifts, labels, strict=True)
             ]
             routes = route_figures(self._rings, last)
             engine = engine_figures(self._rings, last)
             return orjson.dumps(content | engine | routes | {"versions": versions})
 
         return await asyncio.to_thread(render)
+
+    def _describe_feedback(self, model: LoadedModel) -> dict[str, Any] | None:
+        """Build a `VersionFeedback`; None where there is nothing to build it from."""
+        if self._feedback is None or model not in self._feedback.known:
+            return None
+        figures, rate = self._feedback.known[model], self._feedback.limits.alarm_rate
+        return describe_figures(model.name, model.version, figures, rate)

@@ -92,7 +92,7 @@ def route_figures(rings: HistoryRings, last: int) -> dict[str, Any]:
 def version_figures(
     rings: HistoryRings, last: int, model: LoadedModel, role: str
 ) -> dict[str, Any]:
-    """Build a `RecentVersion` but for its drift; role: `stable` or `canary`."""
+    """Build a `RecentVersion` but for drift and feedback; role: `stable` or `canary`."""
     widths = list(VERSION_PARTS.values())
     subject = VERSION, model.name, model.version
     counts = rings.read(subject, last, sum(widths))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.feedback_schemas import VersionFeedback
 from service.api.schemas import Drift, Probability, RefusedVersion
 
 Counts = list[int]
@@ -126,7 +127,7 @@ class VersionWindow(_Schema):
 
 
 class RecentVersion(_Schema):
-    """The predictions of POST /uncertainty by one active version, and its drift tests."""
+    """The predictions of POST /uncertainty by one active version, drift tests and labels."""
 
     model: str
     version: str
@@ -138,6 +139,10 @@ class RecentVersion(_Schema):
     edges: Edges
     reference: Reference
     drift: Drift
+    feedback: VersionFeedback | None = Field(
+        description="what the true labels say, two seconds old at most; null: the service takes "
+        "none, or has not read them yet"
+    )
 
 
 class RecentMetrics(_Schema):

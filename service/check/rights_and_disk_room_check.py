@@ -15,7 +15,7 @@ _MIB = 2**20
 
 
 def check_folders(settings: ServiceSettings) -> Iterator[Finding]:
-    """Yield what is wrong with the folders of models, rollouts, traffic log, temporary files."""
+    """Yield what is wrong with the folders of models, rollouts, traffic log, feedback, /tmp."""
     for name in _unreadable_models(settings.bundles_folder):
         yield warning(
             "models",
@@ -30,6 +30,8 @@ def check_folders(settings: ServiceSettings) -> Iterator[Finding]:
         yield from _check_rollouts(settings)
     if settings.traffic_log is not None:
         yield from _check_traffic_log(settings.traffic_log, settings.traffic_log_max_bytes)
+    if settings.feedback is not None:
+        yield from _check_feedback(settings.feedback, settings.feedback_max_bytes)
     try:
         tempfile.gettempdir()
     except OSError:
@@ -83,6 +85,26 @@ def _check_traffic_log(folder: Path, max_bytes: int) -> Iterator[Finding]:
     yield fine(
         "traffic log", f"{folder} can be written, and {free / _MIB:,.0f} MiB are free there."
     )
+
+
+def _check_feedback(file: Path, max_bytes: int) -> Iterator[Finding]:
+    problem = why_not_writable(file.parent)
+    if problem is None and file.exists() and not os.access(file, os.R_OK | os.W_OK):
+        problem = f"{file} cannot be written; give this user access to it, or name another one."
+    if problem is not None:
+        yield error("feedback", f"--feedback: {problem}")
+        return
+    free = shutil.disk_usage(_nearest_existing(file.parent)).free
+    room = free + (file.stat().st_size if file.exists() else 0)
+    if room < max_bytes:
+        yield warning(
+            "feedback",
+            f"the disk of {file} has {room / _MIB:,.0f} MiB for it, less than "
+            f"--feedback-max-bytes, {max_bytes / _MIB:,.0f} MiB, so labels would be refused; free "
+            "space, or lower that.",
+        )
+        return
+    yield fine("feedback", f"{file} can be written, and {free / _MIB:,.0f} MiB are free there.")
 
 
 def why_not_writable(folder: Path) -> str | None:

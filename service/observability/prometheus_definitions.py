@@ -29,6 +29,7 @@ class PrometheusSeries:
         self._create_models_source_series(self.registry)
         self._create_inference_series(self.registry)
         self._create_traffic_log_series(self.registry)
+        self._create_feedback_series(self.registry)
         self._create_shadow_series(self.registry)
         self._create_trace_series(self.registry)
 
@@ -294,6 +295,67 @@ class PrometheusSeries:
             registry=registry,
         )
 
+    def _create_feedback_series(self, registry: CollectorRegistry) -> None:
+        """Create the series of true labels, whose counts and tests the workers share."""
+        version = ("model", "version")
+        self.feedback_failing = Gauge(
+            "dropserve_feedback_failing",
+            "1 while the file of feedback cannot be used; the log has the reason.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.feedback_answers = Counter(
+            "dropserve_feedback_answers",
+            "Answers of requests, remembered for their true labels, or dropped.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.feedback_labels = Counter(
+            "dropserve_feedback_labels",
+            "True labels that were sent: added, unchanged, replaced, or refused.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.feedback_labelled = Gauge(
+            "dropserve_feedback_labelled_images",
+            "Answered images with a true label.",
+            version,
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.feedback_share = Gauge(
+            "dropserve_feedback_share",
+            "What the true labels say, with a 95 % interval (bound: estimate, low or high): "
+            "accuracy, coverage, answered, error_among_answered, or overconfidence (mean "
+            "confidence minus accuracy).",
+            (*version, "figure", "bound"),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.feedback_calibration_error = Gauge(
+            "dropserve_feedback_calibration_error",
+            "Expected calibration error by the true labels, in 15 bins.",
+            version,
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.feedback_log_wealth = Gauge(
+            "dropserve_feedback_log_wealth",
+            "Evidence that a promise is broken, max_risk or coverage: the natural logarithm of the "
+            "test's wealth, 0 at first.",
+            (*version, "promise"),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.feedback_alarm = Gauge(
+            "dropserve_feedback_alarm",
+            "1 since the evidence that a promise is broken has reached its limit; until it is "
+            "reset.",
+            (*version, "promise"),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+
     def _create_shadow_series(self, registry: CollectorRegistry) -> None:
         """Create the series of the comparison of a shadow with the stable version."""
         labels = ("model", "version", "shadow")
@@ -353,6 +415,11 @@ class PrometheusSeries:
             self.refused_versions,
             self.drift_log_wealth,
             self.drift_alarm,
+            self.feedback_labelled,
+            self.feedback_share,
+            self.feedback_calibration_error,
+            self.feedback_log_wealth,
+            self.feedback_alarm,
             self.inference_requests,
             self.inference_seconds,
             self.inference_images,

@@ -125,7 +125,12 @@ def memory_bytes(images: Floats, numbers: int) -> int:
 
     numbers: how many numbers the answers hold.
     """
-    return _RECORD_BYTES + images.nbytes + _NUMBER_BYTES * numbers
+    return images.nbytes + memory_bytes_of_numbers(numbers)
+
+
+def memory_bytes_of_numbers(numbers: int) -> int:
+    """Return how much memory answers with so many numbers take, approximately."""
+    return _RECORD_BYTES + _NUMBER_BYTES * numbers
 
 
 def image_digest(image: Floats) -> str:

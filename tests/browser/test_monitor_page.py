@@ -128,6 +128,27 @@ def test_alarm_and_refused_version_stand_first_as_text(page: Page) -> None:
     expect(page.locator("#drift")).to_contain_text("image 321")
 
 
+def test_true_labels_and_broken_promises_are_shown(page: Page) -> None:
+    share = {"estimate": -0.031, "low": -0.05, "high": 0.012}
+    test = {"promise": "coverage", "sets": "thr", "coverage": 0.9, "labels": 1200, "missed": 300}
+    test |= {"missed_share": share | {"estimate": 0.25}, "log_wealth": 9.0, "p_value": 1e-4}
+    test |= {"alarm": {"label": 1100, "time": "2026-01-01T12:00:00.000Z"}}
+    feedback = dict.fromkeys(("accuracy", "coverage", "answered", "error_among_answered"))
+    feedback |= {"overconfidence": share, "labels": 1200, "alarm_rate": 0.01, "tests": [test]}
+
+    def label(recent: Recent) -> None:
+        show_traffic(recent)
+        recent["versions"][0]["feedback"] = feedback
+
+    change_answers(page, label)
+    page.goto(PATH)
+    expect(page.get_by_role("region", name="Alarms")).to_contain_text("coverage 0.9 (thr) is not")
+    section = page.locator("#feedback")
+    expect(section).to_contain_text("1,200 labels")
+    expect(section.get_by_role("row", name=re.compile("^Overconfidence"))).to_contain_text("-3.1")
+    expect(section).to_contain_text("alarm since label 1,100")
+
+
 def test_charts_are_read_with_the_keyboard(page: Page) -> None:
     change_answers(page, show_traffic)
     page.goto(PATH)

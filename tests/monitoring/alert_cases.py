@@ -26,6 +26,8 @@ QUEUE = f'dropserve_inference_seconds_total{{{_MODEL},part="queue"}}'
 CALIBRATED = f"dropserve_prediction_set_classes_count{{{_MODEL}}}"
 ABSTAINED = f"dropserve_abstentions_total{{{_MODEL}}}"
 DRIFT = f'dropserve_drift_alarm{{{_MODEL},figure="typicality"}}'
+PROMISE = f'dropserve_feedback_alarm{{{_MODEL},promise="coverage"}}'
+FEEDBACK_FAILING = f"dropserve_feedback_failing{{{_JOB}}}"
 REFUSED = f'dropserve_refused_version{{{_JOB},model="digits",version="2"}}'
 ROLLOUTS = f"dropserve_rollouts_valid{{{_JOB}}}"
 SOURCE = (
@@ -58,6 +60,8 @@ ORDINARY = {
     ABSTAINED: "0+6x75",
     DRIFT: "0x75",
     f'dropserve_drift_alarm{{{_MODEL},figure="confidence"}}': "0x75",
+    PROMISE: "0x75",
+    FEEDBACK_FAILING: "0x30 1x3 0x41",  # its disk was full for a moment
     REFUSED: "0x75",
     ROLLOUTS: "1x75",
     SOURCE: "0+60x75",  # polled a moment ago, by promtool's clock that begins at 0
@@ -151,6 +155,20 @@ CASES = {
         10,
         {**_VERSION, "figure": "typicality"},
         "Images sent to digits version 1 are unlike its validation images (typicality).",
+    ),
+    "DropservePromiseBroken": Case(
+        {PROMISE: "0x9 1x65"},
+        9,
+        10,
+        {**_VERSION, "promise": "coverage"},
+        "True labels show that digits version 1 does not keep its coverage.",
+    ),
+    "DropserveFeedbackNotStored": Case(
+        {FEEDBACK_FAILING: "0x9 1x65"},
+        14,
+        16,
+        _INSTANCE,
+        "service:8000 cannot use its file of true labels, and refuses them.",
     ),
     "DropserveLogLinesDropped": Case(
         {DROPPED: "0x9 40x65"},

@@ -58,7 +58,8 @@ QUERIES = {"canary": "?version=1&share=0.5", "pin": "?version=2", "shadow": "?ve
 @cache
 def routes() -> list[APIRoute]:
     """Return the routes of the service; built once, since FastAPI's warnings filter is global."""
-    return [each for each in create_app(ServiceSettings()).routes if isinstance(each, APIRoute)]
+    app = create_app(ServiceSettings(feedback=Path("feedback.db")))
+    return [each for each in app.routes if isinstance(each, APIRoute)]
 
 
 def test_every_route_declares_its_scope() -> None:
@@ -168,6 +169,7 @@ def keyed(
     file = folder / "keys.json"
     tokens: dict[str, str] = {each: add_key(file, each, frozenset({each}), None) for each in SCOPES}
     options = {"api_keys_file": file, "control": "anyone", "allowed_hosts": "service"}
+    options |= {"feedback": folder / "feedback.db"}
     options |= {"cors_origins": "https://example.org", "trusted_proxies": "127.0.0.1"}
     with serving_models(folder / "models", **options) as application:
         yield Keyed(application, tokens, digits[0])
@@ -178,6 +180,8 @@ def address(route: APIRoute) -> str:
     path = route.path.replace("/docs/{edition}/{name}", "/docs/{edition}/docs.js")
     for parameter, value in PARAMETERS.items():
         path = path.replace(parameter, value)
+    if path == "/feedback":
+        return path + "?label=3"
     return path + QUERIES.get(path.rpartition("/")[2], "")
 
 

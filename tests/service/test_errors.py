@@ -1,7 +1,9 @@
 """Tests of every error over HTTP: its status, code and sentence."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from model.bundle.store import REPORT_FILE, open_bundle
 from model.errors import BundleError, ImageDecodeError
 from model.inference.predictor import Predictor
 from service import errors
+from service.feedback.feedback_file import LEAST_BYTES, FeedbackFile
 from service.http import error_responses
 from service.keys.key_file_changes import add_key
 from tests.bundles import copy_bundle
@@ -174,6 +177,35 @@ def _two_requests_in_ten_seconds(models_folder: Path, _folder: Path) -> httpx.Re
         return service.public().get("/models")
 
 
+def _label(
+    content: bytes, models_folder: Path, folder: Path, *, damaged: bool = False
+) -> httpx.Response:
+    """Answer the request "known", and send true labels; damaged: the file is none of feedback."""
+    file = folder / "feedback.db"
+    if damaged:
+        file.write_bytes(b"no database at all" * 1000)
+    with serving_models(models_folder, feedback=file) as service:
+        service.post("/predict", PICTURE, headers=PNG | {"X-Request-ID": "known"})
+        return service.post("/feedback", content, headers=JSON)
+
+
+def _full_feedback(models_folder: Path, folder: Path) -> httpx.Response:
+    """Let the file of feedback have no room by what another program keeps in it."""
+    file = folder / "feedback.db"
+    FeedbackFile.open(file, LEAST_BYTES).close()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("INSERT INTO pictures VALUES (1, zeroblob(?))", (LEAST_BYTES,))
+    with serving_models(models_folder, feedback=file, feedback_max_bytes=LEAST_BYTES) as service:
+        return service.post("/feedback?label=3", PICTURE, headers=PNG)
+
+
+def _no_feedback(models_folder: Path, _folder: Path) -> httpx.Response:
+    with serving_models(models_folder) as service:
+        return service.post("/feedback", b"{}", headers=JSON)
+
+
+_LABEL = b'{"request_id": "unknown", "label": "3"}'
+_UNKNOWN_CLASS = b'{"request_id": "known", "label": "cat"}'
 PROVOKED: dict[str, tuple[Provoke, str]] = {
     "key_required": (partial(_with_keys, None, 1), "This needs a key; send it as …"),
     "invalid_key": (partial(_with_keys, "wrong", 10), "This key is not known here, has expired …"),
@@ -232,6 +264,20 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
         _two_requests_in_ten_seconds,
         "This client may send 0.1 requests a second and has sent more; send the next in 10 s, …",
     ),
+    "feedback_disabled": (
+        _no_feedback,
+        "This server takes no true labels; start it with --feedback FILE.",
+    ),
+    "unknown_answer": (partial(_label, _LABEL), "No answer to a request 'unknown' is …; send …"),
+    "invalid_label": (
+        partial(_label, _UNKNOWN_CLASS),
+        "The model 'digits' has no class 'cat'; GET /models lists its classes.",
+    ),
+    "feedback_unavailable": (
+        partial(_label, _LABEL, damaged=True),
+        "…/feedback.db is damaged, or no feedback file (…); move it away, …",
+    ),
+    "feedback_full": (_full_feedback, "The file of feedback is full, …; ask the operator to …"),
     "internal_error": (
         _broken_run,
         "The server failed; its log has the reason under this X-Request-ID.",

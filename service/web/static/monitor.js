@@ -4,6 +4,7 @@ import { ROOT, address, fetchJson } from "./api.js";
 import { byId, html } from "./dom.js";
 import { doubtTiles, showDoubt } from "./monitor_doubt.js";
 import { engineTiles, showEngine } from "./monitor_engine.js";
+import { feedbackAlarms } from "./monitor_feedback.js";
 import { requestTiles, showRequests } from "./monitor_requests.js";
 import { Poll } from "./poll.js";
 
@@ -77,8 +78,8 @@ function showAlarms() {
   const refused = recent.refused.map((/** @type {any} */ { name, version, reason }) =>
     html("p", { class: "notice" }, html("strong", {}, `Refused: ${name} ${version}. `), reason));
   const place = byId("alarms");
-  place.hidden = drifts.length + refused.length === 0;
-  const notices = [...drifts, ...refused];
+  const notices = [...recent.versions.flatMap(feedbackAlarms), ...drifts, ...refused];
+  place.hidden = notices.length === 0;
   if (notices.map((each) => each.textContent).join() !== [...place.children].map((each) => each.textContent).join()) place.replaceChildren(...notices);
 }
 

@@ -4,6 +4,7 @@ import { byId, html, svg } from "./dom.js";
 import { percent, short } from "./format.js";
 import { Histogram } from "./histogram.js";
 import { LineChart } from "./line_chart.js";
+import { feedbackSection } from "./monitor_feedback.js";
 
 const PARTS = [
   { name: "predictive_entropy", title: "Entropy", unit: "nats", note: "How unsure the answers are in all." },
@@ -25,6 +26,7 @@ export function showDoubt(recent, window) {
   const version = chosenVersion(recent);
   byId("doubt").hidden = !version;
   byId("drift").replaceChildren();
+  byId("feedback").replaceChildren(...[feedbackSection(version?.feedback)].filter((each) => each !== null));
   if (!version) {
     byId("doubt-note").replaceChildren("No model is in service.");
     return;

@@ -219,6 +219,17 @@ def test_traffic_log_needs_room_on_its_disk(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_feedback_needs_room_on_its_disk(tmp_path: Path) -> None:
+    file = tmp_path / "below" / "feedback.db"
+    small = ServiceSettings(feedback=file, feedback_max_bytes=2**25)
+    check_found(check_folders(small), (FINE, f"{file} can be written, and … MiB are free there."))
+    large = ServiceSettings(feedback=file, feedback_max_bytes=2**60)
+    sentence = "the disk of … has … MiB for it, less than --feedback-max-bytes, …; free …"
+    check_found(check_folders(large), (WARNING, sentence))
+    (tmp_path / "below").touch()
+    check_found(check_folders(small), (ERROR, "--feedback: … is no folder; name another one."))
+
+
 def test_more_threads_than_processors_are_warned_of() -> None:
     processors = available_processors()
     assert list(check_processors(ServiceSettings(workers=processors))) == []

@@ -1,0 +1,103 @@
+"""`python -m service.feedback ACTION FILE`: show, export, reset. The service may run meanwhile."""
+
+import sys
+from collections.abc import Collection
+from contextlib import closing
+
+from model.cli_and_env_settings import USAGE_EXIT_STATUS, load_or_exit
+from model.errors import DropserveError
+from model.uncertainty.binomial_interval import Interval
+from service.feedback.feedback_file import FeedbackFile, as_sentence
+from service.feedback.feedback_settings import FeedbackSettings
+from service.feedback.image_export import export_images
+from service.feedback.remembered_answer import VersionIdentity
+from service.feedback.stored_versions import forget_tests, read_figures, read_versions
+from service.feedback.version_figures import VersionFigures
+from service.settings import ServiceSettings
+
+_UNBOUNDED = 2**46
+_LEVEL: float = ServiceSettings.model_fields["feedback_alarm_rate"].default
+"""Only tells from which evidence on a future alarm is raised; alarms so far are in the file."""
+
+
+class NothingFoundError(DropserveError):
+    """The file has nothing of what is asked."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the arguments say, and return the exit status."""
+    settings = load_or_exit(FeedbackSettings, arguments)
+    try:
+        with closing(FeedbackFile.open(settings.file, _UNBOUNDED, create=False)) as file:
+            sys.stdout.write(_run(settings, file))
+    except DropserveError as error:
+        sys.stderr.write(f"{error}\n")
+        return USAGE_EXIT_STATUS
+    return 0
+
+
+def _run(settings: FeedbackSettings, file: FeedbackFile) -> str:
+    """Do it, and return what is printed."""
+    with as_sentence(file.path):
+        versions = _chosen(settings, read_versions(file.connection))
+        if settings.action == "show":
+            return _table(file, versions)
+        if settings.action == "export":
+            assert settings.output is not None
+            counts = export_images(file.connection, versions.keys(), settings.output)
+            lines = [f"{name}: {count} images\n" for name, count in sorted(counts.items())]
+            return "".join(lines) + f"{sum(counts.values())} images in {settings.output}\n"
+    with file.transaction(flushed=True) as connection:
+        forget_tests(connection, list(versions))
+    return f"{_names(versions.values())}: tested anew\n"
+
+
+def _chosen(
+    settings: FeedbackSettings, versions: dict[int, VersionIdentity]
+) -> dict[int, VersionIdentity]:
+    """Return the versions that the settings name.
+
+    Raises:
+        NothingFoundError: there is none.
+    """
+    chosen = {
+        row: each
+        for row, each in versions.items()
+        if settings.model in (None, each.model)
+        and str(settings.version or each.version) == each.version
+    }
+    if not chosen:
+        there = _names(versions.values()) or "no version"
+        raise NothingFoundError(f"{settings.file} has nothing of that; it has {there}.")
+    return chosen
+
+
+def _names(versions: Collection[VersionIdentity]) -> str:
+    return ", ".join(dict.fromkeys(f"{each.model} {each.version}" for each in versions))
+
+
+def _table(file: FeedbackFile, versions: dict[int, VersionIdentity]) -> str:
+    """Return a block of lines for each version."""
+    blocks = []
+    for row, version in versions.items():
+        figures = read_figures(file.connection, row, _LEVEL)
+        head = f"{version.model} {version.version}: {figures.total.labels} labels\n"
+        blocks.append(head + "".join(_lines(figures)))
+    return "\n".join(blocks)
+
+
+def _lines(figures: VersionFigures) -> list[str]:
+    lines = [
+        f"  {name.replace('_', ' '):<22}{_shown(interval)}\n"
+        for name, interval in figures.shares().items()
+        if interval is not None
+    ]
+    for promise, test in figures.alarms().items():
+        if test is not None:
+            state = "no alarm" if test.alarm is None else f"broken since label {test.alarm[0]}"
+            lines.append(f"  {promise:<22}{state}, p = {test.p_value:.2g}\n")
+    return lines
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.estimate:.4f}  ({interval.low:.4f} to {interval.high:.4f})"

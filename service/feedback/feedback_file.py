@@ -1,0 +1,203 @@
+"""The SQLite file of feedback: opened, created, bounded, and changed in transactions.
+
+Processes share it: each has a connection of its own, and SQLite lets one of them write at a time.
+The write-ahead log is flushed to the disk before a transaction that has labels is acknowledged.
+Knows no label.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from model.errors import DropserveError
+
+SCHEMA_VERSION = 1
+LEAST_BYTES = 2**22
+_APPLICATION_ID = 0x44524642
+"""Says in the file's header that it is one of feedback."""
+_BUSY_SECONDS = 5.0
+"""How long to wait for another process that writes."""
+_POLL_SECONDS = 0.001
+_LOG_BYTES = 2**22
+"""To this the write-ahead log is cut when it has been copied into the file."""
+_RESERVE_SHARE = 1 / 16
+"""Of the file, kept free for the pages that every transaction needs besides its content."""
+_SCHEMA = """
+CREATE TABLE versions (
+    id INTEGER PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL,
+    class_names TEXT NOT NULL, validation_images INTEGER NOT NULL, UNIQUE (model, version, digest));
+CREATE TABLE answers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, request_id TEXT NOT NULL, version INTEGER NOT NULL,
+    time REAL NOT NULL, content BLOB NOT NULL);
+CREATE INDEX answers_of_requests ON answers (request_id);
+CREATE TABLE labels (
+    id INTEGER PRIMARY KEY, answer INTEGER NOT NULL, image INTEGER NOT NULL,
+    version INTEGER NOT NULL, time REAL NOT NULL, truth INTEGER NOT NULL, label INTEGER NOT NULL,
+    UNIQUE (answer, image));
+CREATE TABLE pictures (label INTEGER PRIMARY KEY, png BLOB NOT NULL);
+CREATE TABLE counts (
+    version INTEGER NOT NULL, bin INTEGER NOT NULL, labels INTEGER NOT NULL,
+    correct INTEGER NOT NULL, confidence REAL NOT NULL, decided INTEGER NOT NULL,
+    answered INTEGER NOT NULL, answered_wrong INTEGER NOT NULL, sets INTEGER NOT NULL,
+    covered INTEGER NOT NULL, set_classes INTEGER NOT NULL, PRIMARY KEY (version, bin));
+CREATE TABLE tests (
+    version INTEGER NOT NULL, number INTEGER NOT NULL, sets TEXT, coverage REAL,
+    state BLOB NOT NULL, PRIMARY KEY (version, number));
+"""
+"""`labels.truth` and `labels.label` are numbers of classes. In `tests`, number 0 is the risk, and
+further ones are coverages."""
+
+
+class FeedbackFileError(DropserveError):
+    """The file cannot be used now."""
+
+
+class FeedbackFile:
+    """An open file. Only one thread may use it."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, max_bytes: int) -> None:
+        """Take an open connection; see `open`."""
+        self.path = path
+        self.connection = connection
+        self._max_bytes = max_bytes
+        self._page_bytes: int = self._pragma("page_size")
+        connection.execute(f"PRAGMA max_page_count = {max_bytes // self._page_bytes}")
+
+    @classmethod
+    def open(cls, path: Path, max_bytes: int, *, create: bool = True) -> Self:
+        """Open the file, which is created where `create` and it does not exist.
+
+        Raises:
+            FeedbackFileError: it cannot be opened, is damaged, or is another program's.
+        """
+        with as_sentence(path):
+            _create(path, create=create)
+            connection = sqlite3.connect(
+                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                _prepare(path, connection)
+                return cls(path, connection, max_bytes)
+            except BaseException:
+                connection.close()
+                raise
+
+    def close(self) -> None:
+        """Close it; the last process to do so copies the write-ahead log into the file."""
+        with suppress(sqlite3.Error):
+            self.connection.close()
+
+    @contextmanager
+    def transaction(self, *, flushed: bool) -> Iterator[sqlite3.Connection]:
+        """Change the file: all of it, or nothing if the body raises.
+
+        flushed: whether the disk has it at the end. A killed process loses it in neither case.
+
+        Raises:
+            FeedbackFileError: the file cannot be changed now.
+        """
+        with as_sentence(self.path):
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if flushed else 'NORMAL'}")
+            self._begin()
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    def _begin(self) -> None:
+        """Begin to write, as soon as no other process does.
+
+        SQLite's own waiting sleeps for up to 100 ms, while a busy process writes again and again.
+        """
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
+
+    def lacking_bytes(self, content_bytes: int) -> int:
+        """Return how many bytes are too few for so much more; 0 or less: there is room."""
+        used = self._pragma("page_count") - self._pragma("freelist_count")
+        room = self._max_bytes * (1 - _RESERVE_SHARE) - used * self._page_bytes
+        return int(content_bytes - room)
+
+    def _pragma(self, name: str) -> int:
+        value: int = self.connection.execute(f"PRAGMA {name}").fetchone()[0]
+        return value
+
+
+@contextmanager
+def as_sentence(path: Path) -> Iterator[None]:
+    """Turn what the disk or SQLite raises into a FeedbackFileError with a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise FeedbackFileError(
+            f"{path} cannot be opened ({error.strerror}); give this user access to it and to its "
+            "folder, or name another --feedback."
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise FeedbackFileError(f"{path} {_why(error)}") from None
+
+
+def _why(error: sqlite3.DatabaseError) -> str:
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+            return (
+                f"is damaged, or no feedback file ({error}); move it away, and a new one is begun."
+            )
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return f"cannot be written ({error}); free space on its disk, or repair it."
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return "is locked by another program; let that one end."
+        case _:
+            return f"cannot be used ({error}); give this user access to it and to its folder."
+
+
+def _create(path: Path, *, create: bool) -> None:
+    """Make an empty file for this user alone, where there is none; raises OSError."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    if create:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags |= os.O_CREAT
+    os.close(os.open(path, flags, 0o600))
+
+
+def _prepare(path: Path, connection: sqlite3.Connection) -> None:
+    """Set what every connection needs, and create the tables in a new file."""
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise FeedbackFileError(
+            f"{path} lies where SQLite has no write-ahead log; name a file on a local disk."
+        )
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+    connection.execute("BEGIN IMMEDIATE")
+    with closing(connection.execute("PRAGMA user_version")) as cursor:
+        version = cursor.fetchone()[0]
+    if version == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    elif connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+        raise FeedbackFileError(f"{path} is a database of another program; name another file.")
+    elif version != SCHEMA_VERSION:
+        raise FeedbackFileError(
+            f"{path} has version {version} of the schema, and this program knows {SCHEMA_VERSION}; "
+            "use the program that wrote it, or name another file."
+        )
+    connection.execute("COMMIT")
+    connection.execute("PRAGMA busy_timeout = 0")
