@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from model.images.preprocessing import to_float
 from service.api import schemas
-from service.api.answers_by_another_version import answer_as_noted
+from service.api.answers_for_replay_and_shadow import answer_as_noted
 from service.api.answers_for_log_and_shadow import PREDICT, UNCERTAINTY, options_of_query
 from service.api.feedback_fields import describe_figures, describe_results
 from service.api.feedback_schemas import (
