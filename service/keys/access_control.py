@@ -11,7 +11,7 @@ from typing import Final
 from cachetools import TTLCache
 
 from service.errors import InvalidKeyError, KeyRequiredError, KeyScopeError, TooManyAttemptsError
-from service.keys.key_file import ApiKey
+from service.keys.key_file import TOKEN_LENGTH, ApiKey
 from service.keys.key_ring import KeyRing
 from service.keys.scopes import Scope
 from service.observability.metrics_recorder import Metrics
@@ -50,7 +50,8 @@ class AccessControl:
         """Return the key of a request.
 
         authorization, api_key: the headers Authorization and X-API-Key; a bearer token in the
-        first counts, else the second, else the password of basic authentication.
+        first counts, else the second, else a password of basic authentication that is as long
+        as keys are; others are for a proxy.
 
         Raises:
             KeyRequiredError: the request has no key.
@@ -97,4 +98,5 @@ def _token(authorization: str, api_key: str | None) -> str | None:
         pair = base64.b64decode(authorization[len(_BASIC) :], validate=True).decode("ascii")
     except ValueError:
         return None
-    return pair.partition(":")[2]
+    password = pair.partition(":")[2]
+    return password if len(password) == TOKEN_LENGTH else None

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from model.bundle.bounded_reading import read_file
 from model.errors import DropserveError
@@ -55,7 +55,11 @@ class AccessToken:
             )
             if not answer.is_success:
                 raise TokenError(f"Label Studio does not take the token ({answer.status_code}).")
-            self._header = f"Bearer {_Exchanged.model_validate_json(answer.content).access}"
+            try:
+                access = _Exchanged.model_validate_json(answer.content).access
+            except ValidationError:
+                raise TokenError("Label Studio gives no access token for the token.") from None
+            self._header = f"Bearer {access}"
             self._good_until = time.monotonic() + _KEEP_SECONDS
         return self._header
 

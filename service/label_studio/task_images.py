@@ -93,7 +93,8 @@ class TaskImages:
             async with asyncio.timeout(_FETCH_SECONDS):
                 return await self._download(client, url)
         except (ValueError, TokenError) as error:
-            raise TaskImageError(f"The image {shown} is not fetched: {error}.") from None
+            reason = str(error).rstrip(".")
+            raise TaskImageError(f"The image {shown} is not fetched: {reason}.") from None
         except (TimeoutError, httpx.TimeoutException):
             raise TaskImageError(
                 f"The image {shown} did not arrive within {_FETCH_SECONDS:g} seconds."

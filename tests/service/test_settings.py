@@ -50,6 +50,8 @@ CHANGED: dict[str, Any] = {
     "feedback_max_bytes": 2**24,
     "feedback_max_answers": 10,
     "feedback_alarm_rate": 0.05,
+    "label_studio": "https://studio.example.org/ls",
+    "label_studio_token_file": Path("its token"),
     "default_model": "digits",
     "default_samples": 7,
     "api_keys_file": Path("/k"),

@@ -1,11 +1,12 @@
 """A real Label Studio in a process of its own, with a Python that has it. It calls no one."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 _PYTHON = os.environ.get("DROPSERVE_LABEL_STUDIO_PYTHON")  # read before a fixture removes it
 _START_SECONDS = 240
 _USER, _PASSWORD, _TOKEN = "tester@example.org", "a-password-of-tests", "0" * 40
+_DATABASE = "empty.sqlite3"
 _VARIABLES = {
     "COLLECT_ANALYTICS": "false",
     "LATEST_VERSION_CHECK": "false",
@@ -33,6 +35,9 @@ class LabelStudio:
         self._client = httpx.Client(
             base_url=url, headers={"Authorization": f"Token {_TOKEN}"}, timeout=60
         )
+
+    def close(self) -> None:
+        self._client.close()
 
     def get(self, path: str, **query: Any) -> Any:
         answer = self._client.get(path, params=query)
@@ -65,20 +70,19 @@ def running_label_studio(port: int) -> Iterator[LabelStudio]:
     """Run Label Studio with an empty database; it ends with the block."""
     if _PYTHON is None:
         pytest.fail("DROPSERVE_LABEL_STUDIO_PYTHON is not set; run make label-studio-test.")
+    empty = _empty_database(Path(_PYTHON))
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(str(Path(_PYTHON).with_name("label-studio")), "start", "--no-browser"),
-            *("--data-dir", folder, "--database", f"{folder}/label_studio.sqlite3"),
-            *("--internal-host", "127.0.0.1", "--port", str(port)),
-            *("--username", _USER, "--password", _PASSWORD, "--user-token", _TOKEN),
-            "--enable-legacy-api-token",
-        ]
+        shutil.copy(empty, Path(folder) / _DATABASE)
         log = Path(folder) / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command,
+                [
+                    *(*_command("start", Path(_PYTHON), folder), "--enable-legacy-api-token"),
+                    *("--internal-host", "127.0.0.1", "--port", str(port)),
+                    *("--username", _USER, "--password", _PASSWORD, "--user-token", _TOKEN),
+                ],
                 cwd=folder,
-                env=os.environ | _VARIABLES | {"HOME": folder, "XDG_DATA_HOME": folder},
+                env=_environment(folder),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -86,10 +90,41 @@ def running_label_studio(port: int) -> Iterator[LabelStudio]:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait(process, url, log)
-            yield LabelStudio(url)
+            with closing(LabelStudio(url)) as running:
+                yield running
         finally:
             process.kill()
             process.wait()
+
+
+def _empty_database(python: Path) -> Path:
+    """Return the file of an empty database, which is made once: that takes half a minute."""
+    made = python.parent.parent / _DATABASE
+    if not made.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(
+                _command("init", python, folder),
+                env=_environment(folder),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_START_SECONDS,
+                check=True,
+            )
+            draft = made.with_suffix(".draft")
+            shutil.copy(Path(folder) / _DATABASE, draft)
+            draft.replace(made)
+    return made
+
+
+def _command(action: str, python: Path, folder: str) -> list[str]:
+    return [
+        *(str(python.with_name("label-studio")), action, "--no-browser"),
+        *("--data-dir", folder, "--database", f"{folder}/{_DATABASE}"),
+    ]
+
+
+def _environment(folder: str) -> dict[str, str]:
+    return os.environ | _VARIABLES | {"HOME": folder, "XDG_DATA_HOME": folder}
 
 
 def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
