@@ -235,8 +235,8 @@ class ServiceSettings(CommandSettings):
     )
     label_studio: str | None = Field(
         None,
-        description="address of a Label Studio that the service pre-annotates for: its files alone "
-        "are fetched; there is no /label-studio if left out",
+        description="address of a Label Studio that the service predicts for: its files alone are "
+        "fetched; there is none if left out",
     )
     label_studio_token_file: Path | None = Field(
         None,

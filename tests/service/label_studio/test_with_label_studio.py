@@ -98,6 +98,8 @@ def connected(
             f"/api/dm/actions?id=retrieve_tasks_predictions&project={number}",
             everything,
         )
+        chosen = {"model_version": "digits@1", "sampling": "Uncertainty sampling"}
+        studio.send("PATCH", f"/api/projects/{number}", chosen)
         yield Connected(studio, service, key, number, tasks, images)
 
 
@@ -123,6 +125,12 @@ def test_tasks_are_ordered_by_doubt(connected: Connected) -> None:
     query = orjson.dumps({"ordering": ["tasks:predictions_score"]}).decode()
     listed = connected.studio.get("/api/tasks", project=connected.project, query=query)["tasks"]
     assert [scores[each["id"]] for each in listed] == sorted(scores.values())
+
+
+def test_next_task_is_the_one_of_greatest_doubt(connected: Connected) -> None:
+    scores = {task: each["score"] for task, each in connected.predictions().items()}
+    following = connected.studio.get(f"/api/projects/{connected.project}/next")
+    assert following["id"] == min(scores, key=scores.__getitem__)
 
 
 def test_annotations_arrive_as_feedback(connected: Connected) -> None:
