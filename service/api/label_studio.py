@@ -22,12 +22,13 @@ from service.api.answers_for_log_and_shadow import AnswerNotes, default_subject
 from service.api.answers_for_replay_and_shadow import answer_as_noted
 from service.api.feedback_fields import describe_results
 from service.api.routes import json_response, new_router
-from service.codecs.body_to_images import read_json
+from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
 from service.engine.model_loader import LoadedModel
 from service.errors import (
     FeedbackDisabledError,
     InvalidRequestError,
     LabelStudioDisabledError,
+    UnsupportedMediaTypeError,
 )
 from service.feedback.feedback_of_service import Feedback
 from service.feedback.label_transaction import TrueLabel
@@ -156,15 +157,15 @@ class _Backend:
                     errors += (each for each in found if isinstance(each, str))
         late = len(content.tasks) - len(predictions)
         if late:
-            errors.append(f"{late} tasks were not reached in time; ask for them again.")
-        for error in errors:
-            logger.warning("task not pre-annotated", reason=error)
+            errors.append(f"{late} tasks were not reached in time; retrieve predictions again.")
+        if errors:
+            logger.warning("tasks not pre-annotated", tasks=len(errors), reason=errors[0])
         return json_response({"results": predictions + [[]] * late, "errors": errors})
 
     @requires("predict")
     async def webhook(self, request: Request) -> Response:
         """Take the labels of annotations as feedback; other events change nothing."""
-        body = read_json(await self._bodies.read_small(request, _MAX_BODY_BYTES))
+        body = await self._json(request)
         event = _parse(body, AnyEvent)
         if not event.is_about_annotations:
             return json_response({"results": [], "ignored": event.action})
@@ -243,7 +244,13 @@ class _Backend:
         return self._repository.get(request.path_params.get("name"), None)
 
     async def _read(self, request: Request, schema: type[Schema]) -> Schema:
-        return _parse(read_json(await self._bodies.read_small(request, _MAX_BODY_BYTES)), schema)
+        return _parse(await self._json(request), schema)
+
+    async def _json(self, request: Request) -> Any:
+        """Return the body, whose type no web page can send without asking."""
+        if media_type(request.headers.get("content-type", "")) != JSON_TYPE:
+            raise UnsupportedMediaTypeError(f"Label Studio sends {JSON_TYPE}; send that.")
+        return read_json(await self._bodies.read_small(request, _MAX_BODY_BYTES))
 
 
 def _model_version(model: LoadedModel) -> str:

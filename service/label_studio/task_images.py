@@ -46,6 +46,7 @@ class TaskImages:
         self._token = None if token is None else AccessToken(url, token)
         self._max_bytes = max_bytes
         self._transport = transport
+        self._tls = ssl.create_default_context()  # which takes too long for every request
         self._turns = asyncio.Semaphore(_CONCURRENT)
 
     @classmethod
@@ -69,7 +70,7 @@ class TaskImages:
             timeout=_FETCH_SECONDS,
             follow_redirects=False,
             trust_env=False,
-            verify=ssl.create_default_context(),
+            verify=self._tls,
             headers={"Accept-Encoding": "identity"},
             transport=self._transport,
         ) as client:

@@ -176,3 +176,20 @@ def test_labels_need_a_file_of_feedback(models_folder: Path) -> None:
 def test_service_is_no_backend_unless_asked(service: Application, route: str) -> None:
     answer = service.request("GET" if route == "health" else "POST", f"/label-studio/{route}")
     check_error(answer, 404, "label_studio_disabled", "…start it with --label-studio URL.")
+
+
+def test_web_page_cannot_send_labels_as_text(backend: Application) -> None:
+    content = orjson.dumps(event(annotation(21, "3")))
+    answer = backend.post("/label-studio/webhook", content, headers={"Content-Type": "text/plain"})
+    check_error(answer, 415, "unsupported_media_type", "Label Studio sends application/json; …")
+
+
+def test_request_of_many_tasks_is_taken_up_to_a_limit(backend: Application) -> None:
+    few = tasks(*[{"id": number, "data": {}} for number in range(2000)])
+    assert send(backend, "predict", few)["results"] == [[]] * 2000
+    many = orjson.dumps(tasks(*[{"id": number, "data": {}} for number in range(4097)]))
+    answer = backend.post("/label-studio/predict", many, headers=JSON)
+    check_error(answer, 400, "invalid_request", "…tasks: list should have at most 4096 items …")
+    large = orjson.dumps(tasks({"id": 1, "data": {"image": "a" * 2**21}}))
+    answer = backend.post("/label-studio/predict", large, headers=JSON)
+    check_error(answer, 413, "body_too_large", "The body is larger than 2,097,152 bytes…")
