@@ -7,7 +7,7 @@ PACKAGE_INDEX ?=
 COMPOSE ?= docker compose
 # Folder of CRDs as KServe and the Prometheus operator publish them; docs/kubernetes.md says which files.
 CRDS ?=
-# More flags for serve, train, adopt, score, evaluate, experiment, test and the benchmarks.
+# More flags for serve, train, adopt, score, evaluate, select, experiment, test and the benchmarks.
 ARGS ?=
 
 bin := $(VENV)/bin
@@ -16,7 +16,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 
 bench-index := $(if $(PACKAGE_INDEX),--package-index $(PACKAGE_INDEX))
 
-.PHONY: help serve train adopt score evaluate experiment test check format compose-test clients-test triton-test \
+.PHONY: help serve train adopt score evaluate select experiment test check format compose-test clients-test triton-test ray-test \
 	prometheus-test deployment-test manifests-test training-test contract-test source-test label-studio-test browser-test screenshots bench bench-quick bench-overload soak faults attacks rolling clean
 
 help:  ## list the commands
@@ -37,6 +37,9 @@ score: $(VENV)/training  ## score files without a server, e.g. make score ARGS="
 
 evaluate: $(VENV)/training  ## measure a bundle, e.g. make evaluate ARGS="models/digits/1"
 	@$(bin)/python -m training.evaluate $(ARGS)
+
+select: $(VENV)/training  ## list the images most worth labelling, e.g. make select ARGS="--model models/pets/1 --pool folder:PATH"
+	@$(bin)/python -m training.select $(ARGS)
 
 experiment: $(VENV)/training  ## reproduce a claim of the literature, e.g. make experiment ARGS="table --quick"
 	@$(bin)/python -m training.experiments $(ARGS)
@@ -61,6 +64,9 @@ clients-test: $(VENV)/dev .venv-clients  ## run the stock clients of Triton, KSe
 
 triton-test: $(VENV)/dev .venv-triton  ## send the same requests to a real Triton and compare
 	DROPSERVE_TRITON_PYTHON=$(CURDIR)/.venv-triton/bin/python $(bin)/python -m pytest -m triton -n 0
+
+ray-test: $(VENV)/dev .venv-ray  ## serve with Ray on two nodes, and kill replicas and a node
+	DROPSERVE_RAY_PYTHON=$(CURDIR)/.venv-ray/bin/python $(bin)/python -m pytest -m ray -n 0 $(ARGS)
 
 source-test: $(VENV)/dev .venv-source  ## serve bundles that a real S3 server has (moto's)
 	DROPSERVE_MOTO_PYTHON=$(CURDIR)/.venv-source/bin/python $(bin)/python -m pytest -m source -n 0 $(ARGS)
@@ -114,15 +120,16 @@ rolling: $(VENV)/dev  ## end the service under load, again and again, and count 
 .venv-clients: tests/clients/requirements.txt
 .venv-triton: tests/differential/requirements.txt
 .venv-contract: tests/contract/requirements.txt
+.venv-ray: tests/ray_serve/requirements.txt pyproject.toml constraints.txt
 .venv-source: tests/service/models_source/requirements.txt
 .venv-label-studio: tests/service/label_studio/requirements.txt
-.venv-clients .venv-triton .venv-contract .venv-source .venv-label-studio:
+.venv-clients .venv-triton .venv-contract .venv-ray .venv-source .venv-label-studio:
 	@$(PYTHON) -m venv $@
 	@$@/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 clean:  ## remove the environment and caches, keep models and runs
-	rm -rf $(VENV) .venv-clients .venv-triton .venv-contract .venv-source .venv-label-studio .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-clients .venv-triton .venv-contract .venv-ray .venv-source .venv-label-studio .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 $(VENV)/training: pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

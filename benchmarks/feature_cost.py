@@ -53,7 +53,7 @@ FEATURES = {
     "hosts": Feature(("--allowed-hosts", "127.0.0.1,*.example.org")),
     "rates": Feature(_RATES),
 }
-_FEATURE_NAMES = ("keys", "log", *FEATURES)
+_FEATURE_NAMES = ("keys", "log", "feedback", *FEATURES)
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ def main(names: list[str]) -> None:
         features = {
             "keys": Feature(("--api-keys-file", str(file)), bearer),
             "log": Feature(("--traffic-log", str(Path(folder) / "log"))),
+            "feedback": Feature(("--feedback", str(Path(folder) / "feedback.db"))),
             **FEATURES,
         }
         alone = {"keys": lambda: _check_alone(file, keys[-1]), "rates": _rates_alone}

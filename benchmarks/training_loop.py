@@ -32,10 +32,10 @@ from training.data.dataset import Dataset, DatasetDefaults, Split
 from training.fitting.training_loop import describe_architecture, fit
 from training.network.classifier import build_classifier
 
-_BATCH_SIZE = 128
+BATCH_SIZE = 128
 _SHIFT = 2
 _RATE = 6e-3
-_EPOCHS = 2
+EPOCHS = 2
 _EPOCH_IMAGES = 55_000
 _VALIDATION_IMAGES = 5_000
 _WARM_UP = 5  # steps
@@ -102,9 +102,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
     options = parser.parse_args(arguments)
     logging.getLogger("training").setLevel(logging.ERROR)
-    data = _data(options.steps // _EPOCHS * _BATCH_SIZE)
+    data = random_images(options.steps // EPOCHS * BATCH_SIZE)
     config = TrainingConfig(
-        epochs=_EPOCHS, learning_rate=_RATE, dropout_samples=1, threads=options.threads
+        epochs=EPOCHS, learning_rate=_RATE, dropout_samples=1, threads=options.threads
     )
     torch.set_num_threads(options.threads)
     timing = AlternatingSteps(BareLoop(config, data, options.steps + 1))
@@ -113,16 +113,17 @@ def main(arguments: list[str]) -> None:
     bare, ours = np.array(timing.bare[_WARM_UP:]), np.array(timing.ours[_WARM_UP:])
     low, middle, high = np.quantile(bare / ours, [0.25, 0.5, 0.75])
     _print(
-        f"{len(ours)} steps each: bare {_BATCH_SIZE / median(bare):.0f} images/s, ours "
-        f"{_BATCH_SIZE / median(ours):.0f} images/s, ratio {median(bare) / median(ours):.3f}; "
+        f"{len(ours)} steps each: bare {BATCH_SIZE / median(bare):.0f} images/s, ours "
+        f"{BATCH_SIZE / median(ours):.0f} images/s, ratio {median(bare) / median(ours):.3f}; "
         f"pair by pair {middle:.3f} (quartiles {low:.3f} and {high:.3f})"
     )
-    epoch = median(ours) * _EPOCH_IMAGES / _BATCH_SIZE
+    epoch = median(ours) * _EPOCH_IMAGES / BATCH_SIZE
     between = median(timing.between_epochs)
     _print(f"between two epochs {between:.2f} s, {between / (between + epoch):.1%} of an epoch")
 
 
-def _data(images: int) -> Dataset:
+def random_images(images: int) -> Dataset:
+    """Return random pixels in the format of MNIST."""
     generator = np.random.default_rng(0)
 
     def split(count: int) -> Split:
@@ -136,7 +137,7 @@ def _data(images: int) -> Dataset:
         train=split(images),
         validation=split(_VALIDATION_IMAGES),
         test=split(10),
-        defaults=DatasetDefaults(1, _BATCH_SIZE, "flip-crop", _SHIFT),
+        defaults=DatasetDefaults(1, BATCH_SIZE, "flip-crop", _SHIFT),
     )
 
 

@@ -28,6 +28,7 @@ from service.http.graceful_shutdown import (
 )
 from service.http.http_protocol import HttpProtocol
 from service.http.rate_table_of_all_workers import make_shared_table
+from service.http.response_headers import SECURITY_HEADERS
 from service.keys.key_file import KeyFile, KeyFileError, read_key_file
 from service.label_studio.task_images import why_label_studio_is_unusable
 from service.models_source.source_following import why_source_is_unusable
@@ -50,11 +51,6 @@ NO_KEYS_HINT = (
     "whoever reaches this port may send requests; give --api-keys-file, or --no-auth if that is "
     "meant"
 )
-_HEADERS = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-]
 
 
 class StartError(DropserveError):
@@ -193,7 +189,7 @@ def _uvicorn_config(settings: ServiceSettings, app: object) -> ServerConfig:
         log_level="warning",  # of uvicorn's own lines; the middleware logs one for each request
         access_log=False,
         server_header=False,
-        headers=_HEADERS,
+        headers=list(SECURITY_HEADERS),
         proxy_headers=False,  # a header that names the client must not change its limits
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.grace_seconds,

@@ -20,7 +20,7 @@ MODULES = {
     "dropserve-train": "training",
     **{f"dropserve-{name}": f"service.{name}" for name in ("check", "control", "keys")},
     **{f"dropserve-{name}": f"service.{name}" for name in ("score", "replay", "feedback")},
-    **{f"dropserve-{name}": f"training.{name}" for name in ("evaluate", "adopt")},
+    **{f"dropserve-{name}": f"training.{name}" for name in ("evaluate", "adopt", "select")},
 }
 """Each script, and the module whose `python -m` is the same command."""
 
@@ -77,7 +77,9 @@ def test_wrong_option_of_a_script_is_one_sentence(
     assert "--print-completion: invalid choice: 'cmd'" in printed.err
 
 
-@pytest.mark.parametrize("name", ["dropserve-train", "dropserve-evaluate", "dropserve-adopt"])
+@pytest.mark.parametrize(
+    "name", ["dropserve-train", "dropserve-evaluate", "dropserve-adopt", "dropserve-select"]
+)
 def test_training_without_its_libraries_is_one_sentence(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +88,7 @@ def test_training_without_its_libraries_is_one_sentence(
         "dropserve-train": [],
         "dropserve-evaluate": ["models/digits/1"],
         "dropserve-adopt": ["net.onnx", "--data", "digits", "--name", "net"],
+        "dropserve-select": ["--model", "models/digits/1", "--pool", "digits"],
     }
     assert run(name, monkeypatch, *arguments[name]) == 2
     assert capsys.readouterr().err == (

@@ -39,9 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         use_writable_caches()
-        from training.pipeline import train
-
-        train(config)
+        return _run(config, sys.argv[1:] if arguments is None else arguments)
     except (SettingsError, DataError) as error:
         return _fail(error, USAGE_EXIT_STATUS)
     except DropserveError as error:
@@ -54,6 +52,22 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         sys.stderr.write(f"Interrupted; no bundle was written. {interrupt}".rstrip() + "\n")
         return INTERRUPTED_STATUS
+
+
+def _run(config: TrainingConfig, arguments: list[str]) -> int:
+    """Train in this process, or start the processes that train together; return the status."""
+    from training.distributed.launcher import find_processes, is_launched, launch
+
+    if config.process_count > 1 and not is_launched():
+        return launch("training", arguments, config.devices or 1, config.nodes)
+    from training.helper_process import help_train
+    from training.pipeline import train
+
+    processes = find_processes(config)
+    if processes.rank > 0:
+        help_train(config, processes)
+    else:
+        train(config, processes)
     return 0
 
 

@@ -195,6 +195,16 @@ class TrainingConfig(PixelOptions):
         description=f"data set: {', '.join(DATA_SETS)}, or {FOLDER_PREFIX}PATH with one sub-folder "
         "of images a class",
     )
+    add: str | None = Field(
+        None,
+        description=f"{FOLDER_PREFIX}PATH with one sub-folder of images a class, which are trained "
+        "on too, and never validated or tested on",
+    )
+    compare_with: Path | None = Field(
+        None,
+        description="bundle, models/NAME/VERSION, to measure on the same test images: the report "
+        "says what is better since",
+    )
     backbone: str | None = Field(
         None,
         description=f"pretrained network for photographs: {EFFICIENTNET_LITE0}, a .pth or "
@@ -253,6 +263,16 @@ class TrainingConfig(PixelOptions):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, order, dropout, changes")
     threads: int | None = Field(
         None, ge=1, le=1024, description="processor threads; default by data set, else one a core"
+    )
+    devices: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="processes on this machine that train together, one a GPU where there are any; "
+        "default 1, or what torchrun started",
+    )
+    nodes: int = Field(
+        1, ge=1, le=1024, description="machines that train together, each with that many processes"
     )
     split_seed: int = Field(
         0, ge=0, lt=2**32, description="seed of the draw of validation and test images"
@@ -319,6 +339,15 @@ class TrainingConfig(PixelOptions):
     @classmethod
     def _check_data(cls, data: str) -> str:
         return check_data_name(data)
+
+    @field_validator("add")
+    @classmethod
+    def _check_added(cls, add: str | None) -> str | None:
+        if add is None:
+            return None
+        if not add.startswith(FOLDER_PREFIX):
+            raise ValueError(f"{add!r} is no folder; write {FOLDER_PREFIX}PATH.")
+        return check_data_name(add)
 
     @field_validator("name")
     @classmethod
@@ -424,6 +453,11 @@ class TrainingConfig(PixelOptions):
         return self.data
 
     @property
+    def process_count(self) -> int:
+        """How many processes train together, on all machines."""
+        return (self.devices or 1) * self.nodes
+
+    @property
     def max_pixels(self) -> int:
         """`max_image_megapixels` as a number of pixels."""
         return round(self.max_image_megapixels * 1e6)
@@ -455,8 +489,10 @@ class TrainingConfig(PixelOptions):
         The manifest records them, and a resumed run must have the same ones.
         """
         locations = {"output", "runs", "data_dir", "cache_dir", "max_memory_gib", "config"}
-        not_training = {"resume", "unless_exists", "name", "quantize", "examples"}
-        return self.model_dump(mode="json", exclude=locations | not_training)
+        not_training = {"resume", "unless_exists", "name", "quantize", "examples", "compare_with"}
+        processes = {"devices", "nodes"}  # with any number of them the steps are the same
+        excluded = locations | not_training | processes
+        return self.model_dump(mode="json", exclude=excluded)
 
 
 class DatasetConfig(TrainingConfig):

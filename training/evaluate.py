@@ -19,7 +19,13 @@ from model.errors import DataError, SettingsError
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from training.command_exit_status import names_missing_extra, run_command
-from training.config import NO_BACKBONE, DatasetConfig, EvaluationConfig, TrainingConfig
+from training.config import (
+    NO_BACKBONE,
+    DataFolders,
+    DatasetConfig,
+    EvaluationConfig,
+    TrainingConfig,
+)
 from training.evaluation.metrics_schema import EvaluationMetrics, OodEntry
 
 # Modules that need torch, SciPy or matplotlib are imported inside functions: that takes seconds,
@@ -168,13 +174,13 @@ def summary_lines(metrics: EvaluationMetrics) -> list[str]:
     return lines
 
 
-def dataset_config(bundle: Bundle, data: str | None, config: EvaluationConfig) -> TrainingConfig:
+def dataset_config(bundle: Bundle, data: str | None, folders: DataFolders) -> TrainingConfig:
     """Return how to load a data set so that its images fit the bundle's input.
 
     Args:
         bundle: its input and its data split are used.
         data: name of the data set; None for the one that the bundle was trained on.
-        config: names the folders of data sets.
+        folders: where data sets are.
 
     Raises:
         SettingsError: there is no such data set.
@@ -183,7 +189,7 @@ def dataset_config(bundle: Bundle, data: str | None, config: EvaluationConfig) -
     training = manifest.training
     name = data or training.get("data")
     if name is None:
-        raise SettingsError(f"{config.bundle} does not say what it was trained on; name --data.")
+        raise SettingsError(f"{bundle.path} does not say what it was trained on; name --data.")
     try:
         return DatasetConfig(
             data=name,
@@ -191,8 +197,8 @@ def dataset_config(bundle: Bundle, data: str | None, config: EvaluationConfig) -
             image_size=manifest.input.height,
             colour="grey" if manifest.input.channels == 1 else "rgb",
             resize=manifest.input.resize,
-            data_dir=config.data_dir,
-            cache_dir=config.cache_dir,
+            data_dir=folders.data_dir,
+            cache_dir=folders.cache_dir,
             **_learning(training, name),
             **{option: training[option] for option in _SPLIT_OPTIONS if option in training},
         )

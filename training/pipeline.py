@@ -12,19 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle.store import MODEL_FILE, Draft, new_version, open_bundle, require_writable
-from model.errors import BundleError, RunError
+from model.bundle.store import MODEL_FILE, Bundle, Draft, new_version, open_bundle, require_writable
+from model.errors import BundleError, RunError, SettingsError
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibrator
 from training.adoption.original_network import warn_of_batch_effects
 from training.config import TrainingConfig
+from training.data.added_images import add_images
 from training.data.batches import image_batches
 from training.data.class_balance import warn_of_unequal_classes
 from training.data.dataset import Dataset, load_dataset
 from training.data.excluded_files import counted
+from training.distributed.process_group import ALONE, Processes
+from training.distributed.shared_dataset import share_dataset
 from training.evaluation.corruptions import corruption_curves
+from training.evaluation.earlier_bundle import compare_with_earlier, open_earlier
 from training.evaluation.label_quality import (
     NamedCandidate,
     find_label_candidates,
@@ -65,6 +69,7 @@ from training.fitting.training_loop import (
     fit,
 )
 from training.fitting.unit_diagnostics import count_deaths_and_revivals, diagnose
+from training.helper_process import announce
 from training.network.classifier import Classifier, Head, count_parameters
 from training.network.prune import max_logit_difference, prune
 from training.report.data_section import files_section
@@ -81,27 +86,54 @@ _PARITY_IMAGES = 256  # of the validation split, for the parity check and the go
 _LIBRARIES = ("torch", "lightning", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 
-def train(config: TrainingConfig) -> Path:
+def train(config: TrainingConfig, processes: Processes = ALONE) -> Path:
     """Train as `config` describes, and return the folder of the new bundle.
+
+    processes: this one is the first of those that train together; the others run `help_train`.
 
     Raises:
         DropserveError: the run failed; its message tells the user what to do.
         KeyboardInterrupt: Ctrl-C; no bundle was written. Its message says if the run can resume.
+        SystemExit: a process that trained with this one has ended.
     """
     require_writable(config.output)
     config = choose_backbone(config)
+    if config.is_frozen and processes.count > 1:
+        raise SettingsError(
+            "--devices: a head on a frozen backbone is trained in seconds by one process; leave "
+            "--devices and --nodes out, or choose --learn fine-tuned."
+        )
     backbone = open_backbone(config)
     data = load_dataset(config, None if backbone is None else backbone.spec)
+    data = add_images(data, config)
     _log_data(data)
     warn_if_uncalibrated(data)
+    earlier = open_earlier(config, data)
     unequal = warn_of_unequal_classes(data.train.labels, data.class_names, config.class_weights)
     if unequal is not None:
         logger.warning("Warning: %s", unequal)
+    _check_batch_size(config, data, processes)
+    data = share_dataset(data, processes, config.cache_dir)
     run = prepare_run_folder(config, data)
     with _telling_how_to_go_on(run), lock_run(run):
-        path = _train_and_export(config, data, run, backbone)
+        announce(config, data, run, processes)
+        path = _train_and_export(config, data, run, backbone, earlier, processes)
         record_bundle(run, config, path)
         return path
+
+
+def _check_batch_size(config: TrainingConfig, data: Dataset, processes: Processes) -> None:
+    """Raise SettingsError if the processes cannot all have the same number of images a step."""
+    size, count = config.batch_size or data.defaults.batch_size, processes.count
+    if size % count or size < 2 * count:
+        raise SettingsError(
+            f"--batch-size: the {size} images of a step cannot be divided equally among {count} "
+            f"processes, two or more each; use a multiple of {count}, at least {2 * count}."
+        )
+    if len(data.train) < 2 * count:
+        raise SettingsError(
+            f"--devices: {len(data.train)} training images are too few for {count} processes."
+        )
 
 
 def _log_data(data: Dataset) -> None:
@@ -134,12 +166,17 @@ def _telling_how_to_go_on(run: Path) -> Iterator[None]:
 
 
 def _train_and_export(
-    config: TrainingConfig, data: Dataset, run: Path, backbone: FrozenBackbone | None
+    config: TrainingConfig,
+    data: Dataset,
+    run: Path,
+    backbone: FrozenBackbone | None,
+    earlier: Bundle | None,
+    processes: Processes,
 ) -> Path:
     if backbone is not None:
         frozen = fit_frozen(config, data, backbone)
-        return export_bundle(config, data, frozen.result, [], 0, frozen)
-    result = fit(config, data, run, resume=config.resume)
+        return export_bundle(config, data, frozen.result, [], 0, frozen, earlier)
+    result = fit(config, data, run, config.resume, processes=processes)
     health = (result.before, result.after, result.epochs)
     advice = advise(config.activation, config.peak_learning_rate, *health)
     for sentence in advice:
@@ -148,7 +185,7 @@ def _train_and_export(
     if config.prune_dead:
         network, pruned = prune_if_unchanged(result.network, data)
         result = replace(result, network=network)
-    return export_bundle(config, data, result, advice, pruned)
+    return export_bundle(config, data, result, advice, pruned, earlier=earlier)
 
 
 def prune_if_unchanged(network: Classifier, data: Dataset) -> tuple[Classifier, int]:
@@ -180,6 +217,7 @@ def export_bundle(
     advice: Sequence[str],
     pruned: int,
     frozen: FrozenResult | None = None,
+    earlier: Bundle | None = None,
 ) -> Path:
     """Export the network, verify and measure the export, write the bundle; return its folder.
 
@@ -191,6 +229,7 @@ def export_bundle(
         pruned: number of dead units that were removed.
         frozen: the cross-fitted outputs, from which the bundle is then calibrated; None where the
             validation images were not trained on.
+        earlier: a bundle to compare with; None: none.
 
     Raises:
         ExportError: the export differs from the network.
@@ -219,6 +258,8 @@ def export_bundle(
         }
         draft.manifest["metrics"] = metrics
         draft.manifest["examples"] = write_examples(draft.path, data, validation, config.examples)
+        if earlier is not None:
+            metrics["earlier"] = compare_with_earlier(earlier, data, test)
         candidates = _label_candidates(data, validation, test)
         if candidates is not None:
             metrics["label_candidates"] = len(candidates)

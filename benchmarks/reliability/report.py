@@ -59,8 +59,8 @@ class Report:
             [
                 f"### {date.today():%Y-%m-%d} · {self.title}",
                 f"`{command}`: {self.setting}",
-                _table(self.columns, self.rows),
-                _table(
+                markdown_table(self.columns, self.rows),
+                markdown_table(
                     ("criterion", "measured", "required", ""),
                     [
                         (each.name, each.measured, each.required, _verdict(each))
@@ -86,7 +86,8 @@ def _verdict(criterion: Criterion) -> str:
     return "met" if criterion.is_met else "**missed**"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table as Markdown."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     head = "| " + " | ".join(columns) + " |"
     return "\n".join([head, "|" + "---|" * len(columns), *lines])

@@ -15,10 +15,8 @@ wanted. The second version is trained first, from another seed.
 import asyncio
 import itertools
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -27,6 +25,13 @@ from benchmarks.reliability.clients import load_while
 from benchmarks.reliability.isolated_replicas import ISOLATION, IsolatedReplicas, IsolationError
 from benchmarks.reliability.program import Options, run
 from benchmarks.reliability.report import Criterion, Report
+from benchmarks.reliability.rollout_commands import (
+    SHARE,
+    Commands,
+    exchange_or_exit,
+    outputs_of_both_versions,
+    train_second_version,
+)
 from benchmarks.reliability.version_watch import (
     Message,
     Serving,
@@ -36,16 +41,12 @@ from benchmarks.reliability.version_watch import (
     stale_answers,
     version_and_outputs,
 )
-from benchmarks.reliability.wire import Address, Response, exchange, request
 
 _REPLICAS = 3
 _ROUNDS, _QUICK_ROUNDS = 100, 5
 _KILLS, _QUICK_KILLS = 3, 1
 _CLIENTS, _EVERY = 12, 0.02
 _IMAGES = 8
-_SETTLE_SECONDS = 0.1
-_SHARE = 0.25
-_SEED = 7
 _LIMIT_SECONDS = 2.0
 _GONE_SECONDS = 15.0
 """How long a command may wait for a replica that was killed: it is silent for 10 s first."""
@@ -56,40 +57,6 @@ _TABLE_NOTE = (
 _FLAGS = ("--control", "anyone", "--no-auth", "--log-level", "warning", "--default-model", "digits")
 
 
-class _Commands:
-    """Sends commands, and remembers which versions they made serve and how long they took."""
-
-    def __init__(self, replicas: Sequence[Address]) -> None:
-        self._replicas = replicas
-        self._next = 0
-        self.history = [Serving("1", None, 0.0, 0.0, time.monotonic())]
-        self.seconds: dict[str, list[float]] = {}
-        self.answered = 0
-        self.refusals: list[str] = []
-
-    async def serve(
-        self, command: str, stable: str, canary: str | None = None, living: int = _REPLICAS
-    ) -> None:
-        """Change which versions of digits serve; living: how many replicas may get the command."""
-        began = time.monotonic()
-        await self.send("digits", command, living)
-        self.history.append(Serving(stable, canary, _SHARE, began, time.monotonic()))
-
-    async def send(self, model: str, command: str, living: int = _REPLICAS) -> None:
-        """Send a command to the next replica."""
-        self._next += 1
-        address = self._replicas[self._next % living]
-        message = request("POST", f"/models/{model}/{command}", b"")
-        began = time.monotonic()
-        response = await asyncio.to_thread(exchange, address, message, timeout=60)
-        name = command.partition("?")[0]
-        self.seconds.setdefault(name, []).append(time.monotonic() - began)
-        if response is None or response.status != 200:
-            self.refusals.append(f"{name}: {None if response is None else response.body!r}")
-        else:
-            self.answered += 1
-
-
 def measure(options: Options) -> Report:
     """Train, start the replicas, change what serves, and check every answer."""
     models, shared = _prepare(options), options.folder("shared")
@@ -97,9 +64,9 @@ def measure(options: Options) -> Report:
     messages, stats = messages_with_ids(_IMAGES), VersionStats()
     try:
         with IsolatedReplicas(options, models, _REPLICAS, *flags) as replicas:
-            commands = _Commands(replicas.addresses)
+            commands = Commands(replicas.addresses)
             asyncio.run(_roll_out(options, replicas, commands, messages, stats))
-            kills = _Commands(replicas.addresses)
+            kills = Commands(replicas.addresses)
             after = _kill(options, replicas, kills, messages)
     except IsolationError as error:
         raise SystemExit(f"The replicas cannot be kept apart: {error}.") from None
@@ -149,15 +116,7 @@ def _prepare(options: Options) -> Path:
     models = options.folder("models")
     shutil.copytree(options.models_folder / "digits" / "1", models / "digits" / "1")
     options.log("training another version")
-    train = (sys.executable, "-m", "training", "--data", "digits", "--seed", str(_SEED))
-    log = options.folder("training") / "log.txt"
-    with log.open("wb") as stream:
-        subprocess.run(  # noqa: S603
-            [*train, "--output", str(models), "--runs", str(log.parent)],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            check=True,
-        )
+    train_second_version(models, options.folder("training"))
     shutil.copytree(models / "digits", models / "letters")
     for manifest in (models / "letters").glob("*/manifest.json"):
         manifest.write_bytes(
@@ -169,31 +128,25 @@ def _prepare(options: Options) -> Path:
 async def _roll_out(
     options: Options,
     replicas: IsolatedReplicas,
-    commands: _Commands,
+    commands: Commands,
     messages: Sequence[Message],
     stats: VersionStats,
 ) -> None:
     rounds = _QUICK_ROUNDS if options.quick else _ROUNDS
-    right: dict[tuple[int, str], object] = {}
-    for version in ("2", "1"):
-        await commands.serve(f"pin?version={version}", version)
-        right |= _right_outputs(replicas.addresses, messages[:_IMAGES], version)
-    if any(right[image, "1"] == right[image, "2"] for image in range(_IMAGES)):
-        raise SystemExit("The two versions answer the same, so they cannot be told apart.")
-    commands.seconds.clear()
+    right = await outputs_of_both_versions(commands, replicas.addresses, messages[:_IMAGES])
 
     async def change() -> None:
         for number in range(rounds):
             if number % 10 == 0:
                 options.log(f"round {number + 1} of {rounds}")
-            await commands.serve(f"canary?version=2&share={_SHARE}", "1", "2")
-            await asyncio.sleep(_SETTLE_SECONDS)
+            await commands.serve(f"canary?version=2&share={SHARE}", "1", "2")
+            await commands.settle()
             other = asyncio.create_task(commands.send("letters", f"pin?version={1 + number % 2}"))
             await commands.serve("promote", "2")
             await other
-            await asyncio.sleep(_SETTLE_SECONDS)
+            await commands.settle()
             await commands.serve("rollback", "1")
-            await asyncio.sleep(_SETTLE_SECONDS)
+            await commands.settle()
 
     clients = [
         VersionClient(replicas.addresses[number % _REPLICAS], messages, right, stats, _EVERY)
@@ -202,23 +155,10 @@ async def _roll_out(
     await load_while(clients, change)
 
 
-def _right_outputs(
-    addresses: Sequence[Address], messages: Sequence[Message], version: str
-) -> Mapping[tuple[int, str], object]:
-    """Ask each idle replica; SystemExit if one differs or is of another version."""
-    found: dict[tuple[int, str], object] = {}
-    for message in messages:
-        for address in addresses:
-            named, outputs = version_and_outputs(_exchange(address, message))
-            if named != version or found.setdefault((message.image, version), outputs) != outputs:
-                raise SystemExit(f"{address} answers by version {named}, or other numbers.")
-    return found
-
-
 def _kill(
     options: Options,
     replicas: IsolatedReplicas,
-    commands: _Commands,
+    commands: Commands,
     messages: Sequence[Message],
 ) -> int:
     """Kill a replica, roll out without it, start it again; count its answers by wrong versions."""
@@ -226,22 +166,15 @@ def _kill(
     for number in range(_QUICK_KILLS if options.quick else _KILLS):
         options.log(f"kill {number + 1}")
         last = _REPLICAS - 1
-        asyncio.run(commands.serve(f"canary?version=2&share={_SHARE}", "1", "2"))
+        asyncio.run(commands.serve(f"canary?version=2&share={SHARE}", "1", "2"))
         replicas.kill(last)
         asyncio.run(commands.serve("promote", "2", living=last))
         replicas.start_again(last)
         for message in messages:
-            named, _ = version_and_outputs(_exchange(replicas.addresses[last], message))
+            named, _ = version_and_outputs(exchange_or_exit(replicas.addresses[last], message))
             wrong += named != "2"
         asyncio.run(commands.serve("rollback", "1"))
     return wrong
-
-
-def _exchange(address: Address, message: Message) -> Response:
-    response = exchange(address, message.content)
-    if response is None or response.status != 200:
-        raise SystemExit(f"{address} does not answer: {response}")
-    return response
 
 
 def _overlap_note(stats: VersionStats, history: Sequence[Serving]) -> str:

@@ -24,6 +24,7 @@ from service.http.fast_path.fast_path_route import Endpoint
 from service.http.query_limits import check_query
 from service.http.request_body import header
 from service.http.request_head_checks import INSPECTED, HeaderLines, HeadInspector, InspectedHead
+from service.http.response_headers import API_HEADERS
 from service.observability import log_format
 from service.observability.metrics_recorder import Metrics
 from service.observability.request_log import RequestRecord
@@ -51,12 +52,6 @@ _OVERLOADED = "The server answers as many requests as it can already; try again 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 _HEADER = REQUEST_ID_HEADER.lower().encode()
 _TRACE_PARENT, _TRACE_STATE, _TRACE_RESPONSE = b"traceparent", b"tracestate", b"traceresponse"
-
-_API_HEADERS: HeaderLines = [
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"x-frame-options", b"DENY"),
-]
-"""Headers of an answer that is no page: a browser shall load nothing for it, and not frame it."""
 
 logger = structlog.stdlib.get_logger("service")
 _standard_logger = logging.getLogger("service")
@@ -129,7 +124,7 @@ class RequestMiddleware:
                 clients.end_request(client)
         response.raw_headers = [
             *response.raw_headers,
-            *_API_HEADERS,
+            *API_HEADERS,
             *head.response_headers,
             *added_headers,
         ]
@@ -244,13 +239,19 @@ def _copy(response: Response) -> Response:
     return copied
 
 
+def well_formed_id(sent_id: str | None) -> str:
+    """Return the id that a request came with if it is well formed, else a new one."""
+    if sent_id and _GOOD_ID.fullmatch(sent_id):
+        return sent_id
+    return f"{getrandbits(_ID_BITS):032x}"
+
+
 def _assign_request_id(scope: Scope) -> str:
     """Return the id of a request: the one it came with if that is well formed, else a new one."""
     sent_id = header(scope, _HEADER)
     if sent_id and "," in sent_id:  # of several headers the first counts
         sent_id = next(str(value, "latin-1") for name, value in scope["headers"] if name == _HEADER)
-    is_good = sent_id and _GOOD_ID.fullmatch(sent_id)
-    request_id = sent_id if sent_id and is_good else f"{getrandbits(_ID_BITS):032x}"
+    request_id = well_formed_id(sent_id)
     if STARTED not in scope:
         scope[STARTED] = time.perf_counter()
     scope[REQUEST_ID] = sent_id or request_id  # also a malformed one: the canary split hashes it
@@ -346,8 +347,8 @@ class _ResponseSender:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = message["headers"]
-            is_page = any(name == _API_HEADERS[0][0] for name, _ in headers)
-            own = [] if is_page else _API_HEADERS
+            is_page = any(name == API_HEADERS[0][0] for name, _ in headers)
+            own = [] if is_page else API_HEADERS
             message["headers"] = [*headers, *own, *self._added_headers]
         elif not message.get("more_body"):
             self.is_complete = True

@@ -28,6 +28,8 @@ AUTHORITY = Authority()
 CLIENTS = 8
 CONCURRENT = 2
 """Requests that each worker takes at once: fewer than there are clients in an overload."""
+OF_A_MODELS_SOURCE = "dropserve_models_source_last_success_timestamp_seconds"
+"""The service has no source here."""
 HEAVY = 512
 """Images of a request of which 64 at once keep a fast processor busy for well over a second."""
 
@@ -73,6 +75,19 @@ def shadow(service: ServiceProcess, bundle: Path, models: Path, version: int) ->
     assert control(["shadow", "digits", "--version", str(version), *port]) == 0
 
 
+def label_wrongly(service: ServiceProcess, body: bytes, split: Split, key: str) -> None:
+    """Give the answers to a body of images the labels of the next class."""
+    headers = {**JSON, "X-API-Key": key, "X-Request-ID": "labelled-wrongly"}
+    images = json.loads(body)["instances"]
+    labels = [
+        {"request_id": "labelled-wrongly", "image": number, "label": str((label + 1) % 10)}
+        for number, label in enumerate(split.labels[: len(images)].tolist())
+    ]
+    with httpx.Client(base_url=service.url, verify=AUTHORITY.client_context()) as http:
+        http.post("/uncertainty", content=body, headers=headers).raise_for_status()
+        http.post("/feedback", json=labels, headers={"X-API-Key": key}).raise_for_status()
+
+
 @pytest.fixture
 def models(bundle_folder: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "models"
@@ -86,7 +101,8 @@ def check_queries(prometheus: PrometheusProcess) -> None:
     written = [target["expr"] for panel in panels for target in panel.get("targets", ())]
     queries = [each.replace("$__rate_interval", WINDOW).replace("$model", ".*") for each in written]
     queries += [rule["name"] for rule in prometheus.rules() if rule["type"] == "recording"]
-    queries += [name for rule in alerts().values() for name in metric_names(rule["expr"])]
+    names = {name for rule in alerts().values() for name in metric_names(rule["expr"])}
+    queries += sorted(names - {OF_A_MODELS_SOURCE})
     assert len(queries) > 40
     for query in queries:
         assert "$" not in query
@@ -107,6 +123,7 @@ def test_damage_strangers_wrong_keys_and_overload_fire_their_alerts_and_every_qu
     for_prometheus = add_key(keys, "prometheus", frozenset({"metrics"}), None)
     options = [*limit, *tls, "--api-keys-file", str(keys)]
     options += ["--traffic-log", str(tmp_path / "traffic")]
+    options += ["--feedback", str(tmp_path / "feedback.db")]
 
     def sending(route: str, body: bytes, clients: int = 1) -> AbstractContextManager[None]:
         return traffic(service, route, body, clients, key)
@@ -123,6 +140,9 @@ def test_damage_strangers_wrong_keys_and_overload_fire_their_alerts_and_every_qu
             damaged(bundle_folder, models, version=2)
             summary = prometheus.wait_for_alert("DropserveVersionRefused")
             assert summary.startswith("digits version 2 was refused")
+
+        label_wrongly(service, digits, held_out, key)
+        assert "digits version 1" in prometheus.wait_for_alert("DropservePromiseBroken")
 
         with sending("/uncertainty", strangers):
             assert "digits version 1" in prometheus.wait_for_alert("DropserveDrift")

@@ -1,7 +1,8 @@
 """Random augmentation of whole batches of training images, on the device that the tensors are on.
 
 Knows no data set. Every function maps a tensor [N, C, H, W] to one of the same shape. Random
-numbers come from torch's global generator, which the training module seeds for each epoch.
+numbers come from torch's global generator, which the training module seeds for each epoch. Where
+several processes share a batch, each has one `shard` of it and draws the numbers of all.
 """
 
 import math
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.config import Augmentation
+from training.data.shard import WHOLE, Shard
 
 _MAX_DEGREES = 12.0
 _MAX_SCALE = 0.12
@@ -19,48 +21,56 @@ _CROP_AREAS = (0.35, 1.0)
 _CROP_ASPECTS = (3 / 4, 4 / 3)
 
 
-def build_augmentation(name: Augmentation, shift: float) -> Callable[[Tensor], Tensor]:
+def build_augmentation(
+    name: Augmentation, shift: float, shard: Shard = WHOLE
+) -> Callable[[Tensor], Tensor]:
     """Return the named augmentation: uint8 images [N, C, H, W] -> float32 in 0..1, same shape.
 
     Args:
         name: of the augmentation.
         shift: largest translation, in pixels; crops move by whole ones, at least one.
+        shard: of each batch, what the images are.
     """
     border = max(1, round(shift))
     match name:
         case "none":
             return _to_unit_range
         case "shift":
-            return lambda images: _to_unit_range(random_crop(images, border, "constant"))
+            return lambda images: _to_unit_range(random_crop(images, border, "constant", shard))
         case "affine":
-            return lambda images: random_affine(_to_unit_range(images), shift)
+            return lambda images: random_affine(_to_unit_range(images), shift, shard)
         case "flip-crop":
             return lambda images: _to_unit_range(
-                random_crop(random_flip(images), border, "reflect")
+                random_crop(random_flip(images, shard), border, "reflect", shard)
             )
         case "photographs":
-            return lambda images: random_resized_crop(_to_unit_range(random_flip(images)))
+            return lambda images: random_resized_crop(
+                _to_unit_range(random_flip(images, shard)), shard
+            )
 
 
-def random_flip(images: Tensor) -> Tensor:
+def random_flip(images: Tensor, shard: Shard = WHOLE) -> Tensor:
     """Mirror each image [C, H, W] left to right with probability 1/2; any dtype."""
-    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(flipped, images.flip(-1), images)
+    draws = shard.draw(lambda count: torch.rand(count, 1, 1, 1, device=images.device), len(images))
+    return torch.where(draws < 0.5, images.flip(-1), images)
 
 
-def random_crop(images: Tensor, border: int, mode: str) -> Tensor:
+def random_crop(images: Tensor, border: int, mode: str, shard: Shard = WHOLE) -> Tensor:
     """Pad each image and crop it at a random offset to its former size; keeps the dtype.
 
     Args:
         images: [N, C, H, W].
         border: padding on each side, in pixels; at most H - 1 and W - 1 are used.
         mode: content of the padding, "constant" (black) or "reflect".
+        shard: of the batch, what `images` are.
     """
     count, channels, height, width = images.shape
     device = images.device
     border = min(border, height - 1, width - 1)
     padded = functional.pad(images.float(), (border,) * 4, mode=mode).to(images.dtype)
-    offsets = torch.randint(0, 2 * border + 1, (2, count, 1), device=device)
+    offsets = shard.draw(
+        lambda whole: torch.randint(0, 2 * border + 1, (2, whole, 1), device=device), count, dim=1
+    )
     rows = offsets[0] + torch.arange(height, device=device)
     columns = offsets[1] + torch.arange(width, device=device)
     return padded[
@@ -71,7 +81,7 @@ def random_crop(images: Tensor, border: int, mode: str) -> Tensor:
     ]
 
 
-def random_affine(images: Tensor, shift: float) -> Tensor:
+def random_affine(images: Tensor, shift: float, shard: Shard = WHOLE) -> Tensor:
     """Rotate, scale and translate each image by a random affine map, with bilinear interpolation.
 
     Rotates by at most 12 degrees and scales by at most 12 %; pixels from outside are black.
@@ -79,9 +89,10 @@ def random_affine(images: Tensor, shift: float) -> Tensor:
     Args:
         images: float [N, C, H, W].
         shift: largest translation, in pixels.
+        shard: of the batch, what `images` are.
     """
-    count, _, height, width = images.shape
-    draws = torch.rand(4, count, device=images.device) * 2 - 1
+    height, width = images.shape[2:]
+    draws = _four_draws(images, shard) * 2 - 1
     angle = draws[0] * math.radians(_MAX_DEGREES)
     scale = 1 + draws[1] * _MAX_SCALE
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
@@ -91,7 +102,7 @@ def random_affine(images: Tensor, shift: float) -> Tensor:
     return functional.grid_sample(images, grid, align_corners=False)
 
 
-def random_resized_crop(images: Tensor) -> Tensor:
+def random_resized_crop(images: Tensor, shard: Shard = WHOLE) -> Tensor:
     """Cut a random box out of each image and resize it to its former size, bilinearly.
 
     A box has 35 to 100 % of the area and an aspect of 3/4 to 4/3, as in the views of a frozen
@@ -100,8 +111,9 @@ def random_resized_crop(images: Tensor) -> Tensor:
 
     Args:
         images: float [N, C, H, W].
+        shard: of the batch, what `images` are.
     """
-    area, aspect, right, down = torch.rand(4, len(images), device=images.device)
+    area, aspect, right, down = _four_draws(images, shard)
     smallest, largest = _CROP_AREAS
     area = smallest + area * (largest - smallest)
     narrowest, widest = (math.log(ratio) for ratio in _CROP_ASPECTS)
@@ -115,6 +127,11 @@ def random_resized_crop(images: Tensor) -> Tensor:
     ]
     grid = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _four_draws(images: Tensor, shard: Shard) -> Tensor:
+    """Return four uniform numbers in 0..1 for each image, [4, N]."""
+    return shard.draw(lambda count: torch.rand(4, count, device=images.device), len(images), dim=1)
 
 
 def _to_unit_range(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.data.dataset import Split
+from training.data.shard import WHOLE, Shard
 
 EVALUATION_BATCH_SIZE = 512
 """Images of a batch in evaluation, where no gradients are kept."""
@@ -21,30 +22,44 @@ class Batches:
     """An iterable of batches of a data split in memory; each iteration is one epoch."""
 
     def __init__(
-        self, split: Split, size: int, order: Callable[[int], Tensor] | None = None
+        self,
+        split: Split,
+        size: int,
+        order: Callable[[int], Tensor] | None = None,
+        shard: Shard = WHOLE,
     ) -> None:
         """Cut `split` into batches of `size` images.
 
         Args:
             split: the images and labels.
-            size: images of a batch.
+            size: images of a batch; with an order, of all processes together.
             order: maps the number of images to the permutation int64 [N] of one epoch; None for the
                 stored order. With an order, an incomplete last batch is left out, so that batch
                 normalisation never receives a single image.
+            shard: what this process has: with an order its part of each batch, else of the split.
         """
         self._images, self._labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-        self._size = min(size, len(split))
-        self._order = order
+        self._order, self._shard = order, shard
+        self._size = max(1, min(size, len(split)) // (shard.count if order else 1))
+        stored = shard.rows(len(split))
+        images = len(split) // shard.count if order else stored.stop - stored.start
+        self._batches = images // self._size if order else -(-images // self._size)
 
     def __len__(self) -> int:
-        rounding = 0 if self._order else self._size - 1
-        return (len(self._labels) + rounding) // self._size
+        return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        rows = self._order(len(self._labels)) if self._order else torch.arange(len(self._labels))
-        for start in range(0, len(self) * self._size, self._size):
-            picked = rows[start : start + self._size]
+        for picked in torch.split(self._rows(), self._size):
             yield self._images[picked], self._labels[picked]
+
+    def _rows(self) -> Tensor:
+        """Return the rows of this process in one epoch, int64."""
+        count = len(self._labels)
+        if self._order is None:
+            return torch.arange(count)[self._shard.rows(count)]
+        step = self._size * self._shard.count
+        steps = self._order(count)[: len(self) * step].view(len(self), step)
+        return steps[:, self._shard.rows(step)].flatten()
 
 
 def image_batches(split: Split) -> Iterator[Tensor]:

@@ -6,12 +6,11 @@ once, so the training loop never waits for a loader. Knows no network.
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from model.images.preprocessing import InputSpec, fit_image
 from training.config import FOLDER_PREFIX, Augmentation, TrainingConfig
@@ -20,6 +19,7 @@ from training.data.excluded_files import printable
 from training.data.folder_splits import FolderSplits, SplitOptions, split_folder
 from training.data.image_decoding import decode_files
 from training.data.image_folder_layout import LabelledFiles
+from training.data.image_inspection import to_pillow
 from training.data.stratified_split import stratified_split
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,16 @@ class Split:
 
 
 @dataclass(frozen=True)
+class AddedCounts:
+    """Labelled images that were added to the training images."""
+
+    images_per_class: dict[str, int]
+    """How many were added of each class that has any."""
+    left_out: dict[str, int]
+    """How many files were not, by reason."""
+
+
+@dataclass(frozen=True)
 class DatasetDefaults:
     """The training options that a data set has where the user sets none."""
 
@@ -89,6 +99,8 @@ class Dataset:
     defaults: DatasetDefaults
     folder: FolderSplits | None = None
     """The files of an image folder; None for any other data set."""
+    added: AddedCounts | None = None
+    """What was added to `train`; None: nothing."""
     is_cross_fitted: bool = False
     """Whether `validation` is `train` itself: the validation outputs of an image are those of a
     network that was not trained on it."""
@@ -115,6 +127,7 @@ class Dataset:
             },
             **({"cross_fitted": True} if self.is_cross_fitted else {}),
             **({} if self.folder is None else self.folder.manifest_entry()),
+            **({} if self.added is None else {"added": asdict(self.added)}),
         }
 
     def _splits(self) -> tuple[Split, Split, Split]:
@@ -236,7 +249,9 @@ def _from_folder(config: TrainingConfig, path: Path, spec: InputSpec | None) -> 
         defaults=DatasetDefaults(epochs, batch_size, augmentation, shift=max(1, size // 8)),
         folder=folder,
         is_cross_fitted=config.is_frozen,
-        **decoded,
+        train=decoded["train"],
+        validation=decoded["validation"],
+        test=decoded["test"],
     )
 
 
@@ -289,13 +304,8 @@ def _resize_dataset(data: Dataset, config: TrainingConfig, spec: InputSpec | Non
 
 
 def _resize_split(split: Split, spec: InputSpec) -> Split:
-    images = [fit_image(_to_pillow(image), spec) for image in split.images]
+    images = [fit_image(to_pillow(image), spec) for image in split.images]
     return Split(np.stack(images), split.labels)
-
-
-def _to_pillow(image: NDArray[np.uint8]) -> Image.Image:
-    grey = len(image) == 1
-    return Image.fromarray(image[0] if grey else np.ascontiguousarray(image.transpose(1, 2, 0)))
 
 
 def _shape(spec: InputSpec) -> tuple[int, int, int]:

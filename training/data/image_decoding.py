@@ -36,7 +36,7 @@ def decode_files(
         DataError: a file changed since it was inspected or cannot be brought to this size, or the
             disk is full.
     """
-    images = _allocate((len(files), spec.channels, spec.height, spec.width), on_disk)
+    images = allocate_images((len(files), spec.channels, spec.height, spec.width), on_disk)
 
     def decode_row(row: int) -> None:
         try:
@@ -51,7 +51,12 @@ def decode_files(
     return images
 
 
-def _allocate(shape: tuple[int, ...], on_disk: Path | None) -> NDArray[np.uint8]:
+def allocate_images(shape: tuple[int, ...], on_disk: Path | None) -> NDArray[np.uint8]:
+    """Return an array that is not filled, in memory or in an unlinked file under `on_disk`.
+
+    Raises:
+        DataError: the disk is full.
+    """
     if on_disk is None:
         return np.empty(shape, np.uint8)
     try:

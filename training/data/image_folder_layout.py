@@ -55,6 +55,26 @@ def list_images(path: Path) -> ImageFolder:
         raise
 
 
+def list_labelled(path: Path, class_names: tuple[str, ...], left_out: LeftOut) -> LabelledFiles:
+    """List the files of a folder that has images of some of the given classes, one sub-folder each.
+
+    Args:
+        path: the folder.
+        class_names: in the order of the labels.
+        left_out: records what is in no class folder.
+
+    Raises:
+        DataError: it has no class folder, or one of another class.
+    """
+    classes = _classes(read_tree(path, left_out), left_out)
+    if not classes:
+        raise DataError(
+            f"{printable(str(path))} has no class folders; make one sub-folder a class."
+        )
+    _require_known(classes, class_names)
+    return _labelled(classes, class_names, left_out)
+
+
 def _list_images(path: Path, left_out: LeftOut) -> ImageFolder:
     root = _unwrap(read_tree(path, left_out), left_out)
     splits = _own_splits(root, left_out)

@@ -17,11 +17,12 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rich.progress import track
 
 from model.errors import ImageTooLargeError, InputError
 from model.images.file_formats import FORMATS
-from model.images.preprocessing import InputSpec, open_all
+from model.images.preprocessing import InputSpec, fit_image, open_all
 from training.data.excluded_files import LeftOut, Reason
 from training.data.image_file_type import file_format, image_format
 
@@ -100,6 +101,18 @@ def inspect_file(path: Path, spec: InputSpec, max_pixels: int) -> Inspected | Re
     return Inspected(hashlib.sha256(data).digest(), thumbnail)
 
 
+def inspect_pixels(image: NDArray[np.uint8]) -> Inspected:
+    """Return by what an image in memory, uint8 [C, H, W], is compared; its pixels are the file."""
+    (grey,) = fit_image(to_pillow(image), _THUMBNAIL)
+    return Inspected(hashlib.sha256(image.tobytes()).digest(), grey)
+
+
+def to_pillow(image: NDArray[np.uint8]) -> Image.Image:
+    """Return an image, uint8 [C, H, W], as one of Pillow: grey or RGB."""
+    grey = len(image) == 1
+    return Image.fromarray(image[0] if grey else np.ascontiguousarray(image.transpose(1, 2, 0)))
+
+
 def decode_image(data: bytes, spec: InputSpec, max_pixels: int) -> NDArray[np.uint8]:
     """Decode one image to uint8 [C, H, W] as the service does, within a limit on its pixels.
 
@@ -113,9 +126,14 @@ def decode_image(data: bytes, spec: InputSpec, max_pixels: int) -> NDArray[np.ui
         return np.asarray(image.load(spec)[0])
 
 
-def map_on_all_cores(function: Callable[[S], T], items: Sequence[S], title: str) -> list[T]:
-    """Call a function for each item in threads, with a progress bar; return the results."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+def map_on_all_cores(
+    function: Callable[[S], T], items: Sequence[S], title: str, threads: int | None = None
+) -> list[T]:
+    """Call a function for each item in threads, with a progress bar; return the results.
+
+    threads: how many; one for each core if left out.
+    """
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         return list(
             track(
                 pool.map(function, items),

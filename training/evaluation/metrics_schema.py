@@ -197,6 +197,29 @@ class LabelMetrics(TypedDict, total=False):
     """Number of held-out images whose label is possibly wrong."""
 
 
+class EarlierMetrics(TypedDict):
+    """An earlier bundle and the new one on the same test images."""
+
+    name: str
+    version: int
+    accuracy: float
+    """Of the earlier bundle, as the next two."""
+    nll: float
+    ece: float
+    right_now: int
+    """Test images that only the new bundle answers rightly."""
+    right_before: int
+    """Test images that only the earlier bundle answers rightly."""
+    p_value: float
+    """Chance of a difference at least as large if both were equally good (McNemar's exact test)."""
+
+
+class ComparedMetrics(TypedDict, total=False):
+    """Present only with `--compare-with`."""
+
+    earlier: EarlierMetrics
+
+
 class DistributionMetrics(TypedDict):
     """How uncertain images are: `model.uncertainty.uncertainty_of_validation_images`."""
 
@@ -211,7 +234,7 @@ class DistributionMetrics(TypedDict):
     """Of the prediction sets."""
 
 
-class BundleMetrics(LabelMetrics):
+class BundleMetrics(LabelMetrics, ComparedMetrics):
     """`metrics` in `manifest.json`."""
 
     test: HeldOutMetrics

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from model.bundle.architecture_description import ActivationName
 from training.experiments.experiment_record import Record, format_mean_std
+from training.experiments.target_crossing import first_crossing
 from training.experiments.trial import (
     GIVE_UP_ERROR,
     GIVE_UP_SHARE,
@@ -93,17 +94,12 @@ def _setting(runner: TrialRunner, plans: tuple[Plan, ...], rates: tuple[float, .
 
 
 def epochs_to_target(result: TrialResult, target: float) -> float:
-    """Return the epoch at which the training error first falls to `target`; NaN if it never does.
-
-    Interpolates linearly between two checks.
-    """
-    before = result.checks[0]
-    for check in result.checks[1:]:
-        if check.train_error <= target:
-            share = (before.train_error - target) / (before.train_error - check.train_error)
-            return before.epoch + share * (check.epoch - before.epoch)
-        before = check
-    return float("nan")
+    """Return the epoch at which the training error first falls to `target`, as `first_crossing`."""
+    return first_crossing(
+        [check.epoch for check in result.checks],
+        [check.train_error for check in result.checks],
+        target,
+    )
 
 
 def build_arm(plan: Plan, name: TrialActivation) -> Trial:

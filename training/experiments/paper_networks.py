@@ -6,6 +6,7 @@ They are used only in experiments; only the presets are exported.
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from model.bundle.architecture_description import Architecture
@@ -14,6 +15,8 @@ from training.network.classifier import Classifier, Head, initialise_network
 from training.network.input_normalisation import Normalise
 
 _KRIZHEVSKY_STD = 0.01
+_GAL_CHANNELS = 32
+_GAL_UNITS = 128
 
 
 def build_dense(
@@ -69,6 +72,37 @@ def build_convolutional(
     features = channels * (spec.height // reduction) * (spec.width // reduction)
     head = Head([features, architecture.classes], architecture, dropout_count=1)
     return initialise_network(Classifier(nn.Sequential(*layers), head), architecture)
+
+
+def build_active_learning(
+    architecture: Architecture, pixel_statistics: tuple[Sequence[float], Sequence[float]]
+) -> Classifier:
+    """Build the network of Gal, Islam & Ghahramani 2017: two convolutions and a dense layer.
+
+    The dropout of .25 behind the pooling is in the trunk, so it is active in training alone; that
+    before the output is the head's, and is sampled.
+
+    Args:
+        architecture: dropout before the output, input and classes; the activation.
+        pixel_statistics: mean and standard deviation of the training images, by channel.
+    """
+    spec = architecture.input
+    features = _GAL_CHANNELS * ((spec.height - 6) // 2) * ((spec.width - 6) // 2)
+    trunk = nn.Sequential(
+        Normalise(*pixel_statistics),
+        nn.Conv2d(spec.channels, _GAL_CHANNELS, 4),
+        _activation(architecture),
+        nn.Conv2d(_GAL_CHANNELS, _GAL_CHANNELS, 4),
+        _activation(architecture),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.25),
+        nn.Flatten(),
+        nn.Linear(features, _GAL_UNITS),
+        _activation(architecture),
+    )
+    head = Head([_GAL_UNITS, architecture.classes], architecture, dropout_count=1)
+    network = initialise_network(Classifier(trunk, head), architecture)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def initialise_as_krizhevsky(network: Classifier) -> None:

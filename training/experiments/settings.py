@@ -11,7 +11,16 @@ from training.cache_folders import default_cache_folder
 from training.config import data_dir_from_environment
 
 ExperimentName = Literal[
-    "activations", "initialisation", "table", "dropout", "dying", "averaging", "shapes"
+    "activations",
+    "initialisation",
+    "table",
+    "dropout",
+    "dropout-recipe",
+    "dying",
+    "averaging",
+    "active",
+    "gan",
+    "shapes",
 ]
 
 EXPERIMENT_MODULES: dict[ExperimentName, str] = {
@@ -19,8 +28,11 @@ EXPERIMENT_MODULES: dict[ExperimentName, str] = {
     "initialisation": "initialisation_training_speed",
     "table": "activation_table",
     "dropout": "dropout_test_error",
+    "dropout-recipe": "dropout_paper_recipe",
     "dying": "dying_relu",
     "averaging": "averaging_thinned_networks",
+    "active": "active_learning_labels",
+    "gan": "gan_discriminator_activations",
     "shapes": "activation_curves",
 }
 """The module of each experiment; its function `run` runs it."""
@@ -37,8 +49,10 @@ class ExperimentSettings(CommandSettings):
         description="activations: epochs to 25 % training error (Krizhevsky 2012). "
         "initialisation: the same with the paper's initial weights. "
         "table: nine activations in a deep network. dropout: Srivastava 2014 on MNIST. "
+        "dropout-recipe: the same with the paper's training. "
         "dying: dead units, and what a slope revives. averaging: weight scaling against averages "
-        "of thinned networks. shapes: every activation and its derivative"
+        "of thinned networks. active: labels that acquisition functions need (Gal 2017). gan: the "
+        "activation of a GAN's discriminator. shapes: every activation and its derivative"
     )
     quick: bool = Field(False, description="a small form of less than a minute, on the digits")
     seeds: int = Field(3, ge=1, le=100, description="repetitions of each arm")

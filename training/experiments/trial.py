@@ -86,6 +86,9 @@ class Trial(BaseModel):
     killing_bias: float = Field(0.0, description="the bias that they start with")
     shock_rate: float | None = Field(None, description="learning rate of the first epoch")
     tested: bool = Field(False, description="measure the test images once, at the end")
+    trains_on_validation: bool = Field(
+        False, description="train on the validation images too, once all choices are made"
+    )
 
 
 class Check(BaseModel):
@@ -219,7 +222,9 @@ def run_trial(trial: Trial, data: Dataset) -> tuple[TrialResult, Classifier]:
     network = _build_network(trial, data)
     _set_killing_biases(network, trial)
     batches = Batches(
-        data.train, trial.batch_size, lambda count: _epoch_order(trainer, trial, count)
+        _training_images(trial, data),
+        trial.batch_size,
+        lambda count: _epoch_order(trainer, trial, count),
     )
     checks = CheckCallback(trial, data, len(batches))
     trainer = Trainer(
@@ -260,6 +265,15 @@ def loss_and_error(network: nn.Module, split: Split) -> tuple[float, float]:
             wrong += int((logits.argmax(dim=1) != labels).sum())
     network.train(was_training)
     return loss / len(split), wrong / len(split)
+
+
+def _training_images(trial: Trial, data: Dataset) -> Split:
+    if not trial.trains_on_validation:
+        return data.train
+    return Split(
+        np.concatenate([data.train.images, data.validation.images]),
+        np.concatenate([data.train.labels, data.validation.labels]),
+    )
 
 
 def _epoch_order(trainer: Trainer, trial: Trial, count: int) -> Tensor:

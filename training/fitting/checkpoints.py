@@ -1,6 +1,7 @@
 """Writes checkpoints so that a full disk or a kill leaves the last good one, and finds it again.
 
-Knows no network: a checkpoint is what Lightning's trainer collects.
+Of several processes the first alone reads and writes them. Knows no network: a checkpoint is what
+Lightning's trainer collects.
 """
 
 import fcntl
@@ -18,6 +19,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from model.errors import RunError, SettingsError
+from training.atomic_file_writing import write_whole
+from training.distributed.process_group import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,18 @@ _FILES_AT_ONCE = 3
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes each checkpoint beside its place, flushes it and renames it."""
+    """Writes each checkpoint beside its place, flushes it and renames it; reads it once for all."""
+
+    def __init__(self, processes: Processes = ALONE) -> None:
+        """Take the processes that go on from a checkpoint together."""
+        super().__init__()
+        self._processes = processes
+
+    def load_checkpoint(self, path: str | os.PathLike[str], *_: Any, **__: Any) -> dict[str, Any]:
+        """Return the checkpoint that the first process finds in `path`, on the CPU."""
+        content = io.BytesIO(self._processes.read_once(Path(path)))
+        loaded: dict[str, Any] = torch.load(content, weights_only=True, map_location="cpu")
+        return loaded
 
     def save_checkpoint(
         self,
@@ -43,18 +57,9 @@ class CheckpointFiles(TorchCheckpointIO):
         storage_options: Any | None = None,
     ) -> None:
         """Replace the checkpoint in `path`, or raise OSError and leave it as it was."""
-        target = Path(path)
-        draft = target.with_name(f".{target.name}-{os.getpid()}")
         content = io.BytesIO()  # torch's own writer would raise RuntimeError for a full disk
         torch.save(checkpoint, content)
-        try:
-            with draft.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(Path(path), content.getbuffer())
 
 
 def load_checkpoint(file: Path) -> dict[str, Any] | None:

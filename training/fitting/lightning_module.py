@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from training.config import TrainingConfig
@@ -17,6 +18,8 @@ from training.data.augmentation import build_augmentation
 from training.data.batches import Batch, to_channels_last
 from training.data.class_balance import class_weights
 from training.data.dataset import Dataset
+from training.data.shard import WHOLE, Shard
+from training.distributed.process_group import mean_over_processes
 from training.fitting.learning_rate_schedule import one_cycle, update_every_step
 from training.network.classifier import Classifier
 
@@ -60,14 +63,17 @@ class ClassifierModule(LightningModule):
         self.register_buffer("class_weights", weights, persistent=False)
         self.class_weights: Tensor | None
         self.accuracy = MulticlassAccuracy(classes, average="micro")
+        # Lightning's own mean over processes rounds their numbers of images.
+        self.validation_loss = MeanMetric()
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one augmented batch, a scalar."""
         images, labels = batch
         with torch.autocast(self.device.type, enabled=False):  # pixel coordinates need 32 bits
             images = self.augment(images)
-        loss = self._loss(to_channels_last(images), labels)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        loss = self._loss(to_channels_last(images), labels) * self._weight_of_process(labels)
+        count = len(labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
         return loss
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -76,6 +82,16 @@ class ClassifierModule(LightningModule):
         logits = self.network.head(features.expand(-1, self.dropout_samples, -1))
         repeated = labels.repeat_interleave(self.dropout_samples)
         return functional.cross_entropy(logits.flatten(0, 1), repeated, self.class_weights)
+
+    def _weight_of_process(self, labels: Tensor) -> Tensor | float:
+        """Return what the loss of these images counts beside those of other processes, mean 1.
+
+        Class weights may give the images of one process more weight than those of another.
+        """
+        if self.class_weights is None:
+            return 1.0
+        weight = self.class_weights[labels].sum()
+        return weight / mean_over_processes(weight)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Take the optimizer's step, then limit the norms of the hidden units' weights."""
@@ -89,16 +105,19 @@ class ClassifierModule(LightningModule):
         logits = self.network(to_channels_last(images.float() / 255))
         loss = functional.cross_entropy(logits, labels)
         self.accuracy(logits, labels)
-        self.log("validation_loss", loss, batch_size=len(labels), prog_bar=True)
+        self.validation_loss(loss, len(labels))
+        self.log("validation_loss", self.validation_loss, batch_size=len(labels), prog_bar=True)
         self.log("validation_accuracy", self.accuracy, batch_size=len(labels), prog_bar=True)
 
 
 class OneCycleModule(ClassifierModule):
     """Trains with AdamW and the one-cycle schedule, as a `TrainingConfig` configures them."""
 
-    def __init__(self, network: Classifier, config: TrainingConfig, data: Dataset) -> None:
+    def __init__(
+        self, network: Classifier, config: TrainingConfig, data: Dataset, shard: Shard = WHOLE
+    ) -> None:
         augmentation = build_augmentation(
-            config.augmentation or data.defaults.augmentation, data.defaults.shift
+            config.augmentation or data.defaults.augmentation, data.defaults.shift, shard
         )
         classes = len(data.class_names)
         super().__init__(

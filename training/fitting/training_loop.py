@@ -2,11 +2,13 @@
 
 Two runs with the same configuration on the same machine give identical weights, and so does a run
 that was killed between two epochs and resumed: the order of images, the augmentation and the
-dropout of each epoch are drawn from (seed, epoch).
+dropout of each epoch are drawn from (seed, epoch). Several processes take the steps that one would
+take, up to the rounding of sums: each has a part of every batch.
 """
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from model.bundle.architecture_description import Architecture
@@ -25,8 +29,11 @@ from model.errors import RunError
 from training.config import EFFICIENTNET_LITE0, ONNX_BACKBONE, TrainingConfig
 from training.data.batches import EVALUATION_BATCH_SIZE, Batches, image_batches, pixel_mean_and_std
 from training.data.dataset import Dataset
+from training.distributed.process_group import ALONE, Processes
+from training.distributed.synchronised_layers import SynchronisedLayers
 from training.fitting.checkpoints import (
     BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
     CheckpointFiles,
     checkpoint_to_resume,
     load_checkpoint,
@@ -72,6 +79,21 @@ class StopEarly(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
+class KeepTerminationHandler(Callback):
+    """Puts the process's own handler of SIGTERM back in the place of Lightning's.
+
+    Lightning's tells the other processes by a collective operation, and waits for them forever
+    where they are in another one.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put it back; Lightning has put its own there just before."""
+        signal.signal(signal.SIGTERM, self._handler)
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """The trained network, and the course of its training."""
@@ -95,6 +117,7 @@ def fit(
     run: Path,
     resume: bool,
     callbacks: Sequence[Callback] = (),
+    processes: Processes = ALONE,
 ) -> TrainResult:
     """Train the network that `config` describes; return its best weights and its diagnostics.
 
@@ -104,15 +127,48 @@ def fit(
         run: folder for logs and checkpoints.
         resume: continue from the last checkpoint in `run`.
         callbacks: further Lightning callbacks, called after the own ones.
+        processes: this one is the first; each other one runs `help_fit`.
 
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; the last checkpoint is kept.
         SettingsError: there is no sound checkpoint to resume.
         RunError: the disk is too small, or the best checkpoint was damaged meanwhile.
         OSError: a checkpoint or log cannot be written; the last checkpoint is kept.
+        SystemExit: another process has ended; the last checkpoint is kept.
     """
+    network = _initial_network(config, data, processes)
+    require_space(run, config.output, count_parameters(network))
+    before = diagnose(network, image_batches(data.validation))
+    history, diagnosis = History(), Diagnosis()
+    checkpoint = checkpoint_to_resume(run) if resume else None
+    trainer = _trainer(config, data, run, [history, diagnosis, *callbacks], processes)
+    with processes.connected():
+        _run(trainer, network, config, data, checkpoint, processes)
+    network = _with_best_weights(network, run)
+    after = diagnose(network, image_batches(data.validation))
+    return TrainResult(network, history.epochs, before, diagnosis.epochs, after)
+
+
+def help_fit(
+    config: TrainingConfig, data: Dataset, run: Path, resume: bool, processes: Processes
+) -> None:
+    """Take the part of this process, which is not the first, in the `fit` of the first one.
+
+    Nothing is read from `run`, and nothing written.
+    """
+    network = _initial_network(config, data, processes)
+    checkpoint = run / LAST_CHECKPOINT if resume else None
+    trainer = _trainer(config, data, run, [History(), Diagnosis()], processes)
+    with processes.connected():
+        _run(trainer, network, config, data, checkpoint, processes)
+
+
+def _initial_network(config: TrainingConfig, data: Dataset, processes: Processes) -> Classifier:
+    """Return the untrained network, the same in all processes, after setting up torch."""
     silence_warnings()
     threads = config.threads or data.defaults.threads
+    if threads is None and processes.local_count > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // processes.local_count)
     if threads is not None:
         torch.set_num_threads(threads)
     seed_everything(config.seed, verbose=False)
@@ -120,22 +176,28 @@ def fit(
     if config.has_backbone:
         assert config.backbone is not None
         network.trunk = load_backbone(config.backbone)[0]
-    require_space(run, config.output, count_parameters(network))
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    before = diagnose(network, image_batches(data.validation))
-    history, diagnosis = History(), Diagnosis()
-    trainer = _trainer(config, data, run, [history, diagnosis, *callbacks])
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
+
+def _run(
+    trainer: Trainer,
+    network: Classifier,
+    config: TrainingConfig,
+    data: Dataset,
+    checkpoint: Path | None,
+    processes: Processes,
+) -> None:
     def shuffled(count: int) -> Tensor:
         generator = torch.Generator().manual_seed(epoch_seed(config.seed, trainer.current_epoch))
         return torch.randperm(count, generator=generator)
 
+    size, shard = config.batch_size or data.defaults.batch_size, processes.shard
     try:
         trainer.fit(
-            OneCycleModule(network, config, data),
-            Batches(data.train, config.batch_size or data.defaults.batch_size, shuffled),
-            Batches(data.validation, EVALUATION_BATCH_SIZE),
-            ckpt_path=checkpoint_to_resume(run) if resume else None,
+            OneCycleModule(network, config, data, shard),
+            Batches(data.train, size, shuffled, shard),
+            Batches(data.validation, EVALUATION_BATCH_SIZE, shard=shard),
+            ckpt_path=checkpoint,
             weights_only=True,
         )
     except SystemExit as error:
@@ -143,13 +205,14 @@ def fit(
         if trainer.interrupted and error.code == 1:
             raise KeyboardInterrupt from None
         raise
-    network = _with_best_weights(network, run)
-    after = diagnose(network, image_batches(data.validation))
-    return TrainResult(network, history.epochs, before, diagnosis.epochs, after)
 
 
 def _trainer(
-    config: TrainingConfig, data: Dataset, run: Path, callbacks: list[Callback]
+    config: TrainingConfig,
+    data: Dataset,
+    run: Path,
+    callbacks: list[Callback],
+    processes: Processes,
 ) -> Trainer:
     bar: list[Callback] = [RichProgressBar()] if _stdout_is_terminal() else []
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -161,25 +224,42 @@ def _trainer(
         max_epochs=epochs,
         precision="bf16-mixed" if _has_bf16() else "32-true",
         accelerator=device,
-        devices=1,
         # Response normalisation has no deterministic gradient on GPUs.
         deterministic="warn" if config.preset == "alexnet" else True,
         callbacks=[
             *callbacks,
             *averaging,
+            *([KeepTerminationHandler()] if processes.count > 1 else []),
             # The loss is noisy until the learning rate falls, in the second half of the schedule.
             StopEarly(monitored, patience=config.patience or -(-epochs // 2)),
             ModelCheckpoint(run, "best", monitor=monitored, enable_version_counter=False),
             ModelCheckpoint(run, "last", enable_version_counter=False),
             *bar,
         ],
-        plugins=[CheckpointFiles()],
         logger=[CSVLogger(run, "csv"), TensorBoardLogger(run, "tensorboard", version="")],
         enable_progress_bar=bool(bar),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=50,
+        **_distribution(config, processes),
     )
+
+
+def _distribution(config: TrainingConfig, processes: Processes) -> dict[str, Any]:
+    """Return the trainer's arguments that say how processes share the work."""
+    checkpoints = CheckpointFiles(processes)
+    if processes.count == 1:
+        return {"devices": 1, "plugins": [checkpoints]}
+    return {
+        "devices": processes.local_count,
+        "num_nodes": processes.machines,
+        "strategy": DDPStrategy(
+            cluster_environment=LightningEnvironment(),
+            # A pretrained trunk has no gradients in the first epochs.
+            find_unused_parameters=config.has_backbone,
+        ),
+        "plugins": [checkpoints, SynchronisedLayers(processes.shard)],
+    }
 
 
 def _with_best_weights(network: Classifier, run: Path) -> Classifier:

@@ -5,7 +5,7 @@ activation is above 0. Positions within an image are not independent, so images 
 channel fires on an image if any position does. Knows no data set, no cause and no remedy.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -24,6 +24,9 @@ NEARLY_DEAD = 1e-3
 
 SATURATED = 0.01
 """An output of a bounded activation is saturated within this share of its range from an end."""
+
+Reduce = Callable[..., Tensor]
+"""As `Strategy.reduce` of Lightning: combines a tensor over processes by its `reduce_op`."""
 
 OUTPUT_LAYER = "output"
 """The name in `gradient_norms` of the layer that outputs the logits."""
@@ -91,6 +94,11 @@ class ActivationMonitor:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+
+    def gather(self, reduce: Reduce) -> None:
+        """Add what other processes have counted on their images."""
+        for counts in self._counts:
+            counts.gather(reduce)
 
     def health(self) -> tuple[LayerHealth, ...]:
         """Return the health of each hidden layer so far, in the order of computation."""
@@ -165,6 +173,7 @@ class Diagnosis(Callback):
         """Record the counts and the gradients of the epoch, while the validated weights are in."""
         assert self._monitor is not None
         self._monitor.__exit__()
+        self._monitor.gather(trainer.strategy.reduce)
         layers, norms = self._monitor.health(), self._norms.means()
         self.epochs.append(EpochDiagnostics(layers=layers, gradient_norms=norms))
 
@@ -248,6 +257,16 @@ class _ActivationCounts:
             self._saturated_outputs = self._saturated_outputs + _count_saturated(
                 self.hidden.activation, outputs
             )
+
+    def gather(self, reduce: Reduce) -> None:
+        """Add the counts of other processes, which are on other images."""
+        seen = torch.tensor([self._images, self._inputs], device=self._fired.device)
+        self._images, self._inputs = reduce(seen, reduce_op="sum").tolist()
+        self._fired = reduce(self._fired, reduce_op="sum")
+        self._silent_inputs = reduce(self._silent_inputs, reduce_op="sum")
+        self._saturated_outputs = reduce(self._saturated_outputs, reduce_op="sum")
+        self._highest = reduce(self._highest, reduce_op="max")
+        self._lowest = reduce(self._lowest, reduce_op="min")
 
     def health(self) -> LayerHealth:
         """Return the health of the layer on the images counted so far."""

@@ -25,6 +25,7 @@ from training.evaluation.metrics_schema import (
 from training.fitting.unit_diagnostics import NEARLY_DEAD, firing_rate_bound
 from training.report.class_name_fonts import drawable_names
 from training.report.data_section import data_section, escaped
+from training.report.earlier_section import earlier_section
 from training.report.plot_captions import plot_sections
 
 _MetricName = Literal["accuracy", "top5_accuracy", "nll", "brier", "ece"]
@@ -70,7 +71,7 @@ classes. Network: {network}, \
 Trained on {escaped(data["name"])}: {data["train"]:,} training, {data["validation"]:,} \
 validation and {data["test"]:,} test images. Seed {training["seed"]}. \
 {_kept(training, data, file)}; nothing was chosen by the test images.
-{data_section(data, metrics)}
+{data_section(data, metrics)}{earlier_section(data, metrics)}
 {_measurements(metrics["test"], manifest.get("calibration"), data.get("images_per_class"))}
 
 {_hidden_layers(metrics["diagnosis"], data.get("cross_fitted", False))}

@@ -8,6 +8,7 @@ from typing import Any
 from model.bundle.store import REPORT_FILE
 from training.data.excluded_files import counted
 from training.evaluation.accuracy_against_chance import RightAnswers
+from training.report.earlier_section import sentence_of_difference
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,13 @@ def log_result(path: Path, manifest: Mapping[str, Any]) -> None:
     )
     if answers.remark is not None:
         logger.warning("Warning: %s", answers.remark)
+    if "earlier" in manifest["metrics"]:
+        earlier = manifest["metrics"]["earlier"]
+        logger.info(
+            "Before, %s version %d: test accuracy %.2f %%, NLL %.4f; %s",
+            *(earlier["name"], earlier["version"], 100 * earlier["accuracy"], earlier["nll"]),
+            sentence_of_difference(earlier),
+        )
     logger.info("The report: %s", path / REPORT_FILE)
     folder = path.parent.parent
     models = "" if folder == Path("models") else f" --models-folder {folder}"

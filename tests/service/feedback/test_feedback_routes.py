@@ -13,6 +13,7 @@ import pytest
 
 from service.api.feedback_schemas import MAX_LABELS, FeedbackResults, VersionFeedback
 from service.app import create_app
+from service.feedback import feedback_of_service
 from service.settings import ServiceSettings
 from tests.pictures import Pixels, encode, instances
 from tests.service.serving import (
@@ -44,8 +45,11 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fresh(models_folder: Path, file: Path) -> Iterator[Application]:
-    """A service without any label."""
+def fresh(
+    models_folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Application]:
+    """A service without any label, whose gauges follow at once."""
+    monkeypatch.setattr(feedback_of_service, "_REFRESH_SECONDS", 0.05)
     with serving_models(models_folder, feedback=file) as application:
         yield application
 
@@ -143,7 +147,7 @@ def test_broken_promise_raises_the_alarm_in_the_response_and_the_metrics(
     assert found["alarm"] is True
     assert {each["promise"] for each in found["tests"] if each["alarm"]} == {"max_risk", "coverage"}
     shown = threading.Event()
-    while not shown.is_set():  # the gauges follow within two seconds
+    while not shown.is_set():
         text = fresh.get("/metrics").text
         labels = {"model": "digits", "version": "1"}
         if metric(text, "dropserve_feedback_alarm", promise="coverage", **labels) == 1:

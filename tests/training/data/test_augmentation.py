@@ -1,5 +1,9 @@
+from typing import get_args
+
+import pytest
 import torch
 
+from training.config import Augmentation
 from training.data.augmentation import (
     build_augmentation,
     random_affine,
@@ -7,6 +11,7 @@ from training.data.augmentation import (
     random_flip,
     random_resized_crop,
 )
+from training.data.shard import WHOLE, Shard
 
 
 def images(count: int = 64, channels: int = 1, size: int = 9) -> torch.Tensor:
@@ -90,3 +95,15 @@ def test_random_resized_crop_enlarges_a_part_of_each_image() -> None:
     assert (after.diff(dim=1) >= 0).all()
     assert 0.5 < spans.min() < spans.max() <= 1  # sqrt(.35 * 3/4) = .51
     assert spans.max() > 0.85
+
+
+@pytest.mark.parametrize("name", get_args(Augmentation))
+def test_processes_change_their_images_as_one_process_would(name: Augmentation) -> None:
+    before = images(12, channels=3)
+
+    def augment(shard: Shard) -> torch.Tensor:
+        torch.manual_seed(5)
+        return build_augmentation(name, 2.0, shard)(before[shard.rows(len(before))])
+
+    parts = [augment(Shard(index, 3)) for index in range(3)]
+    torch.testing.assert_close(torch.cat(parts), augment(WHOLE), rtol=0, atol=1e-6)

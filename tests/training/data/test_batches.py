@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 
 from training.data.batches import Batches, pixel_mean_and_std
 from training.data.dataset import Split
+from training.data.shard import Shard
 
 
 def split(count: int) -> Split:
@@ -22,6 +24,25 @@ def test_batches_follow_the_order_and_drop_an_incomplete_shuffled_batch() -> Non
     ]
     assert len(Batches(split(5), 2)) == 3
     assert len(Batches(split(3), 128, torch.arange)) == 1
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_of_a_batch_are_together_the_batch_of_one_process(count: int) -> None:
+    def order(images: int) -> torch.Tensor:
+        return torch.randperm(images, generator=torch.Generator().manual_seed(7))
+
+    whole = [labels for _, labels in Batches(split(40), 12, order)]
+    shards = [Batches(split(40), 12, order, Shard(index, count)) for index in range(count)]
+    assert {len(shard) for shard in shards} == {len(whole)}
+    for together, *parts in zip(whole, *shards, strict=True):
+        assert torch.equal(torch.cat([labels for _, labels in parts]), together)
+
+
+def test_shards_of_the_stored_order_hold_each_image_once() -> None:
+    shards = [Batches(split(11), 4, shard=Shard(index, 3)) for index in range(3)]
+    assert [labels.tolist() for shard in shards for _, labels in shard] == [
+        *([0, 1, 2], [3, 4, 5, 6], [7, 8, 9, 10])
+    ]
 
 
 def test_pixel_mean_and_std_match_numpy() -> None:

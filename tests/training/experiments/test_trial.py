@@ -92,6 +92,11 @@ def test_trial_measures_test_images_only_if_tested(small: Trial, digits: Dataset
     assert (result.test_loss, result.test_error) == loss_and_error(network, digits.test)
 
 
+def test_trial_trains_on_validation_images_only_if_asked_to(small: Trial, digits: Dataset) -> None:
+    longer, _ = run_trial(with_fields(small, trains_on_validation=True), digits)
+    assert longer.last.validation_loss < run_trial(small, digits)[0].last.validation_loss
+
+
 def test_trial_trains_four_convolutions(digits: Dataset) -> None:
     trial = Trial(
         data="digits",

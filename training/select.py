@@ -1,0 +1,79 @@
+"""`python -m training.select --model BUNDLE --pool folder:PATH`: which images to label next.
+
+Writes a list of images without labels, most worth first. It changes neither the pool nor the
+bundle; `python -m training --add` trains with what was labelled.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from model.bundle.store import open_bundle
+from model.cli_and_env_settings import load_or_exit
+from model.errors import RunError
+from training.atomic_file_writing import write_whole
+from training.command_exit_status import names_missing_extra, run_command
+from training.selection.selection_config import SelectionConfig
+
+# Not `__name__`, which is `__main__` on the command line: `training` is what is logged.
+logger = logging.getLogger("training.select")
+
+
+@names_missing_extra
+def main(arguments: list[str] | None = None) -> int:
+    """Choose images; return the exit status."""
+    config = load_or_exit(SelectionConfig, arguments)
+    return run_command(lambda: select(config), "Interrupted; no list was written.")
+
+
+def select(config: SelectionConfig) -> Path:
+    """Choose images as `config` describes, write the list, and return its path.
+
+    Raises:
+        DropserveError: with one sentence that says what to do.
+    """
+    # imported here, as they import matplotlib and SciPy, which takes seconds
+    from training.evaluate import dataset_config
+    from training.selection.choose_images import choose_images, shortlist_size
+    from training.selection.pool import open_pool
+    from training.selection.pool_scores import PoolPredictor
+    from training.selection.selection_list import encode_list, list_chosen
+
+    bundle = open_bundle(config.model)
+    class_names = bundle.manifest.class_names
+    shortlist = shortlist_size(config, len(class_names))
+    limits = {"max_image_megapixels": config.max_image_megapixels}
+    data = dataset_config(bundle, config.pool, config).model_copy(update=limits)
+    pool = open_pool(data, bundle.manifest.input)
+    logger.info("Scoring %s images of %s.", f"{len(pool.names):,}", config.pool)
+    predictor = PoolPredictor(config, pool)
+    scores, images = predictor.score()
+    chosen = choose_images(config, scores, images, shortlist, predictor.sample)
+    listed = list_chosen(chosen, pool.names, class_names)
+    _write(config.output, encode_list(listed, config.output.suffix))
+    if config.contact_sheet is not None:
+        from training.selection.contact_sheet import IMAGE_SIZE, render_contact_sheet
+
+        rows = chosen.scores.rows.tolist()
+        title = f"{config.model.parent.name} {config.model.name}: {config.method}"
+        page = render_contact_sheet(title, listed, lambda place: pool.show(rows[place], IMAGE_SIZE))
+        _write(config.contact_sheet, page.encode())
+    logger.info(
+        "Chosen: %s of %s images, in %s.",
+        *(f"{len(listed):,}", f"{len(scores):,}", config.output),
+    )
+    return config.output
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        write_whole(file, content)
+    except OSError as error:
+        raise RunError(
+            f"{file} cannot be written ({error.strerror}); name a file in a folder that exists and "
+            "has room."
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
