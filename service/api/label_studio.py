@@ -59,6 +59,8 @@ _PREDICT_SECONDS = 90.0
 """Label Studio waits for 100 seconds; tasks that are not reached by then get no prediction."""
 _SLICES_AT_ONCE = 2
 """Slices of tasks whose images are in memory, of all requests of a worker."""
+_FILES_AT_ONCE = 4
+"""Files that are fetched or decoded, of all requests of a worker."""
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Read = Callable[[Any], Awaitable[bytes]]
@@ -121,6 +123,7 @@ class _Backend:
         self._notes = notes
         self._feedback = feedback
         self._images = images
+        self._turns = asyncio.Semaphore(_FILES_AT_ONCE)
         self._slices = asyncio.Semaphore(_SLICES_AT_ONCE)
 
     @requires("predict")
@@ -143,9 +146,9 @@ class _Backend:
         model = self._model(request)
         controls = find_controls(content.label_config, model.bundle.manifest.class_names)
         charge_images(request.scope, len(content.tasks))
-        predictions: list[list[Any]] = []
+        predictions: list[Any] = []  # an empty list is no prediction
         errors: list[str] = []
-        with suppress(TimeoutError):
+        with model, suppress(TimeoutError):
             async with asyncio.timeout(_PREDICT_SECONDS), self._images.reading() as read:
                 size = self._settings.max_images
                 for start in range(0, len(content.tasks), size):
@@ -153,7 +156,7 @@ class _Backend:
                         found = await self._answer(
                             request, model, content.tasks[start : start + size], controls, read
                         )
-                    predictions += ([] if isinstance(each, str) else [each] for each in found)
+                    predictions += ([] if isinstance(each, str) else each for each in found)
                     errors += (each for each in found if isinstance(each, str))
         late = len(content.tasks) - len(predictions)
         if late:
@@ -194,30 +197,30 @@ class _Backend:
     ) -> list[dict[str, Any] | str]:
         """Return the prediction of each task, or the sentence why it has none."""
         client, key = client_address(request), controls[0].data_key
-        with model:
-            found = await asyncio.gather(
-                *(self._image(task, key, model, client, read) for task in tasks)
-            )
-            images = [each for each in found if not isinstance(each, str)]
-            rows: Sequence[Row] = ()
-            if images:
-                subject = default_subject(self._settings, model, np.concatenate(images))
-                rows = await answer_as_noted(model, subject)
-            answered = iter(zip(images, rows, strict=True))
-            return [
-                each
-                if isinstance(each, str)
-                else self._pre_annotation(model, task, controls, *next(answered))
-                for task, each in zip(tasks, found, strict=True)
-            ]
+        found = await asyncio.gather(
+            *(self._image(task, key, model, client, read) for task in tasks)
+        )
+        images = [each for each in found if not isinstance(each, str)]
+        rows: Sequence[Row] = ()
+        if images:
+            subject = default_subject(self._settings, model, np.concatenate(images))
+            rows = await answer_as_noted(model, subject)
+        answered = iter(zip(images, rows, strict=True))
+        return [
+            each
+            if isinstance(each, str)
+            else self._pre_annotation(model, task, controls, *next(answered))
+            for task, each in zip(tasks, found, strict=True)
+        ]
 
     async def _image(
         self, task: Task, key: str, model: LoadedModel, client: str, read: Read
     ) -> Floats | str:
         """Return the image of a task, float32 [1, C, H, W], or the sentence why there is none."""
         try:
-            file = await read(task.data.get(key))
-            return await self._reader.decode([file], model.bundle.manifest.input, client)
+            async with self._turns:
+                file = await read(task.data.get(key))
+                return await self._reader.decode([file], model.bundle.manifest.input, client)
         except DropserveError as error:
             return f"Task {task.id}: {error}"
 

@@ -70,7 +70,10 @@ def read_token(file: Path) -> str:
         content = read_file(file, _MAX_BYTES).strip().decode("ascii")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        raise TokenError(f"--label-studio-token-file: {file} cannot be read ({reason}).") from None
+        raise TokenError(
+            f"--label-studio-token-file: {file} cannot be read ({reason}); name "
+            "a file that this user may read."
+        ) from None
     if not content.isprintable() or not content or " " in content:
         raise TokenError(
             f"--label-studio-token-file: {file} holds no token; write into it the one that Label "

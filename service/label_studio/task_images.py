@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 _FETCH_SECONDS = 10.0
 """Longest time to fetch one file, its answer's head and body together."""
-_CONCURRENT = 4
-"""Files that are fetched at once, of all requests of a worker."""
-
 _DATA = "data:"
 
 
@@ -47,7 +44,6 @@ class TaskImages:
         self._max_bytes = max_bytes
         self._transport = transport
         self._tls = ssl.create_default_context()  # which takes too long for every request
-        self._turns = asyncio.Semaphore(_CONCURRENT)
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> Self | None:
@@ -80,8 +76,7 @@ class TaskImages:
                     raise TaskImageError("The task names no image.")
                 if reference[: len(_DATA)].lower() == _DATA:
                     return decode_base64(reference, "The task's image")
-                async with self._turns:
-                    return await self._fetch(client, reference)
+                return await self._fetch(client, reference)
 
             yield read
 

@@ -103,7 +103,7 @@ def _empty_database(python: Path) -> Path:
     if not made.exists():
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(
-                _command("init", python, folder),
+                [*_command("init", python, folder), "--quiet"],
                 env=_environment(folder),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

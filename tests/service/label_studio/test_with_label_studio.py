@@ -80,11 +80,14 @@ def connected(
     number = project["id"]
     images = digits[:IMAGES]
     tasks = studio.upload(number, {f"{at}.png": encode(each) for at, each in enumerate(images)})
+    foreign = [{"image": "http://169.254.169.254/latest/a.png"}]
+    studio.send("POST", f"/api/projects/{number}/import", foreign)
     with service_process(models_folder, *options) as service:
         backend = {
             "url": f"{service.url}/label-studio",
             "project": number,
             "title": "dropserve",
+            "is_interactive": True,
             "auth_method": "BASIC_AUTH",
             "basic_auth_user": "key",
             "basic_auth_pass": key,
@@ -120,11 +123,26 @@ def test_uploaded_images_are_pre_annotated(connected: Connected) -> None:
         assert prediction["model_version"] == "digits@1"
 
 
+def test_foreign_image_is_not_fetched(connected: Connected) -> None:
+    line = connected.service.wait_for("tasks not pre-annotated")
+    assert line["tasks"] == 1
+    assert "only files of http://127.0.0.1" in line["reason"]
+
+
+def test_task_that_somebody_opens_is_predicted(connected: Connected) -> None:
+    (backend,) = connected.studio.get("/api/ml", project=connected.project)
+    path = f"/api/ml/{backend['id']}/interactive-annotating"
+    found = connected.studio.send("POST", path, {"task": connected.tasks[0]})
+    said = connected.answer(connected.images[0])
+    assert found["data"]["result"][0]["value"] == {"choices": [said["label"]]}
+
+
 def test_tasks_are_ordered_by_doubt(connected: Connected) -> None:
     scores = {task: each["score"] for task, each in connected.predictions().items()}
     query = orjson.dumps({"ordering": ["tasks:predictions_score"]}).decode()
     listed = connected.studio.get("/api/tasks", project=connected.project, query=query)["tasks"]
-    assert [scores[each["id"]] for each in listed] == sorted(scores.values())
+    found = [scores.get(each["id"]) for each in listed]
+    assert found == [*sorted(scores.values()), None], "the foreign image has no prediction"
 
 
 def test_next_task_is_the_one_of_greatest_doubt(connected: Connected) -> None:
