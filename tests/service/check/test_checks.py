@@ -280,7 +280,7 @@ def test_label_studio_needs_a_token_that_nobody_else_reads(tmp_path: Path) -> No
         return check_label_studio(ServiceSettings(label_studio=url, label_studio_token_file=file))
 
     check_found(found(None, None))
-    check_found(found(near), (ERROR, "--label-studio-token-file: … cannot be read (…)."))
+    check_found(found(near), (ERROR, "--label-studio-token-file: … cannot be read (…); name …"))
     token.write_text("two words")
     check_found(found(near), (ERROR, "--label-studio-token-file: … holds no token; write …"))
     token.write_text("0123\n")
