@@ -68,6 +68,7 @@ ROOMS = {
         "helper_process",
         "adopt",
         "evaluate",
+        "migrate",
         "select",
         "pipeline",
         "__main__",

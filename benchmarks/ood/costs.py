@@ -14,6 +14,7 @@ from onnx.utils import Extractor
 from benchmarks.ood.measurements import ONE_NETWORK, THINNED_NETWORKS, WITH_TYPICALITY
 from model.bundle.store import HEAD_FILE, MODEL_FILE, open_bundle
 from model.dropout.sampling_methods import FixedSamples
+from model.graphs.calibrated_softmax import OUTPUTS, SCALE
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
@@ -84,18 +85,21 @@ def ensemble_name(members: int) -> str:
 
 
 def without_ood_score(graph: bytes) -> bytes:
-    """Return an encoded trunk's graph with only what the logits and features are computed from."""
+    """Return an encoded trunk's graph without what typicality is computed from."""
     model = Extractor(onnx.load_from_string(graph)).extract_model(
-        ["images"], ["logits", "features"]
+        ["images", SCALE], ["logits", "features", *OUTPUTS]
     )
     return bytes(model.SerializeToString())
 
 
 def _open(folder: Path, graph: bytes) -> Predictor:
     """Return a predictor of the bundle in `folder`, with another graph of the trunk."""
-    head = (folder / HEAD_FILE).read_bytes()
     layers = open_bundle(folder).manifest.dropout_layers
-    return Predictor.from_files({MODEL_FILE: graph, HEAD_FILE: head}.__getitem__, folder, layers)
+
+    def read(file: str) -> bytes:
+        return graph if file == MODEL_FILE else (folder / file).read_bytes()
+
+    return Predictor.from_files(read, folder, layers)
 
 
 def _with_typicality(predictor: Predictor, images: NDArray[np.float32]) -> tuple[object, object]:

@@ -41,9 +41,11 @@ from model.errors import BundleError
 from model.images.preprocessing import InputSpec
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibration
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 MODEL_FILE = "model.onnx"
 HEAD_FILE = "head.onnx"
+MC_STATISTICS_FILE = "mc_statistics.onnx"
+GRAPH_FILES = MODEL_FILE, HEAD_FILE, MC_STATISTICS_FILE
 GOLDEN_FILE = "golden.npz"
 MANIFEST_FILE = "manifest.json"
 REPORT_FOLDER = "report"
@@ -115,7 +117,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     name: Annotated[str, AfterValidator(check_name)]
     version: int = Field(ge=1)
     class_names: Annotated[tuple[str, ...], AfterValidator(_check_distinct)] = Field(min_length=2)
@@ -226,7 +228,7 @@ def open_bundle(path: Path, served_name: str | None = None) -> Bundle:
             manifest = manifest.model_copy(update={"name": served_name})
         calibration = (CALIBRATION_FILE,) if manifest.calibration else ()
         examples = {example.file for example in manifest.examples}
-        required = (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE, *calibration, *examples)
+        required = (*GRAPH_FILES, GOLDEN_FILE, CARD_FILE, *calibration, *examples)
         for file in required:
             if file not in manifest.files:
                 raise BundleError(f"{path} lists no {file}; export it again.")
@@ -355,6 +357,11 @@ def parse_manifest(text: bytes, file: str) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["loc"] == ("schema_version",) and first["input"] == SCHEMA_VERSION - 1:
+            raise BundleError(
+                f"{file} was written by an earlier version of Dropserve; write the bundle once "
+                "more with python -m training.migrate models/NAME/VERSION, or export it again."
+            ) from None
         where = ".".join(map(str, first["loc"])) or "the file"
         raise BundleError(
             f"{file} is not a manifest of schema {SCHEMA_VERSION} ({where}: {first['msg']}); "

@@ -1,4 +1,4 @@
-"""ONNX graphs: how they are encoded, checked, extended with nodes and run by ONNX Runtime.
+"""ONNX graphs: how they are checked and run by ONNX Runtime, and what is fed to those of a bundle.
 
 It knows no bundle and no image.
 """

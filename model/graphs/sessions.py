@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 # Otherwise importing ONNX Runtime writes a device id into the home folder and sends telemetry.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
@@ -28,7 +30,11 @@ class Binding(Protocol):
     """The part of `onnxruntime.IOBinding` in use: inputs and outputs kept from run to run."""
 
     def bind_cpu_input(self, name: str, arr_on_cpu: Any) -> None:
-        """Bind an input, which is not copied."""
+        """Bind an input, which is not copied and has no default."""
+        ...
+
+    def bind_ortvalue_input(self, name: str, ortvalue: Any) -> None:
+        """Bind an input that `ort_value` made."""
         ...
 
     def bind_output(self, name: str) -> None:
@@ -71,6 +77,11 @@ class Session(Protocol):
     def run_with_iobinding(self, iobinding: Any, run_options: RunOptions | None = None) -> None:
         """Run the graph on the inputs and outputs of a binding."""
         ...
+
+
+def ort_value(array: NDArray[Any]) -> Any:
+    """Return ONNX Runtime's view of an array, which is not copied and must be kept alive."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 def run_options() -> RunOptions:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.graphs.mc_statistics import Feeds
-from model.graphs.sessions import RunOptions, Session
+from model.graphs.sessions import RunOptions, Session, ort_value
 
 
 class BoundHead:
@@ -20,7 +20,7 @@ class BoundHead:
         self._rows = 0
         self._binding = head.io_binding()
         for name, value in feeds.items():
-            self._binding.bind_cpu_input(name, value)
+            self._binding.bind_ortvalue_input(name, ort_value(value))
 
     def run(self, features: NDArray[np.float32], options: RunOptions | None) -> Sequence[Any]:
         """Run the head on features, float32 [N, F], and return the outputs."""

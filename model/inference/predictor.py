@@ -1,4 +1,4 @@
-"""The predictor of one bundle: ONNX Runtime over its two graphs. Knows no HTTP and no torch.
+"""The predictor of one bundle: ONNX Runtime over its graphs. Knows no HTTP and no torch.
 
 Training computes all reported metrics with it and the service predicts with it, so the report
 describes what the server does. Rows never influence each other: the outputs of an image have the
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model.bundle.architecture_description import DropoutLayer
 from model.bundle.golden_outputs import Golden
-from model.bundle.store import HEAD_FILE, MODEL_FILE
+from model.bundle.store import HEAD_FILE, MC_STATISTICS_FILE, MODEL_FILE
 from model.dropout import masks
 from model.dropout.adaptive_stopping import label_is_decided
 from model.dropout.analytic_integration import QMC_POINTS, normal_logits
@@ -32,7 +32,13 @@ from model.dropout.sampling_methods import (
 from model.errors import BundleError, MethodError
 from model.graphs import calibrated_softmax, mc_statistics
 from model.graphs.external_data_check import OnnxEncodingError, require_self_contained
-from model.graphs.mc_statistics import DETAIL_OUTPUTS, SUMMARY_OUTPUTS, VECTOR_WIDTH, Feeds
+from model.graphs.mc_statistics import (
+    DETAIL_OUTPUTS,
+    SUMMARY_OUTPUTS,
+    VECTOR_WIDTH,
+    Feeds,
+    MCStatistics,
+)
 from model.graphs.sessions import CancellationToken, RunOptions, Session, create_session
 from model.inference.head_io_binding import BoundHead
 from model.uncertainty.calibration import Calibrator
@@ -136,19 +142,21 @@ class Prediction:
 
 
 class Predictor:
-    """The two graphs of one bundle and its calibrator. Only one thread may use it at a time."""
+    """The graphs of one bundle and its calibrator. Only one thread may use it at a time."""
 
     def __init__(
         self,
         layers: Sequence[DropoutLayer],
         model: Session,
         head: Session,
+        statistics: MCStatistics,
         run_options: RunOptions | None = None,
         calibrator: Calibrator | None = None,
     ) -> None:
         self._layers = tuple(layers)
         self._model = model
         self._head = head
+        self._statistics = statistics
         self._calibrator = calibrator
         parameters = None if calibrator is None else calibrator.parameters
         self.temperature = 1.0 if parameters is None else parameters.temperature
@@ -156,7 +164,7 @@ class Predictor:
         self.sampled_temperature = 1.0 if parameters is None else parameters.sampled_temperature
         """Divides the logits of every sample."""
         self.run_options = run_options
-        """Options of every run of both graphs, by which another thread can terminate it; None: no
+        """Options of every run of a graph, by which another thread can terminate it; None: no
         run can be terminated. With options a short run takes up to a tenth longer.
         """
         self._bound_heads: LRUCache[FixedSamples, BoundHead] = LRUCache(_MAX_BOUND_HEADS)
@@ -174,7 +182,7 @@ class Predictor:
         """Create an uncalibrated predictor from the graphs in `folder`.
 
         Args:
-            folder: has the files MODEL_FILE and HEAD_FILE.
+            folder: has the graphs, as `training.export.finished_graphs` leaves them.
             layers: the dropout layers of the head.
             threads: how many threads compute the trunk.
 
@@ -195,7 +203,7 @@ class Predictor:
         """Create an uncalibrated predictor from graphs whose bytes `read` returns by file name.
 
         Args:
-            read: called with MODEL_FILE, then with HEAD_FILE.
+            read: called with MODEL_FILE, HEAD_FILE and MC_STATISTICS_FILE.
             folder: named in errors.
             layers: the dropout layers of the head.
             threads: how many threads compute the trunk.
@@ -205,22 +213,11 @@ class Predictor:
             BundleError: a graph is refused, or ONNX Runtime cannot load it.
         """
         try:
-            graph = read(MODEL_FILE)
+            model = _create_session(read(MODEL_FILE), threads, cancellation)
+            # More threads would split sums, and so round them, by their number.
+            head = _create_session(read(HEAD_FILE), 1, cancellation, plans=True)
+            graph = read(MC_STATISTICS_FILE)
             require_self_contained(graph)
-            model = create_session(
-                graph + calibrated_softmax.encode_nodes("logits"),
-                threads,
-                cancellation=cancellation,
-            )
-            classes = int(model.get_outputs()[0].shape[-1])
-            graph = read(HEAD_FILE)
-            require_self_contained(graph)
-            head = create_session(
-                graph + mc_statistics.encode_nodes("logits", classes),
-                threads=1,  # more threads would split sums, and so round them, by their number
-                memory_pattern=len(graph) <= _SMALL_HEAD_BYTES,
-                cancellation=cancellation,
-            )
         except BundleError:
             raise
         except OnnxEncodingError as error:
@@ -233,11 +230,12 @@ class Predictor:
                 f"{folder} cannot be loaded by ONNX Runtime ({reason}); export it again."
             ) from None
         run_options = None if cancellation is None else cancellation.run_options
-        return cls(layers, model, head, run_options)
+        return cls(layers, model, head, MCStatistics(graph, cancellation), run_options)
 
     def with_calibrator(self, calibrator: Calibrator | None) -> Self:
         """Return a predictor over the same graphs with another calibrator; None: uncalibrated."""
-        return type(self)(self._layers, self._model, self._head, self.run_options, calibrator)
+        graphs = self._model, self._head, self._statistics
+        return type(self)(self._layers, *graphs, self.run_options, calibrator)
 
     @property
     def calibrator(self) -> Calibrator | None:
@@ -360,7 +358,10 @@ class Predictor:
             finished = decided | (total == sampling.max_samples)
             if finished.any():
                 part = summarise(
-                    logits[finished], self.sampled_temperature, keep_samples=sampling.keep_samples
+                    self._statistics,
+                    logits[finished],
+                    self.sampled_temperature,
+                    keep_samples=sampling.keep_samples,
                 )
                 parts.append(replace(part, label_decided=decided[finished]))
                 order.append(undecided[finished])
@@ -377,9 +378,8 @@ class Predictor:
         single_units = np.eye(layer.width + 1, layer.width, dtype=np.float32)  # the last: no unit
         logits = self._run_samples(prediction.features, (single_units,))
         bias = logits[0, -1]
-        return summarise_points(
-            normal_logits(logits[:, :-1] - bias, bias, layer.p), self.sampled_temperature
-        )
+        points = normal_logits(logits[:, :-1] - bias, bias, layer.p)
+        return summarise_points(self._statistics, points, self.sampled_temperature)
 
     def _draw_masks(self, sampling: FixedSamples) -> Masks:
         return masks.draw(sampling.seed, sampling.samples, self._layers, sampling.design)
@@ -435,6 +435,19 @@ class Predictor:
             "logits": float(np.abs(prediction.logits - golden.logits).max()),
             "sampled logits": float(np.abs(sampled - golden.sampled_logits).max()),
         }
+
+
+def _create_session(
+    graph: bytes, threads: int, cancellation: CancellationToken | None, plans: bool = False
+) -> Session:
+    """Create the session of a graph with all its weights; plans: keep them where it is small."""
+    require_self_contained(graph)
+    return create_session(
+        graph,
+        threads,
+        memory_pattern=plans and len(graph) <= _SMALL_HEAD_BYTES,
+        cancellation=cancellation,
+    )
 
 
 def _chunks(count: int, size: int) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Standard error of the mutual information of T samples. Knows no graph.
 
-As with the probabilities, whose errors `model.graphs.mc_statistics` computes, most of the error
+As with the probabilities, whose errors the graph of the head computes, most of the error
 comes from rare samples that a few draws miss. Normal logits predict their contribution.
 """
 

@@ -2,8 +2,8 @@
 
 Only the head's dropout is treated as Bayesian. Entropies are in nats.
 
-`model.graphs.mc_statistics` computes the statistics over all samples in ONNX Runtime; this module
-converts its outputs into a `Summary` or an `Uncertainty`.
+A graph of the bundle computes the statistics over all samples (`model.graphs.mc_statistics`); this
+module converts its outputs into a `Summary` or an `Uncertainty`.
 
 The entropy of a mean of T samples is too low on average, by about half the sum over classes of the
 mean's variance over the mean (the delta method; Miller 1955 for counts). For random samples this
@@ -22,17 +22,11 @@ from numpy.typing import NDArray
 
 from model.graphs.mc_statistics import (
     DETAIL_OUTPUTS,
-    LOGITS,
     PER_CLASS_COLUMNS,
     PER_IMAGE_COLUMNS,
     SAMPLE_PROBABILITIES,
-    SUMMARY_OUTPUTS,
-    VECTOR_WIDTH,
-    encode_model,
-    sample_count_inputs,
-    temperature_input,
+    MCStatistics,
 )
-from model.graphs.sessions import Session, create_session
 from model.uncertainty.mutual_information_standard_error import (
     divergence_variances,
     mutual_information_errors,
@@ -131,20 +125,26 @@ def entropy(probabilities: Float64Array) -> Float64Array:
 
 
 def summarise(
-    logits: NDArray[np.float32], temperature: float = 1.0, *, keep_samples: bool = False
+    statistics: MCStatistics,
+    logits: Float32Array,
+    temperature: float = 1.0,
+    *,
+    keep_samples: bool = False,
 ) -> Uncertainty:
     """Summarise the logits of T random samples, float32 [N, T, K], divided by `temperature`."""
-    outputs = _run_mc_statistics(logits, temperature, random=True)
+    outputs = statistics.run(logits, temperature, random=True)
     return to_uncertainty(outputs, logits.shape[1], keep_samples=keep_samples)
 
 
-def summarise_points(logits: NDArray[np.floating], temperature: float = 1.0) -> Uncertainty:
+def summarise_points(
+    statistics: MCStatistics, logits: NDArray[np.floating], temperature: float = 1.0
+) -> Uncertainty:
     """Summarise logits [N, T, K] at T quadrature points of a distribution; errors are NaN.
 
     Points that are all equal (p = 0) have a standard deviation and a mutual information of exactly
     0.
     """
-    outputs = _run_mc_statistics(logits.astype(np.float32), temperature, random=False)
+    outputs = statistics.run(logits.astype(np.float32), temperature, random=False)
     return to_uncertainty(outputs, logits.shape[1])
 
 
@@ -312,25 +312,3 @@ def _mutual_information_errors(
     )
     label_variances = divergence_variances(logit_means, logit_variances, count, mean[rows, labels])
     return mutual_information_errors(probabilities, entropy_terms, mean, label_variances)
-
-
-def _run_mc_statistics(logits: Float32Array, temperature: float, *, random: bool) -> Sequence[Any]:
-    """Compute the statistics of logits [N, T, K], with details if `random` and T > 1."""
-    _, count, classes = logits.shape
-    if count == 1:
-        logits, count, random = np.repeat(logits, 2, axis=1), 2, False
-    names = SUMMARY_OUTPUTS + DETAIL_OUTPUTS if random else SUMMARY_OUTPUTS
-    feeds = {**sample_count_inputs(count, random), **temperature_input(temperature)}
-    session, size = _mc_statistics_session(classes), 1 if count % VECTOR_WIDTH else len(logits)
-    runs = [
-        session.run(names, {LOGITS: logits[start : start + size], **feeds})
-        for start in range(0, len(logits), size)
-    ]
-    if len(runs) == 1:
-        return runs[0]
-    return [np.concatenate(outputs) for outputs in zip(*runs, strict=True)]
-
-
-@lru_cache(maxsize=16)
-def _mc_statistics_session(classes: int) -> Session:
-    return create_session(encode_model(classes), threads=1)

@@ -186,7 +186,7 @@ def test_old_version_serves_on_when_any_file_of_the_new_one_is_damaged(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"schema_version": 1}, "…manifest.json is not a manifest of schema 2 (schema_version…"),
+        ({"schema_version": 1}, "…manifest.json is not a manifest of schema 3 (schema_version…"),
         ({"name": "letters"}, "… holds letters version 2; put it back into letters/2."),
         ({"version": 3}, "… holds digits version 3; put it back into digits/3."),
         (

@@ -11,7 +11,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from model.bundle.architecture_description import Architecture
 from model.images.preprocessing import InputSpec
-from model.uncertainty.uncertainty_measures import summarise
+from tests.sample_summaries import summarise
 from training.data.dataset import Dataset, DatasetDefaults, Split
 from training.evaluation.metrics import (
     Answers,

@@ -33,7 +33,7 @@ from training.adoption.labelled_images import load_images, name_classes
 from training.adoption.network_graph import NetworkGraph
 from training.adoption.original_network import Original, warn_of_batch_effects
 from training.adoption.preprocessing_choice import choose_rule, possible_rules, stated_rule
-from training.adoption.trunk_and_head import names_of_statistics, write_head, write_trunk
+from training.adoption.trunk_and_head import names_of_statistics, write_graphs
 from training.data.dataset import Dataset
 from training.evaluation.corruptions import corruption_curves
 from training.evaluation.metrics import distribution_metrics, evaluate
@@ -177,8 +177,7 @@ class _Adoption:
     def write(self, draft: Draft) -> None:
         """Write the files of the bundle and its manifest."""
         data, calibrated = self.data, can_calibrate(self.data)
-        write_trunk(self.network, self.image, self.rule, self.cut, draft.path, calibrated)
-        write_head(self.cut, draft.path, self.network)
+        write_graphs(self.network, self.image, self.rule, self.cut, draft.path, calibrated)
         images = to_float(data.validation.images[:_PARITY_IMAGES])
         undropped = Predictor.open(
             draft.path, _layers([0.0] * len(self.cut.widths), self.cut.widths)

@@ -49,7 +49,7 @@ def choose_dropout(folder: Path, widths: Sequence[int], split: Split) -> Dropout
     """Try CANDIDATES for all dropout layers together.
 
     Args:
-        folder: of the two graphs.
+        folder: of the finished graphs.
         widths: units of each dropout layer.
         split: validation images with the network's classes.
     """

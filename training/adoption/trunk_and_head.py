@@ -1,4 +1,4 @@
-"""Writes the two graphs of a bundle from a network that was cut: `model.onnx` and `head.onnx`.
+"""Writes the graphs of a bundle from a network that was cut.
 
 `model.onnx` has the network's own nodes, so it computes the same numbers; before them stands the
 preprocessing, and beside them what the out-of-distribution score is fitted to. `head.onnx` computes
@@ -25,6 +25,7 @@ from training.adoption.network_graph import (
     captured_values,
     dropout_as_identity,
 )
+from training.export.finished_graphs import finish_graphs
 from training.export.ood_statistics import MAX_TAPPED_LAYERS, STATISTICS, THUMBNAIL_SIZE
 
 _HEAD_OPSET = 20
@@ -92,7 +93,7 @@ def names_of_statistics(network: NetworkGraph) -> list[str]:
     return ["pixels", *taps, "thumbnail", "features"]
 
 
-def write_trunk(
+def write_graphs(
     network: NetworkGraph,
     image: NetworkInput,
     rule: Preprocessing,
@@ -100,7 +101,7 @@ def write_trunk(
     folder: Path,
     with_statistics: bool,
 ) -> None:
-    """Write `model.onnx`: images [N, C, H, W] in 0..1 -> logits, features and statistics.
+    """Write the finished graphs of a bundle.
 
     Args:
         network: after `free_batch`.
@@ -108,11 +109,26 @@ def write_trunk(
         rule: how pixels become the network's numbers.
         cut: where the head begins.
         folder: folder to write into.
-        with_statistics: whether it has the output that `training.export.ood_graph` replaces.
+        with_statistics: whether `model.onnx` has the output that `training.export.ood_graph`
+            replaces.
 
     Raises:
-        ExportError: the graph fails the ONNX checker.
+        ExportError: a graph fails the ONNX checker.
     """
+    _write_trunk(network, image, rule, cut, folder, with_statistics)
+    _write_head(cut, folder, network)
+    finish_graphs(folder)
+
+
+def _write_trunk(
+    network: NetworkGraph,
+    image: NetworkInput,
+    rule: Preprocessing,
+    cut: Cut,
+    folder: Path,
+    with_statistics: bool,
+) -> None:
+    """Write `model.onnx`: images [N, C, H, W] in 0..1 -> logits, features and statistics."""
     before, after = _Graph("before/"), _Graph("after/")
     given = image.add_nodes(before.add, "images", rule)
     before.add("Identity", given, output=image.name)
@@ -145,12 +161,8 @@ def write_trunk(
     _save(graph, folder / MODEL_FILE, opsets, network.model.ir_version)
 
 
-def write_head(cut: Cut, folder: Path, network: NetworkGraph) -> None:
-    """Write `head.onnx`: features [N, F] and a mask [T, F_i] a dropout layer -> logits [N, T, K].
-
-    Raises:
-        ExportError: the graph fails the ONNX checker.
-    """
+def _write_head(cut: Cut, folder: Path, network: NetworkGraph) -> None:
+    """Write `head.onnx`: features [N, F], a mask [T, F_i] a dropout layer -> logits [N, T, K]."""
     graph = _Graph("head/")
     steps = list(cut.head)
     value = graph.add("Unsqueeze", "features", np.array([1]))

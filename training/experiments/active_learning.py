@@ -19,6 +19,7 @@ from training.data.batches import image_batches, pixel_mean_and_std, to_channels
 from training.data.dataset import Dataset, Split
 from training.experiments.paper_networks import build_active_learning
 from training.experiments.trial import loss_and_error
+from training.export.mc_statistics_graph import mc_statistics_of
 from training.network.classifier import Classifier
 from training.selection.acquisition import acquisition_values, rank
 from training.selection.batchbald import choose_batch
@@ -111,7 +112,8 @@ def choose_images(trial: ActiveTrial, network: Classifier, pool: Split, seed: in
         probabilities = softmax(logits).transpose(0, 2, 1).astype(np.float32)
         threads = torch.get_num_threads()
         return np.array([row for row, _ in choose_batch(probabilities, count, seed, threads)])
-    return rank(acquisition_values(trial.method, _pool_scores(summarise(logits)), seed))[:count]
+    uncertainty = summarise(mc_statistics_of(logits.shape[2]), logits)
+    return rank(acquisition_values(trial.method, _pool_scores(uncertainty), seed))[:count]
 
 
 def train_network(

@@ -29,6 +29,7 @@ from model.uncertainty.prediction_sets import aps_scores, uniform_draws
 from model.uncertainty.uncertainty_measures import softmax, summarise
 from training.data.dataset import Dataset, Split
 from training.export.cross_fitted_outputs import HeldOut
+from training.export.mc_statistics_graph import mc_statistics_of
 from training.export.ood_graph import add_score, count_statistics, read_statistics
 from training.export.ood_score import fit_ood_score
 
@@ -152,9 +153,10 @@ def calibrate_held_out(held_out: HeldOut) -> Calibrator:
 
     temperature = fit_temperature(deterministic_probabilities, labels)
     sampled_temperature = fit_temperature(mean_probabilities, labels[spaced])
+    statistics = mc_statistics_of(classes)
     probabilities = np.concatenate(
         [
-            summarise(held_out.sample(batch), sampled_temperature).mean_probabilities
+            summarise(statistics, held_out.sample(batch), sampled_temperature).mean_probabilities
             for batch in _batches(rows)
         ]
     )

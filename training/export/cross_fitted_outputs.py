@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.uncertainty.uncertainty_measures import softmax, summarise
 from training.evaluation.metrics import Answers
+from training.export.mc_statistics_graph import mc_statistics_of
 
 
 @dataclass(frozen=True)
@@ -34,5 +35,6 @@ class HeldOut:
     def answers(self, temperature: float, sampled_temperature: float) -> Answers:
         """Return the probabilities and the uncertainties at these temperatures."""
         rows = np.arange(len(self))
-        uncertainty = summarise(self.sample(rows), sampled_temperature)
+        statistics = mc_statistics_of(self.logits.shape[1])
+        uncertainty = summarise(statistics, self.sample(rows), sampled_temperature)
         return Answers(softmax(self.logits, temperature), uncertainty)

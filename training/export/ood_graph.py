@@ -4,25 +4,23 @@ The trunk is exported with an output of statistics; it is replaced by the score,
 gets one number per image from the run that it makes anyway. Knows no training and no calibration.
 
 Rows must not influence each other. ONNX Runtime rounds some operations differently in batches of
-another size (`model.graphs.mc_statistics`), so logarithms, sums over other axes than the last one
-and products with a single column are not used here.
+another size (`training.export.mc_statistics_graph`), so logarithms, sums over other axes than the
+last one and products with a single column are not used here.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, SessionOptions
 
 from model.inference.predictor import OOD_SCORES
+from training.export.onnx_nodes import Nodes
 from training.export.ood_score import OodScore
 from training.export.ood_statistics import STATISTICS
 
-_PREFIX = "ood/"
 _BATCH_SIZE = 64
 
 
@@ -39,7 +37,9 @@ def read_statistics(path: Path, images: NDArray[np.float32]) -> Sequence[NDArray
         path: of a graph that still has the statistics as output.
         images: float32 [N, C, H, W] in 0..1.
     """
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = SessionOptions()
+    options.log_severity_level = 3  # it warns of the temperature, an input with a default
+    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
     batches = [
         session.run([STATISTICS, "logits"], {"images": images[start : start + _BATCH_SIZE]})
         for start in range(0, len(images), _BATCH_SIZE)
@@ -50,7 +50,7 @@ def read_statistics(path: Path, images: NDArray[np.float32]) -> Sequence[NDArray
 def add_score(path: Path, score: OodScore) -> None:
     """Replace the output of statistics in the graph in `path` by OOD_SCORES, float32 [N]."""
     model = onnx.load(path)
-    graph = _Nodes(model.graph)
+    graph = Nodes(model.graph, "ood/")
     graph.remove_output(STATISTICS)
     last = graph.integers(-1)
     scaled = graph.node("Mul", STATISTICS, graph.array(score.scale))
@@ -58,10 +58,13 @@ def add_score(path: Path, score: OodScore) -> None:
     projection, offset = graph.array(score.projection), graph.array(score.offset)
     projected = graph.node("Gemm", points, projection, offset)
     parts = graph.split(projected, score.sizes)
-    varying, separating, pixels = (graph.sum_of_squares(parts[place], last) for place in (0, 1, 3))
+    varying, separating, pixels, total = (
+        graph.node("ReduceSumSquare", value, last)
+        for value in (parts[0], parts[1], parts[3], points)
+    )
     distances = graph.node(
         "Concat",
-        graph.node("Sub", graph.sum_of_squares(points, last), varying),
+        graph.node("Sub", total, varying),
         graph.node("Sub", separating, graph.node("ReduceMax", parts[2], last)),
         pixels,
         graph.node("Neg", graph.node("ReduceMax", "logits", last)),
@@ -75,8 +78,7 @@ def add_score(path: Path, score: OodScore) -> None:
     excess = graph.node("Relu", graph.node("Gemm", clipped, repeat, knots))
     weighted = graph.node("Mul", excess, graph.array(-score.slopes.ravel()))
     graph.node("ReduceSum", weighted, last, output=OOD_SCORES, keepdims=0)
-    output = helper.make_tensor_value_info(OOD_SCORES, TensorProto.FLOAT, ["batch"])
-    model.graph.output.append(output)
+    graph.output(OOD_SCORES, ["batch"])
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -84,49 +86,3 @@ def add_score(path: Path, score: OodScore) -> None:
 def _repeat_matrix(rows: int, times: int) -> NDArray[np.float32]:
     """Return the matrix [rows, rows * times] that repeats each of `rows` numbers."""
     return np.repeat(np.eye(rows, dtype=np.float32), times, axis=1)
-
-
-class _Nodes:
-    """Adds nodes with unique names to a graph."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._graph = graph
-        self._count = 0
-
-    def remove_output(self, name: str) -> None:
-        """Let `name` no longer be an output; it stays a value."""
-        (index,) = (index for index, each in enumerate(self._graph.output) if each.name == name)
-        del self._graph.output[index]
-
-    def array(self, values: NDArray[np.generic]) -> str:
-        """Add a constant; return its name."""
-        name = self._new_name()
-        self._graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
-
-    def integers(self, *values: int) -> str:
-        """Add a constant, int64 [number of values]; return its name."""
-        return self.array(np.array(values, np.int64))
-
-    def node(
-        self, operator: str, *inputs: str, output: str | None = None, **attributes: Any
-    ) -> str:
-        """Add a node with one output; return the output's name."""
-        name = output or self._new_name()
-        self._graph.node.append(helper.make_node(operator, inputs, [name], name, **attributes))
-        return name
-
-    def split(self, value: str, sizes: Sequence[int]) -> Sequence[str]:
-        """Split a value [N, M] into parts of the given sizes along its last axis."""
-        names = [self._new_name() for _ in sizes]
-        inputs = [value, self.integers(*sizes)]
-        self._graph.node.append(helper.make_node("Split", inputs, names, names[0], axis=1))
-        return names
-
-    def sum_of_squares(self, value: str, axes: str) -> str:
-        """Add the sum of squares over the last axis, [N, 1]."""
-        return self.node("ReduceSumSquare", value, axes)
-
-    def _new_name(self) -> str:
-        self._count += 1
-        return f"{_PREFIX}{self._count}"

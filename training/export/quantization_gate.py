@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from model.bundle.architecture_description import DropoutLayer
-from model.bundle.store import HEAD_FILE, MODEL_FILE, Precision
+from model.bundle.store import HEAD_FILE, MC_STATISTICS_FILE, MODEL_FILE, Precision
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.uncertainty.calibration import MIN_CALIBRATION_IMAGES
@@ -66,7 +66,7 @@ def choose_precision(
     """Replace `model.onnx` in `folder` by the int8 graph if that passes the gate.
 
     Args:
-        folder: contains the float32 graphs.
+        folder: contains the finished float32 graphs.
         layers: the dropout layers of the head.
         data: the ranges of the layers' outputs are taken from its training images, the metrics
             from its validation images.
@@ -79,7 +79,8 @@ def choose_precision(
     with tempfile.TemporaryDirectory() as temporary:
         candidate = Path(temporary)
         quantize(folder / MODEL_FILE, images, candidate / MODEL_FILE)
-        shutil.copyfile(folder / HEAD_FILE, candidate / HEAD_FILE)
+        for file in (HEAD_FILE, MC_STATISTICS_FILE):
+            shutil.copyfile(folder / file, candidate / file)
         int8 = precision_metrics(Predictor.open(candidate, layers), data.validation)
         refusals = refusal_reasons(fp32, int8, len(data.validation))
         if not refusals:

@@ -43,6 +43,8 @@ PERCENTILE = 99.999
 Chosen by the divergence from the float32 predictions for these images, docs/experiments.md.
 """
 
+_WARNINGS, _ERRORS = 2, 3
+"""Severities of ONNX Runtime's log; the first is its default."""
 _BATCH_SIZE = 32
 _MIN_ACTIVE_SHARE = 0.1
 """Least share of a channel's outputs above 0 that its bias correction is divided by."""
@@ -102,8 +104,8 @@ def quantize(source: Path, images: Floats, target: Path) -> None:
             extra_options={"CalibPercentile": PERCENTILE},
         )
         model = onnx.load(draft)
-    _make_first_convolution_exact(model.graph, convolutions[0].name)
-    _correct_biases(model, onnx.load(source), images)
+        _make_first_convolution_exact(model.graph, convolutions[0].name)
+        _correct_biases(model, onnx.load(source), images)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
 
@@ -237,11 +239,16 @@ def _batches(images: Floats) -> Iterator[Floats]:
 
 @contextlib.contextmanager
 def _silence_onnxruntime() -> Iterator[None]:
-    """Suppress the progress that ONNX Runtime's calibration prints, and the advice that it logs."""
+    """Suppress the progress that ONNX Runtime's calibration prints, and what it and we log of it.
+
+    Its sessions warn of the temperature, an input with a default.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(_ERRORS)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
+        onnxruntime.set_default_logger_severity(_WARNINGS)
         logging.disable(before)

@@ -1,4 +1,4 @@
-"""Exports a classifier to `model.onnx`, `head.onnx` and `golden.npz`, and checks their parity.
+"""Exports a classifier to the graphs of a bundle and `golden.npz`, and checks their parity.
 
 Knows no training loop and no report: the caller passes the images to compare on.
 """
@@ -19,6 +19,7 @@ from model.dropout import masks
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.inference.predictor import Predictor
+from training.export.finished_graphs import finish_graphs
 from training.export.ood_statistics import STATISTICS, features_and_statistics
 from training.network.classifier import Classifier, Head
 
@@ -81,7 +82,7 @@ def export_graphs(
     folder: Path,
     with_statistics: bool = False,
 ) -> None:
-    """Write `model.onnx` and `head.onnx`, weights included, with dynamic batch and samples.
+    """Write the finished graphs, weights included, with dynamic batch and samples.
 
     Args:
         network: is moved to the CPU and put into evaluation mode.
@@ -115,6 +116,7 @@ def export_graphs(
         ["logits"],
         {"features": {0: batch}, "layer_masks": tuple({0: samples} for _ in layers)},
     )
+    finish_graphs(folder)
 
 
 def export_trunk(trunk: nn.Module, shape: tuple[int, int, int], path: Path) -> None:

@@ -27,7 +27,7 @@ from training.adoption.network_file import plain_name, read_network
 from training.adoption.network_graph import NetworkGraph, create_session, without_dropout
 from training.adoption.original_network import run_network
 from training.adoption.preprocessing_choice import stated_rule
-from training.adoption.trunk_and_head import names_of_statistics, write_head, write_trunk
+from training.adoption.trunk_and_head import names_of_statistics, write_graphs
 from training.config import TrainingConfig
 from training.export.to_onnx import PARITY_TOLERANCE
 from training.network.classifier import Head
@@ -150,7 +150,7 @@ class OnnxBackbone:
             )
 
     def write_graphs(self, head: Head, folder: Path, with_statistics: bool) -> list[str]:
-        """Write `model.onnx` and `head.onnx`; return the names of the statistics.
+        """Write the finished graphs of a bundle; return the names of the statistics.
 
         Args:
             head: on the CPU.
@@ -164,8 +164,7 @@ class OnnxBackbone:
         network = _observed(graft_head(self.model, head, self.standardisation), self.image)
         cut = choose_cut(find_tail(network), FIRST_LAYER)
         free_batch(network)
-        write_trunk(network, self.image, self._stated_rule, cut, folder, with_statistics)
-        write_head(cut, folder, network)
+        write_graphs(network, self.image, self._stated_rule, cut, folder, with_statistics)
         return names_of_statistics(network)
 
     def count_parameters(self) -> int:

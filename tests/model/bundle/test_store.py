@@ -12,7 +12,7 @@ from model.bundle import store
 from model.bundle.store import (
     CARD_FILE,
     GOLDEN_FILE,
-    HEAD_FILE,
+    GRAPH_FILES,
     MANIFEST_FILE,
     MODEL_FILE,
     REPORT_FILE,
@@ -27,7 +27,7 @@ from model.bundle.store import (
 from model.errors import BundleError
 
 WEBP = bytes.fromhex("524946461e000000574542505650384c110000002f0000000007d0842634a1ff8188e87f0000")
-FILES = (MODEL_FILE, HEAD_FILE, GOLDEN_FILE, CARD_FILE)
+FILES = (*GRAPH_FILES, GOLDEN_FILE, CARD_FILE)
 
 
 def manifest() -> dict[str, Any]:
@@ -155,7 +155,7 @@ def test_open_bundle_refuses_damage_to_any_file(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"schema_version": 3}, "schema_version"),
+        ({"schema_version": 4}, "schema_version"),
         ({"surprise": 1}, "surprise"),
         ({"class_names": ["one"]}, "class_names"),
         ({"class_names": ["one", "one"]}, "two classes have the same name"),
@@ -181,7 +181,7 @@ def test_open_bundle_refuses_a_wrong_manifest(
 def test_open_bundle_refuses_a_manifest_that_is_not_json(tmp_path: Path, text: str) -> None:
     path = write(tmp_path)
     (path / MANIFEST_FILE).write_bytes(text.encode("latin-1"))
-    with pytest.raises(BundleError, match="is not a manifest of schema 2"):
+    with pytest.raises(BundleError, match="is not a manifest of schema 3"):
         open_bundle(path)
 
 
@@ -190,6 +190,14 @@ def test_open_bundle_asks_to_train_a_bundle_of_an_older_schema_again(tmp_path: P
     file = path / MANIFEST_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 1}))
     with pytest.raises(BundleError, match=r"schema_version.*; train and export the model again"):
+        open_bundle(path)
+
+
+def test_open_bundle_tells_how_to_migrate_a_bundle_of_the_last_schema(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    file = path / MANIFEST_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 2}))
+    with pytest.raises(BundleError, match=r"once more with python -m training\.migrate"):
         open_bundle(path)
 
 
@@ -252,7 +260,7 @@ def test_example_that_is_no_small_image_is_refused(tmp_path: Path, image: bytes)
 def test_example_elsewhere_or_of_no_class_is_refused(tmp_path: Path, entry: dict[str, str]) -> None:
     path = write_with_example(tmp_path, WEBP)
     edit(path, lambda manifest: manifest["examples"][0].update(entry))
-    with pytest.raises(BundleError, match="is not a manifest of schema 2"):
+    with pytest.raises(BundleError, match="is not a manifest of schema 3"):
         open_bundle(path)
 
 

@@ -3,7 +3,8 @@ import pytest
 from scipy.stats import norm
 
 from model.dropout.analytic_integration import QMC_POINTS, _normal_points, _primes, normal_logits
-from model.uncertainty.uncertainty_measures import softmax, summarise_points
+from model.uncertainty.uncertainty_measures import softmax
+from tests.sample_summaries import summarise_points
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5])

@@ -15,8 +15,9 @@ from model.images.preprocessing import InputSpec, to_float
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import GOLDEN_TOLERANCE, load_predictor
 from model.npz_arrays import ArchiveError
-from model.uncertainty.uncertainty_measures import count_votes, softmax, summarise
+from model.uncertainty.uncertainty_measures import count_votes, softmax
 from tests.exported import DIGIT, Export, Exported
+from tests.sample_summaries import summarise
 from training.data.dataset import Split
 from training.export.to_onnx import write_golden
 

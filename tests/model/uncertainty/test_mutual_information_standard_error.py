@@ -10,7 +10,7 @@ from scipy.special import expit, rel_entr
 from scipy.stats import norm
 
 from model.uncertainty.mutual_information_standard_error import divergence_variances
-from model.uncertainty.uncertainty_measures import summarise
+from tests.sample_summaries import summarise
 
 SAMPLES = 32
 

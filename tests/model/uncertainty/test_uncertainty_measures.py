@@ -7,15 +7,10 @@ from numpy.typing import NDArray
 from scipy.special import softmax as scipy_softmax
 from scipy.stats import entropy as scipy_entropy
 
-from model.graphs.mc_statistics import (
-    DETAIL_OUTPUTS,
-    LOGITS,
-    encode_model,
-    sample_count_inputs,
-    temperature_input,
-)
-from model.graphs.sessions import create_session
-from model.uncertainty.uncertainty_measures import entropy, softmax, summarise, summarise_points
+from model.graphs.mc_statistics import DETAIL_OUTPUTS, MEANS, SUMMARY_OUTPUTS
+from model.uncertainty.uncertainty_measures import entropy, softmax
+from tests.sample_summaries import summarise, summarise_points
+from training.export.mc_statistics_graph import mc_statistics_of
 
 Logits = NDArray[np.float32]
 
@@ -80,12 +75,8 @@ def test_logit_means_are_exact_where_probabilities_round_to_1(
 ) -> None:
     powers = np.exp(values[0, 0].astype(np.float64))
     expected = [np.log(power / np.delete(powers, k).sum()) for k, power in enumerate(powers)]
-    feeds = {
-        LOGITS: np.repeat(values, 2, axis=1),
-        **sample_count_inputs(2),
-        **temperature_input(1.0),
-    }
-    (means,) = create_session(encode_model(5), threads=1).run(DETAIL_OUTPUTS[:1], feeds)
+    outputs = mc_statistics_of(5).run(np.repeat(values, 2, axis=1), 1.0, random=True)
+    means = dict(zip(SUMMARY_OUTPUTS + DETAIL_OUTPUTS, outputs, strict=True))[MEANS]
     np.testing.assert_allclose(-means[0, 5:, 0], expected, atol=2e-5)
 
 

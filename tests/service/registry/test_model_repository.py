@@ -11,7 +11,7 @@ import onnx
 import pytest
 from structlog.testing import capture_logs
 
-from model.bundle.store import GOLDEN_FILE, MODEL_FILE
+from model.bundle.store import GOLDEN_FILE, MC_STATISTICS_FILE, MODEL_FILE
 from model.inference.predictor import OOD_SCORES
 from service.api import schemas
 from service.app import create_app
@@ -90,9 +90,9 @@ def make_a_folder(file: Path) -> None:
 
 
 DAMAGES: dict[Callable[[Path], None], tuple[str, str]] = {
-    truncate: ("… is not a manifest of schema 2 (…); …", "… differs from its SHA-256; …"),
-    flip_a_bit: ("… is not a manifest of schema 2 (…); …", "… differs from its SHA-256; …"),
-    empty: ("… is not a manifest of schema 2 (…); …", "… differs from its SHA-256; …"),
+    truncate: ("… is not a manifest of schema 3 (…); …", "… differs from its SHA-256; …"),
+    flip_a_bit: ("… is not a manifest of schema 3 (…); …", "… differs from its SHA-256; …"),
+    empty: ("… is not a manifest of schema 3 (…); …", "… differs from its SHA-256; …"),
     remove: ("… cannot be read (No such file or directory); …",) * 2,
     make_a_folder: ("… cannot be read (Is a directory); …",) * 2,
 }
@@ -154,13 +154,18 @@ def _another_graph(bundle: Path) -> None:
     update_digest(bundle, MODEL_FILE)
 
 
+def _another_graph_of_statistics(bundle: Path) -> None:
+    (bundle / MC_STATISTICS_FILE).write_bytes(b"not a graph")
+    update_digest(bundle, MC_STATISTICS_FILE)
+
+
 def _another_input(bundle: Path) -> None:
     declared = {"channels": 1, "height": 9, "width": 8, "resize": "pad"}
     edit_manifest(bundle, input=declared)
 
 
 def _a_later_schema(bundle: Path) -> None:
-    edit_manifest(bundle, schema_version=3)
+    edit_manifest(bundle, schema_version=4)
 
 
 def _another_name(bundle: Path) -> None:
@@ -184,8 +189,9 @@ MISMATCHES: dict[Callable[[Path], None], str] = {
     _other_golden_outputs: "…/golden.npz: the self-test's logits differ by 0.01, more …",
     _pickled_golden_outputs: "…/golden.npz: the self-test cannot run (…); …",
     _another_graph: "digits/1 has a graph that is refused: …; export it again.",
+    _another_graph_of_statistics: "digits/1 has a graph that is refused: …; export it again.",
     _another_input: "… does not take the images its manifest declares (…); export it again.",
-    _a_later_schema: "…/manifest.json is not a manifest of schema 2 (schema_version: …); …",
+    _a_later_schema: "…/manifest.json is not a manifest of schema 3 (schema_version: …); …",
     _another_name: "… holds letters version 1; put it back into letters/1.",
     _no_ood_scores: "digits/1 is calibrated, but its graph computes no …; export the bundle again.",
     _no_head: "… lists no model.onnx; export it again.",

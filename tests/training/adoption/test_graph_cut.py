@@ -18,7 +18,7 @@ from training.adoption.input_layout import Preprocessing, read_input
 from training.adoption.network_file import read_network
 from training.adoption.network_graph import NetworkGraph
 from training.adoption.original_network import Original
-from training.adoption.trunk_and_head import write_head, write_trunk
+from training.adoption.trunk_and_head import write_graphs
 
 IMAGES = np.random.default_rng(0).random((7, 1, 8, 8), dtype=np.float32)
 
@@ -38,8 +38,7 @@ def parts(
     cut = choose_cut(find_tail(network), node)
     original = Original.start(read, image, cut.tail)
     free_batch(network)
-    write_trunk(network, image, rule, cut, folder, with_statistics=False)
-    write_head(cut, folder, network)
+    write_graphs(network, image, rule, cut, folder, with_statistics=False)
     predictor = Predictor.open(folder, [DropoutLayer(p=0, width=width) for width in cut.widths])
     return cut, original.check_parity(predictor, IMAGES, rule)
 
@@ -94,7 +93,7 @@ def test_named_layer_is_where_the_head_begins(tmp_path: Path) -> None:
 def test_fixed_number_of_images_becomes_any_number(tmp_path: Path, batch: int) -> None:
     _, difference = parts(networks.vgg_like(batch=batch), tmp_path)
     assert difference <= 1e-4
-    (given,) = onnx.load(tmp_path / "model.onnx").graph.input
+    given, _ = onnx.load(tmp_path / "model.onnx").graph.input
     assert given.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from model.bundle.store import open_bundle
 from model.inference.predictor_loading import load_predictor
-from model.uncertainty.uncertainty_measures import summarise
+from tests.sample_summaries import summarise
 from training.data.dataset import Split
 from training.evaluation.metrics import Answers, Evaluation, evaluate
 from training.evaluation.selective_prediction import (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from model.bundle.architecture_description import Architecture
-from model.bundle.store import HEAD_FILE, MODEL_FILE
+from model.bundle.store import GRAPH_FILES, MODEL_FILE
 from model.errors import ExportError
 from model.images.preprocessing import InputSpec, to_float
 from model.inference.predictor import Predictor
@@ -47,12 +47,17 @@ def exported(images: NDArray[np.float32], tmp_path_factory: pytest.TempPathFacto
     return Exported(network, folder, Predictor.open(folder, network.head.dropout_layers), images)
 
 
+def copy_other_graphs(source: Path, target: Path) -> None:
+    for file in set(GRAPH_FILES) - {MODEL_FILE}:
+        (target / file).write_bytes((source / file).read_bytes())
+
+
 @pytest.fixture(scope="module")
 def quantised(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with both graphs, `model.onnx` in 8-bit integers."""
     folder = tmp_path_factory.mktemp("quantised")
     quantize(exported.folder / MODEL_FILE, exported.images, folder / MODEL_FILE)
-    (folder / HEAD_FILE).write_bytes((exported.folder / HEAD_FILE).read_bytes())
+    copy_other_graphs(exported.folder, folder)
     return folder
 
 
@@ -186,7 +191,7 @@ def test_quantize_accepts_any_number_of_images(
     exported: Exported, tmp_path: Path, count: int
 ) -> None:
     quantize(exported.folder / MODEL_FILE, exported.images[:count], tmp_path / MODEL_FILE)
-    (tmp_path / HEAD_FILE).write_bytes((exported.folder / HEAD_FILE).read_bytes())
+    copy_other_graphs(exported.folder, tmp_path)
     predictor = Predictor.open(tmp_path, exported.network.head.dropout_layers)
     assert np.isfinite(predictor.predict(exported.images).logits).all()
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from model.bundle.architecture_description import ActivationName, Architecture
-from model.bundle.store import HEAD_FILE, MODEL_FILE
+from model.bundle.store import GRAPH_FILES, HEAD_FILE, MODEL_FILE
 from model.errors import ExportError
+from model.graphs.mc_statistics import DETAIL_OUTPUTS, SUMMARY_OUTPUTS
 from model.inference.predictor import Predictor
 from tests.conftest import ROOT
 from tests.exported import DIGIT, Export, Exported
@@ -46,7 +47,7 @@ def test_check_parity_refuses_a_network_that_differs(export: Export) -> None:
         check_parity(exported.network, exported.predictor, exported.images)
 
 
-@pytest.mark.parametrize("file", [MODEL_FILE, HEAD_FILE])
+@pytest.mark.parametrize("file", GRAPH_FILES)
 def test_exported_graphs_contain_their_weights_and_no_random_operator(
     cnn: Exported, file: str
 ) -> None:
@@ -58,7 +59,7 @@ def test_exported_graphs_contain_their_weights_and_no_random_operator(
     assert not {name for name in operators if "Dropout" in name or "Random" in name}
 
 
-@pytest.mark.parametrize("file", [MODEL_FILE, HEAD_FILE])
+@pytest.mark.parametrize("file", GRAPH_FILES)
 def test_exported_graphs_name_no_source_of_the_machine_that_trained_them(
     cnn: Exported, file: str
 ) -> None:
@@ -75,10 +76,16 @@ def test_exported_graphs_have_the_documented_inputs_and_outputs(cnn: Exported) -
 
     inputs, outputs = shapes(cnn.folder / MODEL_FILE)
     assert inputs == {"images": ["batch", 1, 8, 8]}
-    assert outputs == {"logits": ["batch", 10], "features": ["batch", 96]}
+    assert outputs == {
+        "logits": ["batch", 10],
+        "features": ["batch", 96],
+        "classification/probabilities": ["batch", 10],
+        "classification/labels": ["batch"],
+    }
     inputs, outputs = shapes(cnn.folder / HEAD_FILE)
     assert inputs == {"features": ["batch", 96], "mask_0": ["samples", 96]}
-    assert outputs == {"logits": ["batch", "samples", 10]}
+    assert outputs.pop("logits") == ["batch", "samples", 10]
+    assert outputs.keys() == {*SUMMARY_OUTPUTS, *DETAIL_OUTPUTS}
 
 
 def test_onnx_reference_evaluator_agrees_with_onnxruntime(cnn: Exported) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from model.uncertainty.uncertainty_measures import summarise_points
+from tests.sample_summaries import summarise_points
 from tests.training.conftest import train_result
 from training.data.dataset import Dataset
 from training.evaluation.metrics import (

@@ -1,4 +1,4 @@
-"""The appended softmax nodes: correct, and with the same bytes in any batch."""
+"""The softmax behind the logits: correct, and with the same bytes in any batch."""
 
 import numpy as np
 import onnx
@@ -6,23 +6,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper
 
-from model.graphs.calibrated_softmax import OUTPUTS, encode_nodes, temperature_input
-from model.graphs.onnx_encoding import Graph
+from model.graphs.calibrated_softmax import OUTPUTS, temperature_input
 from model.graphs.sessions import Session, create_session
 from model.uncertainty.uncertainty_measures import softmax
+from training.export.calibrated_softmax_graph import add_calibrated_softmax
 
-IMAGES = "network/images"
+IMAGES = "images"
 CLASSES = (2, 3, 10, 37, 1000)
 
 
 def encode_identity_network(classes: int) -> bytes:
     """Encode a network whose logits are its images."""
-    graph = Graph("network/")
-    images = graph.input("images", ["batch", classes])
-    graph.node("Identity", images, name="logits")
-    graph.output("logits", ["batch", classes])
-    return graph.encode_model() + encode_nodes("network/logits")
+    images, logits = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes])
+        for name in (IMAGES, "logits")
+    )
+    identity = helper.make_node("Identity", [IMAGES], ["logits"])
+    graph = helper.make_graph([identity], "network", [images], [logits])
+    add_calibrated_softmax(graph, "logits")
+    opset = helper.make_opsetid("", 20)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
 
 
 @pytest.fixture(scope="module")
@@ -60,5 +67,11 @@ def test_calibrated_softmax_gives_the_same_bytes_in_any_batch(
             assert many.tobytes() == np.concatenate(ones).tobytes()
 
 
-def test_calibrated_softmax_nodes_are_valid_onnx() -> None:
-    onnx.checker.check_model(onnx.load_from_string(encode_identity_network(3)), full_check=True)
+def test_calibrated_softmax_divides_by_1_where_no_temperature_is_fed(
+    sessions: dict[int, Session],
+) -> None:
+    logits = np.random.default_rng(3).normal(0, 5, (4, 10)).astype(np.float32)
+    alone = sessions[10].run(OUTPUTS, {IMAGES: logits})
+    fed = sessions[10].run(OUTPUTS, {IMAGES: logits, **temperature_input(1.0)})
+    for one, other in zip(alone, fed, strict=True):
+        np.testing.assert_array_equal(one, other)
