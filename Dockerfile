@@ -9,7 +9,7 @@ COPY pyproject.toml .
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
     extras = project['optional-dependencies']; \
     print(*project['dependencies'], sep='\n', file=open('/service.txt', 'w')); \
-    print(*extras['tracing'], *extras['source'], sep='\n', file=open('/extras.txt', 'w')); \
+    print(*extras['tracing'], *extras['source'], *extras['label-studio'], sep='\n', file=open('/extras.txt', 'w')); \
     print(*extras['training'], sep='\n', file=open('/training.txt', 'w'))"
 
 FROM python:3.11-slim AS dependencies

@@ -17,7 +17,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check \
 bench-index := $(if $(PACKAGE_INDEX),--package-index $(PACKAGE_INDEX))
 
 .PHONY: help serve train adopt score evaluate select experiment test check format compose-test clients-test triton-test ray-test \
-	prometheus-test deployment-test manifests-test training-test contract-test source-test browser-test screenshots bench bench-quick bench-overload soak faults attacks rolling clean
+	prometheus-test deployment-test manifests-test training-test contract-test source-test label-studio-test browser-test screenshots bench bench-quick bench-overload soak faults attacks rolling clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /: /'
@@ -71,6 +71,9 @@ ray-test: $(VENV)/dev .venv-ray  ## serve with Ray on two nodes, and kill replic
 source-test: $(VENV)/dev .venv-source  ## serve bundles that a real S3 server has (moto's)
 	DROPSERVE_MOTO_PYTHON=$(CURDIR)/.venv-source/bin/python $(bin)/python -m pytest -m source -n 0 $(ARGS)
 
+label-studio-test: $(VENV)/dev .venv-label-studio  ## pre-annotate for a real Label Studio, and take its annotations
+	DROPSERVE_LABEL_STUDIO_PYTHON=$(CURDIR)/.venv-label-studio/bin/python $(bin)/python -m pytest -m label_studio -n 0 $(ARGS)
+
 contract-test: $(VENV)/dev .venv-contract  ## try for two minutes what /openapi.json promises
 	DROPSERVE_CONTRACT_PYTHON=$(CURDIR)/.venv-contract/bin/python $(bin)/python -m pytest -m contract -n 0
 
@@ -119,13 +122,14 @@ rolling: $(VENV)/dev  ## end the service under load, again and again, and count 
 .venv-contract: tests/contract/requirements.txt
 .venv-ray: tests/ray_serve/requirements.txt pyproject.toml constraints.txt
 .venv-source: tests/service/models_source/requirements.txt
-.venv-clients .venv-triton .venv-contract .venv-ray .venv-source:
+.venv-label-studio: tests/service/label_studio/requirements.txt
+.venv-clients .venv-triton .venv-contract .venv-ray .venv-source .venv-label-studio:
 	@$(PYTHON) -m venv $@
 	@$@/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 clean:  ## remove the environment and caches, keep models and runs
-	rm -rf $(VENV) .venv-clients .venv-triton .venv-contract .venv-ray .venv-source .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-clients .venv-triton .venv-contract .venv-ray .venv-source .venv-label-studio .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 $(VENV)/training: pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

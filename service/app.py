@@ -20,6 +20,7 @@ from service.api import (
     drift,
     feedback,
     health_and_metrics,
+    label_studio,
     model_list,
     occlusion,
     open_inference,
@@ -51,6 +52,7 @@ from service.http.rate_table_of_all_workers import shared_table, table_in_memory
 from service.http.request_head_checks import HeadInspector
 from service.keys.access_control import AccessControl
 from service.keys.key_ring import KeyRing
+from service.label_studio.task_images import TaskImages
 from service.observability import log_format
 from service.observability.files_shared_by_workers import shared_folder
 from service.observability.history_recorder import HistoryRecorder
@@ -117,6 +119,7 @@ class _Parts:
     reader: ImageReader
     traffic: TrafficLog | None
     feedback: Feedback | None
+    task_images: TaskImages | None
     shadows: ShadowComparison
     keys: KeyRing | None
     certificate: ServerCertificate | None
@@ -142,6 +145,7 @@ class _Parts:
             reader=ImageReader(settings, metrics),
             traffic=TrafficLog.of(settings, metrics),
             feedback=Feedback.of(settings, metrics),
+            task_images=TaskImages.of(settings),
             shadows=shadows
             or ShadowComparison(
                 repository,
@@ -318,6 +322,9 @@ def _add_routes(app: Application, parts: _Parts) -> None:
         *rollouts.router(settings, repository, parts.shadows).routes,
         *drift.router(settings, repository).routes,
         *feedback.router(settings, repository, reader, parts.feedback).routes,
+        *label_studio.router(
+            settings, repository, reader, parts.notes, parts.feedback, parts.task_images
+        ).routes,
         *health_and_metrics.router(parts.not_ready_reason, parts.metrics).routes,
         *recent_metrics.router(repository, parts.history.rings, parts.feedback).routes,
         *pages.router().routes,

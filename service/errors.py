@@ -202,6 +202,14 @@ class FeedbackFullError(ServiceError):
     """The file of feedback has no room for another label."""
 
 
+class LabelStudioDisabledError(ServiceError):
+    """The service is no backend of a Label Studio."""
+
+
+class InvalidLabelConfigError(ServiceError):
+    """The label config of a Label Studio project cannot be read, or asks for no class."""
+
+
 class NotReadyError(ServiceError):
     """No bundle is loaded, or none is loaded yet."""
 
@@ -223,6 +231,7 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     CompressionError: (400, "invalid_compression"),
     InvalidQueryError: (400, "invalid_query"),
     InvalidLabelError: (400, "invalid_label"),
+    InvalidLabelConfigError: (400, "invalid_label_config"),
     ModelRequiredError: (400, "model_required"),
     model_errors.MethodError: (400, "method_unavailable"),
     model_errors.ImageDecodeError: (400, "image_unreadable"),
@@ -239,6 +248,7 @@ STATUS_AND_CODE: dict[type[DropserveError], tuple[int, str]] = {
     NoReportError: (404, "no_report"),
     UncertaintyDisabledError: (404, "uncertainty_disabled"),
     FeedbackDisabledError: (404, "feedback_disabled"),
+    LabelStudioDisabledError: (404, "label_studio_disabled"),
     UnknownAnswerError: (404, "unknown_answer"),
     BodyTimeoutError: (408, "body_timeout"),
     RolloutError: (409, "release_impossible"),

@@ -30,6 +30,7 @@ from service.http.http_protocol import HttpProtocol
 from service.http.rate_table_of_all_workers import make_shared_table
 from service.http.response_headers import SECURITY_HEADERS
 from service.keys.key_file import KeyFile, KeyFileError, read_key_file
+from service.label_studio.task_images import why_label_studio_is_unusable
 from service.models_source.source_following import why_source_is_unusable
 from service.observability import log_format
 from service.observability.metrics_recorder import MULTIPROCESS_VARIABLE
@@ -80,6 +81,7 @@ def _serve(settings: ServiceSettings) -> None:
     require_usable_keys(settings)
     require_usable_certificate(settings)
     require_usable_source(settings)
+    require_usable_label_studio(settings)
     listener = listen_publicly(settings)
     if settings.control_folder is not None:
         remove_ended(settings.control_folder, this_process())
@@ -239,6 +241,13 @@ def require_usable_certificate(settings: ServiceSettings) -> Certificate | None:
 def require_usable_source(settings: ServiceSettings) -> None:
     """Raise StartError if a models source is named and cannot be followed at all."""
     problem = why_source_is_unusable(settings)
+    if problem is not None:
+        raise StartError(problem, USAGE_EXIT_STATUS)
+
+
+def require_usable_label_studio(settings: ServiceSettings) -> None:
+    """Raise StartError if a Label Studio is named and cannot be served at all."""
+    problem = why_label_studio_is_unusable(settings)
     if problem is not None:
         raise StartError(problem, USAGE_EXIT_STATUS)
 

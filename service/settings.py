@@ -13,13 +13,14 @@ from model.dropout.masks import MAX_SAMPLES, MAX_SEED
 from service.edge.allowed_hosts import parse_hosts
 from service.edge.cors_origins import parse_origins
 from service.edge.trusted_proxies import Network, parse_networks, parse_prefix
+from service.label_studio_url import LabelStudioUrl, parse_label_studio
 from service.source_url import SourceUrl, parse_source
 from service.tls.certificate_files import TlsFiles
 
 _PREFIX = "DROPSERVE_"
 FIRST_SEGMENTS = (
-    *("docs", "feedback", "health", "metrics", "models", "occlusion", "openapi.json", "predict"),
-    *("redoc", "ui", "uncertainty", "v1", "v2"),
+    *("docs", "feedback", "health", "label-studio", "metrics", "models", "occlusion"),
+    *("openapi.json", "predict", "redoc", "ui", "uncertainty", "v1", "v2"),
 )
 """How the paths of the service's own routes begin. A root path may not begin so, too."""
 
@@ -232,6 +233,16 @@ class ServiceSettings(CommandSettings):
         description="largest probability that the alarm of a version for a broken promise is ever "
         "raised while its risk and coverage are kept",
     )
+    label_studio: str | None = Field(
+        None,
+        description="address of a Label Studio that the service predicts for: its files alone are "
+        "fetched; there is none if left out",
+    )
+    label_studio_token_file: Path | None = Field(
+        None,
+        description="file of a token of a Label Studio user, which is sent to fetch the images of "
+        "tasks; none is sent if left out",
+    )
     default_model: str | None = Field(
         None,
         description="model of requests that name none; if left out, the recorded default: the "
@@ -353,6 +364,11 @@ class ServiceSettings(CommandSettings):
         return None if self.models_source is None else parse_source(self.models_source)
 
     @property
+    def label_studio_url(self) -> LabelStudioUrl | None:
+        """The Label Studio that the service pre-annotates for; None if there is none."""
+        return None if self.label_studio is None else parse_label_studio(self.label_studio)
+
+    @property
     def bundles_folder(self) -> Path:
         """The folder that bundles are served from: the cache of the source, or else its own."""
         if self.models_source is None:
@@ -415,6 +431,13 @@ class ServiceSettings(CommandSettings):
             parse_source(models_source)
         return models_source
 
+    @field_validator("label_studio")
+    @classmethod
+    def _check_label_studio(cls, label_studio: str | None) -> str | None:
+        if label_studio is not None:
+            parse_label_studio(label_studio)
+        return label_studio
+
     @field_validator("models")
     @classmethod
     def _check_models(cls, models: str | None) -> str | None:
@@ -455,6 +478,14 @@ class ServiceSettings(CommandSettings):
         if self.watch_seconds == 0:
             raise ValueError(
                 "--watch-seconds: with 0 nothing that --models-source fetches is found; raise it."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_label_studio_token(self) -> Self:
+        if self.label_studio_token_file is not None and self.label_studio is None:
+            raise ValueError(
+                "--label-studio-token-file: it is sent to a Label Studio; give --label-studio, too."
             )
         return self
 

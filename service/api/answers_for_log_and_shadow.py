@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from model.dropout.sampling_methods import Sampling
 from service.api.open_inference_tensors import InferOptions, ModelEndpoint
+from service.api.sampling_validation import parse_sampling
 from service.api.schemas import UncertaintyQuery
 from service.codecs.tensors import Tensor
 from service.engine.model_loader import LoadedModel
 from service.feedback.feedback_of_service import Feedback
+from service.settings import ServiceSettings
 from service.shadow.background_comparison import ShadowComparison
 from service.traffic_log.traffic_log import TrafficLog
 from service.traffic_log.traffic_record import Row, Subject, TrafficOptions
@@ -94,6 +96,20 @@ def options_of_query(query: UncertaintyQuery, sampling: Sampling) -> TrafficOpti
     return TrafficOptions(
         sampling, query.max_risk, query.max_false_alarm, query.coverage, query.sets
     )
+
+
+def default_subject(
+    settings: ServiceSettings, model: LoadedModel, images: NDArray[np.float32]
+) -> Subject:
+    """Return what a request without parameters would ask about images, float32 [N, C, H, W].
+
+    It is answered as POST /uncertainty does, or POST /predict where the first is off.
+    """
+    if not settings.uncertainty:
+        return Subject(PREDICT, model.name, model.version, images, None)
+    query = UncertaintyQuery.model_validate({})
+    options = options_of_query(query, parse_sampling(query, settings))
+    return Subject(UNCERTAINTY, model.name, model.version, images, options)
 
 
 def rows_of_outputs(outputs: Sequence[Tensor], class_names: tuple[str, ...]) -> list[Row]:

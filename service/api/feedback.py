@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from model.images.preprocessing import to_float
 from service.api import schemas
-from service.api.answers_for_log_and_shadow import PREDICT, UNCERTAINTY, options_of_query
+from service.api.answers_for_log_and_shadow import default_subject
 from service.api.answers_for_replay_and_shadow import answer_as_noted
 from service.api.feedback_fields import describe_figures, describe_results
 from service.api.feedback_schemas import (
@@ -22,9 +22,7 @@ from service.api.feedback_schemas import (
     VersionFeedback,
 )
 from service.api.routes import image_request_body, json_response, new_router, request_id
-from service.api.sampling_validation import parse_sampling
 from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
-from service.engine.model_loader import LoadedModel
 from service.errors import (
     FeedbackDisabledError,
     InvalidQueryError,
@@ -40,7 +38,6 @@ from service.registry.model_repository import Repository
 from service.sandbox.sandboxed_image_reader import ImageReader
 from service.settings import ServiceSettings
 from service.traffic_log.image_files import encode_image
-from service.traffic_log.traffic_record import Subject, TrafficOptions
 
 _POST, _GET = "/feedback", "/models/{name}/feedback"
 _LABELS_EXAMPLE = {"request_id": "b1946ac92492d2347c6235b4d2611184", "image": 0, "label": "7"}
@@ -144,20 +141,11 @@ class _LabelEndpoint:
         with model:
             images = await self._reader.read(request, model.bundle.manifest.input)
             pngs = _as_pngs(images) if query.keep else None
-            options = self._options(model)
-            route = PREDICT if options is None else UNCERTAINTY
-            subject = Subject(route, model.name, model.version, images, options)
+            subject = default_subject(self._settings, model, images)
             rows = await answer_as_noted(model, subject)
             results = await self._feedback.add_images(model, subject, rows, sender, label, pngs)
         labels = [TrueLabel(sender, number, label) for number in range(len(images))]
         return labels, results
-
-    def _options(self, model: LoadedModel) -> TrafficOptions | None:
-        """Return the default options of POST /uncertainty; None: it is off."""
-        if not self._settings.uncertainty:
-            return None
-        query = schemas.UncertaintyQuery.model_validate({})
-        return options_of_query(query, parse_sampling(query, self._settings))
 
 
 def _parse_labels(content: Any) -> list[TrueLabel]:

@@ -7,6 +7,7 @@ from service.check.bundle_check import check_versions
 from service.check.certificate_check import check_certificate
 from service.check.edge_check import check_edge
 from service.check.findings import Finding, error
+from service.check.label_studio_check import check_label_studio
 from service.check.listening_check import check_descriptors, check_listening
 from service.check.models_source_check import check_models_source
 from service.check.resource_check import check_memory, check_processors
@@ -21,6 +22,7 @@ _CHECKS = (
     check_tracing,
     check_folders,
     check_models_source,
+    check_label_studio,
     check_access,
     check_certificate,
     check_listening,

@@ -78,13 +78,12 @@ class BodyReader:
                 return Body(unpacked)
         return Body(data, encoding)
 
-    async def read_small(self, request: Request) -> bytes:
-        """Return the body of a request that never needs a large one; raises as `read` does."""
+    async def read_small(self, request: Request, limit: int = MAX_INLINE_BODY_BYTES) -> bytes:
+        """Return the body of a request that never needs a larger one; raises as `read` does."""
         body = await self.read(request)
-        if not body.is_small:
+        if len(body.data) > limit or body.encoding != IDENTITY:
             raise BodyTooLargeError(
-                f"The body is larger than {MAX_INLINE_BODY_BYTES:,} bytes, the most that is taken "
-                "here; send less."
+                f"The body is larger than {limit:,} bytes, the most that is taken here; send less."
             )
         return body.data
 

@@ -5,17 +5,18 @@ the connection is not read for a while. Right keys are served whatever others at
 do, since that may be a proxy's.
 """
 
+import base64
 from typing import Final
 
 from cachetools import TTLCache
 
 from service.errors import InvalidKeyError, KeyRequiredError, KeyScopeError, TooManyAttemptsError
-from service.keys.key_file import ApiKey
+from service.keys.key_file import TOKEN_LENGTH, ApiKey
 from service.keys.key_ring import KeyRing
 from service.keys.scopes import Scope
 from service.observability.metrics_recorder import Metrics
 
-_BEARER = "bearer "
+_BEARER, _BASIC = "bearer ", "basic "
 _MAX_FAILURES, WINDOW_SECONDS = 10, 60
 """Wrong keys of one address in a window that are answered 401; further ones get 429."""
 _MAX_ADDRESSES = 10_000
@@ -49,7 +50,8 @@ class AccessControl:
         """Return the key of a request.
 
         authorization, api_key: the headers Authorization and X-API-Key; a bearer token in the
-        first counts, else the second.
+        first counts, else the second, else a password of basic authentication that is as long
+        as keys are; others are for a proxy.
 
         Raises:
             KeyRequiredError: the request has no key.
@@ -57,9 +59,7 @@ class AccessControl:
             TooManyAttemptsError: so were too many before it from this address.
             KeyScopeError: the key may not do that.
         """
-        token = api_key
-        if authorization is not None and authorization[: len(_BEARER)].lower() == _BEARER:
-            token = authorization[len(_BEARER) :]
+        token = _token(authorization or "", api_key)
         if not token:
             self._count(NO_KEY)
             raise KeyRequiredError
@@ -85,3 +85,18 @@ class AccessControl:
 
     def _count(self, reason: str) -> None:
         self._metrics.deferred.increment(self._refusals[reason])
+
+
+def _token(authorization: str, api_key: str | None) -> str | None:
+    """Return the key that the headers hold, which may be good or not; None: there is none."""
+    scheme, value = authorization[: len(_BEARER)].lower(), authorization[len(_BEARER) :]
+    if scheme == _BEARER:
+        return value
+    if api_key or not scheme.startswith(_BASIC):
+        return api_key
+    try:  # RFC 7617, for clients that have nowhere else to put a key
+        pair = base64.b64decode(authorization[len(_BASIC) :], validate=True).decode("ascii")
+    except ValueError:
+        return None
+    password = pair.partition(":")[2]
+    return password if len(password) == TOKEN_LENGTH else None

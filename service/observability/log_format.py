@@ -100,6 +100,7 @@ def logging_config(level: str, log_format: LogFormat) -> dict[str, Any]:
             }
         },
         "root": {"handlers": ["stdout"], "level": level.upper()},
+        "loggers": {"httpx": {"level": "WARNING"}},  # else a line for each image that is fetched
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
@@ -52,13 +53,24 @@ PARAMETERS = {
     "{edition}": api_reference_files.edition(),
     "{file:path}": "style.css",
 }
+LABEL_STUDIO = "http://127.0.0.1:9"
+LABEL_CONFIG = (
+    '<View><Image name="i" value="$i"/><Choices name="c" toName="i"><Choice value="3"/></Choices>'
+    "</View>"
+)
+LABEL_STUDIO_BODIES: dict[str, dict[str, Any]] = {
+    "setup": {"schema": LABEL_CONFIG},
+    "predict": {"label_config": LABEL_CONFIG, "tasks": []},
+    "webhook": {"action": "TASKS_CREATED"},
+}
 QUERIES = {"canary": "?version=1&share=0.5", "pin": "?version=2", "shadow": "?version=1"}
 
 
 @cache
 def routes() -> list[APIRoute]:
     """Return the routes of the service; built once, since FastAPI's warnings filter is global."""
-    app = create_app(ServiceSettings(feedback=Path("feedback.db")))
+    settings = ServiceSettings(feedback=Path("feedback.db"), label_studio=LABEL_STUDIO)
+    app = create_app(settings)
     return [each for each in app.routes if isinstance(each, APIRoute)]
 
 
@@ -111,6 +123,9 @@ class Keyed:
             body = self._rows if path.endswith(":predict") else b"{}"
             if path.endswith("/infer"):
                 body = infer_body(self._png)
+        if path.startswith("/label-studio") and method == "POST":
+            headers["Content-Type"] = "application/json"
+            body = orjson.dumps(LABEL_STUDIO_BODIES[path.rpartition("/")[2]])
         if path.endswith(("/promote", "/rollback")):
             self._give("canary?version=1&share=0.5")
         if path.endswith("/unshadow"):
@@ -169,7 +184,7 @@ def keyed(
     file = folder / "keys.json"
     tokens: dict[str, str] = {each: add_key(file, each, frozenset({each}), None) for each in SCOPES}
     options = {"api_keys_file": file, "control": "anyone", "allowed_hosts": "service"}
-    options |= {"feedback": folder / "feedback.db"}
+    options |= {"feedback": folder / "feedback.db", "label_studio": LABEL_STUDIO}
     options |= {"cors_origins": "https://example.org", "trusted_proxies": "127.0.0.1"}
     with serving_models(folder / "models", **options) as application:
         yield Keyed(application, tokens, digits[0])

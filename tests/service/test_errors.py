@@ -204,6 +204,16 @@ def _no_feedback(models_folder: Path, _folder: Path) -> httpx.Response:
         return service.post("/feedback", b"{}", headers=JSON)
 
 
+def _no_label_studio(models_folder: Path, _folder: Path) -> httpx.Response:
+    with serving_models(models_folder) as service:
+        return service.get("/label-studio/health")
+
+
+def _label_config(models_folder: Path, _folder: Path) -> httpx.Response:
+    with serving_models(models_folder, label_studio="http://127.0.0.1:9") as service:
+        return service.post("/label-studio/setup", b'{"schema": "<View/>"}', headers=JSON)
+
+
 _LABEL = b'{"request_id": "unknown", "label": "3"}'
 _UNKNOWN_CLASS = b'{"request_id": "known", "label": "cat"}'
 PROVOKED: dict[str, tuple[Provoke, str]] = {
@@ -268,6 +278,11 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
         _no_feedback,
         "This server takes no true labels; start it with --feedback FILE.",
     ),
+    "label_studio_disabled": (
+        _no_label_studio,
+        "This server is no backend of a Label Studio; start it with --label-studio URL.",
+    ),
+    "invalid_label_config": (_label_config, "The label config has no <Choices> over …; write …"),
     "unknown_answer": (partial(_label, _LABEL), "No answer to a request 'unknown' is …; send …"),
     "invalid_label": (
         partial(_label, _UNKNOWN_CLASS),

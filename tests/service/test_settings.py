@@ -50,6 +50,8 @@ CHANGED: dict[str, Any] = {
     "feedback_max_bytes": 2**24,
     "feedback_max_answers": 10,
     "feedback_alarm_rate": 0.05,
+    "label_studio": "https://studio.example.org/ls",
+    "label_studio_token_file": Path("its token"),
     "default_model": "digits",
     "default_samples": 7,
     "api_keys_file": Path("/k"),
@@ -105,6 +107,7 @@ def test_changed_covers_every_setting_with_a_value_that_is_not_the_default() -> 
 NEEDED = {
     "max_samples": ["--default-samples", "1"],
     "tls_certificate": ["--tls-key", "k"],
+    "label_studio_token_file": ["--label-studio", "https://studio.example.org"],
     "tls_key": ["--tls-certificate", "c"],
     "models_cache": ["--models-source", "s3://bucket/models"],
     "tls_client_ca": ["--tls-certificate", "c", "--tls-key", "k"],
@@ -181,6 +184,13 @@ INVALID_OPTIONS = {
         "--decode-timeout-seconds",
         "inf",
     ): "--decode-timeout-seconds: input should be a finite number, …",
+    ("--label-studio-token-file", "t"): (
+        "--label-studio-token-file: it is sent to a Label Studio; give --label-studio, too."
+    ),
+    ("--label-studio", "studio"): (
+        "--label-studio: it is no http:// or https:// address; write one such as "
+        "https://label-studio.example.org."
+    ),
     ("--tls-key", "k"): "--tls-key: it needs its certificate; give --tls-certificate, too.",
     ("--tls-certificate", "c"): "--tls-certificate: it needs its private key; give --tls-key, too.",
     ("--tls-client-ca", "c"): "--tls-client-ca: clients show certificates in TLS alone; give …",

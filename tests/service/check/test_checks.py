@@ -11,6 +11,7 @@ import pytest
 
 from service.check.access_check import check_access
 from service.check.findings import Finding, Level
+from service.check.label_studio_check import check_label_studio
 from service.check.listening_check import check_descriptors, check_listening
 from service.check.resource_check import check_memory, check_processors
 from service.check.rights_and_disk_room_check import check_folders
@@ -269,3 +270,20 @@ def test_rollouts_file_is_read_as_the_service_reads_it(tmp_path: Path) -> None:
     file.write_text('{"models": {"digits": {"version": 1}}}')
     valid = f"{file} is valid; commands that would change it are refused."
     check_found(check_folders(settings), (FINE, valid))
+
+
+def test_label_studio_needs_a_token_that_nobody_else_reads(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    near, far = "http://localhost:8080", "http://studio.example.org"
+
+    def found(url: str | None, file: Path | None = token) -> Iterable[Finding]:
+        return check_label_studio(ServiceSettings(label_studio=url, label_studio_token_file=file))
+
+    check_found(found(None, None))
+    check_found(found(near), (ERROR, "--label-studio-token-file: … cannot be read (…); name …"))
+    token.write_text("two words")
+    check_found(found(near), (ERROR, "--label-studio-token-file: … holds no token; write …"))
+    token.write_text("0123\n")
+    check_found(found(near), (FINE, f"images of tasks are fetched from {near}, with a token."))
+    check_found(found(far), (WARNING, f"the token is sent to {far} readable …; use https://, or …"))
+    check_found(found(far, None), (WARNING, "… no token is sent; give one with --label-…"))

@@ -1,5 +1,6 @@
 """Tests of the decision about one request: the key's headers, its scope, and repeated failures."""
 
+import base64
 import string
 from pathlib import Path
 
@@ -58,6 +59,22 @@ def test_key_is_taken_from_either_header(
     bearer, plain = (each and each.format(access.token) for each in (authorization, api_key))
     assert access.control.authorize(bearer, plain, "192.0.2.1", "read").name == "me"
     assert set(access.refusals().values()) == {0}
+
+
+def basic(password: str) -> str:
+    return "Basic " + base64.b64encode(f"anybody:{password}".encode()).decode()
+
+
+def test_key_is_taken_from_the_password_of_basic_authentication(access: Access) -> None:
+    assert access.control.authorize(basic(access.token), None, "192.0.2.1", "read").name == "me"
+    with pytest.raises(InvalidKeyError):
+        access.control.authorize(basic(WRONG), None, "192.0.2.1", "read")
+
+
+@pytest.mark.parametrize("value", ["Basic *", "Basic", "Basic ", "Basic w7w6w7w=", "Basic YQ=="])
+def test_basic_authentication_without_a_key_has_none(access: Access, value: str) -> None:
+    with pytest.raises(KeyRequiredError):
+        access.control.authorize(value, None, "192.0.2.1", "read")
 
 
 @pytest.mark.parametrize(
