@@ -20,11 +20,12 @@ from benchmarks.serving.servers import Server
 from model.dropout.sampling_methods import FixedSamples
 from model.inference.predictor import Predictor
 
-CALIBRATED_AT = (1, 8)
+CALIBRATED_AT = (1, 128)
 """The numbers of connections at which the costs are measured."""
-CHECKED_AT = 32
-CHECKED_LOADS = (0.5, 0.75)
-"""Shares of the rate with CHECKED_AT connections that are sent in an open loop."""
+CHECKED_AT = (8, 32)
+LOADS = (0.1, 0.5, 0.75)
+"""Shares of the rate with the most checked connections that are sent in an open loop. The first one
+shows what the client and the way to it add to a latency; the others are checked."""
 
 _ROWS = (1, 2, 4, 8, 16, 32)
 _RUNS = 200
@@ -46,9 +47,12 @@ class Measurement:
     """One round of measurements of one kind of request."""
 
     run: RunCost
-    calibration: tuple[LoadCost, LoadCost]
-    checked: LoadCost
+    calibration: tuple[LoadCost, ...]
+    """At CALIBRATED_AT."""
+    checked: tuple[LoadCost, ...]
+    """At CHECKED_AT."""
     open_loops: tuple[OpenLoopResult, ...]
+    """At LOADS."""
 
 
 def measure_runs(predictor: Predictor, images: NDArray[np.float32], samples: int | None) -> RunCost:
@@ -93,14 +97,14 @@ class ReplicaLoad:
 
     def measure(self, run: RunCost, seed: int) -> Measurement:
         """Measure one round."""
-        self._load.closed_loop(self._target, CHECKED_AT, 1)  # warms up
-        first, second = (self._closed_loop(each) for each in CALIBRATED_AT)
-        checked = self._closed_loop(CHECKED_AT)
+        self._load.closed_loop(self._target, CHECKED_AT[-1], 1)  # warms up
+        calibration = tuple(map(self._closed_loop, CALIBRATED_AT))
+        checked = tuple(map(self._closed_loop, CHECKED_AT))
+        most = checked[-1].result.rate
         loops = tuple(
-            self._load.open_loop(self._target, share * checked.result.rate, self._seconds, seed)
-            for share in CHECKED_LOADS
+            self._load.open_loop(self._target, share * most, self._seconds, seed) for share in LOADS
         )
-        return Measurement(run, (first, second), checked, loops)
+        return Measurement(run, calibration, checked, loops)
 
     def _closed_loop(self, connections: int) -> LoadCost:
         before = self._server.processor_seconds()

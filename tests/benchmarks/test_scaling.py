@@ -73,7 +73,7 @@ def test_costs_are_found_again_from_what_a_simulated_replica_spends() -> None:
         result = ClosedLoopResult(connections, found.rate, 0, 0, 0.0, 0.0)
         return LoadCost(result, found.utilisation / found.rate)
 
-    measured = Measurement(COSTS.run, (spent(1), spent(8)), spent(32), ())
+    measured = Measurement(COSTS.run, (spent(1), spent(128)), (), ())
     found = costs_of([measured], COSTS.batch_rows)
     assert found.turn == pytest.approx(COSTS.turn, rel=0.05)
     assert found.request == pytest.approx(COSTS.request, rel=0.05)
