@@ -5,9 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_INLINE_SECONDS = 0.002
-"""The service runs a batch on its event loop if it is estimated to take no longer."""
-
 
 @dataclass(frozen=True)
 class RunCost:

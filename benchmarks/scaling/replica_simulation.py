@@ -1,8 +1,8 @@
 """A discrete-event simulation of replicas that answer requests in batches, behind a balancer.
 
 A replica has one core. In each turn its event loop reads all requests that have arrived. The first
-of each version runs at once, alone; the others of that version form a batch, which runs when all
-are read. Requests that arrive meanwhile wait for the next turn. That is what the service does with
+of each version runs at once, alone; the others of that version form a batch, which runs in the next
+turn, before that reads. Requests that arrive meanwhile wait. That is what the service does with
 networks whose runs are short (decisions 3 and 8). Times are in seconds. Knows no measurement.
 """
 
@@ -71,6 +71,8 @@ class Replica:
             waiting[request.version] = []
             yield self._work(self._costs.run.seconds(1))
             self._answer([request])
+        if any(waiting.values()):
+            yield self._work(self._costs.turn)
         for batch in waiting.values():
             yield from self._run(batch)
 
