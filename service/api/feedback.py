@@ -23,6 +23,7 @@ from service.api.feedback_schemas import (
 )
 from service.api.routes import image_request_body, json_response, new_router, request_id
 from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
+from service.codecs.validation_sentence import first_problem
 from service.errors import (
     FeedbackDisabledError,
     InvalidQueryError,
@@ -156,11 +157,8 @@ def _parse_labels(content: Any) -> list[TrueLabel]:
         else:
             labels = [LabelOfAnswer.model_validate(content)]
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        message = first["msg"][0].lower() + first["msg"][1:]
         raise InvalidRequestError(
-            f"The body has no true labels: {where}: {message}; send "
+            f"The body has no true labels: {first_problem(error)}; send "
             '{"request_id": "…", "image": 0, "label": "…"} or a list of these.'
         ) from None
     return [TrueLabel(each.request_id, each.image, each.label) for each in labels]

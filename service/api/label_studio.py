@@ -23,6 +23,7 @@ from service.api.answers_for_replay_and_shadow import answer_as_noted
 from service.api.feedback_fields import describe_results
 from service.api.routes import json_response, new_router
 from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
+from service.codecs.validation_sentence import first_problem
 from service.engine.model_loader import LoadedModel
 from service.errors import (
     FeedbackDisabledError,
@@ -265,9 +266,6 @@ def _parse(content: Any, schema: type[Schema]) -> Schema:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:100] or "it"
-        message = first["msg"][0].lower() + first["msg"][1:]
         raise InvalidRequestError(
-            f"The body is none that Label Studio sends here: {where}: {message}."
+            f"The body is none that Label Studio sends here: {first_problem(error)}."
         ) from None

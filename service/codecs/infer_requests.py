@@ -25,6 +25,7 @@ from service.codecs.tensors import (
     Tensor,
     to_binary,
 )
+from service.codecs.validation_sentence import first_problem
 from service.errors import (
     BodyTooLargeError,
     InvalidJsonError,
@@ -198,12 +199,8 @@ def _parse_description(text: bytes) -> InferRequest:
             "limited, and binary tensors need the header Inference-Header-Content-Length."
         ) from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
         raise InvalidRequestError(
-            f"The request is not one of the Open Inference Protocol: {where}: {message}."
+            f"The request is not one of the Open Inference Protocol: {first_problem(error)}."
         ) from None
 
 

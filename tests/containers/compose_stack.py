@@ -8,7 +8,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import time
 import uuid
@@ -21,6 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.conftest import ROOT
+from tests.free_port import free_port
 
 ENGINES = ("docker", "podman")
 BUILD_SECONDS = 2400.0
@@ -141,8 +141,3 @@ def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
 
 def form(images: list[bytes]) -> list[tuple[str, tuple[str, bytes, str]]]:
     return [("file", (f"{row}.png", image, "image/png")) for row, image in enumerate(images)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT
+from tests.free_port import free_port
 
 ProxyName = Literal["nginx", "haproxy"]
 HOST = "dropserve.example.org"
@@ -91,11 +92,6 @@ def make_certificate(folder: Path) -> Path:
     )
     (folder / "both.pem").write_text(certificate.read_text() + key.read_text())
     return certificate
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def _configure(name: ProxyName, folder: Path, proxy: RunningProxy, replicas: Sequence[int]) -> Path:

@@ -7,7 +7,6 @@ installed in an environment of their own, which the caller names by its `python`
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -20,6 +19,7 @@ import httpx
 from model.bundle.store import MODEL_FILE, Bundle, open_bundle
 from model.inference.predictor_loading import read_calibrator
 from tests.differential.installation import Installation
+from tests.free_port import free_port
 from tests.service.serving import TIMEOUT_SECONDS
 
 _POLL_SECONDS = 0.05
@@ -81,7 +81,7 @@ class Triton:
         self._environment = installation.environment
         self._log = folder / "log.txt"
         self._region = f"dropserve_{uuid.uuid4().hex}"
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
             *installation.command(folder, port, self._region),
@@ -187,8 +187,3 @@ def _write_model(bundle: Bundle, repository: Path) -> None:
             classes=len(manifest.class_names),
         )
     )
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

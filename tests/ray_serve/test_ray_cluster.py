@@ -27,7 +27,7 @@ from benchmarks.reliability.rollout_commands import Commands
 from benchmarks.reliability.version_watch import VersionStats, stale_answers
 from benchmarks.reliability.wire import Address, exchange, request
 from tests.bundles import copy_bundle, edit_manifest
-from tests.deployment.proxy_process import free_port
+from tests.free_port import free_port
 from tests.service.process import service_process
 
 # Read at import: a fixture deletes every DROPSERVE_ variable before the first test.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.free_port import free_port
 from tests.service.serving import TIMEOUT_SECONDS
 
 _PROGRAM = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -33,7 +34,7 @@ def nginx(folder: Path, locations: str) -> Iterator[str]:
     """Run nginx with these locations in a folder; yield its address. Skip where it is missing."""
     if _PROGRAM is None:
         pytest.skip("nginx is not installed; apt-get install nginx-light")
-    port = _free_port()
+    port = free_port()
     file, log = folder / "nginx.conf", folder / "error.log"
     file.write_text(_CONFIGURATION.format(folder=folder, port=port, locations=locations))
     process = subprocess.Popen(
@@ -45,13 +46,6 @@ def nginx(folder: Path, locations: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(TIMEOUT_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> None:
