@@ -40,14 +40,27 @@ class AnswerNotes:
         return self._traffic is not None or self._feedback is not None or self._shadows.wants(model)
 
     def noting(
-        self, model: LoadedModel, subject: Subject, rows: Callable[[], list[Any]], numbers: int
+        self,
+        model: LoadedModel,
+        subject: Subject,
+        rows: Callable[[], list[Any]],
+        numbers: int,
+        *,
+        counts_once: bool = False,
     ) -> Callable[[], list[Any]]:
-        """Return a function that builds the answers by `rows`, and notes them as `note` does."""
+        """Return a function that builds the answers by `rows`, and notes them as `_note` does.
+
+        counts_once: the id of the request is that of an image, which may be answered again.
+        """
         for_shadow = self._shadows.wants(model)
 
         def build() -> list[Any]:
             built = rows()
-            self._note(model, subject, lambda: built, numbers, for_shadow=for_shadow)
+            self._note(
+                *(model, subject, lambda: built, numbers),
+                for_shadow=for_shadow,
+                counts_once=counts_once,
+            )
             return built
 
         return build
@@ -82,11 +95,12 @@ class AnswerNotes:
         numbers: int,
         *,
         for_shadow: bool,
+        counts_once: bool = False,
     ) -> None:
         if self._traffic is not None:
             self._traffic.note(subject, rows, numbers)
         if self._feedback is not None:
-            self._feedback.note(model, subject, rows, numbers)
+            self._feedback.note(model, subject, rows, numbers, counts_once=counts_once)
         if for_shadow:
             self._shadows.note(subject, rows, numbers)
 

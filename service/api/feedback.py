@@ -1,5 +1,6 @@
 """POST /feedback and GET /models/{name}/feedback: true labels, and what they say of a version."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -141,7 +142,7 @@ class _LabelEndpoint:
         class_number(label, model.bundle.manifest.class_names, model.name)
         with model:
             images = await self._reader.read(request, model.bundle.manifest.input)
-            pngs = _as_pngs(images) if query.keep else None
+            pngs = await asyncio.to_thread(_as_pngs, images) if query.keep else None
             subject = default_subject(self._settings, model, images)
             rows = await answer_as_noted(model, subject)
             results = await self._feedback.add_images(model, subject, rows, sender, label, pngs)

@@ -26,6 +26,7 @@ from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
 from service.codecs.validation_sentence import first_problem
 from service.engine.model_loader import LoadedModel
 from service.errors import (
+    BodyTooLargeError,
     FeedbackDisabledError,
     InvalidRequestError,
     LabelStudioDisabledError,
@@ -56,6 +57,11 @@ _PREFIXES = ("/label-studio", "/label-studio/models/{name}")
 _ROUTES = (("GET", "health"), ("POST", "setup"), ("POST", "predict"), ("POST", "webhook"))
 _MAX_BODY_BYTES = 2**21
 """About 3,000 tasks; this much JSON is parsed in some 10 ms."""
+_MAX_CONTAINERS = 2**16
+"""Lists and objects in a body, some 15 of each task; what is empty costs the most for its bytes."""
+_MAX_WEBHOOK_BYTES = 2**19
+_MAX_WEBHOOK_CONTAINERS = 2**13
+"""More than 1,000 annotations with a class each; every part of an annotation is validated."""
 _PREDICT_SECONDS = 90.0
 """Label Studio waits for 100 seconds; tasks that are not reached by then get no prediction."""
 _SLICES_AT_ONCE = 2
@@ -169,7 +175,7 @@ class _Backend:
     @requires("predict")
     async def webhook(self, request: Request) -> Response:
         """Take the labels of annotations as feedback; other events change nothing."""
-        body = await self._json(request)
+        body = await self._json(request, _MAX_WEBHOOK_BYTES, _MAX_WEBHOOK_CONTAINERS)
         event = _parse(body, AnyEvent)
         if not event.is_about_annotations:
             return json_response({"results": [], "ignored": event.action})
@@ -237,7 +243,8 @@ class _Backend:
         if self._notes.wanted(model):
             context = CURRENT_REQUEST_ID.set(request_id_of_task(task.id, model.name))
             subject = default_subject(self._settings, model, image)
-            self._notes.noting(model, subject, lambda: [row], 3 * len(row["probabilities"]))()
+            count = 3 * len(row["probabilities"])
+            self._notes.noting(model, subject, lambda: [row], count, counts_once=True)()
             CURRENT_REQUEST_ID.reset(context)
         label = row["label"]
         missing = f"Task {task.id}: the label config has no choice for the class {label!r}."
@@ -250,11 +257,22 @@ class _Backend:
     async def _read(self, request: Request, schema: type[Schema]) -> Schema:
         return _parse(await self._json(request), schema)
 
-    async def _json(self, request: Request) -> Any:
+    async def _json(
+        self,
+        request: Request,
+        max_bytes: int = _MAX_BODY_BYTES,
+        max_containers: int = _MAX_CONTAINERS,
+    ) -> Any:
         """Return the body, whose type no web page can send without asking."""
         if media_type(request.headers.get("content-type", "")) != JSON_TYPE:
             raise UnsupportedMediaTypeError(f"Label Studio sends {JSON_TYPE}; send that.")
-        return read_json(await self._bodies.read_small(request, _MAX_BODY_BYTES))
+        body = await self._bodies.read_small(request, max_bytes)
+        if body.count(b"{") + body.count(b"[") > max_containers:
+            raise BodyTooLargeError(
+                f"The body has more than {max_containers:,} lists and objects, the most that is "
+                "taken here; send less."
+            )
+        return read_json(body)
 
 
 def _model_version(model: LoadedModel) -> str:

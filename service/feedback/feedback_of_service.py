@@ -77,16 +77,24 @@ class Feedback:
         self._writer.close()
 
     def note(
-        self, model: LoadedModel, subject: Subject, rows: Callable[[], Sequence[Row]], numbers: int
+        self,
+        model: LoadedModel,
+        subject: Subject,
+        rows: Callable[[], Sequence[Row]],
+        numbers: int,
+        *,
+        counts_once: bool = False,
     ) -> None:
         """Note the answers to a request; any thread may call it.
 
         rows: returns the answers, on the writing thread. numbers: how many numbers they hold.
+        counts_once: not noted if the latest answer of the version to the request has a label.
         """
         request_id = CURRENT_REQUEST_ID.get()
         if not request_id:
             return
-        record = AnswerRecord(time.time(), request_id, *self._describe(model, subject, rows))
+        described = self._describe(model, subject, rows)
+        record = AnswerRecord(time.time(), request_id, *described, counts_once)
         self._writer.note(record, memory_bytes_of_numbers(numbers))
 
     async def add_labels(self, labels: Sequence[TrueLabel]) -> list[LabelledAnswer | ServiceError]:

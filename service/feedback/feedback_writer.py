@@ -54,6 +54,8 @@ class AnswerRecord(NamedTuple):
     version: VersionIdentity
     content: Callable[[], bytes]
     """Returns `RememberedAnswer.to_bytes`; called on the thread."""
+    counts_once: bool = False
+    """Whether it is not remembered if the latest answer of the version has a label already."""
 
 
 class _Job(NamedTuple):
@@ -168,8 +170,9 @@ class FeedbackWriter:
         with self._file.transaction(flushed=flushed) as connection:
             change = LabelTransaction(connection, self._limits.alarm_rate)
             if not is_full:
-                for record, content in answers:
-                    change.remember(record.request_id, record.version, content, record.time)
+                for (moment, request_id, version, _, counts_once), content in answers:
+                    if not (counts_once and change.has_label(request_id, version)):
+                        change.remember(request_id, version, content, moment)
             results = [self._attempt(job, change, self._file, is_full=is_full) for job in jobs]
             change.finish()
             if answers:

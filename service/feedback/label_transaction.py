@@ -97,6 +97,15 @@ class LabelTransaction:
         if latest != (row, content):
             self._insert(request_id, row, content, self._time)
 
+    def has_label(self, request_id: str, version: VersionIdentity) -> bool:
+        """Return whether the latest answer to a request is of a version and has a label."""
+        latest = self._connection.execute(
+            "SELECT version, EXISTS (SELECT 1 FROM labels WHERE labels.answer = answers.id) "
+            "FROM answers WHERE request_id = ? ORDER BY id DESC LIMIT 1",
+            (request_id,),
+        ).fetchone()
+        return latest == (self._row(version), 1)
+
     def add(self, true: TrueLabel, png: bytes | None = None) -> LabelledAnswer:
         """Add the true label of an image, or replace the one that it has.
 

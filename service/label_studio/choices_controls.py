@@ -4,7 +4,7 @@ A label config is XML of whoever may edit a project, so it is parsed without a D
 limit. https://labelstud.io/tags/choices describes the tags.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from service.errors import InvalidLabelConfigError
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 MAX_CONFIG_CHARACTERS = 2**18
+MAX_TAGS = 2**13
+"""So many are parsed and searched in a few milliseconds."""
+MAX_CONTROLS = 16
+"""Most `Choices` over one image, each of which has a result in the prediction of every task."""
 
 
 class ChoicesControl(NamedTuple):
@@ -25,10 +29,8 @@ class ChoicesControl(NamedTuple):
     """The key of a task's data that has the image."""
     choices: Mapping[str, str]
     """The choice of each class, as results name it."""
-
-    def class_of(self, choice: str) -> str | None:
-        """Return the class of a choice; None: it is that of no class."""
-        return next((name for name, each in self.choices.items() if each == choice), None)
+    classes: Mapping[str, str]
+    """The class of each choice."""
 
 
 def find_controls(config: str, class_names: Sequence[str]) -> tuple[ChoicesControl, ...]:
@@ -38,7 +40,7 @@ def find_controls(config: str, class_names: Sequence[str]) -> tuple[ChoicesContr
     value or its alias.
 
     Raises:
-        InvalidLabelConfigError: it is no XML, or has no such tag.
+        InvalidLabelConfigError: it is no XML, or has no such tag, or too many of them.
     """
     root = _parse(config)
     images = {
@@ -54,23 +56,48 @@ def find_controls(config: str, class_names: Sequence[str]) -> tuple[ChoicesContr
             f'model; write <Image name="image" value="$image"/> and <Choices name="class" '
             f'toName="image"> with choices such as {shown[:300]}.'
         )
-    return tuple(each for each in found if each.image == found[0].image)
+    of_first = tuple(each for each in found if each.image == found[0].image)
+    if len(of_first) > MAX_CONTROLS:
+        raise InvalidLabelConfigError(
+            f"The label config has {len(of_first)} <Choices> over one <Image> with a choice for a "
+            f"class of the model; leave at most {MAX_CONTROLS} of them."
+        )
+    return of_first
 
 
 def _controls(
     root: "Element", images: Mapping[str, str], class_names: Sequence[str]
 ) -> Iterator[ChoicesControl]:
-    for tag in root.iter("Choices"):
+    for tag, inside in _choices_tags(root):
         name, image = tag.get("name", ""), tag.get("toName", "")
-        choices = dict(_named_choices(tag))
-        choices = {each: choices[each] for each in class_names if each in choices}
+        shown = dict(_named_choices(inside))
+        choices = {each: shown[each] for each in class_names if each in shown} if shown else {}
         if name and choices and image in images:
-            yield ChoicesControl(name, image, images[image], choices)
+            classes = {choice: each for each, choice in reversed(choices.items())}
+            yield ChoicesControl(name, image, images[image], choices, classes)
 
 
-def _named_choices(tag: "Element") -> Iterator[tuple[str, str]]:
-    """Yield each name of each choice of a tag, and how results name it."""
-    for choice in tag.iter("Choice"):
+def _choices_tags(root: "Element") -> list[tuple["Element", list["Element"]]]:
+    """Return each `Choices` tag, and the `Choice` tags of which it is the nearest such one.
+
+    Each tag is visited once, however deep a hostile config nests them.
+    """
+    found: list[tuple[Element, list[Element]]] = []
+    waiting: list[tuple[Element, list[Element]]] = [(root, [])]
+    while waiting:
+        tag, nearest = waiting.pop()
+        if tag.tag == "Choices":
+            nearest = []
+            found.append((tag, nearest))
+        elif tag.tag == "Choice":
+            nearest.append(tag)
+        waiting += ((child, nearest) for child in reversed(tag))
+    return found
+
+
+def _named_choices(choices: Iterable["Element"]) -> Iterator[tuple[str, str]]:
+    """Yield each name of each `Choice` tag, and how results name it."""
+    for choice in choices:
         value, alias = choice.get("value"), choice.get("alias")
         shown = alias or value
         if shown:
@@ -84,6 +111,10 @@ def _parse(config: str) -> "Element":
     if len(config) > MAX_CONFIG_CHARACTERS:
         raise InvalidLabelConfigError(
             f"The label config has more than {MAX_CONFIG_CHARACTERS:,} characters; shorten it."
+        )
+    if config.count("<") > MAX_TAGS:
+        raise InvalidLabelConfigError(
+            f"The label config has more than {MAX_TAGS:,} tags; shorten it."
         )
     try:
         root: Element = fromstring(config, forbid_dtd=True)

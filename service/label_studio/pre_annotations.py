@@ -52,9 +52,9 @@ def true_label(annotation: Annotation, controls: Sequence[ChoicesControl]) -> st
         return None
     by_name = {control.name: control for control in controls}
     chosen = {
-        by_name[result.from_name].class_of(choice)
+        by_name[result.from_name].classes.get(choice)
         for result in annotation.result
-        if result.from_name in by_name
+        if result.from_name in by_name and result.value is not None
         for choice in result.value.choices
     }
     return chosen.pop() if len(chosen) == 1 else None

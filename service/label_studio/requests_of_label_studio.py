@@ -46,7 +46,7 @@ class Result(_Schema):
     """A part of an annotation, of one control."""
 
     from_name: str = ""
-    value: Value = Value()
+    value: Value | None = None
 
 
 class Annotation(_Schema):

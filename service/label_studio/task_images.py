@@ -83,7 +83,7 @@ class TaskImages:
     async def _fetch(self, client: "httpx.AsyncClient", reference: str) -> bytes:
         import httpx
 
-        shown = repr(reference[:200])
+        shown = repr(reference.partition("?")[0][:200])  # a query may hold a signature
         try:
             url = self._url.file_url(reference)
             async with asyncio.timeout(_FETCH_SECONDS):

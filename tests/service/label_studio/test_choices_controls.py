@@ -3,10 +3,16 @@
 import pytest
 
 from service.errors import InvalidLabelConfigError
-from service.label_studio.choices_controls import MAX_CONFIG_CHARACTERS, find_controls
+from service.label_studio.choices_controls import (
+    MAX_CONFIG_CHARACTERS,
+    MAX_CONTROLS,
+    MAX_TAGS,
+    find_controls,
+)
 
 DIGITS = [str(number) for number in range(10)]
 IMAGE = '<Image name="image" value="$photo"/>'
+CHOICES = '<Choices name="d" toName="image"><Choice value="1"/></Choices>'
 
 
 def test_control_has_the_choices_that_are_classes() -> None:
@@ -18,7 +24,7 @@ def test_control_has_the_choices_that_are_classes() -> None:
     )
     assert (control.name, control.image, control.data_key) == ("digit", "image", "photo")
     assert control.choices == {"7": "7", "8": "8", "9": "nine"}
-    assert [control.class_of(each) for each in ("7", "nine", "cat")] == ["7", "9", None]
+    assert control.classes == {"7": "7", "8": "8", "nine": "9"}
 
 
 def test_every_control_of_the_first_image_is_found() -> None:
@@ -46,6 +52,8 @@ def test_every_control_of_the_first_image_is_found() -> None:
         f'<View>{IMAGE}<Choices name="d" toName="text"><Choice value="1"/></Choices></View>',
         '<View><Choices name="d" toName="image"><Choice value="1"/></Choices></View>',
         "<View>" * 100_000,
+        f"<View>{IMAGE}{CHOICES}{'<a/>' * MAX_TAGS}</View>",
+        f"<View>{IMAGE}{CHOICES * (MAX_CONTROLS + 1)}</View>",
         "<" * (MAX_CONFIG_CHARACTERS + 1),
         '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><View>&c;</View>',
         '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><View>&b;</View>',
@@ -58,3 +66,13 @@ def test_every_control_of_the_first_image_is_found() -> None:
 def test_config_without_a_class_to_choose_is_refused(config: str) -> None:
     with pytest.raises(InvalidLabelConfigError, match=r"^The label config .*\.$"):
         find_controls(config, DIGITS)
+
+
+def test_choice_belongs_to_the_nearest_choices_and_may_be_in_other_tags() -> None:
+    (control,) = find_controls(
+        f'<View>{IMAGE}<Choices name="a" toName="image"><View><Choice value="1"/></View>'
+        '<Choices><Choice value="2"/></Choices><Choice value="x"><Choice value="3"/></Choice>'
+        "</Choices></View>",
+        DIGITS,
+    )
+    assert list(control.choices) == ["1", "3"]

@@ -193,3 +193,28 @@ def test_request_of_many_tasks_is_taken_up_to_a_limit(backend: Application) -> N
     large = orjson.dumps(tasks({"id": 1, "data": {"image": "a" * 2**21}}))
     answer = backend.post("/label-studio/predict", large, headers=JSON)
     check_error(answer, 413, "body_too_large", "The body is larger than 2,097,152 bytes…")
+
+
+def test_task_that_is_predicted_again_counts_once(backend: Application, digits: Pixels) -> None:
+    def label(choice: str) -> str:
+        send(backend, "predict", tasks(task(31, digits[0])))
+        outcome: str = send(backend, "webhook", event(annotation(31, choice)))["results"][0][
+            "outcome"
+        ]
+        return outcome
+
+    assert [label(each) for each in ("3", "3", "4")] == ["added", "unchanged", "replaced"]
+
+
+@pytest.mark.parametrize("route", ["setup", "predict", "webhook"])
+def test_body_of_very_many_empty_objects_is_refused_unparsed(
+    backend: Application, route: str
+) -> None:
+    content = b'{"tasks": [' + b"{}," * 70_000 + b"no JSON"
+    answer = backend.post(f"/label-studio/{route}", content, headers=JSON)
+    check_error(answer, 413, "body_too_large", "…lists and objects, the most that is taken here; …")
+
+
+def test_webhook_of_a_thousand_annotations_is_taken(backend: Application) -> None:
+    many = event(*(annotation(number, "3") for number in range(50_000, 51_000)))
+    assert len(send(backend, "webhook", many)["results"]) == 1000
