@@ -36,6 +36,7 @@ from service.feedback.feedback_of_service import Feedback
 from service.feedback.label_transaction import LabelledAnswer, TrueLabel, class_number
 from service.http.request_body import BodyReader
 from service.keys.scopes import requires
+from service.observability.log_format import CURRENT_REQUEST_ID
 from service.registry.model_repository import Repository
 from service.sandbox.sandboxed_image_reader import ImageReader
 from service.settings import ServiceSettings
@@ -137,16 +138,16 @@ class _LabelEndpoint:
         self, request: Request, query: FeedbackQuery, label: str
     ) -> tuple[list[TrueLabel], Sequence[LabelledAnswer]]:
         """Answer the images in the body as by default, and label these answers."""
-        sender = request_id(request)
-        model = self._repository.get(query.model, query.version, sender)
+        answer_id = CURRENT_REQUEST_ID.get() or ""  # the response's; what was sent may be malformed
+        model = self._repository.get(query.model, query.version, request_id(request))
         class_number(label, model.bundle.manifest.class_names, model.name)
         with model:
             images = await self._reader.read(request, model.bundle.manifest.input)
             pngs = await asyncio.to_thread(_as_pngs, images) if query.keep else None
             subject = default_subject(self._settings, model, images)
             rows = await answer_as_noted(model, subject)
-            results = await self._feedback.add_images(model, subject, rows, sender, label, pngs)
-        labels = [TrueLabel(sender, number, label) for number in range(len(images))]
+            results = await self._feedback.add_images(model, subject, rows, answer_id, label, pngs)
+        labels = [TrueLabel(answer_id, number, label) for number in range(len(images))]
         return labels, results
 
 

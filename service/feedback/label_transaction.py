@@ -104,7 +104,7 @@ class LabelTransaction:
             "FROM answers WHERE request_id = ? ORDER BY id DESC LIMIT 1",
             (request_id,),
         ).fetchone()
-        return latest == (self._row(version), 1)
+        return bool(latest == (self._row(version), 1))
 
     def add(self, true: TrueLabel, png: bytes | None = None) -> LabelledAnswer:
         """Add the true label of an image, or replace the one that it has.

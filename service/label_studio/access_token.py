@@ -8,16 +8,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from model.bundle.bounded_reading import read_file
 from model.errors import DropserveError
+from service.label_studio.bounded_answers import read_answer
 from service.label_studio_url import LabelStudioUrl
 
 if TYPE_CHECKING:
     import httpx
 
 _MAX_BYTES = 4096
+_MAX_ANSWER_BYTES = 2**14
 _KEEP_SECONDS = 60
 """A Label Studio's access token is good for five minutes."""
 
@@ -50,18 +52,21 @@ class AccessToken:
         if self._token.count(".") != 2:
             return f"Token {self._token}"
         if time.monotonic() >= self._good_until:
-            answer = await client.post(
-                f"{self._url}/api/token/refresh/", json={"refresh": self._token}
-            )
+            self._header = f"Bearer {await self._exchange(client)}"
+            self._good_until = time.monotonic() + _KEEP_SECONDS
+        return self._header
+
+    async def _exchange(self, client: "httpx.AsyncClient") -> str:
+        """Return an access token for the personal one; raises as `header` does."""
+        url = f"{self._url}/api/token/refresh/"
+        async with client.stream("POST", url, json={"refresh": self._token}) as answer:
             if not answer.is_success:
                 raise TokenError(f"Label Studio does not take the token ({answer.status_code}).")
             try:
-                access = _Exchanged.model_validate_json(answer.content).access
-            except ValidationError:
+                content = await read_answer(answer, _MAX_ANSWER_BYTES)
+                return _Exchanged.model_validate_json(content).access
+            except ValueError:
                 raise TokenError("Label Studio gives no access token for the token.") from None
-            self._header = f"Bearer {access}"
-            self._good_until = time.monotonic() + _KEEP_SECONDS
-        return self._header
 
 
 def read_token(file: Path) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from model.errors import DropserveError
 from service.codecs.body_to_images import decode_base64
 from service.label_studio.access_token import AccessToken, TokenError, read_token
+from service.label_studio.bounded_answers import read_answer
 from service.label_studio_url import LabelStudioUrl
 from service.settings import ServiceSettings
 
@@ -102,19 +103,10 @@ class TaskImages:
 
     async def _download(self, client: "httpx.AsyncClient", url: str) -> bytes:
         headers = {} if self._token is None else {"Authorization": await self._token.header(client)}
-        pieces: list[bytes] = []
-        length = 0
         async with client.stream("GET", url, headers=headers) as answer:
             if answer.status_code != 200:
                 raise ValueError(f"Label Studio answered {answer.status_code}; see its token")
-            if answer.headers.get("Content-Encoding", "identity") != "identity":
-                raise ValueError("it came compressed, which was not asked for")
-            async for piece in answer.aiter_raw():
-                pieces.append(piece)
-                length += len(piece)
-                if length > self._max_bytes:
-                    raise ValueError(f"it is larger than {self._max_bytes:,} bytes")
-        return b"".join(pieces)
+            return await read_answer(answer, self._max_bytes)
 
 
 def why_label_studio_is_unusable(settings: ServiceSettings) -> str | None:

@@ -1,5 +1,6 @@
 """POST /feedback and GET /models/{name}/feedback over a real bundle."""
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from service.api.feedback_schemas import MAX_LABELS, FeedbackResults, VersionFee
 from service.app import create_app
 from service.feedback import feedback_of_service
 from service.settings import ServiceSettings
+from service.traffic_log.image_files import encode_image
 from tests.pictures import Pixels, encode, instances
 from tests.service.serving import (
     JSON,
@@ -205,6 +207,15 @@ def test_image_that_is_sent_again_under_its_request_id_counts_once(
     assert outcomes == ["added", "unchanged"]
 
 
+@pytest.mark.parametrize("sent", ["order 17", "a" * 5000])
+def test_labelled_image_has_the_request_id_of_the_response(
+    labelling: Labelling, digits: Pixels, sent: str
+) -> None:
+    headers = PNG | {"X-Request-ID": sent}
+    answer = labelling.service.post("/feedback?label=3", encode(digits[0]), headers=headers)
+    assert answer.json()["results"][0]["request_id"] == answer.headers["X-Request-ID"] != sent
+
+
 def test_wrong_labels_are_refused_in_a_sentence(labelling: Labelling, digits: Pixels) -> None:
     service = labelling.service
     request_id, prediction = ask(service, encode(digits[0]))
@@ -296,3 +307,16 @@ def test_openapi_describes_both_routes_where_there_is_feedback(tmp_path: Path) -
     assert get["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith(
         "VersionFeedback"
     )
+
+
+def test_kept_images_are_not_encoded_on_the_event_loop(
+    labelling: Labelling, digits: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode_elsewhere(image: Any) -> tuple[str, bytes]:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        return encode_image(image)
+
+    monkeypatch.setattr("service.api.feedback.encode_image", encode_elsewhere)
+    answer = labelling.service.post("/feedback?label=3&keep=true", encode(digits[0]), headers=PNG)
+    assert answer.status_code == 200, answer.text

@@ -31,6 +31,11 @@ def read(handler: Handler, reference: Any = FILE, token: str | None = None) -> b
     return asyncio.run(run())
 
 
+def streamed(content: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
+    """Return an answer whose body is read as from a network."""
+    return httpx.Response(200, stream=httpx.ByteStream(content), headers=headers)
+
+
 def never(request: httpx.Request) -> httpx.Response:
     raise AssertionError(f"{request.url} was asked for")
 
@@ -39,7 +44,7 @@ def test_file_is_fetched_with_a_legacy_token() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         assert str(request.url) == STUDIO + FILE
         assert request.headers["Authorization"] == "Token 123"
-        return httpx.Response(200, stream=httpx.ByteStream(b"PNG"))
+        return streamed(b"PNG")
 
     assert read(handler, token="123") == b"PNG"
 
@@ -48,9 +53,9 @@ def test_personal_access_token_is_exchanged_first() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/api/token/refresh/":
             assert json.loads(request.content) == {"refresh": JWT}
-            return httpx.Response(200, json={"access": "abc.def.ghi"})
+            return streamed(b'{"access": "abc.def.ghi"}')
         assert request.headers["Authorization"] == "Bearer abc.def.ghi"
-        return httpx.Response(200, stream=httpx.ByteStream(b"PNG"))
+        return streamed(b"PNG")
 
     assert read(handler, token=JWT) == b"PNG"
 
@@ -59,8 +64,10 @@ def test_personal_access_token_is_exchanged_first() -> None:
     "answer",
     [
         httpx.Response(401),
-        httpx.Response(200, content=b"no JSON"),
-        httpx.Response(200, json={"access": "a b\r\nHost: evil.example"}),
+        streamed(b"no JSON"),
+        streamed(rb'{"access": "a b\r\nHost: evil.example"}'),
+        streamed(b'{"access": "%s"}' % (b"evil" * 10_000)),
+        streamed(gzip.compress(b'{"access": "evil"}'), {"Content-Encoding": "gzip"}),
     ],
 )
 def test_token_that_is_not_exchanged_is_told_and_never_shown(answer: httpx.Response) -> None:
@@ -143,3 +150,9 @@ def test_slow_label_studio_is_told() -> None:
 
     with pytest.raises(TaskImageError, match="did not arrive within 10 seconds"):
         read(handler)
+
+
+def test_query_of_an_image_which_may_be_signed_is_not_told() -> None:
+    with pytest.raises(TaskImageError, match="elsewhere") as error:
+        read(never, "https://elsewhere.example/a.png?X-Amz-Signature=secret")
+    assert "secret" not in str(error.value)
