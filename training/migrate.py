@@ -54,7 +54,7 @@ def migrate(folder: Path) -> Path:
     Raises:
         BundleError: it is of another schema or damaged, or the new one cannot be written.
     """
-    old = _open(Path(os.path.abspath(folder)))  # a link stays the place of its version
+    old = _open(Path(os.path.abspath(folder)))  # noqa: PTH100 - a link stays the place of a version
     name, models = old.manifest.name, old.path.parent.parent
     with new_version(models, name) as draft:
 

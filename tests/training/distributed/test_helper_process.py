@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from torch.distributed import HashStore
+from torch._C._distributed_c10d import HashStore
 
 from training import helper_process
 from training.config import TrainingConfig
