@@ -161,6 +161,7 @@ def sigint_enabled() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.training
 @pytest.mark.usefixtures("sigint_enabled")
 def test_interrupted_training_resumes_and_is_not_repeated(
     tmp_path: Path,
@@ -211,6 +212,7 @@ def test_interrupted_training_resumes_and_is_not_repeated(
     assert [entry.name for entry in (models / "digits").iterdir()] == ["1"]
 
 
+@pytest.mark.training
 def test_training_reports_and_prunes_units_killed_by_a_high_learning_rate(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, sigterm_restored: None
 ) -> None:

@@ -206,7 +206,11 @@ def test_exported_graphs_have_parity_for_every_activation(
         ("mlp", DIGIT),
         ("cnn", COLOUR),
         ("mlp", COLOUR),
-        ("alexnet", InputSpec(channels=3, height=63, width=65, resize="crop")),
+        pytest.param(
+            "alexnet",
+            InputSpec(channels=3, height=63, width=65, resize="crop"),
+            marks=pytest.mark.training,  # for its seconds alone
+        ),
     ],
 )
 def test_exported_graphs_have_parity_for_other_networks(
