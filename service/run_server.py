@@ -31,7 +31,10 @@ from service.http.rate_table_of_all_workers import make_shared_table
 from service.http.response_headers import SECURITY_HEADERS
 from service.keys.key_file import KeyFile, KeyFileError, read_key_file
 from service.label_studio.task_images import why_label_studio_is_unusable
-from service.models_source.source_following import why_source_is_unusable
+from service.models_source.source_following import (
+    why_cache_is_unusable,
+    why_source_is_unusable,
+)
 from service.observability import log_format
 from service.observability.metrics_recorder import MULTIPROCESS_VARIABLE
 from service.registry.peer_records import remove_ended
@@ -239,8 +242,11 @@ def require_usable_certificate(settings: ServiceSettings) -> Certificate | None:
 
 
 def require_usable_source(settings: ServiceSettings) -> None:
-    """Raise StartError if a models source is named and cannot be followed at all."""
-    problem = why_source_is_unusable(settings)
+    """Raise StartError if a models source is named and cannot be followed at all.
+
+    Nor may the cache be of another source, whose bundles would be served instead.
+    """
+    problem = why_source_is_unusable(settings) or why_cache_is_unusable(settings)
     if problem is not None:
         raise StartError(problem, USAGE_EXIT_STATUS)
 

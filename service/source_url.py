@@ -50,6 +50,10 @@ def parse_source(url: str) -> SourceUrl:
         raise ValueError("a source has no query and no fragment; leave out what follows ? or #.")
     if parts.scheme == "http" and not _is_loopback(host):
         raise ValueError("http:// is for this machine's own addresses alone; use https://.")
+    if parts.scheme in ("http", "https") and "@" in parts.path:  # it may be the end of a password
+        raise ValueError(
+            "its path has an @; write / in a user name or password as %2F, and @ in a path as %40."
+        )
     has_credentials = parts.username is not None
     if has_credentials and parts.scheme not in ("http", "https"):
         raise ValueError(

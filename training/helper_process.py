@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from model.errors import DataError, SettingsError
 from training.config import TrainingConfig
+from training.data.added_images import add_images
 from training.data.dataset import Dataset, load_dataset
 from training.distributed.process_group import Processes
 from training.distributed.shared_dataset import receive_dataset, share_dataset
@@ -52,7 +53,7 @@ def help_train(config: TrainingConfig, processes: Processes) -> None:
         data = receive_dataset(processes)
         plan = processes.hear(PLAN_TOPIC, Plan)
     else:
-        data = load_dataset(config)
+        data = add_images(load_dataset(config), config)
         plan = processes.hear(PLAN_TOPIC, Plan)
         _check_same(config, data, plan, processes.machine)
         data = share_dataset(data, processes, config.cache_dir)

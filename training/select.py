@@ -50,14 +50,16 @@ def select(config: SelectionConfig) -> Path:
     scores, images = predictor.score()
     chosen = choose_images(config, scores, images, shortlist, predictor.sample)
     listed = list_chosen(chosen, pool.names, class_names)
-    _write(config.output, encode_list(listed, config.output.suffix))
+    files = {config.output: encode_list(listed, config.output.suffix)}
     if config.contact_sheet is not None:
         from training.selection.contact_sheet import IMAGE_SIZE, render_contact_sheet
 
         rows = chosen.scores.rows.tolist()
         title = f"{config.model.parent.name} {config.model.name}: {config.method}"
         page = render_contact_sheet(title, listed, lambda place: pool.show(rows[place], IMAGE_SIZE))
-        _write(config.contact_sheet, page.encode())
+        files[config.contact_sheet] = page.encode()
+    for file, content in files.items():  # once all of it is there
+        _write(file, content)
     logger.info(
         "Chosen: %s of %s images, in %s.",
         *(f"{len(listed):,}", f"{len(scores):,}", config.output),

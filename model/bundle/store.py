@@ -207,6 +207,8 @@ class Draft:
     write_versioned: Callable[[int], None] = lambda _version: None
     """Writes the files that contain the version number. It is called once the number is known, and
     again if another process has taken that number."""
+    verify: Callable[[Path], None] = lambda _folder: None
+    """Raises BundleError if the finished draft, in this folder, must not be published."""
 
 
 def open_bundle(path: Path, served_name: str | None = None) -> Bundle:
@@ -436,6 +438,7 @@ def _publish(draft: Draft, folder: Path) -> None:
         draft.version = _next_version(folder)
         draft.write_versioned(draft.version)
         _write_manifest(draft)
+        draft.verify(draft.path)
         target = folder / str(draft.version)
         try:
             draft.path.rename(target)

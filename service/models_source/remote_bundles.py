@@ -25,6 +25,8 @@ INDEX_FILE = "index.json"
 _MAX_INDEX_BYTES = 16 * 2**20
 _CHUNK_BYTES = 2**20
 _MAX_REASON_CHARACTERS = 200
+_MAX_SENTENCE_CHARACTERS = 800
+_KEPT_AT_THE_END = 200
 
 _ALLOW_HTTP = "AWS_ALLOW_HTTP"
 """A variable of the library, which it does not read itself where it is given options."""
@@ -42,7 +44,16 @@ _Version = Annotated[int, Field(ge=1, lt=10**18)]
 
 
 class SourceError(DropserveError):
-    """A source, or a version there, cannot be read or used; the sentence has no credentials."""
+    """A source, or a version there, cannot be read or used; the sentence has no credentials.
+
+    What a source has may stand in it, a name of megabytes too; its middle is left out then.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        if len(sentence) > _MAX_SENTENCE_CHARACTERS:
+            head = sentence[: _MAX_SENTENCE_CHARACTERS - _KEPT_AT_THE_END]
+            sentence = f"{head}…{sentence[-_KEPT_AT_THE_END:]}"
+        super().__init__(sentence)
 
 
 class SourceIndex(BaseModel):
@@ -130,13 +141,15 @@ class RemoteBundles:
         """
         from obstore.exceptions import NotModifiedError
 
-        try:
-            with _described(f"{self.place}/{path}"):
+        with _described(f"{self.place}/{path}"):
+            try:
                 result = self._store.get(path, options={"if_none_match": e_tag} if e_tag else {})
-                tag = result.meta["e_tag"]
-                return RemoteFile(b"".join(self._chunks(path, result, limit)), tag)
-        except NotModifiedError:
-            return None
+            except NotModifiedError:
+                if e_tag is None:  # the server answers what nobody asked
+                    raise
+                return None
+            tag = result.meta["e_tag"]
+            return RemoteFile(b"".join(self._chunks(path, result, limit)), tag)
 
     def read_chunks(self, path: str, limit: int) -> Iterator[bytes]:
         """Yield a file of at most `limit` bytes piece by piece; errors as `read`."""
@@ -198,17 +211,10 @@ def _is_name(name: str) -> bool:
 @contextmanager
 def _described(what: str, failure: str = "it cannot be read") -> Iterator[None]:
     """Turn an error of the library into a SourceError about `what`."""
-    from obstore.exceptions import (
-        BaseError,
-        NotModifiedError,
-        PermissionDeniedError,
-        UnauthenticatedError,
-    )
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     try:
         yield
-    except NotModifiedError:
-        raise
     except FileNotFoundError:
         raise SourceError(f"{what}: it is not there.") from None
     except (PermissionDeniedError, UnauthenticatedError):

@@ -52,6 +52,20 @@ def why_source_is_unusable(settings: ServiceSettings) -> str | None:
     return None if missing is None else f"--models-source: {missing}"
 
 
+def why_cache_is_unusable(settings: ServiceSettings) -> str | None:
+    """Return in one sentence why the cache would serve what is not of the source; None if not.
+
+    A folder that cannot be read is not judged; that may pass.
+    """
+    if settings.source_url is None:
+        return None
+    try:
+        problem = BundleCache(settings.bundles_folder, str(settings.source_url)).why_unusable()
+    except OSError:
+        return None
+    return None if problem is None else f"--models-cache: {problem}"
+
+
 class SourceFollowing:
     """Follows a source: what is wanted there comes into the cache, sooner or later."""
 

@@ -199,7 +199,7 @@ class Synchronisation:
         for problem in problems:
             if problem not in self._logged:
                 logger.error("models source", reason=problem)
-        self._logged = problems
+        self._logged = frozenset(problems)
 
 
 def _count(versions: Versions) -> int:

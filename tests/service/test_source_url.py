@@ -51,6 +51,8 @@ def test_credentials_become_a_header_and_are_shown_nowhere() -> None:
         ("s3://key:secret@bucket/m", "takes its credentials from the environment"),
         ("https://example.org:secret/m", "it is no URL"),
         ("https:///m", "begins with none of"),
+        ("https://user:12/secret@example.org/m", "write / in a user name or password as %2F"),
+        ("https://token/secret@example.org/m", "write / in a user name or password as %2F"),
     ],
 )
 def test_url_that_cannot_be_used_is_refused_without_its_secret(url: str, reason: str) -> None:

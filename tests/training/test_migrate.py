@@ -1,5 +1,6 @@
 """`python -m training.migrate` on a bundle with graphs as schema 2 had them."""
 
+import shutil
 from pathlib import Path
 
 import onnx
@@ -9,6 +10,7 @@ from onnx.utils import Extractor
 
 from model.bundle.store import (
     CARD_FILE,
+    GOLDEN_FILE,
     HEAD_FILE,
     MANIFEST_FILE,
     MC_STATISTICS_FILE,
@@ -22,6 +24,7 @@ from model.inference.predictor import OOD_SCORES
 from model.inference.predictor_loading import load_predictor
 from model.uncertainty.uncertainty_measures import Uncertainty
 from tests.bundles import copy_bundle, edit_manifest, update_digest
+from tests.service.serving import check_sentence
 from training.data.dataset import Split
 from training.migrate import main, migrate
 
@@ -85,3 +88,50 @@ def test_migration_refuses_in_one_sentence_what_it_cannot_read(
     assert [each.name for each in old.parent.iterdir()] == ["1"]
     with pytest.raises(BundleError, match=r"python -m training\.migrate"):
         open_bundle(old)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        (HEAD_FILE, b"no graph", "The graphs of {old} are not those of a bundle of schema 2; …"),
+        (HEAD_FILE, b"", "The graphs of {old} are not those of a bundle of schema 2; …"),
+        (HEAD_FILE, None, "{old} lists no head.onnx; export it again."),
+        (GOLDEN_FILE, None, "{old} lists no golden.npz; export it again."),
+        (CARD_FILE, b"\xff", "{old}/report/card.md is not UTF-8; export it again."),
+    ],
+)
+def test_bundle_that_could_not_be_served_is_not_published(
+    old: Path, file: str, content: bytes | None, sentence: str
+) -> None:
+    if content is None:
+        files = orjson.loads((old / MANIFEST_FILE).read_bytes())["files"]
+        del files[file]
+        edit_manifest(old, files=files)
+    else:
+        (old / file).write_bytes(content)
+        update_digest(old, file)
+    with pytest.raises(BundleError) as caught:
+        migrate(old)
+    check_sentence(str(caught.value), sentence.format(old=old))
+    assert [each.name for each in old.parent.iterdir()] == ["1"]
+
+
+def test_bundle_outside_its_place_is_refused(old: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="alone holds digits/1; put it into a folder of that"):
+        migrate(shutil.copytree(old, tmp_path / "elsewhere" / "alone"))
+    assert [each.name for each in (tmp_path / "elsewhere").iterdir()] == ["alone"]
+
+
+def test_bundle_behind_a_link_is_migrated_beside_the_link(old: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "stored" / "by-digest"
+    stored.parent.mkdir()
+    old.rename(stored)
+    old.symlink_to(stored)
+    assert migrate(old) == old.parent / "2"
+    assert [each.name for each in stored.parent.iterdir()] == ["by-digest"]
+
+
+def test_manifest_that_is_nested_too_deeply_is_no_bundle(old: Path) -> None:
+    (old / MANIFEST_FILE).write_bytes(b"[" * 200_000)
+    with pytest.raises(BundleError, match="is no bundle of schema 2"):
+        migrate(old)

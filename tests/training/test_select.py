@@ -17,6 +17,7 @@ from training.config import TrainingConfig
 from training.data.dataset import Split
 from training.pipeline import train
 from training.select import main
+from training.selection.pool import FolderPool
 from training.selection.selection_list import SelectedImage
 
 FEW_SAMPLES = ["--samples", "32"]
@@ -157,6 +158,31 @@ def test_contact_sheet_shows_each_image_and_escapes_its_name(
     assert "&lt;b&gt;scans &amp; more" in page
     assert "<b>" not in page
     assert "<script" not in page
+
+
+def test_list_is_written_only_with_its_contact_sheet(
+    tmp_path: Path, bundle_folder: Path, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FolderPool, "show", interrupt)
+    files = ["--output", str(tmp_path / "a.csv"), "--contact-sheet", str(tmp_path / "a.html")]
+    options = ["--model", str(bundle_folder), "--pool", f"folder:{scans}", *files, *FEW_SAMPLES]
+    assert main(options) == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_name_of_a_file_is_no_formula_of_a_spreadsheet(
+    tmp_path: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("=1+1.png", "-x.png", "@SUM(A1).png", "+1.png", "usual.png"):
+        Image.linear_gradient("L").save(name)
+    options = ["--typicality-at-least", "0", "--duplicates", "keep"]
+    paths = {each.path for each in select(bundle_folder, "folder:.", Path("a.csv"), *options)}
+    assert paths == {"./=1+1.png", "./-x.png", "./@SUM(A1).png", "./+1.png", "usual.png"}
+    assert all(Path(each).is_file() for each in paths)
 
 
 def test_uncalibrated_bundle_knows_no_typicality(

@@ -57,7 +57,7 @@ def launch(module: str, arguments: Sequence[str], devices: int, nodes: int) -> i
             entrypoint=sys.executable,
             args=dict.fromkeys(range(devices), ("-m", module, *arguments)),
             envs=_environments(devices, nodes, Path(folder)),
-            logs_specs=DefaultLogsSpecs(),
+            logs_specs=DefaultLogsSpecs(folder),  # else it leaves a folder of its own
         )
         try:
             return _wait(processes, devices)
@@ -163,7 +163,8 @@ def _meeting_place(nodes: int, folder: Path) -> tuple[dict[str, str], int]:
         return {RENDEZVOUS_VARIABLE: url, "GLOO_SOCKET_IFNAME": "lo", "NODE_RANK": "0"}, 0
     given = [os.environ.get(name, "") for name in _MACHINE_VARIABLES]
     machine, address, port = given
-    if not (machine.isdecimal() and int(machine) < nodes and address and port.isdecimal()):
+    is_port = port.isdecimal() and 0 < int(port) < 2**16
+    if not (machine.isdecimal() and int(machine) < nodes and address and is_port):
         raise SettingsError(
             f"--nodes {nodes}: set NODE_RANK to the number of this machine, 0 to {nodes - 1}, "
             "MASTER_ADDR to the address of machine 0, and MASTER_PORT to a free port of it."

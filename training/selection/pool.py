@@ -29,6 +29,8 @@ from training.data.image_inspection import (
 
 Pixels = NDArray[np.uint8]
 
+_FORMULA_STARTS = ("=", "+", "-", "@")
+
 
 @dataclass(frozen=True)
 class PoolImage:
@@ -77,6 +79,12 @@ def open_pool(config: TrainingConfig, spec: InputSpec) -> Pool:
     return ArrayPool(config.data, np.concatenate([data.train.images, data.validation.images]))
 
 
+def _listed_name(file: Path) -> str:
+    """Return a path that neither a spreadsheet takes for a formula nor a shell for an option."""
+    name = printable(str(file))
+    return f"./{name}" if name.startswith(_FORMULA_STARTS) else name
+
+
 class ArrayPool:
     """Images in memory, uint8 [N, C, H, W], named by their row: `fashion-mnist/12`."""
 
@@ -111,7 +119,7 @@ class FolderPool:
                 f"{printable(str(folder))} has no files; name a folder of images with --pool "
                 f"{FOLDER_PREFIX}PATH."
             )
-        self.names = [printable(str(file)) for file in self._files]
+        self.names = [_listed_name(file) for file in self._files]
         self._spec = spec
         self._max_pixels = max_pixels
 

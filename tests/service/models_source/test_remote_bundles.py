@@ -1,15 +1,20 @@
 """What is read at a source: lists, limits, conditional reads, and errors as sentences."""
 
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+
 import pytest
 from obstore.store import MemoryStore
 
 from service.check.findings import Level
 from service.check.models_source_check import check_models_source
 from service.models_source import remote_bundles
+from service.models_source.bundle_cache import BundleCache
 from service.models_source.remote_bundles import RemoteBundles, SourceError
 from service.run_server import StartError, require_usable_source
 from service.settings import ServiceSettings
 from service.source_url import SCHEMES, parse_source
+from tests.service.models_source.file_server import serving_files
 from tests.service.serving import check_sentence
 
 PLACE = "memory://bundles"
@@ -129,3 +134,34 @@ def test_name_for_one_model_does_not_go_with_a_source() -> None:
     check_sentence(str(caught.value), sentence)
     (finding,) = check_models_source(settings)
     check_sentence(finding.sentence, sentence)
+
+
+def test_start_with_the_cache_of_another_source_is_refused(tmp_path: Path) -> None:
+    settings = ServiceSettings(models_source="s3://production", models_cache=tmp_path)
+    with BundleCache(tmp_path, "s3://staging").locked():
+        pass
+    with pytest.raises(StartError) as caught:
+        require_usable_source(settings)
+    sentence = f"--models-cache: {tmp_path} is the cache of s3://staging; name another folder …"
+    check_sentence(str(caught.value), sentence)
+    require_usable_source(settings.model_copy(update={"models_source": "s3://staging"}))
+
+
+@pytest.mark.parametrize("read", ["read", "read_chunks"])
+def test_answer_that_a_file_is_unchanged_is_an_error_where_nobody_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", lambda self: self.send_error(304))
+    with serving_files(tmp_path) as server:
+        source = RemoteBundles.at(parse_source(server.url))
+        with pytest.raises(SourceError, match=r"file: it cannot be read \(.*304 Not Modified"):
+            list(getattr(source, read)("file", 10))
+
+
+def test_error_about_a_name_of_megabytes_is_short(store: MemoryStore) -> None:
+    store.put("index.json", b'{"models": {"%s": [1]}}' % (b"a" * 2**20))
+    with pytest.raises(SourceError) as caught:
+        RemoteBundles(store, PLACE, has_index=True).list_versions(())
+    sentence = str(caught.value)
+    assert len(sentence) < 1000
+    check_sentence(sentence, f'{PLACE}/index.json is no index (…write {{"models": {{"NAME": …}}}}.')

@@ -1,5 +1,7 @@
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +23,13 @@ def signal_handlers_restored() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_launch_returns_the_status_of_the_process_that_failed() -> None:
+def test_launch_returns_the_status_of_the_process_that_failed_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert launch(LONE_PROCESS, ["done"], devices=2, nodes=1) == 0
     assert launch(LONE_PROCESS, ["exit"], devices=2, nodes=1) == 3
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -41,11 +47,13 @@ def test_launch_says_in_one_sentence_that_a_process_was_lost(how: str, sentence:
         launch(LONE_PROCESS, [how], devices=2, nodes=1)
 
 
-@pytest.mark.parametrize("machine", [None, "2", "first"])
+@pytest.mark.parametrize(
+    ("machine", "port"), [(None, "29500"), ("2", "29500"), ("first", "29500"), ("0", "65536")]
+)
 def test_launch_on_machines_needs_the_place_of_this_one(
-    monkeypatch: pytest.MonkeyPatch, machine: str | None
+    monkeypatch: pytest.MonkeyPatch, machine: str | None, port: str
 ) -> None:
-    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NODE_RANK", raising=False)
     if machine is not None:
