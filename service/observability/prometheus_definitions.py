@@ -30,6 +30,7 @@ class PrometheusSeries:
         self._create_inference_series(self.registry)
         self._create_traffic_log_series(self.registry)
         self._create_feedback_series(self.registry)
+        self._create_feedback_figures(self.registry)
         self._create_shadow_series(self.registry)
         self._create_trace_series(self.registry)
 
@@ -296,8 +297,7 @@ class PrometheusSeries:
         )
 
     def _create_feedback_series(self, registry: CollectorRegistry) -> None:
-        """Create the series of true labels, whose counts and tests the workers share."""
-        version = ("model", "version")
+        """Create the series of what is remembered, and of the labels that were sent."""
         self.feedback_failing = Gauge(
             "dropserve_feedback_failing",
             "1 while the file of feedback cannot be used; the log has the reason.",
@@ -316,6 +316,10 @@ class PrometheusSeries:
             ("outcome",),
             registry=registry,
         )
+
+    def _create_feedback_figures(self, registry: CollectorRegistry) -> None:
+        """Create the series of what true labels say, whose counts and tests the workers share."""
+        version = ("model", "version")
         self.feedback_labelled = Gauge(
             "dropserve_feedback_labelled_images",
             "Answered images with a true label.",
