@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from model.bundle.store import list_models
@@ -33,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(f"{config.output / existing[0]} is there already.\n")
             return 0
     log_to_stdout()
-    signal.signal(signal.SIGTERM, _exit_on_signal)
     # OpenMP threads of torch would otherwise spin while they wait for each other, which makes
     # training several times slower on a busy machine. Read when torch is imported, below.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        use_writable_caches()
-        return _run(config, sys.argv[1:] if arguments is None else arguments)
+        with _exit_on_sigterm():
+            use_writable_caches()
+            return _run(config, sys.argv[1:] if arguments is None else arguments)
     except (SettingsError, DataError) as error:
         return _fail(error, USAGE_EXIT_STATUS)
     except DropserveError as error:
@@ -71,8 +73,23 @@ def _run(config: TrainingConfig, arguments: list[str]) -> int:
     return 0
 
 
-def _exit_on_signal(signum: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)  # unwinds the stack, so that the draft of a bundle is removed
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that the draft of a bundle is removed.
+
+    A second SIGTERM, as a launcher sends to what already ends, does not disturb that. Afterwards
+    nothing is left to be put in order: in the interpreter's own exit an exception would be printed.
+    """
+
+    def exit_once(signum: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(128 + signum)
+
+    previous = signal.signal(signal.SIGTERM, exit_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _fail(error: DropserveError, status: int) -> int:

@@ -127,7 +127,7 @@ def test_help_lists_options_with_defaults_and_environment_variables() -> None:
 
 
 def test_training_reports_unusable_folders_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], sigterm_restored: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("in the way")
@@ -145,12 +145,21 @@ def test_training_reports_unusable_folders_in_one_sentence(
     assert not list((tmp_path / "models").iterdir())
 
 
-@pytest.fixture
-def sigterm_restored() -> Iterator[None]:
-    """Undo the handler that a training in this process sets."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+def test_sigterm_after_the_training_has_failed_prints_no_traceback(tmp_path: Path) -> None:
+    command = (
+        "import atexit, os, signal, sys; from training.__main__ import main; "
+        "atexit.register(os.kill, os.getpid(), signal.SIGTERM); "
+        f"sys.exit(main(['--resume', '--output', {str(tmp_path)!r}, '--runs', {str(tmp_path)!r}]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+    )
+    assert "has no checkpoint" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.fixture
@@ -167,7 +176,6 @@ def test_interrupted_training_resumes_and_is_not_repeated(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
-    sigterm_restored: None,
 ) -> None:
     """Follows one run: Ctrl-C, refused with other options, resumed, exported, not trained again."""
     models, runs = tmp_path / "models", tmp_path / "runs"

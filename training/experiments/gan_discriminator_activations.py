@@ -66,7 +66,7 @@ _FULL = Plan(
     channels=32,
     epochs=6,
     judged_images=5_000,
-    classifier_epochs=3,
+    classifier_epochs=12,
 )
 _QUICK = Plan(
     ("digits",), tuple(_ARMS)[:3], channels=8, epochs=10, judged_images=150, classifier_epochs=20
