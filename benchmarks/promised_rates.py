@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from model.uncertainty.promised_rate_test import (
+from model.uncertainty.sequential_test_of_coverage_and_risk import (
     PromisedRateTest,
     level_of_coverage_test,
     level_of_risk_test,

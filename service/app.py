@@ -30,15 +30,15 @@ from service.api import (
     rollouts,
     tensorflow_serving,
 )
-from service.api.answers_for_log_and_shadow import AnswerNotes
-from service.api.answers_for_replay_and_shadow import answer_as_noted
+from service.api.answer_recording import AnswerNotes
+from service.api.answering_recorded_requests import answer_as_noted
 from service.api.openapi_security import describe_keys
 from service.container_resources import available_processors
 from service.edge.allowed_hosts import AllowedHosts, parse_hosts
 from service.edge.cors_origins import parse_origins
 from service.edge.trusted_proxies import ReverseProxies
 from service.engine.model_loader import LoadedModel
-from service.feedback.feedback_of_service import Feedback, close_feedback, start_feedback
+from service.feedback.feedback_recorder import Feedback, close_feedback, start_feedback
 from service.http import error_responses
 from service.http.client_quotas import Clients, ResourceLimits
 from service.http.client_rate_limits import ClientRates, RateLimits

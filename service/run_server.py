@@ -19,6 +19,7 @@ import structlog
 
 from model.cli_and_env_settings import USAGE_EXIT_STATUS
 from model.errors import DropserveError
+from model.graphs.execution_provider import why_provider_is_unusable
 from service.http import listeners
 from service.http.fast_path.fast_path_protocol import FastPathProtocol
 from service.http.graceful_shutdown import (
@@ -83,6 +84,7 @@ def _serve(settings: ServiceSettings) -> None:
         signal.signal(number, shutdown_signal)
     require_usable_keys(settings)
     require_usable_certificate(settings)
+    require_usable_provider(settings)
     require_usable_source(settings)
     require_usable_label_studio(settings)
     listener = listen_publicly(settings)
@@ -239,6 +241,13 @@ def require_usable_certificate(settings: ServiceSettings) -> Certificate | None:
         return load_certificate(settings.tls_files)
     except TlsFileError as error:
         raise StartError(f"--tls-certificate: {error}", USAGE_EXIT_STATUS) from None
+
+
+def require_usable_provider(settings: ServiceSettings) -> None:
+    """Raise StartError if ONNX Runtime was built without the execution provider of the settings."""
+    problem = why_provider_is_unusable(settings.provider)
+    if problem is not None:
+        raise StartError(problem, USAGE_EXIT_STATUS)
 
 
 def require_usable_source(settings: ServiceSettings) -> None:

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from model.bundle.store import check_name
 from model.cli_and_env_settings import CommandSettings
 from model.dropout.masks import MAX_SAMPLES, MAX_SEED
+from model.graphs.execution_provider import ProviderName
 from service.edge.allowed_hosts import parse_hosts
 from service.edge.cors_origins import parse_origins
 from service.edge.trusted_proxies import Network, parse_networks, parse_prefix
@@ -99,6 +100,11 @@ class ServiceSettings(CommandSettings):
     )
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")
     threads: int = Field(1, ge=1, le=256, description="threads of one inference run, each worker")
+    provider: ProviderName = Field(
+        "cpu",
+        description="what computes a network up to its dropout: cpu, or cuda, an NVIDIA GPU, which "
+        "needs the package onnxruntime-gpu in the place of onnxruntime",
+    )
     models_folder: Path = Field(Path("models"), description="folder of bundles, NAME/VERSION/")
     models_source: str | None = Field(
         None,

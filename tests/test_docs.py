@@ -31,7 +31,7 @@ from tests.differential.differences import EXPLANATIONS
 from training.adoption.adoption_config import AdoptionConfig
 from training.config import EvaluationConfig, TrainingConfig
 from training.experiments.settings import ExperimentName, ExperimentSettings
-from training.migrate import MigrationConfig
+from training.migrate_bundle import MigrationConfig
 from training.selection.selection_config import SelectionConfig
 
 ROOT = Path(__file__).parent.parent

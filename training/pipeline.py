@@ -69,9 +69,9 @@ from training.fitting.training_loop import (
     fit,
 )
 from training.fitting.unit_diagnostics import count_deaths_and_revivals, diagnose
-from training.helper_process import announce
 from training.network.classifier import Classifier, Head, count_parameters
 from training.network.prune import max_logit_difference, prune
+from training.nonzero_rank import announce
 from training.report.data_section import files_section
 from training.report.html_report import ReportData, write_card, write_plots
 from training.report.summary_in_the_log import log_result

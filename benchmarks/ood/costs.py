@@ -14,7 +14,7 @@ from onnx.utils import Extractor
 from benchmarks.ood.measurements import ONE_NETWORK, THINNED_NETWORKS, WITH_TYPICALITY
 from model.bundle.store import HEAD_FILE, MODEL_FILE, open_bundle
 from model.dropout.sampling_methods import FixedSamples
-from model.graphs.calibrated_softmax import OUTPUTS, SCALE
+from model.graphs.softmax_temperature import OUTPUTS, SCALE
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor

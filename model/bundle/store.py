@@ -361,8 +361,9 @@ def parse_manifest(text: bytes, file: str) -> Manifest:
         first = error.errors(include_url=False)[0]
         if first["loc"] == ("schema_version",) and first["input"] == SCHEMA_VERSION - 1:
             raise BundleError(
-                f"{file} was written by an earlier version of Dropserve; write the bundle once "
-                "more with python -m training.migrate models/NAME/VERSION, or export it again."
+                f"{file} was written by an earlier version of Dropserve; write the bundle "
+                "once more with python -m training.migrate_bundle models/NAME/VERSION, or export "
+                "it again."
             ) from None
         where = ".".join(map(str, first["loc"])) or "the file"
         raise BundleError(

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
+Provider = str | tuple[str, dict[str, Any]]
+"""The name of an execution provider, with or without its options."""
+
+CPU_PROVIDER = "CPUExecutionProvider"
 _MAX_FOLDED_BYTES = 64 * 2**20
 
 _CONFIGURATION = {
@@ -66,6 +70,10 @@ class Session(Protocol):
         """Run the graph and return the named outputs."""
         ...
 
+    def get_providers(self) -> Sequence[str]:
+        """Return the names of the execution providers that were loaded."""
+        ...
+
     def get_outputs(self) -> Sequence[Any]:
         """Describe the outputs; each has a `name` and a `shape`."""
         ...
@@ -77,6 +85,21 @@ class Session(Protocol):
     def run_with_iobinding(self, iobinding: Any, run_options: RunOptions | None = None) -> None:
         """Run the graph on the inputs and outputs of a binding."""
         ...
+
+
+class ProviderError(Exception):
+    """ONNX Runtime has not loaded the execution provider that was asked for."""
+
+
+def available_providers() -> Sequence[str]:
+    """Return the execution providers with which this ONNX Runtime was built."""
+    providers: list[str] = onnxruntime.get_available_providers()
+    return providers
+
+
+def load_cuda_libraries() -> None:
+    """Load the libraries of CUDA and cuDNN that pip has installed, where there are any."""
+    onnxruntime.preload_dlls()
 
 
 def ort_value(array: NDArray[Any]) -> Any:
@@ -122,8 +145,9 @@ def create_session(
     *,
     memory_pattern: bool = False,
     cancellation: CancellationToken | None = None,
+    providers: Sequence[Provider] = (CPU_PROVIDER,),
 ) -> Session:
-    """Create an ONNX Runtime session on the CPU for an encoded graph.
+    """Create an ONNX Runtime session for an encoded graph.
 
     Args:
         model: the bytes of a ModelProto.
@@ -131,6 +155,10 @@ def create_session(
         memory_pattern: whether to keep a memory plan for every batch size. It makes a graph of many
             small nodes a tenth faster, and takes much memory where nodes are large.
         cancellation: cancels the creation; None: it cannot be cancelled.
+        providers: what computes the nodes, best first; see `model.graphs.execution_provider`.
+
+    Raises:
+        ProviderError: the first of `providers` cannot be used on this machine.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -141,7 +169,14 @@ def create_session(
         options.add_session_config_entry(key, value)
     if cancellation is not None:
         cancellation.watch(options)
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if wanted != CPU_PROVIDER:
+        options.use_deterministic_compute = True
+        if wanted not in available_providers():
+            raise ProviderError(f"the installed ONNX Runtime has no {wanted}")
     session: Session = onnxruntime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"]
+        model, options, providers=list(providers), enable_fallback=0
     )
+    if wanted not in session.get_providers():  # a library or the GPU is missing; it only warns
+        raise ProviderError(f"{wanted} cannot be used on this machine")
     return session

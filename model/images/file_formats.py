@@ -124,7 +124,7 @@ def _open_heif(file: io.BytesIO) -> Image.Image:
     except ImportError:
         raise ImageDecodeError(
             "The image is HEIC, and pillow-heif, which decodes it, is not installed: send a JPEG, "
-            "or install the package with `pip install 'dropserve[heif]'`."
+            "or install the package with `pip install '.[heif]'`."
         ) from None
     pillow_heif.options.DECODE_THREADS = 1
     pillow_heif.options.THUMBNAILS = False

@@ -30,7 +30,8 @@ from model.dropout.sampling_methods import (
     Sampling,
 )
 from model.errors import BundleError, MethodError
-from model.graphs import calibrated_softmax, mc_statistics
+from model.graphs import mc_statistics, softmax_temperature
+from model.graphs.execution_provider import ProviderName, providers_of
 from model.graphs.external_data_check import OnnxEncodingError, require_self_contained
 from model.graphs.mc_statistics import (
     DETAIL_OUTPUTS,
@@ -39,7 +40,15 @@ from model.graphs.mc_statistics import (
     Feeds,
     MCStatistics,
 )
-from model.graphs.sessions import CancellationToken, RunOptions, Session, create_session
+from model.graphs.sessions import (
+    CPU_PROVIDER,
+    CancellationToken,
+    Provider,
+    ProviderError,
+    RunOptions,
+    Session,
+    create_session,
+)
 from model.inference.head_io_binding import BoundHead
 from model.uncertainty.calibration import Calibrator
 from model.uncertainty.prediction_sets import uniform_draws
@@ -65,7 +74,7 @@ _SMALL_HEAD_BYTES = 2**20
 _MAX_TRUNK_ROWS = 64
 """Rows of one trunk run; more rows only grow the arena of ONNX Runtime."""
 
-_MODEL_OUTPUTS = ["logits", "features", *calibrated_softmax.OUTPUTS]
+_MODEL_OUTPUTS = ["logits", "features", *softmax_temperature.OUTPUTS]
 OOD_SCORES = "ood_scores"
 """Output of the graph of a calibrated bundle: out-of-distribution scores, float32 [N]."""
 
@@ -182,7 +191,7 @@ class Predictor:
         """Create an uncalibrated predictor from the graphs in `folder`.
 
         Args:
-            folder: has the graphs, as `training.export.finished_graphs` leaves them.
+            folder: has the graphs, as `training.export.serving_graphs` leaves them.
             layers: the dropout layers of the head.
             threads: how many threads compute the trunk.
 
@@ -199,6 +208,7 @@ class Predictor:
         layers: Sequence[DropoutLayer],
         threads: int = 1,
         cancellation: CancellationToken | None = None,
+        provider: ProviderName = "cpu",
     ) -> Self:
         """Create an uncalibrated predictor from graphs whose bytes `read` returns by file name.
 
@@ -208,18 +218,28 @@ class Predictor:
             layers: the dropout layers of the head.
             threads: how many threads compute the trunk.
             cancellation: cancels this and every later run; None: neither can be cancelled.
+            provider: what computes the trunk.
 
         Raises:
-            BundleError: a graph is refused, or ONNX Runtime cannot load it.
+            BundleError: a graph is refused, ONNX Runtime cannot load it, or there is no such
+                provider.
         """
         try:
-            model = _create_session(read(MODEL_FILE), threads, cancellation)
+            model = _create_session(
+                read(MODEL_FILE), threads, cancellation, providers=providers_of(provider)
+            )
             # More threads would split sums, and so round them, by their number.
             head = _create_session(read(HEAD_FILE), 1, cancellation, plans=True)
             graph = read(MC_STATISTICS_FILE)
             require_self_contained(graph)
         except BundleError:
             raise
+        except ProviderError as error:
+            raise BundleError(
+                f"{folder} cannot be loaded with --provider {provider} ({error}); see that "
+                "nvidia-smi shows the GPU and that the libraries of CUDA are installed, or leave "
+                "the option out."
+            ) from None
         except OnnxEncodingError as error:
             raise BundleError(
                 f"{folder} has a graph that is refused: {error}; export it again."
@@ -254,7 +274,7 @@ class Predictor:
         )
 
     def _predict(self, images: Float32Array) -> Prediction:
-        feeds = {"images": images, **calibrated_softmax.temperature_input(self.temperature)}
+        feeds = {"images": images, **softmax_temperature.temperature_input(self.temperature)}
         logits, features, probabilities, labels, *scores = self._model.run(
             self._model_outputs, feeds, self.run_options
         )
@@ -438,7 +458,12 @@ class Predictor:
 
 
 def _create_session(
-    graph: bytes, threads: int, cancellation: CancellationToken | None, plans: bool = False
+    graph: bytes,
+    threads: int,
+    cancellation: CancellationToken | None,
+    *,
+    plans: bool = False,
+    providers: Sequence[Provider] = (CPU_PROVIDER,),
 ) -> Session:
     """Create the session of a graph with all its weights; plans: keep them where it is small."""
     require_self_contained(graph)
@@ -447,6 +472,7 @@ def _create_session(
         threads,
         memory_pattern=plans and len(graph) <= _SMALL_HEAD_BYTES,
         cancellation=cancellation,
+        providers=providers,
     )
 
 

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from model.bundle.golden_outputs import Golden
 from model.bundle.store import GOLDEN_FILE, Bundle
 from model.errors import BundleError
+from model.graphs.execution_provider import ProviderName
 from model.graphs.sessions import CancellationToken
 from model.inference.predictor import Predictor
 from model.uncertainty.calibration import CALIBRATION_FILE, CalibrationArrays, Calibrator
@@ -15,7 +16,10 @@ changes more. It holds for int8 too: integers are exact, and only what follows t
 
 
 def load_predictor(
-    bundle: Bundle, threads: int = 1, cancellation: CancellationToken | None = None
+    bundle: Bundle,
+    threads: int = 1,
+    cancellation: CancellationToken | None = None,
+    provider: ProviderName = "cpu",
 ) -> Predictor:
     """Create the predictor of a verified bundle, run its self-test and attach its calibrator.
 
@@ -23,12 +27,15 @@ def load_predictor(
         bundle: from `open_bundle`; its graphs are taken out of it.
         threads: how many threads compute the trunk.
         cancellation: cancels this and every later run; None: neither can be cancelled.
+        provider: what computes the trunk.
 
     Raises:
         BundleError: it cannot be loaded, or its outputs differ from the golden ones.
     """
     layers = bundle.manifest.dropout_layers
-    predictor = Predictor.from_files(bundle.take, bundle.path, layers, threads, cancellation)
+    predictor = Predictor.from_files(
+        bundle.take, bundle.path, layers, threads, cancellation, provider
+    )
     named = len(bundle.manifest.class_names)
     if predictor.classes != named:
         raise BundleError(

@@ -20,8 +20,8 @@ def wilson_interval(successes: int, trials: int) -> Interval | None:
 
     It covers the true share with 95 % on average over shares, needs no quantile of a beta
     distribution, and is right also where successes are rare (Brown, Cai & DasGupta 2001). It holds
-    for one look at independent trials; `model.uncertainty.promised_rate_test` may be looked at
-    always.
+    for one look at independent trials; the test of
+    `model.uncertainty.sequential_test_of_coverage_and_risk` may be looked at always.
 
     Args:
         successes: 0 ≤ successes ≤ trials.

@@ -1,8 +1,9 @@
 """Wealth of bettors of whom each supposes a change at one event of a stream, and begins there.
 
 What a bettor multiplies its wealth by is its caller's: `model.uncertainty.drift` bets on ranks,
-`model.uncertainty.promised_rate_test` on errors. The wealth of all is the average over the bettors
-and over the event at which the change happens, again a martingale if the factors have mean 1:
+`model.uncertainty.sequential_test_of_coverage_and_risk` on errors. The wealth of all is the average
+over the bettors and over the event at which the change happens, again a martingale if the factors
+have mean 1:
 
     wealth after t events = sum over r <= t of prior(r) * (wealth of the bettors that began at r)
                             + the prior probability of changes after t.

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from model.images.preprocessing import to_float
 from service.api import schemas
-from service.api.answers_for_log_and_shadow import default_subject
-from service.api.answers_for_replay_and_shadow import answer_as_noted
+from service.api.answer_recording import default_subject
+from service.api.answering_recorded_requests import answer_as_noted
 from service.api.feedback_fields import describe_figures, describe_results
 from service.api.feedback_schemas import (
     LABELS_SCHEMA,
@@ -32,7 +32,7 @@ from service.errors import (
     ServiceError,
     UnsupportedMediaTypeError,
 )
-from service.feedback.feedback_of_service import Feedback
+from service.feedback.feedback_recorder import Feedback
 from service.feedback.label_transaction import LabelledAnswer, TrueLabel, class_number
 from service.http.request_body import BodyReader
 from service.keys.scopes import requires

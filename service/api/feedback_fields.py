@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from model.uncertainty.binomial_interval import Interval, wilson_interval
-from model.uncertainty.promised_rate_test import PromisedRateTest
+from model.uncertainty.sequential_test_of_coverage_and_risk import PromisedRateTest
 from service.errors import STATUS_AND_CODE, ServiceError
 from service.feedback.label_transaction import LabelledAnswer, TrueLabel
 from service.feedback.version_figures import BINS, LabelCounts, VersionFigures

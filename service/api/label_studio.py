@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.errors import DropserveError
-from service.api.answers_for_log_and_shadow import AnswerNotes, default_subject
-from service.api.answers_for_replay_and_shadow import answer_as_noted
+from service.api.answer_recording import AnswerNotes, default_subject
+from service.api.answering_recorded_requests import answer_as_noted
 from service.api.feedback_fields import describe_results
 from service.api.routes import json_response, new_router
 from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
@@ -32,7 +32,7 @@ from service.errors import (
     LabelStudioDisabledError,
     UnsupportedMediaTypeError,
 )
-from service.feedback.feedback_of_service import Feedback
+from service.feedback.feedback_recorder import Feedback
 from service.feedback.label_transaction import TrueLabel
 from service.http.client_rate_limits import charge_images
 from service.http.request_body import BodyReader

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from model.bundle.store import SAMPLED_SUFFIX
 from service import API_VERSION
-from service.api.answers_for_log_and_shadow import INFER, AnswerNotes
+from service.api.answer_recording import INFER, AnswerNotes
 from service.api.open_inference_tensors import (
     InferOptions,
     ModelEndpoint,

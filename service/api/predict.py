@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from model.uncertainty.calibration import ABSTENTION_REASONS, Decisions
 from model.uncertainty.uncertainty_measures import Uncertainty
 from service.api import response_builders, schemas
-from service.api.answers_for_log_and_shadow import (
+from service.api.answer_recording import (
     PREDICT,
     UNCERTAINTY,
     AnswerNotes,

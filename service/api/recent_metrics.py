@@ -20,7 +20,7 @@ from service.api.recent_metrics_from_history import (
 from service.api.recent_metrics_schemas import RecentMetrics
 from service.api.routes import RawResponse, new_router
 from service.engine.model_loader import LoadedModel
-from service.feedback.feedback_of_service import Feedback
+from service.feedback.feedback_recorder import Feedback
 from service.keys.scopes import requires
 from service.observability.history_rings import INTERVAL_SECONDS, HistoryRings
 from service.registry.model_repository import Repository

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.answers_for_log_and_shadow import ROWS, AnswerNotes
+from service.api.answer_recording import ROWS, AnswerNotes
 from service.api.open_inference_tensors import ModelEndpoint, split_model_name
 from service.api.routes import json_response, predictions_response, request_id
 from service.codecs.tensors import Tensor

@@ -10,7 +10,7 @@ from service.check.findings import Finding, error
 from service.check.label_studio_check import check_label_studio
 from service.check.listening_check import check_descriptors, check_listening
 from service.check.models_source_check import check_models_source
-from service.check.resource_check import check_memory, check_processors
+from service.check.resource_check import check_memory, check_processors, check_provider
 from service.check.rights_and_disk_room_check import check_folders
 from service.check.settings_check import check_settings
 from service.check.tracing_check import check_tracing
@@ -27,6 +27,7 @@ _CHECKS = (
     check_certificate,
     check_listening,
     check_descriptors,
+    check_provider,
     check_processors,
 )
 

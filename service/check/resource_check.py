@@ -1,12 +1,20 @@
-"""Checks processors and memory against the number of workers and threads. Knows no bundle."""
+"""Checks GPU, processors and memory against what the settings want of them. Knows no bundle."""
 
 from collections.abc import Iterator
 
+from model.graphs.execution_provider import why_provider_is_unusable
 from service.check.findings import Finding, error, fine, warning
 from service.container_resources import available_memory_bytes, available_processors
 from service.settings import ServiceSettings
 
 _MIB = 2**20
+
+
+def check_provider(settings: ServiceSettings) -> Iterator[Finding]:
+    """Yield what keeps ONNX Runtime from the GPU; whether there is one, loading a bundle shows."""
+    problem = why_provider_is_unusable(settings.provider)
+    if problem is not None:
+        yield error("provider", problem)
 
 
 def check_processors(settings: ServiceSettings) -> Iterator[Finding]:

@@ -23,9 +23,9 @@ from model.dropout.sampling_methods import FixedSamples, Sampling
 from model.graphs.sessions import RunOptions, run_options
 from model.inference.predictor import Prediction
 from model.uncertainty.uncertainty_measures import Summary, Uncertainty
-from service.engine.batch_scheduling import SLICE_SECONDS, Batch, RequestQueue
 from service.engine.latency_estimator import Costs, LatencyEstimator
 from service.engine.pending_requests import DeadlineTimer, Floats, PendingRequest, Result
+from service.engine.request_scheduling import SLICE_SECONDS, Batch, RequestQueue
 from service.engine.thread_priority import lower_thread_priority
 from service.engine.traced_runs import note_in_traces
 from service.errors import NotReadyError, OverloadedError

@@ -22,10 +22,10 @@ from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibrator
 from service.container_resources import available_processors
-from service.engine.batch_scheduling import SLICE_SECONDS
 from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.daemon_threads import DaemonThreads
 from service.engine.latency_estimator import Costs
+from service.engine.request_scheduling import SLICE_SECONDS
 from service.engine.thread_priority import lower_thread_priority
 from service.observability.drift_monitor import DriftMonitor
 from service.observability.drift_state_storage import DriftStates
@@ -186,7 +186,7 @@ class Loader:
     ) -> tuple[Bundle, Predictor, Costs]:
         bundle = open_bundle(path, self._settings.served_model_name)
         _require_same_input(bundle, required_input)
-        predictor = load_predictor(bundle, self._settings.threads, stop)
+        predictor = load_predictor(bundle, self._settings.threads, stop, self._settings.provider)
         try:
             costs = self._warm(bundle, predictor)
         except Exception as error:  # any error of a graph that its manifest does not describe
@@ -208,7 +208,8 @@ class Loader:
         layers = bundle.manifest.dropout_layers
         how = FixedSamples(settings.default_seed, settings.default_samples)
         # Other threads do not add to the thread's own time, but it covers a single thread only.
-        clock = time.thread_time if settings.threads == 1 else time.perf_counter
+        alone = settings.threads == 1 and settings.provider == "cpu"
+        clock = time.thread_time if alone else time.perf_counter
 
         def trunk(rows: int) -> float:
             images = np.zeros((rows, spec.channels, spec.height, spec.width), np.float32)

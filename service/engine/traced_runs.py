@@ -1,6 +1,6 @@
 """Notes inference runs in the traces of those of their requests that are sampled."""
 
-from service.engine.batch_scheduling import Batch
+from service.engine.request_scheduling import Batch
 from service.tracing.request_trace import MAX_LINKS, Run
 
 

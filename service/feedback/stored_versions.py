@@ -7,7 +7,7 @@ from functools import lru_cache
 import orjson
 
 from model.uncertainty.prediction_sets import SetKind
-from model.uncertainty.promised_rate_test import (
+from model.uncertainty.sequential_test_of_coverage_and_risk import (
     PromisedRateTest,
     level_of_coverage_test,
     level_of_risk_test,

@@ -8,7 +8,7 @@ from typing import Self
 
 from model.uncertainty.binomial_interval import Interval, wilson_interval
 from model.uncertainty.prediction_sets import SetKind
-from model.uncertainty.promised_rate_test import PromisedRateTest, worst_alarm
+from model.uncertainty.sequential_test_of_coverage_and_risk import PromisedRateTest, worst_alarm
 from service.feedback.remembered_answer import AnsweredImage
 
 BINS = 15

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from service.file_signature import file_signature
+from service.file_change_fingerprint import file_fingerprint
 from service.keys.key_file import (
     DIGEST_BYTES,
     TOKEN_LENGTH,
@@ -76,7 +76,7 @@ class KeyRing:
 
     def refresh(self) -> None:
         """Take the file's keys if it has changed; keep those there are if it cannot be read."""
-        signature = file_signature(self._path)
+        signature = file_fingerprint(self._path)
         if signature == self._signature:
             return
         self._signature = signature

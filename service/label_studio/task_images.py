@@ -121,8 +121,8 @@ def why_label_studio_is_unusable(settings: ServiceSettings) -> str | None:
     missing = [name for name in ("defusedxml", "httpx") if find_spec(name) is None]
     if missing:
         return (
-            f"--label-studio: it needs the package {missing[0]}; install it with pip install "
-            "'dropserve[label-studio]'."
+            f"--label-studio: it needs the package {missing[0]}; run pip install "
+            "'.[label-studio]' in the project's folder."
         )
     try:
         TaskImages.of(settings)

@@ -77,7 +77,7 @@ def missing_package() -> str | None:
     """Return in one sentence which package sources need that is not installed; None if none."""
     if find_spec("obstore") is not None:
         return None
-    return "it needs the package obstore; install it with pip install 'dropserve[source]'."
+    return "it needs the package obstore; run pip install '.[source]' in the project's folder."
 
 
 class RemoteBundles:

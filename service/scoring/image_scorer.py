@@ -60,7 +60,9 @@ class ImageScorer:
         self._settings = settings
         self._query = settings.query()
         self._sampling = parse_sampling(self._query, service_settings)
-        self._predictor: Predictor = load_predictor(bundle, settings.threads)
+        self._predictor: Predictor = load_predictor(
+            bundle, settings.threads, provider=settings.provider
+        )
         self._reader = ImageReader(service_settings, Metrics())
         self._layout = LineLayout.of(settings, bundle.manifest.class_names)
         self._predictor.uncertainty(self._predictor.predict(self._zeros(1)), self._sampling)

@@ -26,7 +26,7 @@ def require_pyarrow() -> None:
     if find_spec("pyarrow") is None:
         raise SettingsError(
             "--output: .parquet needs pyarrow, which is not installed; run pip install "
-            "'dropserve[parquet]', or write .csv or .jsonl."
+            "'.[parquet]' in the project's folder, or write .csv or .jsonl."
         )
 
 

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from model.cli_and_env_settings import CommandSettings, PathArguments
 from model.dropout.masks import MAX_SAMPLES, MAX_SEED
+from model.graphs.execution_provider import ProviderName
 from model.uncertainty.calibration import DEFAULT_MAX_FALSE_ALARM
 from model.uncertainty.prediction_sets import SetKind
 from service.api.schemas import Method, OfferedDesign, UncertaintyQuery
@@ -105,6 +106,9 @@ class ScoreSettings(CommandSettings):
         None, ge=1, le=256, description="processes; one for each processor if left out"
     )
     threads: int = Field(1, ge=1, le=256, description="threads of one inference run, each process")
+    provider: ProviderName = Field(
+        "cpu", description="what computes a network up to its dropout, as of python -m service"
+    )
     batch_size: int = Field(
         64,
         ge=1,

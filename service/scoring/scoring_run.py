@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.errors import BundleError
+from model.errors import BundleError, SettingsError
+from model.graphs.execution_provider import why_provider_is_unusable
 from service.container_resources import available_processors
 from service.scoring.batch_queue import BatchQueue
 from service.scoring.image_file import ImageReference
@@ -39,6 +40,8 @@ async def run(settings: ScoreSettings) -> Outcome:
     """
     if settings.format is OutputFormat.PARQUET:
         require_pyarrow()
+    if (problem := why_provider_is_unusable(settings.provider)) is not None:
+        raise SettingsError(problem)
     found = await asyncio.to_thread(find_images, settings.paths)
     processes = settings.processes or available_processors()
     async with await _open_pool(settings, processes) as pool:

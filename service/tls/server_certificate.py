@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from service.file_signature import FileSignature, file_signature
+from service.file_change_fingerprint import FileFingerprint, file_fingerprint
 from service.observability.metrics_recorder import Metrics
 from service.tls.certificate_files import Certificate, TlsFileError, TlsFiles, load_certificate
 
@@ -81,6 +81,6 @@ class ServerCertificate:
         logger.info("certificate read", file=str(self._files.certificate), expires=until)
 
 
-def _signature(files: TlsFiles) -> tuple[FileSignature, ...]:
+def _signature(files: TlsFiles) -> tuple[FileFingerprint, ...]:
     """Return what changes when a file does."""
-    return tuple(map(file_signature, files.paths))
+    return tuple(map(file_fingerprint, files.paths))

@@ -16,7 +16,7 @@ _VIEWERS = files("fastapi_offline") / "static"
 _FILES = {
     "description.js": _OWN,
     "docs.js": _OWN,
-    "names.js": _OWN,
+    "accessible_names.js": _OWN,
     "redoc.js": _OWN,
     "reference.css": _OWN,
     "redoc.standalone.js": _VIEWERS,

@@ -289,6 +289,7 @@ def test_taken_control_port_exits_with_one_sentence_and_status_1() -> None:
     ("options", "environment", "sentence"),
     [
         (["--prot", "1"], {}, "unrecognized arguments: --prot 1; --help lists the options.\n"),
+        (["--provider", "cuda"], {}, "--provider cuda: the ONNX Runtime …pip uninstall …"),
         ([], {"DROPSERVE_PORT": "70000"}, "--port: input should be less than or equal to 65535, …"),
     ],
 )

@@ -38,7 +38,7 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, sigterm_restored: None) -> Refused:
+def refused(monkeypatch: pytest.MonkeyPatch) -> Refused:
     """Return a function that runs the command in this process, and returns its one line of errors.
 
     It asserts the exit status 2. Standard error escapes what it cannot encode, as a process's does.
@@ -222,7 +222,7 @@ def test_interrupted_training_resumes_and_is_not_repeated(
 
 @pytest.mark.training
 def test_training_reports_and_prunes_units_killed_by_a_high_learning_rate(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, sigterm_restored: None
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     options = ["--preset", "mlp", "--epochs", "3", "--learning-rate", "10"]

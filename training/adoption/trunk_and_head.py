@@ -25,8 +25,8 @@ from training.adoption.network_graph import (
     captured_values,
     dropout_as_identity,
 )
-from training.export.finished_graphs import finish_graphs
 from training.export.ood_statistics import MAX_TAPPED_LAYERS, STATISTICS, THUMBNAIL_SIZE
+from training.export.serving_graphs import finish_graphs
 
 _HEAD_OPSET = 20
 _IR_VERSION = 10

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from importlib import import_module
 
 from model.cli_and_env_settings import load_or_exit
@@ -28,6 +29,8 @@ def _run(settings: ExperimentSettings) -> None:
     runner = TrialRunner(settings)
     experiment = import_module(f"training.experiments.{EXPERIMENT_MODULES[settings.experiment]}")
     record = experiment.run(runner)
+    if settings.data is not None:
+        record = replace(record, name=f"{record.name}-{settings.data}")
     record.print(Console())
     record.save(runner.folder, settings.command)
     if settings.record is not None:

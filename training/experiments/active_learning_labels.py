@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -92,6 +92,8 @@ Results = dict[tuple[Target, Arm], list[ActiveResult]]
 def run(runner: TrialRunner) -> Record:
     """Run every acquisition function on every data set, and count labels."""
     plan = _QUICK if runner.quick else _FULL
+    wanted = runner.data or [target.data for target in plan.targets]
+    plan = replace(plan, targets=tuple(each for each in plan.targets if each.data in wanted))
     results: Results = {
         (target, arm): [_run(runner, arm, _trial(plan, target, arm, n)) for n in runner.seeds]
         for target in plan.targets

@@ -7,7 +7,7 @@ generator, and the dead units of the discriminator.
 import io
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from time import perf_counter
 
@@ -79,6 +79,7 @@ Arms = dict[tuple[str, str], list[GanResult]]
 def run(runner: TrialRunner) -> Record:
     """Train each arm on each data set, and compare what comes out."""
     plan = _QUICK if runner.quick else _FULL
+    plan = replace(plan, data=runner.data or plan.data)
     arms: Arms = {}
     for data in plan.data:
         judge = cache(partial(_train_judge, runner, plan, data))

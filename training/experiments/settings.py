@@ -1,9 +1,9 @@
 """The options of `python -m training.experiments`. Imports no torch."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from model.cli_and_env_settings import CommandSettings
@@ -38,6 +38,9 @@ EXPERIMENT_MODULES: dict[ExperimentName, str] = {
 """The module of each experiment; its function `run` runs it."""
 
 
+TWO_DATA_SETS: tuple[ExperimentName, ...] = ("active", "gan")
+
+
 class ExperimentSettings(CommandSettings):
     """Reproduce a claim of the literature: a table, a plot, and an entry for the notes."""
 
@@ -56,6 +59,9 @@ class ExperimentSettings(CommandSettings):
     )
     quick: bool = Field(False, description="a small form of less than a minute, on the digits")
     seeds: int = Field(3, ge=1, le=100, description="repetitions of each arm")
+    data: Literal["mnist", "fashion-mnist"] | None = Field(
+        None, description="of active and gan: this data set alone; both if left out"
+    )
     threads: int | None = Field(
         None, ge=1, le=1024, description="processor threads; default one a core"
     )
@@ -75,9 +81,16 @@ class ExperimentSettings(CommandSettings):
         description="folder for downloads",
     )
 
+    @model_validator(mode="after")
+    def _check_data(self) -> Self:
+        if self.data is not None and (self.quick or self.experiment not in TWO_DATA_SETS):
+            raise ValueError("--data is for active and gan without --quick; leave it out.")
+        return self
+
     @property
     def command(self) -> str:
         """The command line that repeats this experiment, without the paths of one machine."""
         seeds = "" if self.quick or self.seeds == 3 else f" --seeds {self.seeds}"
         quick = " --quick" if self.quick else ""
-        return f"python -m training.experiments {self.experiment}{quick}{seeds}"
+        data = f" --data {self.data}" if self.data else ""
+        return f"python -m training.experiments {self.experiment}{quick}{data}{seeds}"

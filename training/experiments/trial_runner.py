@@ -46,6 +46,8 @@ class TrialRunner:
         self.quick = settings.quick
         self.seeds = range(1 if settings.quick else settings.seeds)
         self.folder = settings.output / settings.experiment
+        self.data = None if settings.data is None else (settings.data,)
+        """The data sets of an experiment with several that are wanted; None: all."""
         self._settings = settings
         self._data: dict[str, Dataset] = {}
         require_writable(self.folder)

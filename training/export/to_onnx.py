@@ -19,8 +19,8 @@ from model.dropout import masks
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.inference.predictor import Predictor
-from training.export.finished_graphs import finish_graphs
 from training.export.ood_statistics import STATISTICS, features_and_statistics
+from training.export.serving_graphs import finish_graphs
 from training.network.classifier import Classifier, Head
 
 PARITY_TOLERANCE = 1e-4

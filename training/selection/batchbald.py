@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from model.uncertainty.uncertainty_measures import entropy
-from training.selection.label_configurations import LabelConfigurations, Probabilities
+from training.selection.joint_label_configurations import LabelConfigurations, Probabilities
 
 MAX_CONFIGURATIONS = 1024
 """Configurations of the labels of a block: all where there are fewer, else so many are drawn."""

@@ -17,7 +17,7 @@ from training.data.image_inspection import Inspected
 from training.selection.acquisition import acquisition_values, rank
 from training.selection.batchbald import choose_batch
 from training.selection.distinct_images import first_distinct
-from training.selection.label_configurations import Probabilities
+from training.selection.joint_label_configurations import Probabilities
 from training.selection.pool_scores import PoolScores
 from training.selection.selection_config import BATCHBALD, SelectionConfig
 

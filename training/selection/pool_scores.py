@@ -19,7 +19,7 @@ from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from training.data.image_inspection import Inspected, Rejected, map_on_all_cores
-from training.selection.label_configurations import Probabilities
+from training.selection.joint_label_configurations import Probabilities
 from training.selection.pool import Pool, PoolImage
 from training.selection.selection_config import SelectionConfig
 

@@ -1,6 +1,6 @@
 // Fetches the description of the API for a page beside it. Knows no viewer.
 
-import { nameControls } from "./names.js";
+import { nameControls } from "./accessible_names.js";
 
 /**
  * Fetch openapi.json, with the address below which this page lies as its only server: requests

@@ -2,7 +2,7 @@
 
 import { address, fetchBlob, fetchJson } from "./api.js";
 import { html } from "./dom.js";
-import { imageAddress } from "./service_files.js";
+import { imageAddress } from "./files_fetched_with_key.js";
 
 /**
  * @typedef {{name: string, caption: string, load: () => Promise<Blob>, thumbnail: string}} Example

@@ -6,7 +6,7 @@ import { counted } from "./format.js";
 import { titleOf, versionDetails } from "./version_details.js";
 import { keyOf, versionRows } from "./version_table.js";
 
-/** @typedef {import("./figures.js").Entry} Entry */
+/** @typedef {import("./version_figures.js").Entry} Entry */
 
 const REFRESH_MILLISECONDS = 4000;
 

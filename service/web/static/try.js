@@ -5,11 +5,11 @@ import { ServiceError, address, fetchJson, getModel, getModels } from "./api.js"
 import { byId, html } from "./dom.js";
 import { exampleButtons, examples, ownExamples } from "./examples.js";
 import { percent } from "./format.js";
-import { measureFrame } from "./frame.js";
+import { measureFrame } from "./margin_and_background.js";
 import { HeatMap } from "./heat_map.js";
 import { listenForFiles } from "./image_files.js";
 import { ImageList } from "./image_list.js";
-import { latestOnly } from "./latest.js";
+import { latestOnly } from "./latest_request_only.js";
 import { Settings } from "./settings.js";
 import { Sketch } from "./sketch.js";
 import { copy, snippet } from "./snippets.js";

@@ -3,10 +3,10 @@
 import { address } from "./api.js";
 import { MOST_CLASSES_DRAWN, confusionChart, confusionMatrix, mistakeList, worstClasses } from "./confusion.js";
 import { html, scrolling } from "./dom.js";
-import { FIGURES, difference, share, write } from "./figures.js";
-import { serviceImage, serviceLink } from "./service_files.js";
+import { FIGURES, difference, share, write } from "./version_figures.js";
+import { serviceImage, serviceLink } from "./files_fetched_with_key.js";
 
-/** @typedef {import("./figures.js").Entry} Entry */
+/** @typedef {import("./version_figures.js").Entry} Entry */
 
 const MOST_OPTIONS = 40;
 

@@ -1,10 +1,10 @@
 /** The table of all versions in service: a row for each, with its key figures. */
 
 import { html } from "./dom.js";
-import { FIGURES, inputText, write } from "./figures.js";
+import { FIGURES, inputText, write } from "./version_figures.js";
 import { counted, percent } from "./format.js";
 
-/** @typedef {import("./figures.js").Entry} Entry */
+/** @typedef {import("./version_figures.js").Entry} Entry */
 
 /** Return the key of a version, which is also the address of its details. @param {Entry} entry */
 export const keyOf = ({ name, version }) => `${name}/${version.version}`;

@@ -279,7 +279,7 @@ def test_heic_is_decoded_where_pillow_heif_is_installed() -> None:
 def test_heic_without_pillow_heif_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     file = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(100)
-    with pytest.raises(ImageDecodeError, match=r"pip install 'dropserve\[heif\]'"):
+    with pytest.raises(ImageDecodeError, match=r"pip install '\.\[heif\]'"):
         decode(file, RGB)
 
 

@@ -13,7 +13,7 @@ from service.check.access_check import check_access
 from service.check.findings import Finding, Level
 from service.check.label_studio_check import check_label_studio
 from service.check.listening_check import check_descriptors, check_listening
-from service.check.resource_check import check_memory, check_processors
+from service.check.resource_check import check_memory, check_processors, check_provider
 from service.check.rights_and_disk_room_check import check_folders
 from service.check.settings_check import check_settings
 from service.container_resources import available_processors
@@ -287,3 +287,9 @@ def test_label_studio_needs_a_token_that_nobody_else_reads(tmp_path: Path) -> No
     check_found(found(near), (FINE, f"images of tasks are fetched from {near}, with a token."))
     check_found(found(far), (WARNING, f"the token is sent to {far} readable …; use https://, or …"))
     check_found(found(far, None), (WARNING, "… no token is sent; give one with --label-…"))
+
+
+def test_provider_that_onnx_runtime_lacks_is_an_error() -> None:
+    assert list(check_provider(ServiceSettings())) == []
+    found = check_provider(ServiceSettings(provider="cuda"))
+    check_found(found, (ERROR, "--provider cuda: …, then pip install 'onnxruntime-gpu[…"))

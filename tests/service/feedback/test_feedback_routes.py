@@ -14,7 +14,7 @@ import pytest
 
 from service.api.feedback_schemas import MAX_LABELS, FeedbackResults, VersionFeedback
 from service.app import create_app
-from service.feedback import feedback_of_service
+from service.feedback import feedback_recorder
 from service.settings import ServiceSettings
 from service.traffic_log.image_files import encode_image
 from tests.pictures import Pixels, encode, instances
@@ -51,7 +51,7 @@ def fresh(
     models_folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Application]:
     """A service without any label, whose gauges follow at once."""
-    monkeypatch.setattr(feedback_of_service, "_REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(feedback_recorder, "_REFRESH_SECONDS", 0.05)
     with serving_models(models_folder, feedback=file) as application:
         yield application
 

@@ -117,8 +117,8 @@ def test_start_without_the_package_says_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(StartError) as caught:
         require_usable_source(settings)
     sentence = (
-        "--models-source: it needs the package obstore; install it with pip install "
-        "'dropserve[source]'."
+        "--models-source: it needs the package obstore; run pip install '.[source]' in "
+        "the project's folder."
     )
     assert (str(caught.value), caught.value.exit_status) == (sentence, 2)
     (finding,) = check_models_source(settings)

@@ -13,8 +13,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from service.engine.batch_scheduling import Batch
 from service.engine.pending_requests import PendingRequest
+from service.engine.request_scheduling import Batch
 from service.engine.traced_runs import note_in_traces
 from service.observability import log_format
 from service.observability.request_log import RequestRecord

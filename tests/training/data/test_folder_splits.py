@@ -177,7 +177,7 @@ def test_heic_without_pillow_heif_is_left_out_and_says_what_to_install(
     with caplog.at_level(logging.WARNING):
         folder = split_folder(tmp_path, options())
     assert folder.manifest_entry()["left_out"] == {"unsupported": len(heic_files)}
-    assert "pip install 'dropserve[heif]'" in caplog.text
+    assert "pip install '.[heif]'" in caplog.text
 
 
 def test_image_above_the_default_limit_of_requests_is_trained_on(tmp_path: Path) -> None:

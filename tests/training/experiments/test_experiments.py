@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from tests.training.experiments.conftest import quick_runner
-from training.experiments import averaging_thinned_networks
+from training.experiments import active_learning_labels, averaging_thinned_networks
 from training.experiments.__main__ import main
 from training.experiments.activation_curves import activation_curve
+from training.experiments.active_learning import ActiveCheck, ActiveResult
 from training.experiments.experiment_record import Record
 from training.experiments.settings import EXPERIMENT_MODULES, ExperimentName
 from training.experiments.trial import Trial, run_trial
+from training.experiments.trial_runner import TrialRunner
 
 EXPERIMENTS: tuple[ExperimentName, ...] = get_args(ExperimentName)
 
@@ -77,10 +79,28 @@ def test_command_runs_one_experiment_and_records_it(
     assert (notes / "plots" / "shapes.svg").is_file()
 
 
+def test_one_of_two_data_sets_gives_an_entry_and_a_plot_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = tuple(ActiveCheck(labels=n, test_error=2.0 / n) for n in (10, 40, 90))
+    result = ActiveResult(checks=checks, prior_strength=0.1)
+    monkeypatch.setattr(active_learning_labels, "run_active_trial", lambda *_: result)
+    monkeypatch.setattr(TrialRunner, "dataset", lambda _, name: name)
+    (tmp_path / "experiments.md").write_text("# Notes\n\n## Old\n")
+    options = ["--data", "fashion-mnist", "--seeds", "1", "--output", str(tmp_path / "out")]
+    assert main(["active", *options, "--record", str(tmp_path)]) == 0
+    text = (tmp_path / "experiments.md").read_text()
+    assert "`python -m training.experiments active --data fashion-mnist --seeds 1`" in text
+    assert "| mnist |" not in text
+    assert text.count("| fashion-mnist |") == 7
+    assert (tmp_path / "plots" / "active-fashion-mnist.svg").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ([], "required"),
+        (["dying", "--data", "mnist"], "--data is for active and gan without --quick"),
         (["shape"], "input should be 'activations', 'initialisation', 'table'"),
         (["shapes", "--seeds", "0"], "--seeds: input should be greater than or equal to 1"),
         (["shapes", "--output", "/dev/null/x"], "Cannot write"),

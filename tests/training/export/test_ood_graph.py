@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.bundle.architecture_description import Architecture
 from model.bundle.store import MODEL_FILE
-from model.graphs.calibrated_softmax import OUTPUTS
+from model.graphs.softmax_temperature import OUTPUTS
 from model.images.preprocessing import InputSpec, to_float
 from model.inference.predictor import OOD_SCORES, Predictor
 from tests.exported import DIGIT

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.selection.label_configurations import Probabilities
+from training.selection.joint_label_configurations import Probabilities
 
 
 def joint_entropy(images: Iterable[Probabilities]) -> float:

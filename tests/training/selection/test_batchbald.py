@@ -4,7 +4,7 @@ from hypothesis import given, settings
 
 from tests.training.selection.brute_force import information, pools, random_pool
 from training.selection.batchbald import bald, choose_batch
-from training.selection.label_configurations import Probabilities
+from training.selection.joint_label_configurations import Probabilities
 
 TOLERANCE = 1e-5
 """The products are summed in float32."""

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-FileSignature = tuple[int, ...] | None
+FileFingerprint = tuple[int, ...] | None
 
 
-def file_signature(path: Path) -> FileSignature:
+def file_fingerprint(path: Path) -> FileFingerprint:
     """Return inode, size and times of a file, following links; None: it cannot be seen."""
     try:
         status = path.stat()

@@ -1,4 +1,4 @@
-"""`python -m training.migrate` on a bundle with graphs as schema 2 had them."""
+"""`python -m training.migrate_bundle` on a bundle with graphs as schema 2 had them."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ from model.uncertainty.uncertainty_measures import Uncertainty
 from tests.bundles import copy_bundle, edit_manifest, update_digest
 from tests.service.serving import check_sentence
 from training.data.dataset import Split
-from training.migrate import main, migrate
+from training.migrate_bundle import main, migrate
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from model.graphs.calibrated_softmax import LABELS, PROBABILITIES, temperature_input
+from model.graphs.softmax_temperature import LABELS, PROBABILITIES, temperature_input
 from training.export.onnx_nodes import Nodes
 
 

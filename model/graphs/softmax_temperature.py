@@ -1,6 +1,6 @@
 """Names and input of the softmax that ends `model.onnx`. Knows no weights and no nodes.
 
-`training.export.calibrated_softmax_graph` adds the nodes. The probabilities are float32, like the
+`training.export.softmax_nodes` adds the nodes. The probabilities are float32, like the
 logits: the Open Inference Protocol outputs them as they are, without another call. Everything else
 uses `Prediction.probabilities`, which are float64.
 """

@@ -1,4 +1,4 @@
-"""`python -m training.migrate BUNDLE`: writes a bundle of schema 2 as a new version of its model.
+"""`python -m training.migrate_bundle BUNDLE`: writes a bundle of schema 2 as a new version.
 
 Schema 2 kept the graphs as they were exported; they are finished. Trains and measures nothing.
 """
@@ -28,14 +28,14 @@ from model.errors import BundleError
 from model.inference.predictor_loading import load_predictor
 from training.command_exit_status import names_missing_extra, run_command
 
-logger = logging.getLogger("training.migrate")
+logger = logging.getLogger("training.migrate_bundle")
 
 
 class MigrationConfig(CommandSettings):
     """Write a bundle of an earlier version of Dropserve as the next version of its model."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DROPSERVE_MIGRATION_", cli_prog_name="python -m training.migrate"
+        env_prefix="DROPSERVE_MIGRATION_", cli_prog_name="python -m training.migrate_bundle"
     )
 
     bundle: CliPositionalArg[Path] = Field(description="folder of one version, models/NAME/VERSION")
@@ -101,7 +101,7 @@ def _open(folder: Path) -> Bundle:
 
 def _finish(draft: Path, old: Bundle) -> None:
     """Finish the graphs, which may be anything whose digest the manifest has."""
-    from training.export.finished_graphs import finish_graphs  # which imports onnx
+    from training.export.serving_graphs import finish_graphs  # which imports onnx
 
     try:
         finish_graphs(draft)

@@ -12,7 +12,7 @@ from service.api.sampling_validation import parse_sampling
 from service.api.schemas import UncertaintyQuery
 from service.codecs.tensors import Tensor
 from service.engine.model_loader import LoadedModel
-from service.feedback.feedback_of_service import Feedback
+from service.feedback.feedback_recorder import Feedback
 from service.settings import ServiceSettings
 from service.shadow.background_comparison import ShadowComparison
 from service.traffic_log.traffic_log import TrafficLog

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 
 from tests.training.selection.brute_force import joint_entropy, pools, random_pool
-from training.selection.label_configurations import LabelConfigurations, Probabilities
+from training.selection.joint_label_configurations import LabelConfigurations, Probabilities
 
 TOLERANCE = 1e-5
 """The products are summed in float32."""

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 
-from model.graphs.calibrated_softmax import OUTPUTS, temperature_input
 from model.graphs.sessions import Session, create_session
+from model.graphs.softmax_temperature import OUTPUTS, temperature_input
 from model.uncertainty.uncertainty_measures import softmax
-from training.export.calibrated_softmax_graph import add_calibrated_softmax
+from training.export.softmax_nodes import add_calibrated_softmax
 
 IMAGES = "images"
 CLASSES = (2, 3, 10, 37, 1000)

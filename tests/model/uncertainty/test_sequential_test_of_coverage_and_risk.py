@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.uncertainty.promised_rate_test import (
+from model.uncertainty.sequential_test_of_coverage_and_risk import (
     PromisedRateTest,
     level_of_coverage_test,
     level_of_risk_test,

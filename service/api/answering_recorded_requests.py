@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.api.answers_for_log_and_shadow import NATIVE_ROUTES, rows_of_outputs
+from service.api.answer_recording import NATIVE_ROUTES, rows_of_outputs
 from service.api.open_inference_tensors import InferOptions, ModelEndpoint
 from service.api.response_builders import deterministic_predictions, uncertain_predictions
 from service.engine.model_loader import LoadedModel

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 
 from model.bundle.store import HEAD_FILE, MC_STATISTICS_FILE, MODEL_FILE
-from training.export.calibrated_softmax_graph import add_calibrated_softmax
 from training.export.mc_statistics_graph import add_mc_statistics, mc_statistics_model
+from training.export.softmax_nodes import add_calibrated_softmax
 
 
 def finish_graphs(folder: Path) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from model.dropout.sampling_methods import FixedSamples, Sampling
-from service.engine.batch_scheduling import Batch, RequestQueue
 from service.engine.latency_estimator import Costs, LatencyEstimator
 from service.engine.pending_requests import PendingRequest, Result
+from service.engine.request_scheduling import Batch, RequestQueue
 from service.http.client_quotas import CURRENT_CLIENT, Client, LoopQuota
 
 COSTS = Costs(trunk_seconds=0.01, head_seconds=0.001)
