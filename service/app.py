@@ -30,9 +30,9 @@ from service.api import (
     rollouts,
     tensorflow_serving,
 )
-from service.api.answer_recording import AnswerNotes
-from service.api.answering_recorded_requests import answer_as_noted
+from service.api.answer_by_another_version import answer_as_noted
 from service.api.openapi_security import describe_keys
+from service.api.record_answer_for_log_shadow_feedback import AnswerNotes
 from service.container_resources import available_processors
 from service.edge.allowed_hosts import AllowedHosts, parse_hosts
 from service.edge.cors_origins import parse_origins

@@ -32,13 +32,13 @@ from service.http.rate_table_of_all_workers import make_shared_table
 from service.http.response_headers import SECURITY_HEADERS
 from service.keys.key_file import KeyFile, KeyFileError, read_key_file
 from service.label_studio.task_images import why_label_studio_is_unusable
-from service.models_source.source_following import (
+from service.models_source.source_polling import (
     why_cache_is_unusable,
     why_source_is_unusable,
 )
 from service.observability import log_format
 from service.observability.metrics_recorder import MULTIPROCESS_VARIABLE
-from service.registry.peer_records import remove_ended
+from service.registry.peer_process_records import remove_ended
 from service.registry.process_identity import this_process
 from service.settings import ServiceSettings
 from service.tls.certificate_files import Certificate, TlsFileError, load_certificate

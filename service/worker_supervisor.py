@@ -21,7 +21,7 @@ from service.http.graceful_shutdown import (
     start_exit_watchdog,
 )
 from service.observability.metrics_recorder import remove_worker_gauges
-from service.registry.peer_records import remove_ended
+from service.registry.peer_process_records import remove_ended
 from service.registry.process_identity import this_process
 
 logger = structlog.stdlib.get_logger("service")

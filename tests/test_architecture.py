@@ -65,7 +65,7 @@ ROOMS = {
         "selection",
         "adoption",
         "transfer",
-        "nonzero_rank",
+        "fit_on_nonzero_rank",
         "adopt",
         "evaluate",
         "migrate_bundle",

@@ -62,7 +62,7 @@ def _run(config: TrainingConfig, arguments: list[str]) -> int:
 
     if config.process_count > 1 and not is_launched():
         return launch("training", arguments, config.devices or 1, config.nodes)
-    from training.nonzero_rank import help_train
+    from training.fit_on_nonzero_rank import help_train
     from training.pipeline import train
 
     processes = find_processes(config)

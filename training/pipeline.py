@@ -59,6 +59,7 @@ from training.export.ood_statistics import (
 )
 from training.export.quantization_gate import PrecisionChoice, choose_precision
 from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs, write_golden
+from training.fit_on_nonzero_rank import announce
 from training.fitting.checkpoints import LAST_CHECKPOINT, lock_run
 from training.fitting.run_folder import prepare_run_folder, record_bundle
 from training.fitting.training_advice import advise
@@ -71,7 +72,6 @@ from training.fitting.training_loop import (
 from training.fitting.unit_diagnostics import count_deaths_and_revivals, diagnose
 from training.network.classifier import Classifier, Head, count_parameters
 from training.network.prune import max_logit_difference, prune
-from training.nonzero_rank import announce
 from training.report.data_section import files_section
 from training.report.html_report import ReportData, write_card, write_plots
 from training.report.summary_in_the_log import log_result

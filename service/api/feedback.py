@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from model.images.preprocessing import to_float
 from service.api import schemas
-from service.api.answer_recording import default_subject
-from service.api.answering_recorded_requests import answer_as_noted
+from service.api.answer_by_another_version import answer_as_noted
 from service.api.feedback_fields import describe_figures, describe_results
 from service.api.feedback_schemas import (
     LABELS_SCHEMA,
@@ -22,6 +21,7 @@ from service.api.feedback_schemas import (
     LabelsOfAnswers,
     VersionFeedback,
 )
+from service.api.record_answer_for_log_shadow_feedback import default_subject
 from service.api.routes import image_request_body, json_response, new_router, request_id
 from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
 from service.codecs.validation_sentence import first_problem

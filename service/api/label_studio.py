@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.errors import DropserveError
-from service.api.answer_recording import AnswerNotes, default_subject
-from service.api.answering_recorded_requests import answer_as_noted
+from service.api.answer_by_another_version import answer_as_noted
 from service.api.feedback_fields import describe_results
+from service.api.record_answer_for_log_shadow_feedback import AnswerNotes, default_subject
 from service.api.routes import json_response, new_router
 from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
 from service.codecs.validation_sentence import first_problem

@@ -11,8 +11,8 @@ from service.api.routes import json_response, new_router, request_id
 from service.api.shadow_summary import shadow_summary
 from service.api.version_summary import measured, version_summary
 from service.keys.scopes import requires
+from service.registry.active_versions import ActiveVersions
 from service.registry.model_repository import Repository
-from service.registry.stable_and_canary import ActiveVersions
 from service.shadow.background_comparison import ShadowComparison
 
 

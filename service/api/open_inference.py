@@ -16,13 +16,13 @@ from starlette.responses import Response
 
 from model.bundle.store import SAMPLED_SUFFIX
 from service import API_VERSION
-from service.api.answer_recording import INFER, AnswerNotes
 from service.api.open_inference_tensors import (
     InferOptions,
     ModelEndpoint,
     TensorSpec,
     split_model_name,
 )
+from service.api.record_answer_for_log_shadow_feedback import INFER, AnswerNotes
 from service.api.routes import (
     MAX_INLINE_NUMBERS,
     RawResponse,

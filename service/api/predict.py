@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from model.uncertainty.calibration import ABSTENTION_REASONS, Decisions
 from model.uncertainty.uncertainty_measures import Uncertainty
 from service.api import response_builders, schemas
-from service.api.answer_recording import (
+from service.api.record_answer_for_log_shadow_feedback import (
     PREDICT,
     UNCERTAINTY,
     AnswerNotes,

@@ -23,8 +23,8 @@ from service.engine.model_loader import LoadedModel
 from service.feedback.feedback_recorder import Feedback
 from service.keys.scopes import requires
 from service.observability.history_rings import INTERVAL_SECONDS, HistoryRings
+from service.registry.active_versions import CANARY, STABLE
 from service.registry.model_repository import Repository
-from service.registry.stable_and_canary import CANARY, STABLE
 
 _GRACE_SECONDS = 1.5
 """An interval is shown so long after its end: by then every worker has recorded it."""

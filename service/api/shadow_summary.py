@@ -1,7 +1,7 @@
 """A model's shadow version: its state, and what its comparison has found so far."""
 
+from service.registry.active_versions import ActiveVersions
 from service.registry.model_repository import Repository
-from service.registry.stable_and_canary import ActiveVersions
 from service.shadow.background_comparison import ShadowComparison
 from service.shadow.shadow_counts import VersionPair
 

@@ -6,8 +6,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.answer_recording import ROWS, AnswerNotes
 from service.api.open_inference_tensors import ModelEndpoint, split_model_name
+from service.api.record_answer_for_log_shadow_feedback import ROWS, AnswerNotes
 from service.api.routes import json_response, predictions_response, request_id
 from service.codecs.tensors import Tensor
 from service.keys.scopes import requires

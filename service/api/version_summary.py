@@ -9,7 +9,7 @@ from typing import Any
 from model.bundle.architecture_description import AdoptedArchitecture, Architecture
 from model.bundle.store import REPORT_FILE
 from service.engine.model_loader import LoadedModel
-from service.registry.stable_and_canary import CANARY, STABLE, ActiveVersions
+from service.registry.active_versions import CANARY, STABLE, ActiveVersions
 
 _LARGEST = 2.0**63
 _TEST_FIGURES = {

@@ -6,7 +6,7 @@ from service.check.findings import Finding, error, fine, warning
 from service.check.rights_and_disk_room_check import why_not_writable
 from service.models_source.bundle_cache import BundleCache
 from service.models_source.remote_bundles import RemoteBundles, SourceError
-from service.models_source.source_following import why_source_is_unusable
+from service.models_source.source_polling import why_source_is_unusable
 from service.models_source.synchronisation import Wanted
 from service.settings import ServiceSettings
 

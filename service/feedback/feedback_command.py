@@ -10,8 +10,8 @@ from model.uncertainty.binomial_interval import Interval
 from service.feedback.feedback_file import FeedbackFile, as_sentence
 from service.feedback.feedback_settings import FeedbackSettings
 from service.feedback.image_export import export_images
+from service.feedback.model_versions_with_feedback import forget_tests, read_figures, read_versions
 from service.feedback.remembered_answer import VersionIdentity
-from service.feedback.stored_versions import forget_tests, read_figures, read_versions
 from service.feedback.version_figures import VersionFigures
 from service.settings import ServiceSettings
 

@@ -19,13 +19,13 @@ from service.feedback.feedback_file import FeedbackFile
 from service.feedback.feedback_metrics import show_figures
 from service.feedback.feedback_writer import AnswerRecord, FeedbackLimits, FeedbackWriter
 from service.feedback.label_transaction import LabelledAnswer, LabelTransaction, TrueLabel
+from service.feedback.model_versions_with_feedback import find_version, read_figures
 from service.feedback.remembered_answer import (
     RememberedAnswer,
     VersionIdentity,
     answered_images,
     promise_of,
 )
-from service.feedback.stored_versions import find_version, read_figures
 from service.feedback.version_figures import VersionFigures
 from service.observability.log_format import CURRENT_REQUEST_ID
 from service.observability.metrics_recorder import Metrics

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from model.errors import DropserveError
-from service.feedback.stored_versions import parse_class_names
+from service.feedback.model_versions_with_feedback import parse_class_names
 
 _ROWS_AT_ONCE = 100
 """A read of this many rows ends before the next begins, so that the write-ahead log stays short."""

@@ -14,19 +14,19 @@ import numpy as np
 
 from model.uncertainty.prediction_sets import SetKind
 from service.errors import InvalidLabelError, UnknownAnswerError
-from service.feedback.remembered_answer import (
-    AnsweredImage,
-    Promise,
-    RememberedAnswer,
-    VersionIdentity,
-)
-from service.feedback.stored_versions import (
+from service.feedback.model_versions_with_feedback import (
     add_counts,
     coverage_test,
     parse_class_names,
     risk_test,
     store_test,
     version_row,
+)
+from service.feedback.remembered_answer import (
+    AnsweredImage,
+    Promise,
+    RememberedAnswer,
+    VersionIdentity,
 )
 from service.feedback.version_figures import LabelCounts, bin_of
 

@@ -25,13 +25,13 @@ from service.http.client_quotas import Client, Connection
 from service.http.connection_deadline import ConnectionDeadline
 from service.http.error_responses import http_error
 from service.http.lifespan_state import HTTP_CONTEXT, HttpContext
+from service.http.request_boundaries import RequestPieces
 from service.http.request_framing import (
     RefusedHeadError,
     body_length,
     header_lines,
     without_upgrade,
 )
-from service.http.request_pieces import RequestPieces
 
 MAX_HEAD_BYTES = 2**16
 """The most bytes of a request's target, headers and trailers together."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from model.bundle.bounded_reading import read_file
 from model.errors import DropserveError
-from service.label_studio.bounded_answers import read_answer
+from service.label_studio.size_limited_download import read_answer
 from service.label_studio_url import LabelStudioUrl
 
 if TYPE_CHECKING:

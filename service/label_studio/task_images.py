@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from model.errors import DropserveError
 from service.codecs.body_to_images import decode_base64
 from service.label_studio.access_token import AccessToken, TokenError, read_token
-from service.label_studio.bounded_answers import read_answer
+from service.label_studio.size_limited_download import read_answer
 from service.label_studio_url import LabelStudioUrl
 from service.settings import ServiceSettings
 

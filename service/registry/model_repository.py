@@ -26,17 +26,17 @@ from service.errors import (
     UnknownVersionError,
     VersionRefusedError,
 )
-from service.models_source.source_following import SourceFollowing
+from service.models_source.source_polling import SourcePolling
 from service.observability.metrics_recorder import Metrics
 from service.registry import not_ready_reasons
+from service.registry.active_versions import ActiveVersions, select_version
 from service.registry.default_model import DefaultModel
 from service.registry.file_access_timeout import Disk
 from service.registry.models_folder_scan import ModelsFolder
 from service.registry.refused_versions import LoadFailure
 from service.registry.rollout_spec import RolloutSpec
-from service.registry.stable_and_canary import ActiveVersions, select_version
 from service.registry.version_lifecycle import LoadedModels
-from service.registry.waiting_for_peers import PeerFollowing
+from service.registry.waiting_for_peer_processes import PeerFollowing
 from service.registry.wanted_versions import rollouts_of
 from service.settings import ServiceSettings
 
@@ -70,7 +70,7 @@ class Repository:
         self._disk = Disk()
         self._rollouts = rollouts_of(settings)
         self._following = PeerFollowing(self._rollouts, self._disk)
-        self._source = SourceFollowing.of(settings, metrics, self._named_versions)
+        self._source = SourcePolling.of(settings, metrics, self._named_versions)
         self._reconciled_generation = -1
         """The generation of the rollouts that all models were last reconciled with."""
         self._missing: Mapping[str, Sequence[int]] = {}

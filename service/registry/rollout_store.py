@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from model.bundle.bounded_reading import read_file
 from service.errors import RolloutError
 from service.registry import atomic_files
-from service.registry.peer_records import Peer, Peers
+from service.registry.peer_process_records import Peer, Peers
 from service.registry.process_identity import ProcessIdentity, this_process
 from service.registry.rollout_spec import RolloutSpec
 

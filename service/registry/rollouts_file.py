@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from model.bundle.bounded_reading import read_file
 from model.bundle.store import check_name
 from service.errors import RolloutError
-from service.registry.peer_records import Peer
+from service.registry.peer_process_records import Peer
 from service.registry.rollout_spec import RolloutSpec
 
 logger = structlog.stdlib.get_logger("service")

@@ -6,7 +6,7 @@ Commands change a folder that replicas share; a file that somebody else writes i
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from service.registry.peer_records import Peer
+from service.registry.peer_process_records import Peer
 from service.registry.rollout_spec import RolloutSpec
 from service.registry.rollout_store import RolloutStore
 from service.registry.rollouts_file import RolloutsFile

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.api.answer_recording import NATIVE_ROUTES, PROTOCOL_ROUTES
+from service.api.record_answer_for_log_shadow_feedback import NATIVE_ROUTES, PROTOCOL_ROUTES
 from service.replay.traffic_log_line_schema import Answer, LogLine, ModelOfLine
 from service.traffic_log.image_files import Floats, StoredImageError, read_image
 from service.traffic_log.log_reading import read_lines

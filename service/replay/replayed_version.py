@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from service.api.answering_recorded_requests import answer_as_noted
+from service.api.answer_by_another_version import answer_as_noted
 from service.engine.model_loader import LoadedModel, Loader
 from service.observability.metrics_recorder import Metrics
 from service.settings import ServiceSettings

@@ -18,9 +18,9 @@ import structlog
 from model.errors import DropserveError
 from service.engine.model_loader import LoadedModel
 from service.observability.log_format import CURRENT_REQUEST_ID
+from service.registry.active_versions import ActiveVersions
 from service.registry.canary_and_shadow_traffic_split import is_shadowed
 from service.registry.model_repository import Repository
-from service.registry.stable_and_canary import ActiveVersions
 from service.shadow.difference_of_two_answers import ComparedAnswer, compare
 from service.shadow.shadow_counts import ShadowCounts, VersionPair
 from service.shadow.spare_time import SpareTime

@@ -1,6 +1,6 @@
 /** A pad to draw on. It keeps strokes, not pixels, so that a drawing can be fitted to the frame. */
 
-import { DEFAULT_FRAME } from "./margin_and_background.js";
+import { DEFAULT_FRAME } from "./margins_of_model_images.js";
 
 const SENT_SIDE = 224; // pixels of the image that is sent, at least
 const KEY_STEP = 0.05;
@@ -31,7 +31,7 @@ export class Sketch {
 
   /**
    * Take over a model's frame and the side of its input in pixels.
-   * @param {import("./margin_and_background.js").Frame} frame @param {number} side
+   * @param {import("./margins_of_model_images.js").Frame} frame @param {number} side
    */
   setModel(frame, side) {
     this.frame = frame;

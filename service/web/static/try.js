@@ -5,7 +5,7 @@ import { ServiceError, address, fetchJson, getModel, getModels } from "./api.js"
 import { byId, html } from "./dom.js";
 import { exampleButtons, examples, ownExamples } from "./examples.js";
 import { percent } from "./format.js";
-import { measureFrame } from "./margin_and_background.js";
+import { measureFrame } from "./margins_of_model_images.js";
 import { HeatMap } from "./heat_map.js";
 import { listenForFiles } from "./image_files.js";
 import { ImageList } from "./image_list.js";

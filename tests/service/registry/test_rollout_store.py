@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service.errors import RolloutError
-from service.registry.peer_records import SILENCE_SECONDS
+from service.registry.peer_process_records import SILENCE_SECONDS
 from service.registry.rollout_spec import RolloutSpec
 from service.registry.rollout_store import RolloutStore
 from tests.conftest import ROOT

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from service.registry import model_repository, rollout_store, waiting_for_peers
+from service.registry import model_repository, rollout_store, waiting_for_peer_processes
 from tests.bundles import copy_bundle
 from tests.service.registry.fake_hosts import on_host
 from tests.service.serving import Application, check_error, serving_models
@@ -29,7 +29,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     letters = iter("abcdef")
     monkeypatch.setattr(rollout_store, "this_process", lambda: on_host(next(letters)))
     monkeypatch.setattr(model_repository, "_FOLLOW_SECONDS", 0.01)
-    monkeypatch.setattr(waiting_for_peers, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(waiting_for_peer_processes, "_CHECK_SECONDS", 0.01)
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def test_replica_that_cannot_load_a_version_is_named(models: Path, tmp_path: Pat
 def test_replica_that_does_not_follow_is_named(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting_for_peers, "_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(waiting_for_peer_processes, "_TIMEOUT_SECONDS", 0.2)
     shared = tmp_path / "shared"
     with replicas(models, control=shared) as (service,):
         silent = rollout_store.RolloutStore(shared)

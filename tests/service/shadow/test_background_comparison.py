@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from model.bundle.store import GOLDEN_FILE, HEAD_FILE, MODEL_FILE
-from service.api.answering_recorded_requests import answer_as_noted
+from service.api.answer_by_another_version import answer_as_noted
 from service.app import create_app
 from service.observability.metrics_recorder import Metrics
 from service.replay.replay_run import Replay, run

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.registry import atomic_files, process_identity
-from service.registry.peer_records import (
+from service.registry.peer_process_records import (
     FORGET_SECONDS,
     SILENCE_SECONDS,
     Peers,

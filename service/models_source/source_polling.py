@@ -66,7 +66,7 @@ def why_cache_is_unusable(settings: ServiceSettings) -> str | None:
     return None if problem is None else f"--models-cache: {problem}"
 
 
-class SourceFollowing:
+class SourcePolling:
     """Follows a source: what is wanted there comes into the cache, sooner or later."""
 
     def __init__(

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.api.answer_recording import NATIVE_ROUTES, rows_of_outputs
 from service.api.open_inference_tensors import InferOptions, ModelEndpoint
+from service.api.record_answer_for_log_shadow_feedback import NATIVE_ROUTES, rows_of_outputs
 from service.api.response_builders import deterministic_predictions, uncertain_predictions
 from service.engine.model_loader import LoadedModel
 from service.traffic_log.traffic_record import Row, Subject, TrafficOptions

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 from torch._C._distributed_c10d import HashStore
 
-from training import nonzero_rank
+from training import fit_on_nonzero_rank
 from training.config import TrainingConfig
 from training.data.added_images import add_images
 from training.data.dataset import Dataset, load_dataset
 from training.distributed.process_group import Processes
-from training.nonzero_rank import announce, help_train
+from training.fit_on_nonzero_rank import announce, help_train
 from training.transfer.backbone_choice import choose_backbone
 
 
@@ -26,7 +26,7 @@ def test_further_machine_adds_the_images_that_the_first_one_adds(
     store = HashStore()
     announce(config, first, tmp_path, Processes(0, 2, store=store))
     fitted: list[Dataset] = []
-    monkeypatch.setattr(nonzero_rank, "help_fit", lambda _, data, *__: fitted.append(data))
+    monkeypatch.setattr(fit_on_nonzero_rank, "help_fit", lambda _, data, *__: fitted.append(data))
     help_train(config, Processes(1, 2, store=store))
     (data,) = fitted
     assert len(data.train) == len(load_dataset(config).train) + 1

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.request_pieces import END_OF_HEAD, RequestPieces
+from service.http.request_boundaries import END_OF_HEAD, RequestPieces
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 BODY = b"\r\n\r\nx"

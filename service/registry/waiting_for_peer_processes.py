@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from service.errors import DeadlineError, NotReadyError
 from service.registry.file_access_timeout import Disk
-from service.registry.peer_records import HEARTBEAT_SECONDS, Peer
+from service.registry.peer_process_records import HEARTBEAT_SECONDS, Peer
 from service.registry.wanted_versions import Rollouts
 
 _CHECK_SECONDS = 0.05
