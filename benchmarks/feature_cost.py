@@ -12,9 +12,10 @@ import tempfile
 import timeit
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.features import NOTHING, Feature, features
 from benchmarks.machine import describe_machine
 from benchmarks.processor_time import (
     compare_in_turns,
@@ -25,35 +26,13 @@ from benchmarks.processor_time import (
 from service.http.client_rate_limits import ClientRates, RateLimits
 from service.http.rate_table_of_all_workers import table_in_memory
 from service.keys.access_control import AccessControl
-from service.keys.key_file_changes import add_key
 from service.keys.key_ring import KeyRing
 from service.observability.metrics_recorder import Metrics
 
 _TURNS, _REQUESTS = 20, 100
-_KEYS = 100
 _MODELS_FOLDER = Path("models")
 _ROUTES = ("/predict", "/uncertainty")
 _CHECKS = 100_000
-
-
-@dataclass(frozen=True)
-class Feature:
-    """What a service is started with, and what its requests have besides."""
-
-    options: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-_RATES = ("--client-requests-per-second", "1e6", "--client-images-per-second", "1e6")
-_PROXIES = ("--trusted-proxies", "127.0.0.0/8")
-FEATURES = {
-    "nothing": Feature(),
-    "cors": Feature(("--cors-origins", "https://example.org"), {"Origin": "https://example.org"}),
-    "proxies": Feature(_PROXIES, {"X-Forwarded-For": "198.51.100.7"}),
-    "hosts": Feature(("--allowed-hosts", "127.0.0.1,*.example.org")),
-    "rates": Feature(_RATES),
-}
-_FEATURE_NAMES = ("keys", "log", "feedback", *FEATURES)
 
 
 @dataclass(frozen=True)
@@ -96,9 +75,9 @@ def _compare(plain: _Service, featured: _Service, name: str, route: str) -> str:
     )
 
 
-def _check_alone(file: Path, key: str) -> str:
-    access = AccessControl(KeyRing(file), Metrics())
-    header = f"Bearer {key}"
+def _keys_alone(feature: Feature) -> str:
+    access = AccessControl(KeyRing(Path(feature.options[-1])), Metrics())
+    header = feature.headers["Authorization"]
     seconds = timeit.repeat(
         lambda: access.authorize(header, None, "192.0.2.1", "predict"), repeat=5, number=_CHECKS
     )
@@ -115,28 +94,20 @@ def _rates_alone() -> str:
 
 def main(names: list[str]) -> None:
     """Print what each feature costs: the median of the ratios with it and without."""
-    unknown = set(names) - set(_FEATURE_NAMES)
-    if unknown:
-        sys.exit(f"There is no feature {unknown.pop()!r}; there is {', '.join(_FEATURE_NAMES)}.")
-    sys.stdout.write(f"{describe_machine()}\n")
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "keys.json"
-        keys = [add_key(file, f"user-{i}", frozenset({"predict"}), None) for i in range(_KEYS)]
-        bearer = {"Authorization": f"Bearer {keys[-1]}"}
-        features = {
-            "keys": Feature(("--api-keys-file", str(file)), bearer),
-            "log": Feature(("--traffic-log", str(Path(folder) / "log"))),
-            "feedback": Feature(("--feedback", str(Path(folder) / "feedback.db"))),
-            **FEATURES,
-        }
-        alone = {"keys": lambda: _check_alone(file, keys[-1]), "rates": _rates_alone}
-        for name in names or features:
+        every = features(Path(folder))
+        unknown = set(names) - set(every)
+        if unknown:
+            sys.exit(f"There is no feature {unknown.pop()!r}; there is {', '.join(every)}.")
+        sys.stdout.write(f"{describe_machine()}\n")
+        alone = {"keys": lambda: _keys_alone(every["keys"]), "rates": _rates_alone}
+        for name in names or every:
             if name in alone:
                 sys.stdout.write(alone[name]())
             with ExitStack() as stack:
                 plain, featured = (
                     stack.enter_context(_service(_MODELS_FOLDER, each))
-                    for each in (FEATURES["nothing"], features[name])
+                    for each in (NOTHING, every[name])
                 )
                 for route in _ROUTES:
                     sys.stdout.write(_compare(plain, featured, name, route))

@@ -17,8 +17,9 @@ from typing import get_args
 
 from rich.console import Console
 
+from benchmarks.features import features
 from benchmarks.serving.comparison import Plan, compare
-from benchmarks.serving.peers import INT8, PEERS, Kind, Peer, other_checkout
+from benchmarks.serving.peers import INT8, PEERS, Kind, Peer, other_checkout, with_feature
 from benchmarks.serving.report import records
 from benchmarks.serving.setup import add_flags, read_flags, recorded_flags
 from model.bundle.store import open_bundle
@@ -48,6 +49,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--before", type=Path, help="another checkout of this project, to compare this one with"
     )
+    parser.add_argument(
+        "--features", help="our service with each of these, too: keys, log, feedback, ..."
+    )
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=int, help="of each measurement")
     parser.add_argument("--connections", help="of the closed loop, with commas between, rising")
@@ -63,8 +67,10 @@ def main(arguments: list[str]) -> None:
         if not (options.before / "service").is_dir():
             parser.error(f"--before: {options.before} is no checkout of this project")
         peers.insert(1, (other_checkout(options.before), setup.bundle))
+    folder = setup.scratch()
+    peers[1:1] = [(peer, setup.bundle) for peer in _featured(options.features, folder)]
     console = Console()
-    comparison = compare(peers, plan, setup, setup.scratch(), console.log)
+    comparison = compare(peers, plan, setup, folder, console.log)
     if not comparison.servers:
         raise SystemExit("No server answered.")
     setting = f"{setup} Servers take turns; those that wait are suspended."
@@ -98,6 +104,17 @@ def _kinds(text: str | None) -> tuple[Kind, ...]:
 
 def _numbers(text: str | None) -> tuple[float, ...]:
     return tuple(float(each) for each in (text or "").split(",") if each and each != "none")
+
+
+def _featured(names: str | None, folder: Path) -> list[Peer]:
+    if names is None:
+        return []
+    every = features(folder)
+    if unknown := set(names.split(",")) - set(every):
+        raise SystemExit(
+            f"--features: no {', '.join(sorted(unknown))}; there are {', '.join(every)}."
+        )
+    return [with_feature(name, every[name]) for name in names.split(",")]
 
 
 def _peers(options: argparse.Namespace) -> list[Peer]:

@@ -6,12 +6,14 @@ advises for speed; the code that it runs is in `benchmarks/peers/`. Knows no pro
 
 import json
 import os
+import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.features import Feature
 from benchmarks.serving import payloads
 from benchmarks.serving.environments import REQUIREMENTS, ROOT
 from benchmarks.serving.payloads import Content, Floats, Response
@@ -248,6 +250,26 @@ def other_checkout(root: Path) -> Peer:
         partial(service, root=root.resolve()),
         _OUR_ENDPOINTS + _OUR_MC_ENDPOINTS,
         note="another checkout of this project",
+    )
+
+
+def with_feature(name: str, feature: Feature) -> Peer:
+    """Return our service with a feature that every request pays for."""
+
+    def add_headers(write: Callable[[Floats], Content], image: Floats) -> Content:
+        content = write(image)
+        return Content({**content.headers, **feature.headers}, content.body)
+
+    return Peer(
+        f"ours-{name}",
+        f"ours, {name}",
+        _SERVICE_PACKAGES,
+        lambda spec: service(spec, *feature.options),
+        tuple(
+            replace(each, write=partial(add_headers, each.write))
+            for each in _OUR_ENDPOINTS + _OUR_MC_ENDPOINTS
+        ),
+        note=shlex.join(each.rpartition("/")[2] for each in feature.options),
     )
 
 

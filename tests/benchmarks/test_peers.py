@@ -2,10 +2,20 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.features import features
 from benchmarks.serving.environments import REQUIREMENTS
-from benchmarks.serving.peers import INT8, OURS, PEERS, LaunchSpec, Peer, other_checkout
+from benchmarks.serving.peers import (
+    INT8,
+    OURS,
+    PEERS,
+    LaunchSpec,
+    Peer,
+    other_checkout,
+    with_feature,
+)
 from model.bundle.store import open_bundle
 
 
@@ -40,3 +50,19 @@ def test_other_checkout_starts_from_its_folder_with_the_same_requests(
     assert before.command(spec).environment["PYTHONPATH"] == str(tmp_path)
     assert before.command(spec).arguments == ours.command(spec).arguments
     assert (before.endpoints, before.environment) == (ours.endpoints, ours.environment)
+
+
+def test_service_with_keys_is_started_with_a_key_file_and_gets_a_key_with_every_request(
+    tmp_path: Path, models_folder: Path
+) -> None:
+    bundle = open_bundle(models_folder / "digits" / "1")
+    keyed = with_feature("keys", features(tmp_path)["keys"])
+    options = keyed.command(LaunchSpec(Path(sys.executable), bundle, tmp_path, 8300)).arguments
+    assert tuple(options[-2:]) == ("--api-keys-file", str(tmp_path / "keys.json"))
+    image = np.zeros((1, 8, 8), np.float32)
+    ours = next(each for each in PEERS if each.name == OURS)
+    for endpoint, plain in zip(keyed.endpoints, ours.endpoints, strict=True):
+        content, other = endpoint.write(image), plain.write(image)
+        assert content.body == other.body
+        assert content.headers["Authorization"].startswith("Bearer ")
+        assert content.headers.items() > other.headers.items()
