@@ -20,10 +20,8 @@ MODULES = {
     "dropserve-train": "training",
     **{f"dropserve-{name}": f"service.{name}" for name in ("check", "control", "keys")},
     **{f"dropserve-{name}": f"service.{name}" for name in ("score", "replay", "feedback")},
-    **{
-        f"dropserve-{name}": f"training.{name}"
-        for name in ("evaluate", "adopt", "select", "migrate")
-    },
+    **{f"dropserve-{name}": f"training.{name}" for name in ("evaluate", "adopt", "select")},
+    "dropserve-migrate": "training.migrate_bundle",
 }
 """Each script, and the module whose `python -m` is the same command."""
 

@@ -25,6 +25,7 @@ CHANGED: dict[str, Any] = {
     "client_burst_seconds": 3.0,
     "workers": 2,
     "threads": 3,
+    "provider": "cuda",
     "models_folder": Path("else where"),
     "models_source": "s3://bucket/models",
     "models_cache": Path("fetched here"),

@@ -187,6 +187,6 @@ def test_parquet_has_what_was_there_and_what_is_new(tmp_path: Path) -> None:
 def test_parquet_without_pyarrow_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     require_pyarrow()
     monkeypatch.setattr("service.scoring.parquet_output.find_spec", lambda _: None)
-    with pytest.raises(SettingsError, match=r"pip install 'dropserve\[parquet\]'"):
+    with pytest.raises(SettingsError, match=r"pip install '\.\[parquet\]'"):
         require_pyarrow()
     assert importlib.util.find_spec("pyarrow") is not None
