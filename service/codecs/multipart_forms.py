@@ -47,15 +47,17 @@ def read_form_files(body: bytes, content_type: str, limits: Limits) -> list[byte
         raise InvalidRequestError(
             f"The form cannot be read ({reason}); send it with curl -F file=@IMAGE."
         ) from None
-    for part in parts:
-        if part.name != _FORM_FIELD or not part.is_file:
-            what = "no file name" if part.name == _FORM_FIELD else f"the name {part.name!r}"
-            raise InvalidRequestError(
-                f"A field of the form has {what}; send image files in fields named 'file' alone."
-            )
     if not parts:
         raise EmptyBodyError("The form has no 'file' field; send an image in one.")
     return [b"".join(part.data) for part in parts]
+
+
+def _require_file(part: _Part) -> None:
+    if part.name != _FORM_FIELD or not part.is_file:
+        what = "no file name" if part.name == _FORM_FIELD else f"the name {part.name!r}"
+        raise InvalidRequestError(
+            f"A field of the form has {what}; send image files in fields named 'file' alone."
+        )
 
 
 class _FormParser:
@@ -132,6 +134,7 @@ class _FormParser:
         self._part.is_file = bool(is_named) or self._part.content_type.lower().startswith(
             _FILE_TYPES
         )
+        _require_file(self._part)  # first: a field that is no image is not one image too many
         self._limits.check_count(len(self._parts) + 1)
 
     def _on_end(self) -> None:

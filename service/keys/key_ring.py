@@ -47,7 +47,7 @@ class KeyRing:
         """Read the file; without one that can be read no key is good until there is one."""
         self._path = path
         self._keys = _Keys()
-        self._signature: tuple[int, ...] | None = ()
+        self._fingerprint: tuple[int, ...] | None = ()
         self.refresh()
 
     def find(self, token: str) -> ApiKey | None:
@@ -76,10 +76,10 @@ class KeyRing:
 
     def refresh(self) -> None:
         """Take the file's keys if it has changed; keep those there are if it cannot be read."""
-        signature = file_fingerprint(self._path)
-        if signature == self._signature:
+        fingerprint = file_fingerprint(self._path)
+        if fingerprint == self._fingerprint:
             return
-        self._signature = signature
+        self._fingerprint = fingerprint
         try:
             self._keys = _Keys.of(read_key_file(self._path))
         except KeyFileError as error:

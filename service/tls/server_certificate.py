@@ -29,7 +29,7 @@ class ServerCertificate:
         self._files = files
         self._metrics = metrics
         self.context: ssl.SSLContext | None = None
-        self._signature = self._seen = _signature(files)
+        self._fingerprint = self._seen = _fingerprint(files)
         self._loaded_at = 0.0
         self._load()
 
@@ -47,11 +47,11 @@ class ServerCertificate:
 
         Certificate and key are replaced one after the other: in between they do not match.
         """
-        seen = _signature(self._files)
+        seen = _fingerprint(self._files)
         if seen != self._seen:
             self._seen = seen
-        elif seen != self._signature:
-            self._signature = seen
+        elif seen != self._fingerprint:
+            self._fingerprint = seen
             self._load()
         elif self.context is not None and time.monotonic() - self._loaded_at > _TICKET_KEY_SECONDS:
             self._load()
@@ -81,6 +81,6 @@ class ServerCertificate:
         logger.info("certificate read", file=str(self._files.certificate), expires=until)
 
 
-def _signature(files: TlsFiles) -> tuple[FileFingerprint, ...]:
+def _fingerprint(files: TlsFiles) -> tuple[FileFingerprint, ...]:
     """Return what changes when a file does."""
     return tuple(map(file_fingerprint, files.paths))

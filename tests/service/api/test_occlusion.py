@@ -91,6 +91,21 @@ def test_occlusion_takes_one_image(service: Application, digit: Pixels) -> None:
     )
 
 
+def test_field_beside_the_image_is_named_and_not_counted_as_an_image(
+    service: Application, digit: Pixels
+) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    body = head % (b'file"; filename="a.png', encode(digit)) + head % (b"label", b"9") + b"--x--"
+    check_error(
+        service.post(
+            "/occlusion", body, headers={"Content-Type": "multipart/form-data; boundary=x"}
+        ),
+        400,
+        "invalid_request",
+        "A field of the form has the name 'label'; send image files in fields named 'file' alone.",
+    )
+
+
 def test_occlusion_is_refused_before_it_runs_where_it_would_take_too_long(
     models_folder: Path, digit: Pixels
 ) -> None:
