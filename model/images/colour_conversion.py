@@ -18,6 +18,10 @@ Mode = Literal["L", "RGB"]
 _STRIP_PIXELS = 2**20
 """Size of the strips in which a large image is converted."""
 _SIXTEEN_TO_EIGHT_BITS = 257  # 65535 / 255; Pillow's own conversion clips instead of scaling
+_SIXTEEN_BIT_WHITE = 65535
+_MOST_BITS = 16
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+"""Tags of a TIFF, and a value of the second (TIFF 6.0, section 8)."""
 _DARK_LUMA = 48
 """Up to this mean luma, 0..255, what is visible of an image would vanish over black."""
 _SRGB_NAMES = (b"sRGB", "sRGB".encode("utf-16-be"))
@@ -34,10 +38,15 @@ def to_opaque(image: Image.Image, mode: Mode, profile: bytes = b"") -> Image.Ima
     broken, or of another colour space than the image, is ignored.
 
     Raises:
-        ImageDecodeError: the pixels are floats, whose range is unknown.
+        ImageDecodeError: the pixels are floats or have more than 16 bits: their range is unknown.
     """
     if image.mode == "F":
         raise ImageDecodeError("The image has float pixels; save it with 8 or 16 bits a channel.")
+    if image.mode == "I" and np.abs(image.getextrema()).max() > _SIXTEEN_BIT_WHITE:
+        raise ImageDecodeError(
+            "The image has values beyond 16 bits, and nothing says which one is white; save it "
+            "with 8 or 16 bits a channel."
+        )
     if image.mode == mode and not profile and not image.has_transparency_data:
         return image
     _correct_file_conventions(image)
@@ -66,12 +75,26 @@ def _correct_file_conventions(image: Image.Image) -> None:
     """Change in place what programs write otherwise than Pillow reads it.
 
     Many write 32-bit BMPs with an unused fourth byte of 0, and CMYK is stored inverted in a JPEG
-    only where Adobe's marker is present.
+    only where Adobe's marker is present. White is the highest value of 12 bits in a TIFF of 12
+    bits, and 0 where the TIFF says so.
     """
     if image.format == "BMP" and image.mode == "RGBA" and not image.getchannel("A").getbbox():
         image.putalpha(255)
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
         image.paste(ImageChops.invert(image))
+    if image.mode.startswith("I;16"):
+        bits = _tiff_value(image, _BITS_PER_SAMPLE) or _MOST_BITS
+        if bits < _MOST_BITS:
+            scale = _SIXTEEN_BIT_WHITE / (2**bits - 1)
+            image.paste(image.point(lambda value: value * scale))
+        if _tiff_value(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
+            image.paste(image.point(lambda value: value * -1 + _SIXTEEN_BIT_WHITE))
+
+
+def _tiff_value(image: Image.Image, tag: int) -> int | None:
+    """Return the first value of a tag of a TIFF; None: it is no TIFF, or has no such tag."""
+    value = getattr(image, "tag_v2", {}).get(tag)
+    return value[0] if isinstance(value, tuple) else value
 
 
 def _flat(image: Image.Image, mode: Mode, profile: bytes) -> Image.Image:
@@ -91,7 +114,7 @@ def _flat(image: Image.Image, mode: Mode, profile: bytes) -> Image.Image:
 
 def _with_eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16 bits a pixel (I;16, I;16B or I) to 8; one transparent value becomes alpha."""
-    wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+    wide = np.asarray(image).astype(np.int64).clip(0, _SIXTEEN_BIT_WHITE)
     grey = Image.fromarray((wide // _SIXTEEN_TO_EIGHT_BITS).astype(np.uint8))
     transparent = image.info.get("transparency")
     if transparent is None:

@@ -118,6 +118,15 @@ def _open_png(file: io.BytesIO) -> Image.Image:
     return image
 
 
+def _open_tiff(file: io.BytesIO) -> Image.Image:
+    """Open a TIFF; metadata of a wrong type, at which Pillow would fail, is left out."""
+    image = TiffImagePlugin.TiffImageFile(file)
+    for name in ("xmp", "icc_profile"):
+        if not isinstance(image.info.get(name, b""), bytes):
+            del image.info[name]
+    return image
+
+
 def _open_heif(file: io.BytesIO) -> Image.Image:
     try:
         import pillow_heif
@@ -138,7 +147,7 @@ _OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": _open_tiff,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "HEIF": _open_heif,
 }

@@ -28,6 +28,13 @@ _MAX_EXIF_ENTRIES = 1000
 _ORIENTATION_TAG = 0x0112
 _INTEGER_FORMATS = {3: "H", 4: "I"}
 """EXIF types that an orientation may have -> their format characters in `struct`."""
+_TIFF_BYTE, _TIFF_POINTERS, _TIFF_UNKNOWN_TAG = 1, (4, 13), 65535
+_TIFF_DIRECTORY_TAGS = (34665, 34853)
+"""Tags that point to a further directory: EXIF and GPS."""
+_TIFF_VALUE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""TIFF types -> the bytes of one value; those of the others have one (TIFF 6.0, section 2)."""
+_TIFF_INLINE_BYTES = 4
+"""Longer values stand elsewhere in the file."""
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """A marker that ends the pixels of a scan: no stuffed zero, restart marker or fill byte."""
@@ -66,7 +73,7 @@ def strip_metadata(data: bytes) -> StrippedImage:
     for magic, strip in _STRIPPERS.items():
         if data.startswith(magic):
             return strip(data)
-    if data[4:8] == b"ftyp":  # `irot` and `imir` turn these images, which their decoders apply
+    if data[4:8] == b"ftyp":  # `irot` and `imir` turn these images, which EXIF must not repeat
         return StrippedImage(_ISOBMFF_EXIF_ITEM.sub(rb"\1skip", data, count=1))
     return StrippedImage(data)
 
@@ -97,7 +104,8 @@ def _strip_png(data: bytes) -> StrippedImage:
         kept += [_png_chunk(b"IDAT", b"".join(pixels)), _png_chunk(b"IEND", b"")]
     return StrippedImage(
         b"".join(kept),
-        _orientation(metadata.get(b"eXIf", b"")) or _xmp_orientation(metadata.get(b"iTXt", b"")),
+        exif_orientation(metadata.get(b"eXIf", b""))
+        or _xmp_orientation(metadata.get(b"iTXt", b"")),
         _unpacked_profile(metadata.get(b"iCCP", b"")),
     )
 
@@ -174,7 +182,7 @@ def _jpeg_profile(segments: list[bytes]) -> bytes:
 def _jpeg_orientation(segments: list[bytes]) -> int:
     exif = next((each for each in segments if each.startswith(b"Exif\0\0")), b"")
     xmp = next((each for each in segments if each.startswith(b"http://ns.adobe.com/xap/")), b"")
-    return _orientation(exif) or _xmp_orientation(xmp)
+    return exif_orientation(exif) or _xmp_orientation(xmp)
 
 
 def _strip_gif(data: bytes) -> StrippedImage:
@@ -229,7 +237,7 @@ def _strip_webp(data: bytes) -> StrippedImage:
     for kind, start, end in _riff_chunks(data):
         content = data[start + 8 : end]
         if kind == b"EXIF":
-            orientation = _orientation(content[:_MAX_METADATA_BYTES])
+            orientation = exif_orientation(content[:_MAX_METADATA_BYTES])
         elif kind == b"XMP ":
             xmp = content[:_MAX_METADATA_BYTES]
         elif kind == b"ICCP":
@@ -245,6 +253,34 @@ def _strip_webp(data: bytes) -> StrippedImage:
     content = b"".join(kept)
     file = b"".join((b"RIFF", struct.pack("<I", len(content)), content))
     return StrippedImage(file, orientation or _xmp_orientation(xmp), profile, _webp_size(file))
+
+
+def _strip_tiff(data: bytes) -> StrippedImage:
+    """Remove the entries of the first directory that lead outside the file.
+
+    Those of metadata would end the reading of the directory; without those of the pixels, the image
+    is still corrupt.
+    """
+    order = "<" if data.startswith(b"II") else ">"
+    cured = None
+    try:
+        (position,) = struct.unpack_from(f"{order}I", data, 4)
+        (entries,) = struct.unpack_from(f"{order}H", data, position)
+        for start in range(position + 2, position + 2 + 12 * entries, 12):
+            if _leads_outside(len(data), *struct.unpack_from(f"{order}HHII", data, start)):
+                cured = cured or bytearray(data)
+                struct.pack_into(f"{order}HHII", cured, start, _TIFF_UNKNOWN_TAG, _TIFF_BYTE, 1, 0)
+    except struct.error:  # the directory is cut off
+        pass
+    return StrippedImage(data if cured is None else bytes(cured))
+
+
+def _leads_outside(file_bytes: int, tag: int, kind: int, count: int, value: int) -> bool:
+    """Return whether the values of an entry of a TIFF, or its EXIF, are not in the file."""
+    if tag in _TIFF_DIRECTORY_TAGS:
+        return kind not in _TIFF_POINTERS or value >= file_bytes
+    length = count * _TIFF_VALUE_BYTES.get(kind, 1)
+    return length > _TIFF_INLINE_BYTES and value + length > file_bytes
 
 
 def _riff_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
@@ -273,7 +309,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _orientation(exif: bytes) -> int | None:
+def exif_orientation(exif: bytes) -> int | None:
     """Read the orientation from EXIF data; None if there is no valid one."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -307,4 +343,6 @@ _STRIPPERS: dict[bytes, Callable[[bytes], StrippedImage]] = {
     b"GIF89a": _strip_gif,
     b"BM": _strip_bmp,
     b"RIFF": _strip_webp,
+    b"II*\0": _strip_tiff,
+    b"MM\0*": _strip_tiff,
 }

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.errors import ImageDecodeError, ImageTooLargeError
 from model.images.colour_conversion import Mode, to_opaque
 from model.images.file_formats import FORMAT_NAMES, file_format, open_header
-from model.images.metadata_stripping import StrippedImage, strip_metadata
+from model.images.metadata_stripping import StrippedImage, exif_orientation, strip_metadata
 
 MAX_IMAGE_PIXELS = 250_000_000
 """Default limit on height x width of a trusted image file, read from its header before decoding."""
@@ -259,6 +259,8 @@ def _open(data: bytes, max_pixels: int) -> _OpenImage:
         )
     if image.info.get("icc_profile") and not file.profile:  # of TIFF, AVIF and HEIC
         file = replace(file, profile=image.info["icc_profile"])
+    if image.format == "AVIF":  # Pillow gives its `irot` and `imir` as EXIF, and applies neither
+        file = replace(file, orientation=exif_orientation(image.info.get("exif", b"")) or 1)
     return _OpenImage(file, image, image.width, image.height)
 
 

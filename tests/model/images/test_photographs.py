@@ -246,13 +246,92 @@ def test_sixteen_bits_are_scaled(kind: str) -> None:
     np.testing.assert_array_equal(decode(file, GREY)[0], levels)
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_tiff_is_turned_upright(orientation: int) -> None:
-    file = encoded(PICTURE, "TIFF", tiffinfo={0x0112: orientation})
-    expected = np.rot90(PIXELS, 1 - orientation, (1, 2)) if orientation == 6 else PIXELS
-    np.testing.assert_array_equal(
-        decode(file, RGB), np.rot90(PIXELS, -1, (1, 2)) if orientation == 6 else expected
-    )
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photograph_of_every_format_is_turned_upright(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = photograph(32, 32).resize((64, 48), Image.Resampling.BICUBIC)
+    spec = InputSpec(channels=3, height=64, width=64, resize="stretch")
+    expected = decode(encoded(image, "PNG", exif=exif), spec)
+    assert distance(decode(encoded(image, kind, quality=95, exif=exif), spec), expected) < 4
+
+
+def tiff_of(
+    levels: NDArray[np.uint8], bits: int, *, white_is_zero: bool = False, order: str = "<"
+) -> bytes:
+    """Write 8-bit levels [16, 16] as a grey TIFF whose white has all of its `bits` bits set."""
+    values = levels.astype(np.uint32) * (2**bits - 1) // 255
+    if white_is_zero:
+        values = 2**bits - 1 - values
+    if bits == 12:
+        first, second = values.reshape(-1, 2).T
+        packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+        pixels = packed.astype(np.uint8).tobytes()
+    else:
+        pixels = values.astype(f"{order}u{bits // 8}").tobytes()
+    shape = [(256, 16), (257, 16), (258, bits), (259, 1), (262, 0 if white_is_zero else 1)]
+    return tiff_with(pixels, [(tag, 3, 1, value) for tag, value in shape], order)
+
+
+def tiff_with(pixels: bytes, entries: list[tuple[int, int, int, int]], order: str = "<") -> bytes:
+    """Write a TIFF with one strip of 16 rows; an entry is tag, type, count and value or offset."""
+    strip = [(273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 16), (279, 4, 1, len(pixels))]
+    written = [
+        struct.pack(f"{order}HHI", tag, kind, count)
+        + (struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}I", value))
+        for tag, kind, count, value in sorted([*entries, *strip])
+    ]
+    directory = struct.pack(f"{order}H", len(written)) + b"".join(written) + bytes(4)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(f"{order}I", 8 + len(pixels)) + pixels + directory
+
+
+@pytest.mark.parametrize(
+    ("bits", "order", "white_is_zero"),
+    [
+        *((8, order, white_is_zero) for order in "<>" for white_is_zero in (False, True)),
+        (12, "<", False),
+        (16, "<", False),
+        (16, "<", True),
+        (16, ">", False),
+    ],  # of 12 and 16 bits, Pillow opens no others
+)
+def test_grey_tiff_of_every_depth_shows_the_same(
+    bits: int, order: str, white_is_zero: bool
+) -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    file = tiff_of(levels, bits, white_is_zero=white_is_zero, order=order)
+    assert np.abs(decode(file, GREY)[0].astype(int) - levels).max() <= 1
+
+
+def test_grey_tiff_of_more_than_sixteen_bits_is_refused_with_one_sentence() -> None:
+    file = tiff_of(np.arange(256, dtype=np.uint8).reshape(16, 16), 32)
+    with pytest.raises(ImageDecodeError, match=r"beyond 16 bits.*save it with 8 or 16 bits"):
+        decode(file, GREY)
+
+
+_FAR = 4_000_000_000
+_TEXT, _LONG = 2, 4
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *((tag, _TEXT, 500, _FAR) for tag in (270, 271, 272, 305, 306, 315, 33432, 34675, 700)),
+        *((tag, _LONG, 1, _FAR) for tag in (34665, 34853)),
+        *((tag, _TEXT, 1, 6) for tag in (34665, 34853)),
+        (700, _TEXT, 4, 0x00434241),
+        (700, _LONG, 1, 3),
+        (34675, _TEXT, 4, 0x00434241),
+    ],
+)
+def test_metadata_never_changes_the_pixels_of_a_tiff(entry: tuple[int, int, int, int]) -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    shape = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1)]
+    entries = [(tag, 3, 1, value) for tag, value in shape]
+    file = tiff_with(levels.tobytes(), [*entries, entry])
+    np.testing.assert_array_equal(decode(file, GREY)[0], levels)
 
 
 def test_avif_is_decoded_in_spite_of_garbage_in_its_exif() -> None:
