@@ -30,6 +30,24 @@ Resize = Literal["crop", "pad", "stretch"]
 Duplicates = Literal["remove", "keep"]
 ClassWeights = Literal["none", "balanced"]
 
+DuplicatesOfFolder = Annotated[
+    Duplicates,
+    Field(
+        description="what becomes of a folder's training images whose picture the validation or "
+        "test images have, too",
+    ),
+]
+MaxImageMegapixels = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1000,
+        description="largest image of a folder; larger ones are left out, as are files of more "
+        "than 256 MiB and of more than 4 bytes for each of so many pixels",
+    ),
+]
+DEFAULT_MAX_IMAGE_MEGAPIXELS = 250.0
+
 Examples = Annotated[
     int,
     Field(
@@ -301,17 +319,8 @@ class TrainingConfig(PixelOptions):
     resize: Resize | None = Field(
         None, description="how images of another size are fitted; default by data set, folder crop"
     )
-    max_image_megapixels: float = Field(
-        178.0,
-        gt=0,
-        le=178,
-        description="largest image of a folder that is trained on; larger ones are left out",
-    )
-    duplicates: Duplicates = Field(
-        "remove",
-        description="what becomes of a folder's training images whose picture the validation or "
-        "test images have, too",
-    )
+    max_image_megapixels: MaxImageMegapixels = DEFAULT_MAX_IMAGE_MEGAPIXELS
+    duplicates: DuplicatesOfFolder = "remove"
     class_weights: ClassWeights = Field(
         "none",
         description="what an image counts in the loss: the same, or the less the larger its class",

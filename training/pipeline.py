@@ -24,7 +24,7 @@ from training.data.added_images import add_images
 from training.data.batches import image_batches
 from training.data.class_balance import warn_of_unequal_classes
 from training.data.dataset import Dataset, load_dataset
-from training.data.excluded_files import counted
+from training.data.excluded_files import counted, printable
 from training.distributed.process_group import ALONE, Processes
 from training.distributed.shared_dataset import share_dataset
 from training.evaluation.corruptions import corruption_curves
@@ -82,6 +82,7 @@ from training.transfer.onnx_backbone import OnnxTrunk
 
 logger = logging.getLogger(__name__)
 
+_LOGGED_CLASSES = 10
 _PARITY_IMAGES = 256  # of the validation split, for the parity check and the golden file
 _LIBRARIES = ("torch", "lightning", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
@@ -140,9 +141,12 @@ def _log_data(data: Dataset) -> None:
     validation = f"{len(data.train):,} training, {len(data.validation):,} validation"
     if data.is_cross_fitted:
         validation = f"{len(data.train):,} training (and, by cross-fitting, validation)"
+    names = list(map(printable, data.class_names[:_LOGGED_CLASSES]))
+    more = ["..."] if len(data.class_names) > _LOGGED_CLASSES else []
     logger.info(
-        "%s: %s and %s test images, %d classes",
+        "%s: %s and %s test images, %d classes: %s",
         *(data.name, validation, f"{len(data.test):,}", len(data.class_names)),
+        ", ".join(names + more),
     )
 
 

@@ -64,5 +64,5 @@ def test_folder_that_cannot_be_used_is_one_sentence(name: str, sentence: str) ->
 
 
 def test_limit_on_pixels_is_given_in_megapixels() -> None:
-    assert load(TrainingConfig, []).max_pixels == 178_000_000
+    assert load(TrainingConfig, []).max_pixels == 250_000_000
     assert load(TrainingConfig, ["--max-image-megapixels", "0.5"]).max_pixels == 500_000

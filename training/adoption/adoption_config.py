@@ -14,8 +14,11 @@ from model.bundle.store import check_name
 from training.config import (
     DATA_SETS,
     DEFAULT_EXAMPLES,
+    DEFAULT_MAX_IMAGE_MEGAPIXELS,
     FOLDER_PREFIX,
+    DuplicatesOfFolder,
     Examples,
+    MaxImageMegapixels,
     PixelOptions,
     Resize,
     check_data_name,
@@ -52,6 +55,8 @@ class AdoptionConfig(PixelOptions):
         None, description="grey, rgb or bgr; default: grey for one channel, else rgb"
     )
     resize: Resize = Field("crop", description="how images of another size are fitted")
+    max_image_megapixels: MaxImageMegapixels = DEFAULT_MAX_IMAGE_MEGAPIXELS
+    duplicates: DuplicatesOfFolder = "remove"
     cut: str | None = Field(
         None,
         description="dense layer that the head begins with, by its name or that of its input; "

@@ -56,6 +56,8 @@ def load_images(config: AdoptionConfig, spec: InputSpec) -> Dataset:
             name=config.name,
             colour="grey" if spec.channels == 1 else "rgb",
             resize=config.resize,
+            max_image_megapixels=config.max_image_megapixels,
+            duplicates=config.duplicates,
             data_dir=config.data_dir,
             cache_dir=config.cache_dir,
             validation_share=share,

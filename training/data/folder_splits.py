@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _MIN_IMAGES = 3  # of a class, so that each split can have one
+_SCENE_IMAGES = 10
+"""A class of fewer images is too small to tell copies of one picture from pictures of one scene."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,15 @@ class _Splitter:
         self._require_images(np.arange(len(images)), "that can be read")
         groups = self._groups(images)
         self._find_two_classes(groups)
-        self._separate(groups)
-        self._require_images(groups, "when duplicates are left out")
-        self._draw(groups)
+        if self._options.duplicates == "remove":
+            self._leave_out_repeated(groups)
+            self._require_images(groups, "when duplicates are left out", ", add --duplicates keep")
+            self._draw(groups)
+        else:
+            drawn_together = groups if self._has_pictures_enough(groups) else np.arange(len(groups))
+            self._draw(drawn_together)
+            self._counts.across_splits = len(self._repeated(groups))
+            groups = drawn_together
         self._log_duplicates()
         return FolderSplits(
             self._folder.class_names,
@@ -167,18 +175,26 @@ class _Splitter:
         rows = np.flatnonzero(self._splits == split)
         return [(self._paths[row], int(self._labels[row])) for row in rows.tolist()]
 
-    def _require_images(self, groups: NDArray[np.int64], described: str) -> None:
-        """Refuse a class with too few training images, counting the images of a group once."""
-        names = self._folder.class_names
+    def _pictures_by_class(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count the training images of each class, int64 [K]; those of a group count once."""
         train = np.flatnonzero(self._splits == "train")
         leaders = train[np.unique(groups[train], return_index=True)[1]]
-        counts = np.bincount(self._labels[leaders], minlength=len(names))
+        return np.bincount(self._labels[leaders], minlength=len(self._folder.class_names))
+
+    def _has_pictures_enough(self, groups: NDArray[np.int64]) -> bool:
+        return bool(self._pictures_by_class(groups).min() >= _MIN_IMAGES)
+
+    def _require_images(
+        self, groups: NDArray[np.int64], described: str, other_remedy: str = ""
+    ) -> None:
+        """Refuse a class with too few training images, counting the images of a group once."""
+        counts = self._pictures_by_class(groups).tolist()
         place = " in the training folder" if len(self._folder.splits) > 1 else ""
-        for name, count in zip(names, counts, strict=True):
+        for name, count in zip(self._folder.class_names, counts, strict=True):
             if count < _MIN_IMAGES:
                 raise DataError(
                     f"Class {printable(name)!r} has {counted(count, 'image')}{place} {described}; "
-                    f"give it at least {_MIN_IMAGES}, or remove its folder."
+                    f"give it at least {_MIN_IMAGES}{other_remedy}, or remove its folder."
                 )
         for split in self._folder.splits:
             if not (self._splits == split).any():
@@ -188,13 +204,30 @@ class _Splitter:
                 )
 
     def _groups(self, images: Sequence[Inspected]) -> NDArray[np.int64]:
+        """Return the number of the picture of each image, int64 [N]."""
+        equal = duplicate_groups(images, perceptual=False)
         try:
             groups = duplicate_groups(images)
+            self._counts.near = not self._shows_one_scene(groups, equal)
         except TooAlikeError:
             self._counts.near = False
-            groups = duplicate_groups(images, perceptual=False)
+        if not self._counts.near:
+            groups = equal
         self._counts.pictures = sum(size > 1 for size in Counter(groups.tolist()).values())
         return groups
+
+    def _shows_one_scene(self, groups: NDArray[np.int64], equal: NDArray[np.int64]) -> bool:
+        """Return whether most different files of a class show one picture, as a fixed camera's do.
+
+        groups, equal: int64 [N], the groups of near-duplicates and of equal files.
+        """
+        different = np.unique(equal, return_index=True)[1]
+        for label in range(len(self._folder.class_names)):
+            of_class = groups[different[self._labels[different] == label]]
+            largest = np.unique(of_class, return_counts=True)[1].max(initial=0)
+            if len(of_class) >= _SCENE_IMAGES and largest > len(of_class) / 2:
+                return True
+        return False
 
     def _find_two_classes(self, groups: NDArray[np.int64]) -> None:
         pairs = np.unique(np.stack([groups, self._labels], axis=1), axis=0)
@@ -206,18 +239,26 @@ class _Splitter:
             names = [self._folder.left_out.name(self._paths[row]) for row in rows]
             self._counts.two_classes.append(" = ".join(names))
 
-    def _separate(self, groups: NDArray[np.int64]) -> None:
-        """Leave out training and validation images whose picture a later split has, too."""
-        ranks = np.array([SPLITS.index(split) for split in self._splits])
+    def _repeated(self, groups: NDArray[np.int64]) -> list[int]:
+        """Return the rows of training and validation images whose picture a later split has."""
+        ranks = self._ranks()
         latest = np.zeros(groups.max() + 1, np.int64)
         np.maximum.at(latest, groups, ranks)
-        last_row = {int(groups[row]): row for row in np.argsort(ranks, kind="stable").tolist()}
-        for row in np.flatnonzero(ranks < latest[groups]).tolist():
+        repeated: list[int] = np.flatnonzero(ranks < latest[groups]).tolist()
+        return repeated
+
+    def _ranks(self) -> NDArray[np.int64]:
+        return np.array([SPLITS.index(split) for split in self._splits])
+
+    def _leave_out_repeated(self, groups: NDArray[np.int64]) -> None:
+        """Leave out training and validation images whose picture a later split has, too."""
+        in_order = np.argsort(self._ranks(), kind="stable").tolist()
+        last_row = {int(groups[row]): row for row in in_order}
+        for row in self._repeated(groups):
             self._counts.across_splits += 1
-            if self._options.duplicates == "remove":
-                self._splits[row] = ""
-                original = self._folder.left_out.name(self._paths[last_row[int(groups[row])]])
-                self._folder.left_out.add("duplicate", self._paths[row], f"= {original}")
+            self._splits[row] = ""
+            original = self._folder.left_out.name(self._paths[last_row[int(groups[row])]])
+            self._folder.left_out.add("duplicate", self._paths[row], f"= {original}")
 
     def _draw(self, groups: NDArray[np.int64]) -> None:
         """Draw the splits that the folder lacks from the training images."""
@@ -238,14 +279,15 @@ class _Splitter:
         counts = self._counts
         if not counts.near:
             logger.warning(
-                "Too many pictures are alike; only equal files were taken as duplicates."
+                "Too many pictures are alike, as those of a camera that never moves; only equal "
+                "files were taken as duplicates. If others are copies of each other, too, the "
+                "measurements are too good."
             )
         if counts.across_splits and self._options.duplicates == "keep":
             logger.warning(
-                "The validation or test images have the same picture as %s that %s trained on, so "
-                "the measurements are too good; see --duplicates.",
+                "%s of the training and validation splits show a picture of a split that is "
+                "measured later, so the measurements are too good; see --duplicates.",
                 counted(counts.across_splits, "image"),
-                "is" if counts.across_splits == 1 else "are",
             )
         if counts.two_classes_pictures:
             logger.warning(

@@ -41,7 +41,12 @@ def decode_files(
     def decode_row(row: int) -> None:
         try:
             images[row] = decode_image(files[row].read_bytes(), spec, max_pixels)
-        except (InputError, OSError) as error:
+        except OSError as error:
+            raise DataError(
+                f"{printable(str(files[row]))} could be read before and cannot any more "
+                f"({error.strerror}); leave the folder as it is, and start again."
+            ) from None
+        except InputError as error:
             sentence = str(error).partition(";")[0].rstrip(".")
             raise DataError(
                 f"{printable(str(files[row]))} cannot be trained on ({sentence}); remove it."

@@ -1,8 +1,8 @@
 """Finds the classes and the data splits of a folder of images, in the layouts that people use.
 
-`PATH/CLASS/*`, or `PATH/train/CLASS/*` beside `val/` or `test/` under any of their usual names;
-each may be wrapped into one more folder, and folders inside a class belong to it. Decodes no image
-and draws no split.
+`PATH/CLASS/*`, or `PATH/train/CLASS/*` beside `val/` or `test/` under any of their usual names, or
+`PATH/CLASS/train/*`; each may be wrapped into one more folder, and other folders inside a class
+belong to it. Decodes no image and draws no split.
 """
 
 import re
@@ -14,6 +14,11 @@ from model.errors import DataError
 from training.data.directory_walk import Folder, is_trash, read_tree
 from training.data.excluded_files import LeftOut, printable
 from training.data.image_file_type import file_format
+from training.data.layout_checks import (
+    annotations_beside_images,
+    require_classes,
+    warn_of_doubtful_classes,
+)
 
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "trainset"), "train"),
@@ -80,6 +85,8 @@ def _list_images(path: Path, left_out: LeftOut) -> ImageFolder:
     splits = _own_splits(root, left_out)
     classes = _classes(splits["train"], left_out)
     _require_two(classes, splits["train"])
+    require_classes(splits["train"].folders, splits["train"].path)
+    warn_of_doubtful_classes(classes)
     class_names = tuple(sorted(classes))
     listed = {"train": _labelled(classes, class_names, left_out)}
     for split in ("validation", "test"):
@@ -141,6 +148,9 @@ def _splits_beside_classes(
     root: Folder, named: dict[str, Folder], classes: list[Folder], left_out: LeftOut
 ) -> dict[str, Folder]:
     """Return the splits of a folder whose own sub-folders are the classes of the training split."""
+    inside = {} if named else _splits_inside_classes(root, classes, left_out)
+    if inside:
+        return inside
     splits = {split: folder for split, folder in named.items() if folder not in classes}
     if splits and not classes:
         raise DataError(
@@ -150,11 +160,35 @@ def _splits_beside_classes(
     return {**splits, "train": Folder(root.path, root.files, classes)}
 
 
+def _splits_inside_classes(
+    root: Folder, classes: list[Folder], left_out: LeftOut
+) -> dict[str, Folder]:
+    """Return the splits of a folder whose classes are divided, CLASS/train/*; empty: they are not.
+
+    Each split gets a folder for each class that has images in it.
+    """
+    splits: dict[str, Folder] = {}
+    for each in classes:
+        named, others = _named_splits(each)
+        if "train" not in named or others or _has_images(each):
+            return {}
+        for split, part in named.items():
+            folder = splits.setdefault(split, Folder(root.path))
+            folder.folders.append(Folder(each.path, part.files, part.folders))
+    if len(splits) < 2:
+        return {}
+    for each in (root, *classes):
+        _leave_out_files(each, left_out)
+    return splits
+
+
 def _named_splits(root: Folder) -> tuple[dict[str, Folder], list[Folder]]:
     named: dict[str, Folder] = {}
     others = []
+    numbered = {_split_of(folder, numbered=True) for folder in root.folders} - {None}
+    has_numbers = "train" in numbered and len(numbered) > 1
     for folder in root.folders:
-        split = _split_of(folder)
+        split = _split_of(folder, numbered=has_numbers)
         if split is None:
             others.append(folder)
         elif split in named:
@@ -167,9 +201,13 @@ def _named_splits(root: Folder) -> tuple[dict[str, Folder], list[Folder]]:
     return named, others
 
 
-def _split_of(folder: Folder) -> str | None:
-    """Return the split that the name of a folder says, None for any other name."""
-    words = re.split(r"[\W_]+", folder.path.name.casefold())
+def _split_of(folder: Folder, *, numbered: bool = False) -> str | None:
+    """Return the split that the name of a folder says, None for any other name.
+
+    numbered: also where digits follow, as in train2017 and test1.
+    """
+    name = folder.path.name.casefold()
+    words = re.split(r"[\W_]+", name.rstrip("0123456789") if numbered else name)
     telling = [word for word in words if word and word not in _FILLERS]
     return _SPLIT_NAMES.get(telling[0]) if len(telling) == 1 else None
 
@@ -231,8 +269,11 @@ def _labelled(
 
 def _class_files(folder: Folder, left_out: LeftOut) -> list[Path]:
     files = list(folder.files)
+    annotations = annotations_beside_images(folder.folders)
     for each in folder.folders:
-        if is_trash(each.path.name):
+        if each in annotations:
+            _leave_out(each, left_out, "masks or labels")
+        elif is_trash(each.path.name):
             left_out.add("system_folder", each.path, files=each.file_count())
         else:
             files += _class_files(each, left_out)

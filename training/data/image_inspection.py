@@ -28,7 +28,8 @@ from training.data.image_file_type import file_format, image_format
 
 THUMBNAIL_SIZE = 32
 _THUMBNAIL = InputSpec(channels=1, height=THUMBNAIL_SIZE, width=THUMBNAIL_SIZE, resize="stretch")
-_MAX_FILE_BYTES = 2**28  # a larger file, such as a video, is not read into memory
+_MAX_FILE_BYTES = 2**28  # a larger file, such as a video, is not read into memory,
+_MAX_BYTES_PER_PIXEL = 4  # unless it is an image that may have so many pixels
 _LARGE_PIXELS = 2**25  # images above this size are decoded one at a time, to save memory
 _MAX_ASPECT = 50  # above it, it is tried whether an image can be brought to the wanted size
 _MAX_ENLARGEMENT = 16  # of the shorter side; beyond it, an image shows next to nothing
@@ -81,9 +82,13 @@ def inspect_files(
 def inspect_file(path: Path, spec: InputSpec, max_pixels: int) -> Inspected | Rejected:
     """Read and decode one file, or say why it cannot be trained on."""
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
+        size = path.stat().st_size
+        if size > _MAX_FILE_BYTES:
             name = file_format(path)
-            return Rejected("not_image") if name is None else Rejected("too_large", name)
+            if name is None:
+                return Rejected("not_image")
+            if size > _MAX_BYTES_PER_PIXEL * max_pixels:
+                return Rejected("too_large", f"{name}, {size / 2**20:,.0f} MiB")
         data = path.read_bytes()
     except OSError as error:
         return Rejected("unreadable", error.strerror or "")

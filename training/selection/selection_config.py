@@ -11,7 +11,15 @@ from pydantic_settings import SettingsConfigDict
 
 from model.dropout.masks import MAX_SEED
 from model.uncertainty.calibration import DEFAULT_MAX_FALSE_ALARM
-from training.config import DATA_SETS, FOLDER_PREFIX, DataFolders, Duplicates, check_data_name
+from training.config import (
+    DATA_SETS,
+    DEFAULT_MAX_IMAGE_MEGAPIXELS,
+    FOLDER_PREFIX,
+    DataFolders,
+    Duplicates,
+    MaxImageMegapixels,
+    check_data_name,
+)
 
 Method = Literal["batchbald", "bald", "entropy", "variation-ratio", "typical", "random"]
 BATCHBALD: Literal["batchbald"] = "batchbald"
@@ -65,9 +73,7 @@ class SelectionConfig(DataFolders):
     typicality_at_most: float | None = Field(
         None, ge=0, le=1, description="leave out images of a higher typicality, to see unusual ones"
     )
-    max_image_megapixels: float = Field(
-        178.0, gt=0, le=178, description="largest image of a folder; larger ones are left out"
-    )
+    max_image_megapixels: MaxImageMegapixels = DEFAULT_MAX_IMAGE_MEGAPIXELS
     threads: int | None = Field(
         None, ge=1, le=256, description="processor threads, one a core if left out; no byte changes"
     )

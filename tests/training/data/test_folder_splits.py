@@ -184,7 +184,7 @@ def test_image_above_the_default_limit_of_requests_is_trained_on(tmp_path: Path)
     write_class(tmp_path / "cat", 0)
     write_class(tmp_path / "dog", 10)
     write(tmp_path / "dog" / "huge.jpg", saved(picture(3).resize((6_400, 4_900)), "JPEG"))
-    folder = split_folder(tmp_path, options(max_pixels=178_000_000))
+    folder = split_folder(tmp_path, options(max_pixels=250_000_000))
     assert sum(map(len, folder.splits.values())) == 11
     assert folder.left_out.counts() == {}
 
@@ -215,7 +215,7 @@ def test_images_that_would_be_enlarged_beyond_recognition_are_left_out(tmp_path:
         ({"a.png": encoded(1)}, "Class 'owl' has 1 image that can be read"),
         (
             {f"{number}.png": encoded(77) for number in range(9)},
-            "Class 'owl' has 1 image when duplicates are left out; give it at least 3",
+            "Class 'owl' has 1 image when duplicates are left out; give it at least 3, add --dup",
         ),
     ],
 )
@@ -288,7 +288,43 @@ def test_duplicates_are_kept_on_demand_with_a_warning(
         folder = split_folder(tmp_path, options(duplicates="keep"))
     assert len(folder.splits["train"]) == 10
     assert "duplicate" not in folder.left_out.counts()
-    assert "have the same picture as 3 images that are trained on" in caplog.text
+    assert "3 images of the training and validation splits show a picture" in caplog.text
+
+
+def write_one_scene(root: Path, count: int) -> None:
+    """Write two classes of photographs of a camera that never moves, no two files equal."""
+    scene = np.asarray(picture(1, (64, 64))).astype(float)
+    for first, name in enumerate(("good", "scratch")):
+        for number in range(count):
+            generator = np.random.default_rng(100 * first + number)
+            shot = scene * generator.uniform(0.97, 1.03) + generator.normal(0, 2, scene.shape)
+            shot[number, : 3 * first] = 255
+            image = Image.fromarray(shot.clip(0, 255).astype(np.uint8))
+            write(root / name / f"{number}.png", saved(image, "PNG"))
+
+
+@pytest.mark.parametrize("duplicates", ["remove", "keep"])
+def test_photographs_of_one_scene_are_trained_on(
+    tmp_path: Path, duplicates: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_one_scene(tmp_path, 20)
+    with caplog.at_level(logging.WARNING):
+        folder = split_folder(tmp_path, options(duplicates=duplicates))
+    assert sum(map(len, folder.splits.values())) == 40
+    assert not folder.manifest_entry()["duplicates"]["near"]
+    assert "only equal files were taken as duplicates" in caplog.text
+
+
+def test_class_of_few_photographs_of_one_scene_is_trained_on_if_duplicates_are_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_one_scene(tmp_path, 6)
+    with pytest.raises(DataError, match="add --duplicates keep"):
+        split_folder(tmp_path, options())
+    with caplog.at_level(logging.WARNING):
+        folder = split_folder(tmp_path, options(duplicates="keep"))
+    assert sum(map(len, folder.splits.values())) == 12
+    assert "10 images of the training and validation splits show a picture" in caplog.text
 
 
 def test_copies_of_a_picture_are_drawn_into_one_split(tmp_path: Path) -> None:
@@ -325,9 +361,12 @@ def test_video_in_a_class_is_not_read_into_memory(
     write_class(tmp_path / "dog", 10)
     monkeypatch.setattr(image_inspection, "_MAX_FILE_BYTES", 10_000)
     write(tmp_path / "dog" / "film.mp4", b"\0\0\0\x18ftypmp42" + bytes(20_000))
-    write(tmp_path / "dog" / "long.jpg", encoded(3, "JPEG") + bytes(20_000))
-    folder = split_folder(tmp_path, options())
+    write(tmp_path / "dog" / "long.jpg", encoded(3, "JPEG") + bytes(2**21))
+    folder = split_folder(tmp_path, options(max_pixels=2**18))
     assert folder.left_out.names() == {
         "not_image": ["dog/film.mp4"],
-        "too_large": ["dog/long.jpg (JPEG)"],
+        "too_large": ["dog/long.jpg (JPEG, 2 MiB)"],
+    }
+    assert split_folder(tmp_path, options(max_pixels=2**20)).left_out.names() == {
+        "not_image": ["dog/film.mp4"]
     }

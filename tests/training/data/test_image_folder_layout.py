@@ -28,6 +28,8 @@ def write_split(folder: Path, first: int, count: int = 3) -> None:
         ("training_set", "validation", "test_set"),
         ("seg_train", "", "seg_test"),
         ("train", "", ""),
+        ("train2017", "val2017", ""),
+        ("train", "", "test1"),
     ],
 )
 def test_every_usual_name_of_a_split_is_known(
@@ -176,6 +178,14 @@ def test_two_spellings_of_one_name_are_one_class(tmp_path: Path) -> None:
             "train/ with class folders beside bus/, car/; move these elsewhere, or rename train/",
         ),
         (["1", "2"], "has no images in class folders; make one sub-folder of images a class."),
+        (["train/1", "test1/2"], "train has no class folders; make one sub-folder a class."),
+        (["train2017/1", "val2017/2"], "train2017 has no class folders; make one sub-folder a"),
+        (["images/1", "masks/2"], "has images/, masks/, as data for segmentation or detection"),
+        (["train/images/1", "train/labels/2"], "train has images/, labels/, as data for segm"),
+        (
+            ["fold_0/cat/1", "fold_0/dog/2", "fold_1/cat/3", "fold_1/dog/4"],
+            "has the folds of a cross-validation (fold_0/, fold_1/); train on one of them, or",
+        ),
     ],
 )
 def test_unclear_layout_is_refused_in_one_sentence(
@@ -187,6 +197,52 @@ def test_unclear_layout_is_refused_in_one_sentence(
         list_images(tmp_path)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_splits_inside_each_class_are_known(tmp_path: Path) -> None:
+    for first, name in enumerate(("cat", "dog")):
+        for second, split in enumerate(("train", "val", "test")):
+            write_class(tmp_path / name / split, 100 * first + 10 * second, 3 + second)
+    write(tmp_path / "dog" / "notes.txt", b"made by somebody")
+    folder = list_images(tmp_path)
+    assert folder.class_names == ("cat", "dog")
+    assert counts(folder) == {"train": 6, "validation": 8, "test": 10}
+    assert folder.left_out.names() == {"outside": ["dog/notes.txt"]}
+
+
+def test_masks_beside_the_images_of_a_class_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for first, name in enumerate(("cat", "dog")):
+        write_class(tmp_path / name / "images", 100 * first, 4)
+        write_class(tmp_path / name / "masks", 100 * first + 50, 4)
+    folder = list_images(tmp_path)
+    assert counts(folder) == {"train": 8}
+    assert folder.left_out.counts() == {"outside": 8}
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("folders", "warning"),
+    [
+        (
+            ["color/cat", "color/dog", "grey/cat", "grey/dog"],
+            "Each of the classes 'color', 'grey' has the sub-folders 'cat', 'dog'",
+        ),
+        (["Cat", "cat", "dog"], "The classes 'Cat', 'cat' differ in case or spaces alone"),
+        (["cat ", "cat", "dog"], "The classes 'cat', 'cat ' differ in case or spaces alone"),
+        (["cat/2024", "cat/2025", "dog"], ""),
+        (["cat/good", "dog/good"], ""),
+    ],
+)
+def test_classes_that_may_be_a_mistake_are_warned_of(
+    tmp_path: Path, folders: list[str], warning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, folder in enumerate(folders):
+        write_class(tmp_path / folder, 10 * number)
+    list_images(tmp_path)
+    assert warning in caplog.text
+    assert bool(warning) == bool(caplog.text)
 
 
 def test_class_folder_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
