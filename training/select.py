@@ -6,6 +6,7 @@ bundle; `python -m training --add` trains with what was labelled.
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from model.bundle.store import open_bundle
@@ -58,8 +59,7 @@ def select(config: SelectionConfig) -> Path:
         title = f"{config.model.parent.name} {config.model.name}: {config.method}"
         page = render_contact_sheet(title, listed, lambda place: pool.show(rows[place], IMAGE_SIZE))
         files[config.contact_sheet] = page.encode()
-    for file, content in files.items():  # once all of it is there
-        _write(file, content)
+    _write(files)  # once all of it is there
     logger.info(
         "Chosen: %s of %s images, in %s.",
         *(f"{len(listed):,}", f"{len(scores):,}", config.output),
@@ -67,14 +67,20 @@ def select(config: SelectionConfig) -> Path:
     return config.output
 
 
-def _write(file: Path, content: bytes) -> None:
-    try:
-        write_whole(file, content)
-    except OSError as error:
-        raise RunError(
-            f"{file} cannot be written ({error.strerror}); name a file in a folder that exists and "
-            "has room."
-        ) from None
+def _write(files: Mapping[Path, bytes]) -> None:
+    """Write new files, or none of them."""
+    written: list[Path] = []
+    for file, content in files.items():
+        try:
+            write_whole(file, content)
+        except OSError as error:
+            for each in written:
+                each.unlink(missing_ok=True)
+            raise RunError(
+                f"{file} cannot be written ({error.strerror}); name a file in a folder that exists "
+                "and has room."
+            ) from None
+        written.append(file)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Tables of paths in CSV files: the column `path`, or the first one if it names images."""
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from service.scoring.image_file_filter import has_image_suffix
 _COLUMN = "path"
 _DELIMITERS = (",", ";", "\t")
 """Spreadsheets write semicolons where the comma is the decimal sign."""
+
+_SEPARATOR_LINE = re.compile(r"sep=.\s*", re.IGNORECASE)
+"""The first line with which a spreadsheet names the sign between cells."""
 
 Rows = Sequence[Sequence[str]]
 
@@ -35,6 +39,9 @@ def read_paths(table: Path) -> Iterable[Path | None]:
         # utf-8-sig: spreadsheets write a mark in front; surrogateescape: paths need not be UTF-8.
         with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             lines = file.readlines()
+        _require_text(table, lines)
+        if lines and _SEPARATOR_LINE.fullmatch(lines[0]):
+            del lines[0]
         tables = [_rows(lines, delimiter) for delimiter in _DELIMITERS]
     except (csv.Error, ValueError) as error:
         raise PathTableError(
@@ -56,6 +63,15 @@ def read_paths(table: Path) -> Iterable[Path | None]:
     )
 
 
+def _require_text(table: Path, lines: Sequence[str]) -> None:
+    """Raise PathTableError if a line has zero bytes: it is of UTF-16, or of no text at all."""
+    if any("\0" in line for line in lines):
+        raise PathTableError(
+            f"{display_name(str(table))} has zero bytes, as text in UTF-16 does; save it as CSV in "
+            "UTF-8."
+        )
+
+
 def _rows(lines: Iterable[str], delimiter: str) -> Rows:
     """Return the cells of all rows but empty lines."""
     rows = csv.reader(lines, delimiter=delimiter)
@@ -69,4 +85,9 @@ def _paths(folder: Path, rows: Rows, column: int) -> Iterable[Path | None]:
 
 def _is_path(folder: Path, row: Sequence[str]) -> bool:
     """Return whether the first cell of a row names an image or a file."""
-    return bool(row[0]) and (has_image_suffix(row[0]) or (folder / row[0]).is_file())
+    if not row[0] or has_image_suffix(row[0]):
+        return bool(row[0])
+    try:
+        return (folder / row[0]).is_file()
+    except OSError:  # longer than a name may be, for example
+        return False

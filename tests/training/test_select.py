@@ -1,6 +1,8 @@
 """`python -m training.select`, over the real bundle."""
 
 import csv
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +109,26 @@ def test_folder_gives_no_picture_twice_and_names_its_broken_file(
     stems = [Path(each.path).stem for each in listed]
     assert len(set(stems)) == len(stems) <= 40
     assert "broken.png" in caplog.text
+    assert "Left out with a picture that another image shows" in caplog.text
     options += ["--duplicates", "keep", "--count", "80"]
     assert len(select(bundle_folder, pool, tmp_path / "all.csv", *options)) == 80
+
+
+def test_no_file_is_left_where_one_of_two_cannot_be_written(
+    tmp_path: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_small_files(file: Path, content: bytes) -> None:
+        if file.suffix == ".html":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.write_bytes(content)
+
+    files = ["--output", str(tmp_path / "a.csv"), "--contact-sheet", str(tmp_path / "a.html")]
+    options = ["--model", str(bundle_folder), "--pool", "digits", "--count", "2", *files]
+    with monkeypatch.context() as patch:
+        patch.setattr("training.select.write_whole", write_small_files)
+        assert main([*options, *FEW_SAMPLES]) == 2
+    assert not list(tmp_path.iterdir())
+    assert main([*options, *FEW_SAMPLES]) == 0
 
 
 def test_list_agrees_with_what_the_bundle_says(

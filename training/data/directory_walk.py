@@ -110,7 +110,7 @@ class _TreeReader:
                 self._left_out.add("hidden", path)
             elif entry.is_file():
                 folder.files.append(path)
-            elif entry.is_symlink():
+            elif entry.is_symlink() and not path.exists():
                 self._left_out.add("link", path, "leads nowhere")
             else:
                 self._left_out.add("special", path)

@@ -22,6 +22,8 @@ LINEAR_SHARE = 0.5
 VANISHED_RATIO = 1e-3
 """Gradients vanish where the smallest gradient norm is below this share of the largest."""
 
+_TELLING_BOUND = 0.5
+"""A bound on how often a dead unit may fire that is higher says nothing, and is left out."""
 _LEAK = "--activation leaky_relu"
 
 
@@ -79,10 +81,11 @@ def _dead_advice(
     else:
         cause, remedy = "a learning rate too high for this network", f"{lower}, or {_LEAK}"
     bound = firing_rate_bound(final.images)
+    at_most = f", so each fires on fewer than {bound:.2%} of such images (95 %)"
     return (
         f"{final.name}: {final.dead} of {final.units} units are dead: they fired on none of "
-        f"{final.images:,} images, so each fires on fewer than {bound:.2%} of such "
-        f"images (95 %). The likely cause is {cause}. Try {remedy}."
+        f"{final.images:,} images{at_most if bound < _TELLING_BOUND else ''}. The likely cause is "
+        f"{cause}. Try {remedy}."
     )
 
 

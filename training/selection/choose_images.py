@@ -86,6 +86,12 @@ def choose_images(
     wanted = shortlist if is_batch else config.count
     if config.duplicates == "remove":
         best = first_distinct(ranking, images, wanted)
+        if len(best) < min(wanted, len(ranking)):
+            logger.info(
+                "Left out with a picture that another image shows: %s of %s images; see "
+                "--duplicates.",
+                *(f"{len(ranking) - len(best):,}", f"{len(ranking):,}"),
+            )
     else:
         best = ranking[:wanted]
     if not is_batch:

@@ -105,6 +105,7 @@ def test_single_file_is_taken_whatever_its_name(folder: Path) -> None:
         ("a.PNG;x\nb.png;y\n", ["a.PNG", "b.png"]),
         ("x\tPath\n1\ta.PNG\n", ["a.PNG"]),
         ("file;label\ngone.png;x,y\n", ["gone.png"]),
+        ("sep=;\r\npath;label\r\na.PNG;x\r\n", ["a.PNG"]),
         ("path\n'a;b,c.png'\n".replace("'", '"'), ["a;b,c.png"]),
     ],
 )
@@ -122,10 +123,20 @@ def test_what_a_table_names_in_vain_is_counted(folder: Path) -> None:
     assert (found.rows_without_path, found.named_again) == (4, 3)
 
 
-def test_table_without_paths_is_one_sentence(folder: Path) -> None:
-    file = write(folder / "table.csv", b"id,image\n1,a.PNG\n2,b.png\n")
-    with pytest.raises(PathTableError, match="has no column called path, and its first column"):
-        find(file)
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"id,image\n1,a.PNG\n2,b.png\n", "has no column called path, and its first column"),
+        (b"x" * 300 + b",a.PNG\n", "has no column called path, and its first column"),
+        ("path\na.PNG\n".encode("utf-16"), "has zero bytes, as text in UTF-16 does; save it as"),
+        (b"path\na\0.PNG\n", "has zero bytes, as text in UTF-16 does; save it as CSV in UTF-8"),
+    ],
+)
+def test_table_that_names_no_paths_is_one_sentence(
+    folder: Path, content: bytes, sentence: str
+) -> None:
+    with pytest.raises(PathTableError, match=sentence):
+        find(write(folder / "table.csv", content))
 
 
 def test_members_of_an_archive_are_read_in_memory(tmp_path: Path) -> None:

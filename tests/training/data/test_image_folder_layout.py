@@ -113,6 +113,7 @@ def test_linked_folder_is_read_once_and_loops_end(tmp_path: Path) -> None:
     (root / "cat" / "gone.png").symlink_to(tmp_path / "gone.png")
     (root / "cat" / "self.png").symlink_to(root / "cat" / "self.png")
     os.mkfifo(root / "cat" / "pipe.png")
+    (root / "cat" / "linked pipe.png").symlink_to(root / "cat" / "pipe.png")
     folder = list_images(root)
     assert folder.class_names == ("cat", "dog")
     assert counts(folder) == {"train": 10}
@@ -121,7 +122,7 @@ def test_linked_folder_is_read_once_and_loops_end(tmp_path: Path) -> None:
     assert "cat/dogs (leads to a folder that is read elsewhere)" in names["link"]
     assert "cat/up (leads back up)" in names["link"]
     assert "cat/gone.png (leads nowhere)" in names["link"]
-    assert names["special"] == ["cat/pipe.png"]
+    assert names["special"] == ["cat/linked pipe.png", "cat/pipe.png"]
     assert sum("self.png" in name for each in names.values() for name in each) == 1
 
 

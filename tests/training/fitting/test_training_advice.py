@@ -64,6 +64,11 @@ def test_advise_names_the_cause_of_dead_units(
         assert phrase in sentence
 
 
+def test_advise_leaves_out_a_bound_that_says_nothing() -> None:
+    (sentence,) = advice(health()._replace(images=3), health(dead=40)._replace(images=3))
+    assert "they fired on none of 3 images. The likely cause is" in sentence
+
+
 def test_advise_does_not_suggest_leaky_relu_to_leaky_relu() -> None:
     (sentence,) = advice(health(), health(dead=40), "leaky_relu")
     assert "leaky_relu" not in sentence
