@@ -65,7 +65,7 @@ def test_advise_names_the_cause_of_dead_units(
 
 
 def test_advise_leaves_out_a_bound_that_says_nothing() -> None:
-    (sentence,) = advice(health()._replace(images=3), health(dead=40)._replace(images=3))
+    (sentence,) = advice(health(images=3), health(images=3, dead=40))
     assert "they fired on none of 3 images. The likely cause is" in sentence
 
 
