@@ -12,7 +12,7 @@ import tomllib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -123,6 +123,8 @@ PathArguments = CliPositionalArg[Annotated[list[str], NoDecode, BeforeValidator(
 """Type of the field `paths`: one or more positional arguments, each taken as it is written.
 
 A plain `list[str]` would be split at commas and quotation marks, which names of files may have."""
+*_, _POSITIONAL = get_args(PathArguments)
+"""What pydantic-settings marks a positional argument with."""
 
 
 def _parse_arguments(
@@ -154,7 +156,7 @@ def load(settings: type[Settings], arguments: list[str] | None = None) -> Settin
         reason = str(error).removeprefix("error parsing CLI: ")
         raise SettingsError(f"{reason}; --help lists the options.") from None
     except ValidationError as error:
-        raise SettingsError(describe_validation_error(error)) from None
+        raise SettingsError(describe_validation_error(error, settings)) from None
 
 
 def _flags(settings: type[CommandSettings]) -> CliSettingsSource[Any]:
@@ -208,13 +210,21 @@ def misspelled_variables(
     return misspelled
 
 
-def describe_validation_error(error: ValidationError) -> str:
-    """Return a sentence with the first wrong setting, the allowed values and the actual value."""
+def describe_validation_error(
+    error: ValidationError, settings: type[CommandSettings] | None = None
+) -> str:
+    """Return a sentence with the first wrong setting, the allowed values and the actual value.
+
+    settings: whose positional arguments are named as --help names them; None: there are none.
+    """
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:  # the message of a check over several fields names them
         return message
-    option = "--" + str(first["loc"][0]).replace("_", "-")
+    name = str(first["loc"][0])
+    field = None if settings is None else settings.model_fields.get(name)
+    is_positional = field is not None and _POSITIONAL in field.metadata
+    option = name.upper() if is_positional else "--" + name.replace("_", "-")
     if first["type"] == "extra_forbidden":
         return f"{option} is not an option; --help lists them."
     if first["type"] == "missing":

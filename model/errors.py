@@ -49,6 +49,9 @@ class MethodError(DropserveError):
 class InputError(DropserveError):
     """The images of a caller cannot be used."""
 
+    image: int | None = None
+    """Which one of those that were given together, from 0; None: none of them alone."""
+
 
 class ImageDecodeError(InputError):
     """The bytes are not an image of an accepted format, or are truncated or corrupt."""

@@ -156,11 +156,6 @@ class RateLimitError(ServiceError):
 class CrossOriginError(ServiceError):
     """A browser asked for leave to send a request of another origin's page, and gets none."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"{reason}: pages of this origin may not send that; add the origin with --cors-origins."
-        )
-
 
 class WrongHostError(ServiceError):
     """The request names a host that the service, or its control listener, does not answer for."""

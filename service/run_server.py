@@ -240,7 +240,7 @@ def require_usable_certificate(settings: ServiceSettings) -> Certificate | None:
     try:
         return load_certificate(settings.tls_files)
     except TlsFileError as error:
-        raise StartError(f"--tls-certificate: {error}", USAGE_EXIT_STATUS) from None
+        raise StartError(str(error), USAGE_EXIT_STATUS) from None
 
 
 def require_usable_provider(settings: ServiceSettings) -> None:

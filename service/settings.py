@@ -400,6 +400,13 @@ class ServiceSettings(CommandSettings):
         """The networks of `trusted_proxies`."""
         return parse_networks(self.trusted_proxies or "")
 
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, host: str) -> str:
+        if host in ("", "[]"):  # a socket would take it for every address
+            raise ValueError("it names no address; write one, or 0.0.0.0 for all.")
+        return host
+
     @field_validator("root_path")
     @classmethod
     def _check_root_path(cls, root_path: str | None) -> str | None:

@@ -281,12 +281,15 @@ def list_models(models: Path) -> list[str]:
 
 
 def list_versions(models: Path, name: str) -> list[int]:
-    """List the versions of one model, highest first, without opening them."""
+    """List the versions of one model, highest first, without opening them.
+
+    A link that leads nowhere and a plain file count, too: whoever opens them is told what is wrong.
+    """
     try:
         numbers = [
             int(entry.name)
             for entry in (models / name).iterdir()
-            if entry.is_dir() and VERSION_NUMBER.fullmatch(entry.name)
+            if VERSION_NUMBER.fullmatch(entry.name)
         ]
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # for example lost+found
         return []
@@ -359,6 +362,10 @@ def parse_manifest(text: bytes, file: str) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise BundleError(
+                f"{file} is damaged ({first['msg']}); copy the bundle again."
+            ) from None
         if first["loc"] == ("schema_version",) and first["input"] == SCHEMA_VERSION - 1:
             raise BundleError(
                 f"{file} was written by an earlier version of Dropserve; write the bundle "

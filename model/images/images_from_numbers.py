@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ImageShapeError, PixelValueError
-from model.images.preprocessing import InputSpec
+from model.images.preprocessing import InputSpec, numbering
 
 _FLOAT_BITS = {4: (np.uint32, 0x3F80_0000), 8: (np.uint64, 0x3FF0_0000_0000_0000)}
 """Item size of a float -> the integer type of its bits, and the bits of 1.0."""
+_ROUNDING = 0.01
+"""How far outside 0..1 rounding and resampling may put a value, generously."""
 
 
 def from_numbers(nested: Any, spec: InputSpec) -> NDArray[np.float32]:
@@ -49,11 +51,13 @@ def from_tensor(values: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
 
     Raises:
         ImageShapeError: the array has another height, width or channel count, or no image.
-        PixelValueError: a value is not finite, or outside 0..1.
+        PixelValueError: a value is not finite, or outside 0..1; the error has the image's number.
     """
     require_nchw(values.shape, spec)
     if not _in_unit_range(values):
-        _require_unit_range(values)
+        for number, image in enumerate(values):
+            with numbering(number):
+                _require_unit_range(image)
     return np.ascontiguousarray(values, np.float32)
 
 
@@ -84,7 +88,7 @@ def _require_shape(shape: tuple[int, ...], spec: InputSpec) -> None:
     with_channels = (spec.height, spec.width, spec.channels)
     accepted = {with_channels} | ({with_channels[:2]} if spec.channels == 1 else set())
     if shape not in accepted:
-        got = " x ".join(map(str, shape)) or "a single value"
+        got = "empty" if 0 in shape else " x ".join(map(str, shape)) or "a single value"
         raise ImageShapeError(f"The image is {got}, but this model takes {_describe_shape(spec)}.")
 
 
@@ -93,7 +97,12 @@ def _require_unit_range(pixels: NDArray[Any]) -> None:
         raise PixelValueError("A pixel is NaN or infinite; send finite numbers from 0 to 1.")
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > 1:
-        worst = low if low < 0 else high
+        worst, excess = (low, -low) if -low > high - 1 else (high, high - 1)
+        if excess <= _ROUNDING:
+            raise PixelValueError(
+                f"A pixel is {worst}, just outside 0..1; clip the values to 0..1 before sending "
+                "them."
+            )
         raise PixelValueError(
             f"A pixel is {worst:.9g}, outside 0..1; divide 8-bit values by 255 before sending them."
         )

@@ -7,7 +7,8 @@ Normalisation is not here: it is inside the exported graph.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, ParamSpec, TypeVar
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.errors import ImageDecodeError, ImageTooLargeError
+from model.errors import ImageDecodeError, ImageTooLargeError, InputError
 from model.images.colour_conversion import Mode, to_opaque
 from model.images.file_formats import FORMAT_NAMES, file_format, open_header
 from model.images.metadata_stripping import StrippedImage, exif_orientation, strip_metadata
@@ -132,8 +133,9 @@ def open_all(
     """
     images: list[_OpenImage] = []
     total = 0
-    for file in files:
-        image = _convert_errors(_open, file, max_pixels)
+    for number, file in enumerate(files):
+        with numbering(number):
+            image = _convert_errors(_open, file, max_pixels)
         total += image.width * image.height
         # Some decoders allocate when they are opened, so large images are opened one at a time.
         images.append(image if total <= _MAX_OPEN_PIXELS else image.closed())
@@ -206,7 +208,8 @@ class OpenImages:
         """
         pixels = np.empty((len(self.images), spec.channels, spec.height, spec.width), np.uint8)
         for row, image in enumerate(self.images):
-            pixels[row] = _convert_errors(_load, image, spec, self.max_pixels)
+            with numbering(row):
+                pixels[row] = _convert_errors(_load, image, spec, self.max_pixels)
         return pixels
 
 
@@ -217,6 +220,16 @@ def to_float(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.floa
     scaled = images.astype(np.float32)
     scaled /= np.float32(255)
     return scaled
+
+
+@contextmanager
+def numbering(image: int) -> Iterator[None]:
+    """Give an error within the block the number of the image that it is about."""
+    try:
+        yield
+    except InputError as error:
+        error.image = image
+        raise
 
 
 def _convert_errors(step: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:

@@ -112,8 +112,9 @@ def _tagged(digest: str) -> dict[str, str]:
 
 def _is_known(request: Request, digest: str) -> bool:
     """Return whether the client has the file already (RFC 9110, 13.1.2)."""
-    known = request.headers.get("if-none-match", "")
-    return f'"{digest}"' in (tag.strip().removeprefix("W/") for tag in known.split(","))
+    known = request.headers.get("if-none-match", "").strip()
+    tags = (tag.strip().removeprefix("W/") for tag in known.split(","))
+    return known == "*" or f'"{digest}"' in tags
 
 
 def _not_modified(digest: str) -> Response:

@@ -15,17 +15,22 @@ from service.api.answer_by_another_version import answer_as_noted
 from service.api.feedback_fields import describe_figures, describe_results
 from service.api.feedback_schemas import (
     LABELS_SCHEMA,
+    MAX_LABELS,
     FeedbackQuery,
     FeedbackResults,
     LabelOfAnswer,
     LabelsOfAnswers,
     VersionFeedback,
 )
-from service.api.record_answer_for_log_shadow_feedback import default_subject
+from service.api.record_answer_for_log_shadow_feedback import (
+    default_statistics,
+    default_subject,
+)
 from service.api.routes import image_request_body, json_response, new_router, request_id
 from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
 from service.codecs.validation_sentence import first_problem
 from service.errors import (
+    EmptyBodyError,
     FeedbackDisabledError,
     InvalidQueryError,
     InvalidRequestError,
@@ -127,7 +132,13 @@ class _LabelEndpoint:
                 f"Labels of earlier answers are sent as {JSON_TYPE}; for images, give their true "
                 "class as the query parameter label."
             )
-        content = read_json(await self._bodies.read_small(request))
+        body = await self._bodies.read_small(request)
+        if not body:
+            raise EmptyBodyError(
+                "The request has no body; send true labels, or images with their class as the "
+                "query parameter label."
+            )
+        content = read_json(body)
         labels = _parse_labels(content)
         results = await self._feedback.add_labels(labels)
         if isinstance(results[0], ServiceError) and not isinstance(content, list):
@@ -141,11 +152,13 @@ class _LabelEndpoint:
         answer_id = CURRENT_REQUEST_ID.get() or ""  # the response's; what was sent may be malformed
         model = self._repository.get(query.model, query.version, request_id(request))
         class_number(label, model.bundle.manifest.class_names, model.name)
-        with model:
+        with model, default_statistics(self._settings, model).time_request() as timing:
             images = await self._reader.read(request, model.bundle.manifest.input)
+            timing.mark_input_read(len(images))
             pngs = await asyncio.to_thread(_as_pngs, images) if query.keep else None
             subject = default_subject(self._settings, model, images)
             rows = await answer_as_noted(model, subject)
+            timing.mark_predicted()
             results = await self._feedback.add_images(model, subject, rows, answer_id, label, pngs)
         labels = [TrueLabel(answer_id, number, label) for number in range(len(images))]
         return labels, results
@@ -153,6 +166,10 @@ class _LabelEndpoint:
 
 def _parse_labels(content: Any) -> list[TrueLabel]:
     """Return the labels of a body, which is one of them or a list; raises InvalidRequestError."""
+    if isinstance(content, list) and not 0 < len(content) <= MAX_LABELS:
+        raise InvalidRequestError(
+            f"The body has {len(content)} true labels; send 1 to {MAX_LABELS} in one request."
+        )
     try:
         if isinstance(content, list):
             labels = LabelsOfAnswers.validate_python(content)

@@ -1,6 +1,6 @@
 """Pydantic schemas of the routes of feedback. They validate bodies and make the description."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -40,13 +40,13 @@ class LabelOfAnswer(_Schema):
         max_length=MAX_REQUEST_ID,
         description="the header X-Request-ID of the answer",
     )
-    image: int = Field(0, ge=0, description="number of the image in that request, from 0")
+    image: int = Field(
+        0, ge=0, strict=True, description="number of the image in that request, from 0"
+    )
     label: str = Field(min_length=1, max_length=1000, description="its true class")
 
 
-LabelsOfAnswers: TypeAdapter[list[LabelOfAnswer]] = TypeAdapter(
-    Annotated[list[LabelOfAnswer], Field(min_length=1, max_length=MAX_LABELS)]
-)
+LabelsOfAnswers: TypeAdapter[list[LabelOfAnswer]] = TypeAdapter(list[LabelOfAnswer])
 LABELS_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"$ref": "#/components/schemas/LabelOfAnswer"},

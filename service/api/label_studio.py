@@ -20,7 +20,11 @@ from starlette.responses import Response
 from model.errors import DropserveError
 from service.api.answer_by_another_version import answer_as_noted
 from service.api.feedback_fields import describe_results
-from service.api.record_answer_for_log_shadow_feedback import AnswerNotes, default_subject
+from service.api.record_answer_for_log_shadow_feedback import (
+    AnswerNotes,
+    default_statistics,
+    default_subject,
+)
 from service.api.routes import json_response, new_router
 from service.codecs.body_to_images import JSON_TYPE, media_type, read_json
 from service.codecs.validation_sentence import first_problem
@@ -202,16 +206,22 @@ class _Backend:
         controls: Sequence[ChoicesControl],
         read: Read,
     ) -> list[dict[str, Any] | str]:
-        """Return the prediction of each task, or the sentence why it has none."""
+        """Return the prediction of each task, or the sentence why it has none.
+
+        They count as one request for the model.
+        """
         client, key = client_address(request), controls[0].data_key
-        found = await asyncio.gather(
-            *(self._image(task, key, model, client, read) for task in tasks)
-        )
-        images = [each for each in found if not isinstance(each, str)]
-        rows: Sequence[Row] = ()
-        if images:
-            subject = default_subject(self._settings, model, np.concatenate(images))
-            rows = await answer_as_noted(model, subject)
+        with default_statistics(self._settings, model).time_request() as timing:
+            found = await asyncio.gather(
+                *(self._image(task, key, model, client, read) for task in tasks)
+            )
+            images = [each for each in found if not isinstance(each, str)]
+            timing.mark_input_read(len(images))
+            rows: Sequence[Row] = ()
+            if images:
+                subject = default_subject(self._settings, model, np.concatenate(images))
+                rows = await answer_as_noted(model, subject)
+                timing.mark_predicted()
         answered = iter(zip(images, rows, strict=True))
         return [
             each

@@ -35,6 +35,7 @@ from service.codecs.compression import IDENTITY, choose_compressor
 from service.codecs.infer_requests import InferRequest, Input, Payload, parse_request, read_inputs
 from service.codecs.infer_responses import top_classes, write_response
 from service.codecs.tensors import Parameters, Tensor
+from service.codecs.validation_sentence import quote
 from service.errors import (
     InvalidJsonError,
     InvalidQueryError,
@@ -234,7 +235,7 @@ class _OpenInferenceEndpoints:
         ]
         ready = options.get("ready", False)
         if not isinstance(ready, bool):
-            raise InvalidRequestError(f"'ready' is true or false, but got {ready!r}.")
+            raise InvalidRequestError(f"'ready' is true or false, but got {quote(ready)}.")
         if not ready:
             for refusal in self._repository.load_failures:
                 entries += [
@@ -271,8 +272,7 @@ class _OpenInferenceEndpoints:
         """POST /v2/repository/models/{name}/unload."""
         require_control(request, self._settings)
         await self._read_object(request)
-        name, _ = split_model_name(request.path_params["name"], self._settings)
-        await self._repository.unload(name)
+        await self._repository.unload(request.path_params["name"])
         return Response(media_type="application/json")
 
     @requires("predict")

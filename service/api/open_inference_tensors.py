@@ -25,14 +25,12 @@ from service.api.sampling_validation import parse_sampling
 from service.api.schemas import AbstentionQuery, SamplingQuery
 from service.codecs.body_to_images import INPUT_NAME, images_from_tensors
 from service.codecs.tensors import Datatype, Tensor
+from service.codecs.validation_sentence import quote
 from service.engine.model_loader import LoadedModel
 from service.errors import InvalidQueryError, UncertaintyDisabledError
 from service.observability.triton_statistics import ModelStatistics
 from service.sandbox.sandboxed_image_reader import ImageReader, as_floats, client_address
 from service.settings import ServiceSettings
-
-_MAX_SHOWN_CHARACTERS = 100
-"""An error message quotes at most this many characters of a bad parameter."""
 
 
 class _InferQuery(SamplingQuery, AbstentionQuery):
@@ -153,7 +151,7 @@ class ModelEndpoint:
         fields = {name: value for name, value in parameters.items() if name in _PARAMETERS}
         for name, value in fields.items():
             if isinstance(value, bool):
-                raise InvalidQueryError(f"Parameter {name!r}: {value} is no value for it.")
+                raise InvalidQueryError(f"Parameter {name!r}: {quote(value)} is no value for it.")
         try:
             query = _InferQuery.model_validate(fields) if fields else _DEFAULT_QUERY
             sampling = parse_sampling(query, settings, summary_only=True)
@@ -161,8 +159,7 @@ class ModelEndpoint:
             first = error.errors(include_url=False)[0]
             message = first["msg"][0].lower() + first["msg"][1:]
             raise InvalidQueryError(
-                f"Parameter {str(first['loc'][0])!r}: {message}, but got "
-                f"{str(first['input'])[:_MAX_SHOWN_CHARACTERS]!r}."
+                f"Parameter {str(first['loc'][0])!r}: {message}, but got {quote(first['input'])}."
             ) from None
         max_risk, calibrator = query.max_risk, self.model.calibrator
         if calibrator is None:
@@ -240,17 +237,20 @@ def _encoded_names(class_names: tuple[str, ...]) -> NDArray[np.object_]:
 def split_model_name(name: str, settings: ServiceSettings) -> tuple[str, bool]:
     """Split a protocol's model name into the bundle's name and whether dropout is active.
 
+    No bundle's name ends in -mc, so NAME-mc-mc is a name like any other that is not there.
+
     Raises:
         UncertaintyDisabledError: the name ends in -mc, but the server runs --no-uncertainty.
     """
-    if not name.endswith(SAMPLED_SUFFIX):
+    bundle = name.removesuffix(SAMPLED_SUFFIX)
+    if bundle == name or bundle.endswith(SAMPLED_SUFFIX):
         return name, False
     if not settings.uncertainty:
         raise UncertaintyDisabledError(
-            f"{name} is switched off on this server; use {name.removesuffix(SAMPLED_SUFFIX)}, or "
-            "start it without --no-uncertainty."
+            f"{name} is switched off on this server; use {bundle}, or start it without "
+            "--no-uncertainty."
         )
-    return name.removesuffix(SAMPLED_SUFFIX), True
+    return bundle, True
 
 
 def sampling_parameters(sampling: Sampling) -> dict[str, str | int]:

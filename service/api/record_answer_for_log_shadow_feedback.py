@@ -13,6 +13,7 @@ from service.api.schemas import UncertaintyQuery
 from service.codecs.tensors import Tensor
 from service.engine.model_loader import LoadedModel
 from service.feedback.feedback_recorder import Feedback
+from service.observability.triton_statistics import ModelStatistics
 from service.settings import ServiceSettings
 from service.shadow.background_comparison import ShadowComparison
 from service.traffic_log.traffic_log import TrafficLog
@@ -124,6 +125,12 @@ def default_subject(
     query = UncertaintyQuery.model_validate({})
     options = options_of_query(query, parse_sampling(query, settings))
     return Subject(UNCERTAINTY, model.name, model.version, images, options)
+
+
+def default_statistics(settings: ServiceSettings, model: LoadedModel) -> ModelStatistics:
+    """Return the statistics in which the answer to a `default_subject` counts."""
+    batcher = model.batcher
+    return batcher.sampled_statistics if settings.uncertainty else batcher.statistics
 
 
 def rows_of_outputs(outputs: Sequence[Tensor], class_names: tuple[str, ...]) -> list[Row]:

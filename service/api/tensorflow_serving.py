@@ -3,8 +3,11 @@
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from service.api.open_inference_tensors import ModelEndpoint, split_model_name
 from service.api.record_answer_for_log_shadow_feedback import ROWS, AnswerNotes
@@ -14,6 +17,15 @@ from service.keys.scopes import requires
 from service.registry.model_repository import Repository
 from service.sandbox.sandboxed_image_reader import ImageReader
 from service.settings import ServiceSettings
+
+
+class _StatusRoute(APIRoute):
+    """The route of a model or version, whose names have no colon: behind one stands a verb."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if ":" in scope["path"].rpartition("/")[2]:
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 def router(
@@ -73,7 +85,9 @@ def router(
     routes.add_api_route("/models", names, methods=["GET", "HEAD"])
     for model in ("/models/{name}", "/models/{name}/versions/{version}"):
         routes.add_api_route(f"{model}:predict", predict, methods=["POST"])
-        routes.add_api_route(model, status, methods=["GET", "HEAD"])
+        routes.add_api_route(
+            model, status, methods=["GET", "HEAD"], route_class_override=_StatusRoute
+        )
     return routes
 
 

@@ -7,6 +7,7 @@ before the others are tried. Nothing is written, and no rollout is changed.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from service.check.findings import Finding, error, fine, warning
 from service.check.loading_every_version import VersionTrials
@@ -117,7 +118,7 @@ async def _try_all(
     for plan in plans:
         for version in plan.versions:
             await trials.passes(plan.name, version, keep=False)
-        checked.findings += _plan_findings(plan, trials)
+        checked.findings += _plan_findings(plan, trials, settings.rollouts)
     checked.findings += _readiness(plans, settings, default)
     checked.findings += _clock(trials)
     return checked
@@ -136,7 +137,7 @@ async def _check_sandbox(trials: VersionTrials) -> list[Finding]:
     ]
 
 
-def _plan_findings(plan: _Plan, trials: VersionTrials) -> Iterator[Finding]:
+def _plan_findings(plan: _Plan, trials: VersionTrials, rollouts: Path | None) -> Iterator[Finding]:
     """Yield every refused version: an error where the model has no other one."""
     for version in plan.versions:
         reason = trials.refusal(plan.name, version)
@@ -155,7 +156,7 @@ def _plan_findings(plan: _Plan, trials: VersionTrials) -> Iterator[Finding]:
             "leave it out.",
         )
     if plan.rollout.unloaded:
-        yield fine(_SUBJECT, not_ready_reasons.unloaded(plan.name))
+        yield fine(_SUBJECT, not_ready_reasons.unloaded(plan.name, rollouts))
 
 
 def _readiness(
@@ -185,7 +186,7 @@ def _not_ready(
     """Yield why no model serves, or not the default one, unless a refused version says it."""
     unloaded = [plan.name for plan in plans if plan.rollout.unloaded]
     if unloaded:
-        yield error(_SUBJECT, not_ready_reasons.unloaded(unloaded[0]))
+        yield error(_SUBJECT, not_ready_reasons.unloaded(unloaded[0], settings.rollouts))
     elif not plans and not settings.bundles_folder.exists():
         yield error(
             _SUBJECT,

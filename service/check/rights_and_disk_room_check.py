@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from service.check.findings import Finding, error, fine, warning
+from service.feedback.feedback_file import why_unusable
 from service.registry.wanted_versions import rollouts_of
 from service.settings import ServiceSettings
 
@@ -88,9 +89,7 @@ def _check_traffic_log(folder: Path, max_bytes: int) -> Iterator[Finding]:
 
 
 def _check_feedback(file: Path, max_bytes: int) -> Iterator[Finding]:
-    problem = why_not_writable(file.parent)
-    if problem is None and file.exists() and not os.access(file, os.R_OK | os.W_OK):
-        problem = f"{file} cannot be written; give this user access to it, or name another one."
+    problem = why_not_writable(file.parent) or why_unusable(file)
     if problem is not None:
         yield error("feedback", f"--feedback: {problem}")
         return

@@ -7,12 +7,13 @@ so it imports no web framework. Knows no request and no model beyond the input t
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from model.errors import DropserveError, InputError
 from model.images.images_from_numbers import from_numbers, from_tensor, require_nchw
 from model.images.preprocessing import InputSpec, open_all, to_float
 from service.codecs.image_limits import Limits
@@ -33,11 +34,23 @@ FORM_TYPE = "multipart/form-data"
 INPUT_NAME = "images"
 """Name of the only input tensor of a model."""
 
+T = TypeVar("T")
+
 JsonLayout = Literal["native", "rows"]
 """Format of a JSON body: `native` for /predict and /uncertainty, `rows` for TensorFlow Serving."""
 
 Item = Any
 """One image of a body: the bytes of a file, or nested lists of numbers."""
+
+
+class Items(NamedTuple):
+    """The images of a body, not decoded yet."""
+
+    images: Sequence[Item]
+    file_names: Sequence[str] = ()
+    """Of the files of a form, as their client writes them; "" for one without a name."""
+
+
 Images = NDArray[np.uint8] | NDArray[np.float32]
 """[N, C, H, W]: uint8 in 0..255 as decoded, or float32 in 0..1."""
 ReserveMemory = Callable[[int, int], None]
@@ -52,12 +65,12 @@ MEMORY_BYTES_PER_JSON_BYTE = 24
 _URL_ALPHABET = {ord("-"): "+", ord("_"): "/"}
 _EXTRA_JSON_VALUES = 2**16
 """Values that a JSON body may have besides the pixels."""
+_MAX_NAME_CHARACTERS = 100
+"""An error message quotes at most this many characters of a file's name."""
 
 
-def read_items(
-    body: bytes, content_type: str, layout: JsonLayout, limits: Limits
-) -> Sequence[Item]:
-    """Extract the images of a body without decoding them: between 1 and `limits.images` items.
+def read_items(body: bytes, content_type: str, layout: JsonLayout, limits: Limits) -> Items:
+    """Extract the images of a body without decoding them: between 1 and `limits.images` of them.
 
     content_type: the unparsed value of the header.
 
@@ -69,41 +82,74 @@ def read_items(
         raise EmptyBodyError("The request has no body; send an image.")
     kind = media_type(content_type)
     if kind == FORM_TYPE:
-        return read_form_files(body, content_type, limits)
+        files = read_form_files(body, content_type, limits)
+        return Items([file.content for file in files], [file.name for file in files])
     if kind != JSON_TYPE:
-        return [body]
+        return Items([body])
     content = read_json(body)
     instances = _native_instances(content) if layout == "native" else _row_instances(content)
     if not instances:
         raise EmptyBodyError("'instances' is empty; send at least one image.")
     limits.check_count(len(instances))
-    return [_from_base64(item) if isinstance(item, dict) else item for item in instances]
-
-
-def to_images(
-    items: Sequence[Item], spec: InputSpec, limits: Limits, reserve: ReserveMemory
-) -> Images:
-    """Decode the files and validate the numbers of `items`, in order; raises InputError."""
-    files = [item for item in items if type(item) is bytes]
-    if not files:
-        images = [from_numbers(item, spec) for item in items]
-        return np.stack(images) if len(images) > 1 else images[0][np.newaxis]
-    pixels = decode_files(files, spec, limits, reserve)
-    if len(files) == len(items):
-        return pixels
-    decoded = iter(to_float(pixels))
-    return np.stack(
-        [next(decoded) if type(item) is bytes else from_numbers(item, spec) for item in items]
+    return Items(
+        _each(instances, lambda item: _from_base64(item) if isinstance(item, dict) else item)
     )
 
 
-def decode_files(
+def to_images(items: Items, spec: InputSpec, limits: Limits, reserve: ReserveMemory) -> Images:
+    """Decode the files and validate the numbers of `items`, in order; raises InputError."""
+    places = [place for place, item in enumerate(items.images) if type(item) is bytes]
+    if not places:
+        images = _each(items.images, lambda item: from_numbers(item, spec))
+        return np.stack(images) if len(images) > 1 else images[0][np.newaxis]
+    try:
+        pixels = _decode_files([items.images[place] for place in places], spec, limits, reserve)
+    except InputError as error:
+        place = None if error.image is None else places[error.image]
+        raise _about_image(error, place, len(items.images), items.file_names) from None
+    if len(places) == len(items.images):
+        return pixels
+    decoded = iter(to_float(pixels))
+    return np.stack(
+        _each(
+            items.images,
+            lambda item: next(decoded) if type(item) is bytes else from_numbers(item, spec),
+        )
+    )
+
+
+def _decode_files(
     files: Sequence[bytes], spec: InputSpec, limits: Limits, reserve: ReserveMemory
 ) -> NDArray[np.uint8]:
     """Decode image files to uint8 [N, C, H, W]; raises InputError."""
     opened = open_all(files, limits.image_pixels, limits.request_pixels)
     reserve(opened.peak_bytes(spec), opened.pixels)
     return opened.load(spec)
+
+
+def _each(images: Sequence[Item], step: Callable[[Item], T]) -> list[T]:
+    """Return what `step` makes of each image; its error says which of several it is about."""
+    made = []
+    for number, image in enumerate(images):
+        try:
+            made.append(step(image))
+        except DropserveError as error:
+            raise _about_image(error, number, len(images)) from None
+    return made
+
+
+def _about_image(
+    error: DropserveError, number: int | None, count: int, file_names: Sequence[str] = ()
+) -> DropserveError:
+    """Return an error that names the image that it is about, if it is one of several.
+
+    number: from 0; None: it is about all of them.
+    """
+    if number is None or count == 1:
+        return error
+    name = file_names[number][:_MAX_NAME_CHARACTERS] if file_names else ""
+    called = f" ({name!r})" if name else ""
+    return type(error)(f"Image {number}{called}, counted from 0: {error}")
 
 
 def upright_size(item: Item, limits: Limits) -> tuple[int, int] | None:
@@ -156,16 +202,25 @@ def images_from_tensors(tensors: Sequence[Tensor], spec: InputSpec) -> Images | 
     tensor = tensors[0]
     values = tensor.values
     if tensor.datatype == "FP32":
-        return from_tensor(values, spec)
+        try:
+            return from_tensor(values, spec)
+        except InputError as error:
+            count = len(values) if values.ndim else 1
+            raise _about_image(error, error.image, count) from None
     if tensor.datatype == "UINT8":
         require_nchw(values.shape, spec)
         return values
-    if values.shape != (len(values),) + (1,) * (values.ndim - 1) or not len(values):
+    count = values.size
+    if not count or values.shape not in ((count,), (count, 1)):
         raise encoded_shape_error(values.shape)
-    return [
-        decode_base64(each, f"An element of {INPUT_NAME!r}") if isinstance(each, str) else each
-        for each in values.reshape(-1)
-    ]
+    return _each(
+        values.reshape(-1).tolist(),
+        lambda element: (
+            decode_base64(element, f"An element of {INPUT_NAME!r}")
+            if isinstance(element, str)
+            else element
+        ),
+    )
 
 
 def check_input_shapes(request: InferRequest, limits: Limits) -> None:

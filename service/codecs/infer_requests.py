@@ -49,10 +49,12 @@ _CONTENT_TYPE, _BASE64 = "content_type", "base64"
 
 
 def _limit_parameters(parameters: Any) -> Any:
-    """Limit the number of entries before pydantic validates each; null counts as absent."""
-    if isinstance(parameters, dict) and len(parameters) > _MAX_PARAMETERS:
+    """Limit the number of entries before pydantic validates each; null counts as left out."""
+    if not isinstance(parameters, dict):
+        return {} if parameters is None else parameters
+    if len(parameters) > _MAX_PARAMETERS:
         raise ValueError(f"at most {_MAX_PARAMETERS} parameters are taken")
-    return {} if parameters is None else parameters
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 class _Parametrized(BaseModel):

@@ -11,6 +11,7 @@ import orjson
 
 from service.codecs.infer_requests import InferRequest, refuse_duplicates
 from service.codecs.tensors import Array, Parameters, Tensor, to_binary
+from service.codecs.validation_sentence import quote
 from service.errors import InvalidTensorError
 
 _CHUNK_NUMBERS = 2**14
@@ -102,5 +103,5 @@ def top_classes(tensor: Tensor, count: int, class_names: Sequence[str]) -> Tenso
 def _boolean_parameter(whose: str, parameters: Parameters, name: str, *, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise InvalidTensorError(f"{whose}: {name!r} is true or false, but got {value!r}.")
+        raise InvalidTensorError(f"{whose}: {name!r} is true or false, but got {quote(value)}.")
     return value

@@ -1,9 +1,10 @@
 """Parses multipart/form-data (RFC 7578) into files, all in memory. Knows no image format."""
 
 import codecs
+import logging
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -16,6 +17,17 @@ _EXTENDED_NAME = re.compile(rb";\s*filename\*", re.IGNORECASE)
 _FILE_TYPES = (b"image/", b"application/octet-stream")
 """Beginnings of the content types of parts that are files without a name."""
 
+# The answer says what is wrong with a client's form; the parser would log it as a warning, too.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
+
+class FormFile(NamedTuple):
+    """One file of a form."""
+
+    name: str
+    """As its client has written it; "" where it has none."""
+    content: bytes
+
 
 @dataclass(slots=True)
 class _Part:
@@ -24,6 +36,7 @@ class _Part:
     disposition: bytes = b""
     content_type: bytes = b""
     name: str = ""
+    file_name: str = ""
     is_file: bool = False
     data: list[bytes] = field(default_factory=list)
 
@@ -32,8 +45,8 @@ class _MalformedFormError(Exception):
     """The body is not a valid form; the message gives the reason."""
 
 
-def read_form_files(body: bytes, content_type: str, limits: Limits) -> list[bytes]:
-    """Return the contents of all files of a form. Each of its fields must be a file named `file`.
+def read_form_files(body: bytes, content_type: str, limits: Limits) -> list[FormFile]:
+    """Return all files of a form. Each of its fields must be a file named `file`.
 
     Raises:
         EmptyBodyError: the form has no field.
@@ -49,7 +62,7 @@ def read_form_files(body: bytes, content_type: str, limits: Limits) -> list[byte
         ) from None
     if not parts:
         raise EmptyBodyError("The form has no 'file' field; send an image in one.")
-    return [b"".join(part.data) for part in parts]
+    return [FormFile(part.file_name, b"".join(part.data)) for part in parts]
 
 
 def _require_file(part: _Part) -> None:
@@ -128,6 +141,7 @@ class _FormParser:
                 'The Content-Disposition header field "name" must be provided'
             )
         self._part.name = _decode_text(options[b"name"], self._charset)
+        self._part.file_name = _decode_text(options.get(b"filename", b""), self._charset)
         # `filename*` (RFC 5987) is what some clients send for names that are not ASCII; others send
         # an image without a name.
         is_named = b"filename" in options or _EXTENDED_NAME.search(self._part.disposition)

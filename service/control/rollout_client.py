@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{settings.address} does not answer ({error.strerror or error}); name the service's "
             "control listener with --port, --socket or --url.\n"
         )
-        return USAGE_EXIT_STATUS
+        return 1
     except (http.client.HTTPException, ValueError, KeyError, TypeError):
         sys.stderr.write(
             f"{settings.address} does not answer as Dropserve does; check --port, --socket or "

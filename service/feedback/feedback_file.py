@@ -138,6 +138,25 @@ class FeedbackFile:
         return value
 
 
+def why_unusable(path: Path) -> str | None:
+    """Return in one sentence why `FeedbackFile.open` would refuse a file; None if it would not.
+
+    The file is neither created nor changed. What a service that runs has not copied from its
+    write-ahead log yet is not seen.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        with as_sentence(path):
+            _create(path, create=False)
+            address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+            with closing(sqlite3.connect(address, uri=True)) as connection:
+                _is_new(path, connection)
+    except FeedbackFileError as error:
+        return str(error)
+    return None
+
+
 @contextmanager
 def as_sentence(path: Path) -> Iterator[None]:
     """Turn what the disk or SQLite raises into a FeedbackFileError with a sentence."""
@@ -185,19 +204,30 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     connection.execute("BEGIN IMMEDIATE")
-    with closing(connection.execute("PRAGMA user_version")) as cursor:
-        version = cursor.fetchone()[0]
-    if version == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+    if _is_new(path, connection):
         for statement in _SCHEMA.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+    connection.execute("COMMIT")
+    connection.execute("PRAGMA busy_timeout = 0")
+
+
+def _is_new(path: Path, connection: sqlite3.Connection) -> bool:
+    """Return whether a file has no tables yet.
+
+    Raises:
+        FeedbackFileError: it is another program's, or has another schema.
+    """
+    with closing(connection.execute("PRAGMA user_version")) as cursor:
+        version = cursor.fetchone()[0]
+    if version == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+        return True
+    if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
         raise FeedbackFileError(f"{path} is a database of another program; name another file.")
-    elif version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         raise FeedbackFileError(
             f"{path} has version {version} of the schema, and this program knows {SCHEMA_VERSION}; "
             "use the program that wrote it, or name another file."
         )
-    connection.execute("COMMIT")
-    connection.execute("PRAGMA busy_timeout = 0")
+    return False

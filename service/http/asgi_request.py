@@ -15,6 +15,8 @@ TARGET_HOST = "dropserve.target_host"
 """The key with the host of a request target in absolute form, such as `http://HOST/path`."""
 HUNG_UP = "dropserve.hung_up"
 """The key that is set to True once the connection is lost."""
+REFUSED = "dropserve.refused"
+"""The key that is set to True where the protocol has answered in place of the application."""
 
 
 class AsgiCycle(RequestResponseCycle):

@@ -36,6 +36,8 @@ _EXPOSED_HEADERS = (
 )
 """Response headers that clients read and that browsers would hide from pages of other origins."""
 _OK = 200
+_MAX_SHOWN_CHARACTERS = 100
+"""A refusal quotes at most this many characters of a method or of a header's name."""
 _VARY = (b"vary", b"Origin")
 
 
@@ -78,9 +80,31 @@ class CrossOrigin:
         }
         if decided.status_code == _OK:
             return Response(headers=decided_headers)
-        refusal = domain_error_response(CrossOriginError(bytes(decided.body).decode()))
+        refusal = domain_error_response(CrossOriginError(self._why_refused(headers)))
         refusal.headers.update(decided_headers)
         return refusal
+
+    def _why_refused(self, asked: Headers) -> str:
+        """Return the first reason why a page may not send what its browser asks for."""
+        if not self._cors.is_allowed_origin(asked["origin"]):
+            return "Pages of this origin may not send requests; add it with --cors-origins."
+        method = asked["access-control-request-method"]
+        if method not in _METHODS:
+            return (
+                f"Pages of other origins may not send {method[:_MAX_SHOWN_CHARACTERS]!r}; send "
+                f"{', '.join(_METHODS)}."
+            )
+        names = asked.get("access-control-request-headers")
+        for name in () if names is None else map(str.strip, names.split(",")):
+            if name.lower() not in self._cors.allow_headers:
+                return (
+                    "Pages of other origins may not send the header "
+                    f"{name[:_MAX_SHOWN_CHARACTERS]!r}; leave it out."
+                )
+        return (
+            "Pages of a public network may not send requests to a service in a private one; open "
+            "the page from that network, or publish the service."
+        )
 
 
 async def _nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:

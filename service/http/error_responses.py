@@ -86,15 +86,12 @@ def http_error(status: int) -> Response:
     return error_response(status, HTTP_PROTOCOL_CODES[status], _HTTP_ERROR_SENTENCES[status])
 
 
-def plain_http_refusal() -> bytes:
-    """Build the whole response, head included, to plain HTTP where only TLS is taken."""
+def https_required() -> Response:
+    """Build the response to plain HTTP where only TLS is taken."""
     status, code = HTTPS_REQUIRED
-    response = error_response(
+    return error_response(
         status, code, "This port takes https alone; write https:// instead of http://."
     )
-    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
-    lines = b"".join(b"%b: %b\r\n" % each for each in response.raw_headers)
-    return head + lines + b"connection: close\r\n\r\n" + bytes(response.body)
 
 
 def internal_error() -> Response:
@@ -144,7 +141,14 @@ async def _on_routing_error(request: Request, error: Exception) -> Response:
     code = ROUTING_CODES.get(error.status_code, INTERNAL_CODE)
     response = error_response(error.status_code, code, sentence)
     for name, value in (error.headers or {}).items():
-        # Starlette lists a route's methods in the order of a set, which differs between runs.
-        is_list = name.lower() == "allow"
-        response.headers[name] = ", ".join(sorted(value.split(", "))) if is_list else value
+        response.headers[name] = _allowed_methods(value) if name.lower() == "allow" else value
     return response
+
+
+def _allowed_methods(allow: str) -> str:
+    """Return Starlette's list of a route's methods in order, which differs between runs there.
+
+    What takes GET takes HEAD, too: the middleware sees to that.
+    """
+    methods = set(allow.split(", "))
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))

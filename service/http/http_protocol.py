@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.http.asgi_request import CLIENT, CONTROL, HUNG_UP, TARGET_HOST, AsgiCycle
+from service.http.asgi_request import CLIENT, CONTROL, HUNG_UP, REFUSED, TARGET_HOST, AsgiCycle
 from service.http.client_quotas import Client, Connection
 from service.http.connection_deadline import ConnectionDeadline
 from service.http.error_responses import http_error
@@ -59,6 +59,8 @@ _HALF_CLOSED_SECONDS = 2.0
 
 Most such clients are gone, and TCP does not distinguish the two.
 """
+_UNREAD = "-"
+"""Method and path in the log line of a request whose head is refused."""
 _TOO_MANY_REQUESTS = 429
 _BACK_OFF_STATUSES = (_TOO_MANY_REQUESTS, 503)
 _BACK_OFF_SECONDS = (0.5, 1.0)
@@ -96,6 +98,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         context: HttpContext = self.app_state[HTTP_CONTEXT]
         self._clients, self._proxies, self._drain = context.clients, context.proxies, context.drain
+        self._handler = context.handler
         self._urgent_starts = _urgent_starts(context.proxies.root_path)
         self._client: Client = self._clients.trusted
         self._head_timeout_seconds = context.head_timeout_seconds
@@ -150,7 +153,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_proxy = self._proxies.trusts(host)
         client = self._clients.connect(host, self)
         if client is None:
-            self._send(http_error(503), keep_alive=False)
+            self._refuse(503)
             return
         self._client = client
         self._is_shutting_down = bool(getattr(self.server_state, "is_shutting_down", False))
@@ -244,7 +247,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._linger_bytes_left is not None or self.transport.is_closing() or self._unsent_bytes:
             self.transport.abort()
         elif is_in_head and not self._is_shutting_down:
-            self._send(http_error(408), keep_alive=False)
+            self._refuse(408)
         else:
             self.close()
 
@@ -423,7 +426,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_between_requests or self._is_in_body or self._is_answering:
             return
         if self._unreported_bytes > MAX_HEAD_BYTES:
-            self._send(http_error(431), keep_alive=False)  # a header without an end
+            self._refuse(431)  # a header without an end
         elif self._needs_head_deadline:
             self._needs_head_deadline = False
             self._deadline.set(self._head_timeout_seconds)
@@ -436,7 +439,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self._is_upgrade:
                 self._parse_without_upgrade()
             else:  # such as HTTP/2 with prior knowledge
-                self._send(http_error(505), keep_alive=False)
+                self._refuse(505)
         except HttpParserError as error:
             cause = error.__context__
             status = cause.status if isinstance(cause, RefusedHeadError) else 400
@@ -451,8 +454,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self._feed_parser(head)
 
-    def _refuse_request(self, status: int) -> None:
-        """Send an error response; abort the connection if a response has begun already."""
+    def _refuse_request(self, status: int, scope: Scope | None = None) -> None:
+        """Send an error response; abort the connection if a response has begun already.
+
+        scope: of the request, if its head is complete and no task answers it.
+        """
         if self._is_closed():
             return
         if self.cycle is not None and not self.cycle.response_complete:
@@ -461,7 +467,33 @@ class HttpProtocol(HttpToolsProtocol):
             if self.cycle.response_started:
                 self.transport.abort()
                 return
-        self._send(http_error(status), keep_alive=False)
+            if isinstance(self.cycle, AsgiCycle):
+                scope = self.cycle.scope  # type: ignore[assignment]
+                self.cycle.scope[REFUSED] = True  # type: ignore[literal-required]
+        self._refuse(status, scope)
+
+    def _refuse(self, status: int, scope: Scope | None = None) -> None:
+        """Answer with an error in place of the application, and close; see `refusal`."""
+        self.transport.write(self.refusal(http_error(status), scope))
+        self.close()
+
+    def refusal(self, response: Response, scope: Scope | None = None) -> bytes:
+        """Return the bytes of a last response that the application has no part in, recorded.
+
+        scope: of the request; None: its head is refused, or has not come.
+        """
+        unread: Scope = {
+            "type": "http",
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": _UNREAD,
+            "path": _UNREAD,
+            "query_string": b"",
+            "headers": [],
+            CLIENT: self._client,
+            CONTROL: self.is_control,
+        }
+        return self._serialize(self._handler.refuse(scope or unread, response), keep_alive=False)
 
     # --- callbacks of the parser ---
 
@@ -484,7 +516,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._count_head_bytes(len(name) + len(value) + 4)  # the colon, a space and the line's end
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
+            # A client of HTTP/1.0 would take the interim response for the final one.
+            self.expect_100_continue = self.parser.get_http_version() != "1.0"
         self.headers.append((name, value))
 
     def _count_head_bytes(self, size: int) -> None:
@@ -628,6 +661,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _send(self, response: Response, *, keep_alive: bool) -> None:
         """Send a complete response in one write."""
+        self.transport.write(self._serialize(response, keep_alive=keep_alive))
+        if not keep_alive:
+            self.close()
+
+    def _serialize(self, response: Response, *, keep_alive: bool) -> bytes:
+        """Return the bytes of a complete response."""
         defaults = self.server_state.default_headers
         if self._default_header_lines[0] is not defaults:
             self._default_header_lines = defaults, header_lines(defaults)
@@ -638,9 +677,7 @@ class HttpProtocol(HttpToolsProtocol):
             b"\r\n" if keep_alive else b"connection: close\r\n\r\n",
             bytes(response.body),
         )
-        self.transport.write(b"".join(parts))
-        if not keep_alive:
-            self.close()
+        return b"".join(parts)
 
     # --- what uvicorn's cycle uses of a transport: this protocol takes its place ---
 

@@ -35,6 +35,10 @@ class RequestHandler(Protocol):
         """Return the response, also where the endpoint fails or the service is overloaded."""
         ...
 
+    def refuse(self, scope: Scope, response: Response) -> Response:
+        """Return the response to a request that reaches no application; it is recorded."""
+        ...
+
     def record(self, scope: Scope, status: int) -> None:
         """Count and log a request whose response is sent."""
         ...

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import re
 import time
+from contextvars import Context
 from functools import partial
 from random import getrandbits
 
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import DropserveError
 from service.errors import InvalidQueryError, NotReadyError, OverloadedError
-from service.http.asgi_request import CLIENT, HUNG_UP, KEY_NAME
+from service.http.asgi_request import CLIENT, HUNG_UP, KEY_NAME, REFUSED
 from service.http.client_quotas import CURRENT_CLIENT, Client, Clients
 from service.http.error_responses import domain_error_response, internal_error
 from service.http.fast_path.fast_path_route import Endpoint
@@ -98,8 +99,10 @@ class RequestMiddleware:
                 await self._answer(app, scope, admission, sender)
         finally:
             admission.end()
-            has_hung_up = bool(scope.get(HUNG_UP))
-            self.record(scope, HUNG_UP_STATUS if has_hung_up else sender.status or HUNG_UP_STATUS)
+            if REFUSED not in scope:  # which is recorded already
+                has_hung_up = bool(scope.get(HUNG_UP))
+                status = HUNG_UP_STATUS if has_hung_up else sender.status or HUNG_UP_STATUS
+                self.record(scope, status)
 
     def inspect(self, scope: Scope) -> InspectedHead:
         """Write into a scope what is decided by the head alone, and return it."""
@@ -128,6 +131,20 @@ class RequestMiddleware:
             *head.response_headers,
             *added_headers,
         ]
+        return response
+
+    def refuse(self, scope: Scope, response: Response) -> Response:
+        """Give a refusal of the HTTP protocol the headers that every response has, and record it.
+
+        The request may be no request at all, so it gets no trace.
+        """
+        return Context().run(self._refuse, scope, response)  # without ids of another request
+
+    def _refuse(self, scope: Scope, response: Response) -> Response:
+        self.inspect(scope)
+        request_id = _assign_request_id(scope)
+        response.raw_headers += [*API_HEADERS, (_HEADER, request_id.encode())]
+        self.record(scope, response.status_code)
         return response
 
     def _begin(self, scope: Scope) -> list[tuple[bytes, bytes]]:

@@ -24,6 +24,8 @@ WHOLE_BODY = "dropserve.body"
 """Key of the ASGI scope: the body, if it was read together with the head."""
 
 _HEADERS = "dropserve.headers"
+_GZIP_ALIAS = "x-gzip"
+"""Another name of gzip (RFC 9110, 8.4.1.3)."""
 _MAX_LENGTH_DIGITS = 19  # Python refuses to parse a number of thousands of digits
 
 MAX_INLINE_BODY_BYTES = 2**16
@@ -135,6 +137,8 @@ def _content_encoding(scope: Scope) -> str:
     if value is None:
         return IDENTITY
     encoding = value.strip().lower()
+    if encoding == _GZIP_ALIAS:
+        return "gzip"
     if encoding not in (IDENTITY, *WINDOW_BITS):
         raise UnsupportedMediaTypeError(
             f"Content-Encoding {encoding!r} is not taken here; send the body uncompressed, or "

@@ -11,7 +11,7 @@ import ssl
 from contextlib import suppress
 from typing import Any
 
-from service.http.error_responses import plain_http_refusal
+from service.http.error_responses import https_required
 from service.http.http_protocol import HttpProtocol
 from service.tls.server_certificate import ServerCertificate
 
@@ -222,7 +222,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._has_failed = True
             self._certificate.count_failure(_reason(error))
         if error.reason == _PLAIN_HTTP:
-            self._tcp.write(plain_http_refusal())
+            self._tcp.write(self._protocol.refusal(https_required()))
         else:
             self._send_outgoing()
         self._tcp.close()

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import structlog
 
+from model.bundle.store import SAMPLED_SUFFIX
 from model.errors import BundleError
 from model.images.preprocessing import InputSpec
 from service.engine.daemon_threads import DaemonThreads
@@ -299,7 +300,7 @@ class Repository:
             return None
         unloaded = [name for name in self.unloaded_models if default in (None, name)]
         if unloaded:
-            return not_ready_reasons.unloaded(unloaded[0])
+            return not_ready_reasons.unloaded(unloaded[0], self._settings.rollouts)
         reasons = [each.reason for each in self.load_failures if default in (None, each.name)]
         if reasons:
             return reasons[0]
@@ -333,20 +334,16 @@ class Repository:
             )
         active = self._active.get(wanted)
         if active is None and name is None:
-            raise NotReadyError(self._inactive_default_reason(wanted))
+            raise NotReadyError(
+                not_ready_reasons.inactive_default(
+                    wanted, self._active_names(), self._settings.rollouts
+                )
+            )
         if active is None:
             raise UnknownModelError(
                 f"No model {wanted!r} is loaded; there is {self._active_names()}."
             )
         return select_version(active, version, request_id)
-
-    def _inactive_default_reason(self, name: str) -> str:
-        """Return why the default model does not answer, while other models do."""
-        return (
-            f"{name}, the default model, is not in service; name one that is with ?model=, of "
-            f"{self._active_names()}, or make one the default with python -m service.control "
-            "default."
-        )
 
     def _active_names(self) -> str:
         return ", ".join(sorted(self._active)) or "none"
@@ -400,6 +397,7 @@ class Repository:
         """Take a model out of service; its requests in flight are still answered.
 
         Raises:
+            RolloutError: no command may change the rollouts, or the name is NAME-mc.
             UnknownModelError: there is no model of that name.
         """
         async with self._lock:
@@ -491,11 +489,16 @@ class Repository:
         """Read folder and rollouts again, and let the model follow what others have changed.
 
         Raises:
-            RolloutError: no command may change the rollouts.
+            RolloutError: no command may change the rollouts, or the name is NAME-mc.
             UnknownModelError: a model is not there.
         """
         self._rollouts.require_changeable()
         await self._read()
+        bundle = name.removesuffix(SAMPLED_SUFFIX)
+        if bundle != name and (bundle in self._on_disk or bundle in self._active):
+            raise RolloutError(
+                f"{name} is {bundle} with dropout active, and serves as it does; name {bundle}."
+            )
         if name not in self._on_disk and name not in self._active:
             known = ", ".join(sorted(self._on_disk)) or "none"
             raise UnknownModelError(f"There is no model {name!r} to be loaded; there is {known}.")

@@ -11,9 +11,30 @@ def unreadable_folder(folder: Path, error: OSError) -> str:
     )
 
 
-def unloaded(name: str) -> str:
-    """An operator has taken a model out of service."""
+def unloaded(name: str, rollouts: Path | None) -> str:
+    """An operator has taken a model out of service.
+
+    rollouts: the file that says which versions serve; None: commands do.
+    """
+    if rollouts is not None:
+        return f"{name} is unloaded by the file {rollouts.name} (--rollouts); change it there."
     return f"{name} is unloaded; load it with python -m service.control load {name}."
+
+
+def inactive_default(name: str, active_names: str, rollouts: Path | None) -> str:
+    """The default model does not answer, while other models do.
+
+    rollouts: as of `unloaded`.
+    """
+    way = (
+        "make one the default with python -m service.control default"
+        if rollouts is None
+        else f"name another default in the file {rollouts.name} (--rollouts)"
+    )
+    return (
+        f"{name}, the default model, is not in service; name one that is with ?model=, of "
+        f"{active_names}, or {way}."
+    )
 
 
 def no_bundle(default: str | None, served_model_name: str | None) -> str:

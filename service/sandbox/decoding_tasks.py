@@ -10,11 +10,11 @@ from model.errors import DropserveError
 from model.images.preprocessing import InputSpec
 from service.codecs.body_to_images import (
     Images,
+    Items,
     ReserveMemory,
     check_input_shapes,
     check_json_size,
     check_raw_length,
-    decode_files,
     images_from_tensors,
     read_items,
     to_images,
@@ -44,7 +44,7 @@ def _run_task(task: Task, body: bytes, reserve: ReserveMemory) -> TaskResult:
     if task.kind == "files":
         bounds = pairwise(accumulate(task.lengths, initial=0))
         files = [body[start:stop] for start, stop in bounds]
-        return _array_result(decode_files(files, spec, task.limits, reserve))
+        return _array_result(to_images(Items(files), spec, task.limits, reserve))
     body = decompress(body, task.encoding, task.limits.body_bytes)
     if task.kind == "infer":
         return _rewrite_infer_request(task, body, spec, reserve)
@@ -52,7 +52,7 @@ def _run_task(task: Task, body: bytes, reserve: ReserveMemory) -> TaskResult:
     items = read_items(body, task.content_type, task.layout, task.limits)
     content, data = _array_result(to_images(items, spec, task.limits, reserve))
     if task.kind == "image":
-        content["size"] = upright_size(items[0], task.limits)
+        content["size"] = upright_size(items.images[0], task.limits)
     return content, data
 
 

@@ -9,7 +9,6 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from service.codecs.body_to_images import (
     FORM_TYPE,
     JSON_TYPE,
     Images,
+    Items,
     JsonLayout,
     media_type,
     read_items,
@@ -137,7 +137,7 @@ class ImageReader:
 
     async def decode(self, files: Sequence[bytes], spec: InputSpec, client: str) -> Floats:
         """Decode image files to float32 [N, C, H, W]; raises InputError."""
-        images = self._decode_inline(files, spec)
+        images = self._decode_inline(Items(files), spec)
         if images is not None:
             return images
         task = self._sandbox.task("files", spec, self.limits, lengths=tuple(map(len, files)))
@@ -187,7 +187,7 @@ class ImageReader:
         items = None
         if body.is_small:
             items = read_items(body.data, content_type, layout, self.limits)
-            charge_images(request.scope, len(items))
+            charge_images(request.scope, len(items.images))
         with self._decode_seconds.time():
             images = None if items is None else self._decode_inline(items, spec)
             if images is not None:
@@ -205,9 +205,9 @@ class ImageReader:
             charge_images(request.scope, len(decoded))
         return decoded
 
-    def _decode_inline(self, items: Sequence[Any], spec: InputSpec) -> Floats | None:
+    def _decode_inline(self, items: Items, spec: InputSpec) -> Floats | None:
         """Decode small images; None if their files or their headers show that it may take long."""
-        files = [item for item in items if type(item) is bytes]
+        files = [item for item in items.images if type(item) is bytes]
         if files and not (
             len(files) * spec.height * spec.width <= _MAX_INLINE_PIXELS
             and _is_fast_to_decode(files)

@@ -7,6 +7,7 @@ NAME.jsonl. If the process is killed, the next one finishes the segment.
 
 import fcntl
 import os
+import shutil
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -106,6 +107,8 @@ class LogSegment:
     def finish(self) -> None:
         """Rotate: all lines are on the disk, and none is cut, once this has returned.
 
+        A segment without a line is removed, with its images.
+
         Raises:
             OSError: that is not certain; the next process finishes the segment.
         """
@@ -117,6 +120,7 @@ class LogSegment:
                 part.rename(self._folder / f"{self.stem}{LINES}")
             else:
                 part.unlink()
+                shutil.rmtree(self.images_folder, ignore_errors=True)
             _sync(self._folder)
         finally:
             os.close(self._descriptor)

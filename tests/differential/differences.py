@@ -163,9 +163,9 @@ WIDER = [
     _status("400", "200", "Our input takes 0..255 as UINT8 too.", "datatype: UINT8", "binary: of UINT8"),
     _status("400", "200", "Parameters of other servers are passed over, objects as MLServer's headers too; Triton keeps names with triton_ to itself.", "parameter: triton_*", "parameter: unknown *"),
     _status("500", "200", "Scheduling is not by priority or sequence, so their parameters are passed over unread.", "parameter: priority *", "parameter: sequence_*"),
-    _status("500", "200", "null is as good as left out, and a number is an id that is echoed as a string.", "outputs: null", "parameter: null", "id: null", "id: a number", "classification: of None"),
+    _status("500", "200", "null is as good as left out, and a number is an id that is echoed as a string.", "outputs: null", "parameter: null", "id: null", "id: a number", "classification: of None", "binary output: null"),
     _status("500", "200", "Parameters that this server does not know are passed over.", "load: unknown parameter"),
-    _status("501", "200", "The names of encodings have no case (RFC 9110, 8.4.1).", "encoding: GZIP"),
+    _status("501", "200", "The names of encodings have no case, and x-gzip is gzip (RFC 9110, 8.4.1).", "encoding: GZIP", "encoding: x-gzip"),
     _status("404", "200", "The same path to a client that joins it with a slash, or escapes a letter (RFC 3986, 6.2.2.2).", "server: GET /v2/", "model: GET */d%69gits"),
     _status("405", "200", "Whatever takes GET takes HEAD (RFC 9110, 9.1).", "wrong method: HEAD *"),
 ]  # fmt: skip

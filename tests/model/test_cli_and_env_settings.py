@@ -1,8 +1,9 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import Field, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from model.cli_and_env_settings import CommandSettings, load, load_or_exit, misspelled_variables
 from model.errors import SettingsError
@@ -78,6 +79,17 @@ def test_load_reports_a_wrong_toml_file(tmp_path: Path, content: str, sentence: 
     with pytest.raises(SettingsError) as caught:
         load(Toy, ["--config", str(file)])
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["", 'action = "stay"\n'])
+def test_wrong_positional_argument_is_named_as_in_the_help(tmp_path: Path, file: str) -> None:
+    class Verb(CommandSettings):
+        action: CliPositionalArg[Literal["go", "stop"]] = Field(description="what to do")
+
+    (tmp_path / "toy.toml").write_text(file)
+    with pytest.raises(SettingsError) as caught:
+        load(Verb, ["run", "--config", str(tmp_path / "toy.toml")])
+    assert str(caught.value) == "ACTION: input should be 'go' or 'stop', but got 'run'."
 
 
 def test_help_describes_each_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,14 @@ def _chunked(size: int) -> Callable[[], AsyncIterator[bytes]]:
     return chunks
 
 
+_PART = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+
+
+def _part(more: bytes, content: bytes) -> bytes:
+    """Return a file of a form; more: what follows the field's name."""
+    return _PART % (b"file", more, content)
+
+
 _NESTED = '{"instances": ' + "[" * 10_000 + "]" * 10_000 + "}"
 _NOT_BASE64 = "A 'b64' field is not base64; encode it (RFC 4648)."
 _NOT_JSON = (
@@ -132,13 +140,14 @@ _RAGGED = (
     "The image's rows differ in length or depth; send [8][8] numbers (height 8, width 8, grey)."
 )
 _OUTSIDE = "outside 0..1; divide 8-bit values by 255 before sending them."
+_JUST_OUTSIDE = "just outside 0..1; clip the values to 0..1 before sending them."
 
 NUMBERS = [
     *_json("image_shape", f"The image is 9 x 8, {_TAKES}", {"too high": instances([[[0] * 8] * 9])}),
     *_json("image_shape", f"The image is 8 x 7, {_TAKES}", {"too narrow": instances([[[0] * 7] * 8])}),
     *_json("image_shape", f"The image is 8 x 8 x 3, {_TAKES}", {"colour": instances([[[[0] * 3] * 8] * 8])}),
     *_json("image_shape", f"The image is 64, {_TAKES}", {"flat": instances([[0] * 64])}),
-    *_json("image_shape", f"The image is 0, {_TAKES}", {"no rows": instances([[]])}),
+    *_json("image_shape", f"The image is empty, {_TAKES}", {"no rows": instances([[]])}),
     *_json("image_shape", f"The image is a single value, {_TAKES}", {
         "one number": instances([0]),
         "null for an image": instances([None]),
@@ -150,11 +159,18 @@ NUMBERS = [
     }),
     *_json("pixel_value", f"A pixel is 1.5, {_OUTSIDE}", {"above 1": _with_pixel("1.5")}),
     *_json("pixel_value", f"A pixel is 255, {_OUTSIDE}", {"8 bits": _with_pixel("255")}),
-    *_json("pixel_value", f"A pixel is -0.001, {_OUTSIDE}", {"below 0": _with_pixel("-0.001")}),
-    *_json("pixel_value", f"A pixel is -1e-300, {_OUTSIDE}", {"just below 0": _with_pixel("-1e-300")}),
+    *_json("pixel_value", f"A pixel is -0.5, {_OUTSIDE}", {"below 0": _with_pixel("-0.5")}),
+    *_json("pixel_value", f"A pixel is -1e-300, {_JUST_OUTSIDE}", {"just below 0": _with_pixel("-1e-300")}),
+    *_json("pixel_value", f"A pixel is 1.00000012, {_JUST_OUTSIDE}", {"just above 1": _with_pixel("1.00000012")}),
     *_json("pixel_value", f"A pixel is 1.18059162e+21, {_OUTSIDE}", {"huge": _with_pixel(str(2**70))}),
-    *_json("pixel_value", f"A pixel is 2, {_OUTSIDE}", {
+    *_json("pixel_value", f"Image 1, counted from 0: A pixel is 2, {_OUTSIDE}", {
         "one bad image of two": instances([numbers(GREY), (GREY + 2).tolist()]),
+    }),
+    *_json("image_shape", f"Image 1, counted from 0: The image is empty, {_TAKES}", {
+        "an empty image behind a file": instances([PICTURE, []]),
+    }),
+    *_json("invalid_base64", f"Image 1, counted from 0: {_NOT_BASE64}", {
+        "one text of two that is not base64": '{"instances": [{"b64": ""}, {"b64": "*"}]}',
     }),
     *_json("pixel_value", "A pixel is not a number; send numbers from 0 to 1.", {
         "a boolean": _with_pixel("true"),
@@ -178,9 +194,21 @@ FILES = [
     }),
     *_json("image_unreadable", _EMPTY_FILE, {"empty base64": '{"instances": [{"b64": ""}]}'}),
     *_files("image_unreadable", _EMPTY_FILE, {"an empty file": form(b"")}),
-    *_files("image_unreadable", _NOT_AN_IMAGE, {
-        "one bad file of two": form(PICTURE, b"hello"),
+    *_json("image_unreadable", f"Image 1, counted from 0: {_NOT_AN_IMAGE}", {
+        "a bad file behind numbers": instances([numbers(GREY), b"hello"]),
     }),
+    *_files("image_unreadable", f"Image 1 ('b.png'), counted from 0: {_NOT_AN_IMAGE}", {
+        "one bad file of two": [("file", ("a.png", PICTURE)), ("file", ("b.png", b"hello"))],
+    }),
+    *_files("image_unreadable", f"Image 0 ('{'n' * 100}'), counted from 0: {_DAMAGED}", {
+        "a damaged file of a long name": [("file", ("n" * 200, PICTURE[:45])), ("file", ("b", PICTURE))],
+    }),
+    *_form("image_unreadable", f"Image 0 ('a\\x1b'), counted from 0: {_NOT_AN_IMAGE}", {
+        "a bad file of an unprintable name": 2 * _part(b'; filename="a\x1b"', b"hello") + b"--x--\r\n",
+    }, "multipart/form-data; boundary=x"),
+    *_form("image_unreadable", f"Image 1, counted from 0: {_NOT_AN_IMAGE}", {
+        "a bad file without a name": _part(b'; filename="a"', PICTURE) + _part(b'; filename=""', b"hello") + b"--x--\r\n",
+    }, "multipart/form-data; boundary=x"),
     *_png("image_unreadable", _DAMAGED, {
         "a truncated PNG": PICTURE[:45],
         "a truncated JPEG": encode(GREY, "JPEG")[:-40],
@@ -195,10 +223,10 @@ FILES = [
     *_png("image_too_large", "The image declares 200000 x 200000 pixels, …", {
         "a bomb beyond what Pillow opens": bomb(200_000, 200_000),
     }),
-    *_json("image_too_large", "The image declares 10000 x 10000 pixels, …", {
+    *_json("image_too_large", "Image 1, counted from 0: The image declares 10000 x 10000 pixels, …", {
         "a bomb in JSON": instances([PICTURE, bomb(10_000, 10_000)]),
     }),
-    *_files("image_too_large", "The image declares 10000 x 10000 pixels, …", {
+    *_files("image_too_large", "Image 1 (…), counted from 0: The image declares 10000 x 10000 pixels, …", {
         "a bomb in a form": form(PICTURE, bomb(10_000, 10_000)),
     }),
     *_files("image_too_large", "The images declare 60,000 pixels together, more than the 40,000 allowed; send fewer or smaller ones.", {
@@ -216,8 +244,7 @@ FILES = [
 ]  # fmt: skip
 
 _UNREADABLE = "The form cannot be read (…); send it with curl -F file=@IMAGE."
-_PART = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
-_FILE_PART = _PART % (b"file", b'; filename="a"', PICTURE)
+_FILE_PART = _part(b'; filename="a"', PICTURE)
 _BOUNDARY = "multipart/form-data; boundary=x"
 _END = b"--x--\r\n"
 
@@ -427,9 +454,11 @@ TENSORS = [
     *_tensors("invalid_tensor", "Input 'images' has a number out of UINT8's range.", {"256": _with(datatype="UINT8", data=[256] * 64), "-1": _with(datatype="UINT8", data=[-1] * 64)}),
     *_tensors("invalid_tensor", "Input 'images' has rows of different lengths.", {"numbers between rows": _with(shape=[2, 1, 8, 8], data=[[0.5] * 64, 0.5]), "ragged rows": _with(data=[[[[0.5] * 8] * 7 + [[0.5] * 7]]])}),
     *_tensors("invalid_tensor", "Input 'images' has an element that is no string; send each image in base64.", {"numbers for files": _with(datatype="BYTES", shape=[1], data=[1])}),
-    *_tensors("invalid_tensor", "Encoded images are of shape [N] or [N, 1], but 'images' has …", {"files in a square": _with(datatype="BYTES", shape=[1, 2], data=["AAAA", "AAAA"]), "no files": _with(datatype="BYTES", shape=[0], data=[])}),
+    *_tensors("invalid_tensor", "Encoded images are of shape [N] or [N, 1], but 'images' has …", {"files in a square": _with(datatype="BYTES", shape=[1, 2], data=["AAAA", "AAAA"]), "no files": _with(datatype="BYTES", shape=[0], data=[]), "a file without a batch": _with(datatype="BYTES", shape=[], data=["AAAA"]), "a binary file without a batch": (_binary(5, "BYTES", shape=[]), b"\x01\0\0\0x", 0), "a file in a cube": _with(datatype="BYTES", shape=[1, 1, 1], data=["AAAA"])}),
     *_tensors("invalid_base64", "An element of 'images' is not base64; encode it (RFC 4648).", {"a file as it is": _with(datatype="BYTES", shape=[1], data=["é"])}),
     *_tensors("image_unreadable", "The file is not an image that can be read; …", {"base64 of no image": _with(datatype="BYTES", shape=[1], data=["AAAA"])}),
+    *_tensors("image_unreadable", "Image 0, counted from 0: The file is not an image that can be read; …", {"base64 of two that are no images": _with(datatype="BYTES", shape=[2], data=["AAAA", "AAAA"])}),
+    *_tensors("invalid_base64", "Image 1, counted from 0: An element of 'images' is not base64; encode it (RFC 4648).", {"one element of two that is not base64": _with(datatype="BYTES", shape=[2], data=["AAAA", "é"])}),
     *_tensors("image_shape", _SHAPE, {
         "no batch": _with(shape=[1, 8, 8]),
         "channels last": _with(shape=[1, 8, 8, 1]),
@@ -439,6 +468,7 @@ TENSORS = [
         "UINT8 without a batch": _with(datatype="UINT8", shape=[8, 8], data=[1] * 64),
     }),
     *_tensors("pixel_value", "A pixel is 1.5, outside 0..1; …", {"a bright pixel": _with(data=[1.5] * 64)}),
+    *_tensors("pixel_value", "Image 1, counted from 0: A pixel is 1.5, outside 0..1; …", {"a bright pixel in the second of three": _with(shape=[3, 1, 8, 8], data=_VALUES + [1.5] * 64 + [9] * 64)}),
     *_tensors("pixel_value", "A pixel is NaN or infinite; …", {
         "NaN in binary": (_binary(256), np.full(64, np.nan, np.float32).tobytes(), 0),
         "infinity in binary": (_binary(256), np.full(64, np.inf, np.float32).tobytes(), 0),
@@ -461,12 +491,13 @@ TENSORS = [
         for text in ("-1", "x", "", "1.0", "9" * 30)
     ],
     Case("a raw request of another size", "invalid_tensor", "A raw request is one FP32 image of 256 bytes, but this body has 10; …", bytes(10), {LENGTH_HEADER: "0"}, url="/v2/models/digits/infer"),
-    Case("a sampling that is none", "invalid_query", "Parameter 'samples': input should be greater than or equal to 1, but got '0'.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 0}}), url="/v2/models/digits-mc/infer"),
-    Case("a false-alarm rate of 0", "invalid_query", "Parameter 'max_false_alarm': input should be greater than 0, but got '0'.", orjson.dumps({"inputs": [_INPUT], "parameters": {"max_false_alarm": 0}}), url="/v2/models/digits-mc/infer"),
-    Case("a risk that is no number", "invalid_query", "Parameter 'max_risk': input should be a valid number, … but got 'low'.", orjson.dumps({"inputs": [_INPUT], "parameters": {"max_risk": "low"}}), url="/v2/models/digits-mc/infer"),
-    Case("a seed that is a list", "invalid_query", "Parameter 'seed': input should be a valid integer, but got '[1]'.", orjson.dumps({"inputs": [_INPUT], "parameters": {"seed": [1]}}), url="/v2/models/digits-mc/infer"),
-    Case("true samples", "invalid_query", "Parameter 'samples': True is no value for it.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": True}}), url="/v2/models/digits-mc/infer"),
+    Case("a sampling that is none", "invalid_query", "Parameter 'samples': input should be greater than or equal to 1, but got 0.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 0}}), url="/v2/models/digits-mc/infer"),
+    Case("a false-alarm rate of 0", "invalid_query", "Parameter 'max_false_alarm': input should be greater than 0, but got 0.", orjson.dumps({"inputs": [_INPUT], "parameters": {"max_false_alarm": 0}}), url="/v2/models/digits-mc/infer"),
+    Case("a risk that is no number", "invalid_query", "Parameter 'max_risk': input should be a valid number, … but got \"low\".", orjson.dumps({"inputs": [_INPUT], "parameters": {"max_risk": "low"}}), url="/v2/models/digits-mc/infer"),
+    Case("a seed that is a list", "invalid_query", "Parameter 'seed': input should be a valid integer, but got [null].", orjson.dumps({"inputs": [_INPUT], "parameters": {"seed": [None]}}), url="/v2/models/digits-mc/infer"),
+    Case("true samples", "invalid_query", "Parameter 'samples': true is no value for it.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": True}}), url="/v2/models/digits-mc/infer"),
     Case("more samples than allowed", "invalid_query", "Parameter 'samples': at most 512 are drawn here, but got 513.", orjson.dumps({"inputs": [_INPUT], "parameters": {"samples": 513}}), url="/v2/models/digits-mc/infer"),
+    *_get("unknown_model", {f"/v2/models/digits-mc-mc{path}": "No model 'digits-mc-mc' is loaded; there is digits." for path in ("", "/ready")}),
     *_get("unknown_model", {f"/v2/models/cats{path}": "No model 'cats' is loaded; there is digits." for path in ("", "/ready", "/config", "/stats", "/versions/1")}),
     *_get("unknown_version", {f"/v2/models/digits/versions/{version}{path}": f"Version '{version}' of digits is not loaded; version 1 is." for version in ("2", "one", "canary") for path in ("", "/ready", "/config", "/stats")}),
     *_get("not_found", {path: f"There is nothing at {path}; GET /docs lists what there is." for path in ("/v2/nowhere", "/v2/models", "/v2/models/digits/nowhere", "/v1/nowhere")}),
@@ -504,7 +535,9 @@ CONTROL = [
         "/models/digits/shadow?version=9": "There is no version 9 of digits in …; there is 1.",
         "/models/digits/canary?version=9": "There is no version 9 of digits in …; there is 1.",
     }),
-    *_get("unknown_model", dict.fromkeys(("/models/cats/promote", "/v2/repository/models/cats/load", "/v2/repository/models/cats-mc/unload"), "There is no model 'cats' to be loaded; there is digits."), "POST"),
+    *_get("unknown_model", dict.fromkeys(("/models/cats/promote", "/v2/repository/models/cats/load", "/v2/repository/models/cats-mc/load"), "There is no model 'cats' to be loaded; there is digits."), "POST"),
+    *_get("unknown_model", {"/v2/repository/models/cats-mc/unload": "There is no model 'cats-mc' to be loaded; there is digits."}, "POST"),
+    *_get("release_impossible", dict.fromkeys(("/v2/repository/models/digits-mc/unload", "/models/digits-mc/default", "/models/digits-mc/promote", "/models/digits-mc/pin?version=1"), "digits-mc is digits with dropout active, and serves as it does; name digits."), "POST"),
     *_post("invalid_query", {
         "/models/digits/canary": "Query parameter 'version': field required, but got …",
         "/models/digits/pin?version=0": "Query parameter 'version': input should be greater than or equal to 1, but got '0'.",

@@ -264,7 +264,7 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
     ),
     "cross_origin": (
         _preflight_of_a_foreign_page,
-        "Disallowed CORS origin: pages of this origin may not send that; …",
+        "Pages of this origin may not send requests; add it with --cors-origins.",
     ),
     "wrong_host": (
         _request_to_another_host,
@@ -351,7 +351,14 @@ def test_domain_error_response_raises_an_error_without_a_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "url", "allowed"), [("GET", "/predict", "POST"), ("POST", "/models", "GET")]
+    ("method", "url", "allowed"),
+    [
+        ("GET", "/predict", "POST"),
+        *(
+            ("POST", url, "GET, HEAD")
+            for url in ("/", "/models", "/models/digits/drift", "/health/live", "/docs", "/v2")
+        ),
+    ],
 )
 def test_wrong_method_response_lists_allowed_methods(
     service: Application, method: str, url: str, allowed: str

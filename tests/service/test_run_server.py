@@ -316,15 +316,20 @@ def test_keys_that_cannot_be_used_exit_with_one_sentence_and_status_2(
     check_sentence(done.stderr, sentence)
 
 
+@pytest.mark.parametrize(
+    ("days", "options", "sentence"),
+    [
+        (-1, [], "--tls-certificate: …server.pem has expired; renew the certificate.\n"),
+        (1, ["--tls-client-ca", "no.pem"], "--tls-client-ca: no.pem cannot be read (…); name …\n"),
+    ],
+)
 def test_certificate_that_cannot_be_used_exits_with_one_sentence_and_status_2(
-    tmp_path: Path,
+    days: int, options: list[str], sentence: str, tmp_path: Path
 ) -> None:
-    pair = Authority().issue(tmp_path, days=-1)
-    done = run_service("--port", "0", *pair.options)
+    pair = Authority().issue(tmp_path, days=days)
+    done = run_service("--port", "0", *pair.options, *options)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    check_sentence(
-        done.stderr, "--tls-certificate: …server.pem has expired; renew the certificate.\n"
-    )
+    check_sentence(done.stderr, sentence)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +337,6 @@ def test_certificate_that_cannot_be_used_exits_with_one_sentence_and_status_2(
     [
         ("127.0.0.1", {}, False),
         ("0.0.0.0", {}, True),
-        ("", {}, True),
         ("0.0.0.0", {"auth": False}, False),
         ("0.0.0.0", {"api_keys_file": Path("keys.json")}, False),
         ("0.0.0.0", TLS_FILES, True),

@@ -174,6 +174,8 @@ INVALID_OPTIONS = {
     ("--port", "70000"): "--port: input should be less than or equal to 65535, but got '70000'.",
     ("--port", "-1"): "--port: input should be greater than or equal to 0, but got '-1'.",
     ("--port", "http"): "--port: input should be a valid integer, …, but got 'http'.",
+    ("--host", ""): "--host: it names no address; write one, or 0.0.0.0 for all.",
+    ("--host", "[]"): "--host: it names no address; write one, or 0.0.0.0 for all.",
     ("--workers", "0"): "--workers: input should be greater than or equal to 1, but got '0'.",
     ("--default-samples", "0"): "--default-samples: input should be greater than or equal to 1, …",
     ("--default-samples", "2000"): "--default-samples: 2000 is more than --max-samples, 1024; …",

@@ -80,7 +80,6 @@ class FastPathProtocol(HttpProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         context: HttpContext = self.app_state[HTTP_CONTEXT]
-        self._handler = context.handler
         self._routes = context.routes
         self._arriving: _Head | None = None
         """The head of the request whose body is arriving, unless it takes the ASGI path."""
@@ -207,9 +206,9 @@ class FastPathProtocol(HttpProtocol):
         self._answer(head, bytes(body))
         return self._is_answering
 
-    def _refuse_request(self, status: int) -> None:
-        self._take_arriving()
-        super()._refuse_request(status)
+    def _refuse_request(self, status: int, scope: Scope | None = None) -> None:
+        head, _ = self._take_arriving()
+        super()._refuse_request(status, scope if head is None else dict(head.scope))
 
     def _take_arriving(self) -> tuple[_Head | None, bytearray]:
         """Give up the request that is arriving; return its head and the part of its body."""

@@ -177,11 +177,21 @@ def test_open_bundle_refuses_a_wrong_manifest(
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff"])
-def test_open_bundle_refuses_a_manifest_that_is_not_json(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", r"is damaged \(.*EOF while parsing.*\); copy the bundle again\."),
+        ("{", r"is damaged \(.*EOF while parsing.*\); copy the bundle again\."),
+        ("\x00\xff", r"is damaged \(.*\); copy the bundle again\."),
+        ("[]", r"is not a manifest of schema 3 \(.*\); train and export the model again .*\."),
+    ],
+)
+def test_open_bundle_refuses_a_manifest_that_is_half_copied_or_none(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
     path = write(tmp_path)
     (path / MANIFEST_FILE).write_bytes(text.encode("latin-1"))
-    with pytest.raises(BundleError, match="is not a manifest of schema 3"):
+    with pytest.raises(BundleError, match=sentence):
         open_bundle(path)
 
 

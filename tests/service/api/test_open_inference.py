@@ -11,7 +11,7 @@ import pytest
 
 from service.api.open_inference import LENGTH_HEADER
 from tests.pictures import Pixels, encode, instances
-from tests.service.serving import JSON, Application, predictions
+from tests.service.serving import JSON, Application, check_error, predictions
 
 INFER = "/v2/models/digits/infer"
 FLOAT32_TOLERANCE = 1e-5
@@ -215,6 +215,42 @@ def test_v2_infer_ignores_parameters_that_are_objects(service: Application, digi
     described = plain | {"parameters": {"headers": {"ce-id": "1"}, "trace": None, "tags": [1]}}
     expected = service.post(INFER, orjson.dumps(plain)).json()
     assert service.post(INFER, orjson.dumps(described)).json() == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("method", "samples", "seed", "design", "max_risk", "max_false_alarm"),
+        *("timeout", "binary_data_output"),
+    ],
+)
+def test_v2_infer_takes_a_parameter_that_is_null_as_left_out(
+    service: Application, digits: Pixels, name: str
+) -> None:
+    values = to_input(digits, 1)
+    answer = service.post(INFER_MC, request(values, parameters={name: None}))
+    assert answer.content == service.post(INFER_MC, request(values)).content
+
+
+def test_v2_infer_takes_parameters_of_tensors_that_are_null_as_left_out(
+    service: Application, digits: Pixels
+) -> None:
+    outputs = [{"name": "probabilities"}]
+    plain = orjson.loads(request(to_input(digits, 1), outputs=outputs))
+    expected = service.post(INFER, orjson.dumps(plain))
+    plain["inputs"][0]["parameters"] = {"binary_data_size": None}
+    plain["outputs"][0]["parameters"] = {"binary_data": None, "classification": None}
+    assert service.post(INFER, orjson.dumps(plain)).content == expected.content
+
+
+@pytest.mark.parametrize(("value", "quoted"), [([None], "[null]"), ("yes", '"yes"'), (1, "1")])
+def test_v2_infer_quotes_a_wrong_parameter_as_json(
+    service: Application, digits: Pixels, value: Any, quoted: str
+) -> None:
+    parameters = {"binary_data_output": value}
+    answer = service.post(INFER, request(to_input(digits, 1), parameters=parameters))
+    sentence = f"The request: 'binary_data_output' is true or false, but got {quoted}."
+    check_error(answer, 400, "invalid_tensor", sentence)
 
 
 def test_v2_infer_answers_a_raw_request_in_binary(service: Application, digits: Pixels) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.pictures import Pixels, encode, numbers
-from tests.service.serving import Application
+from tests.service.serving import Application, check_error
 
 FLOAT32_TOLERANCE = 1e-5
 """Relative tolerance of a float32 probability: e^-30 has an error of 30 roundings of 6e-8."""
@@ -94,3 +94,18 @@ def test_v1_status_has_the_fields_of_tensorflow_serving_and_kserve(
     (version,) = status["model_version_status"]
     assert (version["version"], version["state"]) == ("1", "AVAILABLE")
     assert service.get("/v1/models").json() == {"models": ["digits"]}
+
+
+@pytest.mark.parametrize("model", ["/v1/models/digits", "/v1/models/digits/versions/1"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+def test_v1_predict_takes_post_alone(service: Application, model: str, method: str) -> None:
+    answer = service.request(method, f"{model}:predict")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize("model", ["/v1/models/digits", "/v1/models/digits/versions/1"])
+@pytest.mark.parametrize("verb", ["classify", "regress", "explain", ""])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_v1_has_no_other_verb(service: Application, model: str, verb: str, method: str) -> None:
+    answer = service.request(method, f"{model}:{verb}")
+    check_error(answer, 404, "not_found", f"There is nothing at {model}:{verb}; …")

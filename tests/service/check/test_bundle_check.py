@@ -184,3 +184,6 @@ def test_rollouts_file_says_what_has_to_serve(models: Path, tmp_path: Path) -> N
     file.write_text('{"default": "mistyped", "models": {"mistyped": {}}}')
     nothing = "--rollouts names mistyped, of which there is no version; publish one, or leave …"
     check_found(find(models, rollouts=file), (ERROR, nothing), (FINE, SERVES))
+    file.write_text('{"models": {"digits": {"unloaded": true}}}')
+    unloaded = "digits is unloaded by the file rollouts.json (--rollouts); change it there."
+    check_found(find(models, rollouts=file), (FINE, unloaded), (ERROR, unloaded))

@@ -231,6 +231,25 @@ def test_feedback_needs_room_on_its_disk(tmp_path: Path) -> None:
     check_found(check_folders(small), (ERROR, "--feedback: … is no folder; name another one."))
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"a host's name\n", "--feedback: … is damaged, or no feedback file (…); move it away, …"),
+        (None, "--feedback: … cannot be opened (Is a directory); give this user access to it …"),
+    ],
+)
+def test_file_that_is_none_of_feedback_is_an_error_in_the_words_of_the_service(
+    content: bytes | None, sentence: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "feedback.db"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    check_found(check_folders(ServiceSettings(feedback=file)), (ERROR, sentence))
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_more_threads_than_processors_are_warned_of() -> None:
     processors = available_processors()
     assert list(check_processors(ServiceSettings(workers=processors))) == []

@@ -63,6 +63,7 @@ def test_control_runs_every_action(
     ("arguments", "status", "sentence"),
     [
         (["promote", "digits"], 1, "There is no canary to promote; start one first."),
+        (["unload", "digits-mc"], 1, "digits-mc is digits with dropout active, and serves as it "),
         (["promote", "cats"], 1, "There is no model 'cats' to be loaded; there is digits."),
         (["pin", "digits", "--version", "9"], 1, "There is no version 9 of digits in "),
         (["load", "a/../b"], 1, "There is nothing at "),
@@ -126,7 +127,7 @@ def test_control_reports_an_invalid_url_in_one_sentence(
     ("arguments", "sentence"),
     [
         ([], "the following arguments are required: ACTION, MODEL"),
-        (["start", "digits"], "--action: input should be 'canary', 'promote'"),
+        (["start", "digits"], "ACTION: input should be 'canary', 'promote'"),
         (["pin", "digits"], "--version: for canary, shadow and pin, and needed there."),
         (["promote", "digits", "--version", "1"], "--version: for canary, shadow and"),
         (
@@ -134,11 +135,6 @@ def test_control_reports_an_invalid_url_in_one_sentence(
             "--share: for canary and shadow alone",
         ),
         (["promote", "digits", "--url", "file:///etc"], "--url: 'file:///etc' is no http:// or h"),
-        (
-            ["promote", "digits", "--url", "http://127.0.0.1:1"],
-            "1 does not answer (",
-        ),
-        (["promote", "digits", "--port", "1"], "control-1.sock does not answer (No such file"),
         (
             ["promote", "digits", "--url", "https://a", "--tls-ca", "/dev/null"],
             "--tls-ca: /dev/null holds no CA certificates in PEM that can be read.",
@@ -156,6 +152,22 @@ def test_control_reports_wrong_usage_in_one_sentence_and_exits_with_2(
     assert done.returncode == 2
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        (["--url", "http://127.0.0.1:1"], "http://127.0.0.1:1 does not answer ("),
+        (["--port", "1"], "control-1.sock does not answer (No such file"),
+    ],
+)
+def test_control_exits_with_1_if_the_service_does_not_answer(
+    capsys: pytest.CaptureFixture[str], place: list[str], sentence: str
+) -> None:
+    assert main(["promote", "digits", *place]) == 1
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("\n") == 1
 
 
 def test_control_sends_the_key_of_a_file_to_a_service_that_wants_one(

@@ -186,13 +186,29 @@ def test_image_with_its_label_is_answered_and_kept_only_where_asked(
     service = labelling.service
     png = encode(digits[0])
     before = labelling.count("pictures")
-    for query, kept in (("", 0), ("&keep=true", 1)):
+    for query, kept in (("", 0), ("&keep=false", 0), ("&keep=true", 1), ("&keep=True", 2)):
         answer = service.post(f"/feedback?label=3{query}", png, headers=PNG)
         assert answer.status_code == 200, answer.text
         result = answer.json()["results"][0]
         assert (result["outcome"], result["model"]) == ("added", "digits")
         assert labelling.count("pictures") == before + kept
     assert figures(service)["coverage"] is not None
+
+
+@pytest.mark.parametrize(("uncertainty", "name"), [(True, "digits-mc"), (False, "digits")])
+def test_labelled_images_count_as_a_request_for_the_model(
+    models_folder: Path, file: Path, digits: Pixels, uncertainty: bool, name: str
+) -> None:
+    options = {"feedback": file, "uncertainty": uncertainty}
+    with serving_models(models_folder, **options) as service:
+        two = instances([encode(each) for each in digits[:2]])
+        assert service.post("/feedback?label=3", two, headers=JSON).status_code == 200
+        assert service.post("/feedback?label=3", b"no image", headers=PNG).status_code == 400
+        (counted,) = service.get(f"/v2/models/{name}/stats").json()["model_stats"]
+    assert (counted["inference_count"], counted["execution_count"]) == (2, 1)
+    assert counted["inference_stats"]["success"]["count"] == 1
+    assert counted["inference_stats"]["fail"]["count"] == 1
+    assert counted["last_inference"] > 0
 
 
 def test_image_that_is_sent_again_under_its_request_id_counts_once(
@@ -232,8 +248,12 @@ def test_wrong_labels_are_refused_in_a_sentence(labelling: Labelling, digits: Pi
     sentence = "The model 'digits' has no class 'cat'; GET /models lists its classes."
     check_error(post(good | {"label": "cat"}), 400, "invalid_label", sentence)
     check_error(post(encode(digits[0]), "?label=cat", PNG), 400, "invalid_label", sentence)
-    for content in ({}, [], good | {"image": -1}, [good] * (MAX_LABELS + 1), "x", None):
-        check_error(post(content), 400, "invalid_request", "The body has no true labels: …")
+    for wrong in ({}, *(good | {"image": image} for image in (-1, True, "0", 0.5)), "x", None):
+        check_error(post(wrong), 400, "invalid_request", "The body has no true labels: …")
+    for labels in ([], [good] * (MAX_LABELS + 1)):
+        sentence = f"The body has {len(labels)} true labels; send 1 to 500 in one request."
+        check_error(post(labels), 400, "invalid_request", sentence)
+    check_error(post(b""), 400, "empty_body", "The request has no body; send true labels, …")
     check_error(post(b"{"), 400, "invalid_json", "The body is not JSON …")
     check_error(post(b"x", "", PNG), 415, "unsupported_media_type", "Labels of earlier answers …")
     check_error(post(good, "?keep=true"), 400, "invalid_query", "Parameter 'keep' is for images; …")

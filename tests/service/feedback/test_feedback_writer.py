@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import FeedbackFullError, FeedbackUnavailableError, ServiceError
-from service.feedback.feedback_file import LEAST_BYTES, SCHEMA_VERSION, FeedbackFile
+from service.feedback.feedback_file import LEAST_BYTES, SCHEMA_VERSION, FeedbackFile, why_unusable
 from service.feedback.feedback_writer import AnswerRecord, FeedbackLimits, FeedbackWriter
 from service.feedback.label_transaction import LabelledAnswer, TrueLabel
 from service.feedback.remembered_answer import (
@@ -149,10 +149,12 @@ def test_file_that_cannot_be_used_is_a_sentence_and_is_used_once_it_can(
     path = tmp_path / "feedback.db"
     assert callable(fault)
     fault(path)
+    reason = why_unusable(path)
     with writing(path) as service:
         with pytest.raises(FeedbackUnavailableError) as raised:
             service.label("a")
         check_sentence(str(raised.value), sentence)
+        assert reason == str(raised.value)
         assert service.metric("dropserve_feedback_failing") == 1
         service.answer("lost")
         with pytest.raises(FeedbackUnavailableError):
@@ -162,6 +164,22 @@ def test_file_that_cannot_be_used_is_a_sentence_and_is_used_once_it_can(
         service.answer("a")
         assert service.label("a").outcome == "added"
         assert service.metric("dropserve_feedback_failing") == 0
+
+
+def test_file_is_judged_without_being_created_or_changed(tmp_path: Path) -> None:
+    path = tmp_path / "feed?back#1.db"
+    assert why_unusable(path) is None
+    assert not path.exists()
+    path.touch()
+    assert why_unusable(path) is None
+    with writing(path) as service:
+        service.answer("a")
+        assert service.label("a").outcome == "added"
+        assert why_unusable(path) is None
+    before = path.read_bytes()
+    assert why_unusable(path) is None
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_answer_that_cannot_be_encoded_does_not_end_the_thread(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from service.observability import log_format
 from service.observability.metrics_recorder import Metrics
 from service.observability.request_log import RequestRecord
 from tests.service.bad_requests import PICTURE
+from tests.service.listening import listening
 from tests.service.serving import (
     PNG,
     Application,
@@ -84,6 +85,70 @@ def test_middleware_logs_one_line_for_each_request(
         ("three", "GET", "/health/live", 200, "DEBUG"),
     ]
     assert all(each.milliseconds > 0 for each in records)
+
+
+HEAD = "Host: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        (f"GET / HTTP/2.0\r\n{HEAD}\r\n", 505),
+        (f"GET /{'x' * 65_600}", 431),
+        (f"GET / HTTP/1.1\r\n{HEAD}Transfer-Encoding: gzip\r\n\r\n", 501),
+    ],
+)
+def test_head_that_the_protocol_refuses_has_an_id_a_log_line_and_a_count(
+    service: Application, caplog: pytest.LogCaptureFixture, sent: str, status: int
+) -> None:
+    labels = {"route": "unmatched", "method": "any", "status": str(status)}
+    before = service.metric("dropserve_requests_total", **labels)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="service"), listening(service) as port:
+        client = port.connect()
+        client.send(sent.encode())
+        response = client.read_response()
+        port.until(lambda: not port.state.tasks)
+        (record,) = request_records(caplog)
+    assert response.status == record.status == status
+    assert response.headers[REQUEST_ID_HEADER] == record.__dict__["request_id"]
+    assert response.headers["X-Frame-Options"] == "DENY"
+    assert (record.method, record.path) == ("-", "-")
+    assert service.metric("dropserve_requests_total", **labels) == before + 1
+
+
+@pytest.mark.parametrize("query", ["", "?model=digits"], ids=["fast path", "ASGI"])
+def test_body_that_the_protocol_refuses_has_the_id_and_one_log_line_of_its_request(
+    service: Application, caplog: pytest.LogCaptureFixture, query: str
+) -> None:
+    head = f"POST /predict{query} HTTP/1.1\r\n{HEAD}X-Request-ID: mine\r\n"
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="service"), listening(service) as port:
+        client = port.connect()
+        client.send(f"{head}Transfer-Encoding: chunked\r\n\r\nzz".encode())
+        response = client.read_response()
+        port.until(lambda: not port.state.tasks)
+        (record,) = request_records(caplog)
+    assert response.status == record.status == 400
+    assert response.headers[REQUEST_ID_HEADER] == record.__dict__["request_id"] == "mine"
+    assert (record.method, record.path) == ("POST", "/predict")
+
+
+def test_head_that_does_not_arrive_in_time_has_an_id_and_a_log_line(
+    models_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.INFO, logger="service"),
+        serving_models(models_folder, head_timeout_seconds=0.05) as service,
+        listening(service) as port,
+    ):
+        client = port.connect()
+        client.send(b"GET / HTTP/1.1\r\nHost: ")
+        response = client.read_response()
+        (record,) = request_records(caplog)
+    assert response.status == record.status == 408
+    assert response.headers[REQUEST_ID_HEADER] == record.__dict__["request_id"]
 
 
 def test_unexpected_error_is_a_500_and_its_traceback_only_in_the_log(

@@ -10,12 +10,13 @@ from typing import Any
 import orjson
 import pytest
 
+from service.http.cors_headers import CrossOrigin
 from service.http.http_protocol import HttpProtocol
 from service.keys.key_file_changes import add_key
 from service.observability.request_log import RequestRecord
 from tests.pictures import Pixels, encode, instances
 from tests.service.listening import Client, Listening, listening
-from tests.service.serving import Application, serving_models
+from tests.service.serving import Application, check_sentence, serving_models
 
 FAST, ASGI = "/predict", "/predict?model=digits"
 OWN, FOREIGN = "https://example.org", "https://foreign.example"
@@ -116,6 +117,43 @@ def test_browser_gets_leave_for_what_clients_send(application: Application) -> N
         assert preflight(listener, "/predict", OWN, "x-other")[:2] == (400, "cross_origin")
         other = exchange(listener.connect(), "/predict", b"", method="OPTIONS")
         assert other[:2] == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (
+            {"origin": FOREIGN, "access-control-request-headers": "x-other"},
+            "Pages of this origin may not send requests; add it with --cors-origins.",
+        ),
+        (
+            {"access-control-request-method": "PUT"},
+            "Pages of other origins may not send 'PUT'; send GET, HEAD, POST.",
+        ),
+        (
+            {"access-control-request-headers": "Content-Type, X-Other,x-third"},
+            "Pages of other origins may not send the header 'X-Other'; leave it out.",
+        ),
+        (
+            {"access-control-request-headers": ""},
+            "Pages of other origins may not send the header ''; leave it out.",
+        ),
+        (
+            {"access-control-request-private-network": "true"},
+            "Pages of a public network may not send requests to a service in a private one; open …",
+        ),
+    ],
+)
+def test_refused_preflight_names_what_is_refused_and_what_to_do(
+    asked: dict[str, str], sentence: str
+) -> None:
+    headers = {"origin": OWN, "access-control-request-method": "POST"} | asked
+    lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "OPTIONS", "headers": lines}
+    answer = CrossOrigin([OWN]).preflight_response(scope)
+    assert answer is not None
+    assert answer.status_code == 400
+    check_sentence(orjson.loads(answer.body)["error"], sentence)
 
 
 def test_any_origin_is_a_star_and_never_with_credentials(

@@ -163,8 +163,12 @@ def test_plain_request_is_told_of_https_and_counted(port: Listening) -> None:
     error = orjson.loads(response.body)
     assert error["code"] == "https_required"
     assert "https://" in error["error"]
+    assert response.headers["X-Request-ID"]
+    assert response.headers["X-Frame-Options"] == "DENY"
     assert client.is_closed()
     assert failures(port)["plain_http"] == 1
+    labels = {"route": "unmatched", "method": "any", "status": "400"}
+    assert port.application.metric("dropserve_requests_total", **labels) == 1
 
 
 @pytest.mark.parametrize("sent", [b"\xff" * 99, b"\x16\x03\x01\xff\xff" + b"\x00" * 300])

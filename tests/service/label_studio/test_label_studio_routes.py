@@ -79,6 +79,17 @@ def test_pre_annotations_are_the_answers_of_uncertainty(
         assert f"mutual information {said['mutual_information']:.4f}" in result["meta"]["text"][0]
 
 
+def test_tasks_count_as_a_request_for_the_model(models_folder: Path, digits: Pixels) -> None:
+    with serving_models(models_folder, label_studio=STUDIO) as service:
+        unreadable = {"id": 1, "data": {}}
+        readable = [task(number, each) for number, each in enumerate(digits[:3], 2)]
+        send(service, "predict", tasks(unreadable, *readable))
+        (counted,) = service.get("/v2/models/digits-mc/stats").json()["model_stats"]
+    assert (counted["inference_count"], counted["execution_count"]) == (3, 1)
+    assert counted["inference_stats"]["success"]["count"] == 1
+    assert counted["last_inference"] > 0
+
+
 def test_task_without_a_readable_image_gets_a_sentence(
     backend: Application, digits: Pixels
 ) -> None:

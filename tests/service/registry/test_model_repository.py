@@ -90,9 +90,9 @@ def make_a_folder(file: Path) -> None:
 
 
 DAMAGES: dict[Callable[[Path], None], tuple[str, str]] = {
-    truncate: ("… is not a manifest of schema 3 (…); …", "… differs from its SHA-256; …"),
-    flip_a_bit: ("… is not a manifest of schema 3 (…); …", "… differs from its SHA-256; …"),
-    empty: ("… is not a manifest of schema 3 (…); …", "… differs from its SHA-256; …"),
+    truncate: ("… is damaged (…); copy the bundle again.", "… differs from its SHA-256; …"),
+    flip_a_bit: ("… is damaged (…); copy the bundle again.", "… differs from its SHA-256; …"),
+    empty: ("… is damaged (…); copy the bundle again.", "… differs from its SHA-256; …"),
     remove: ("… cannot be read (No such file or directory); …",) * 2,
     make_a_folder: ("… cannot be read (Is a directory); …",) * 2,
 }
@@ -253,6 +253,33 @@ def test_repository_serves_a_lower_version_when_the_highest_is_damaged(
     check_error(
         higher, 404, "unknown_version", "Version '2' of digits is not loaded; version 1 is."
     )
+
+
+def link_nowhere(version: Path) -> None:
+    version.symlink_to("nowhere")
+
+
+def link_to_itself(version: Path) -> None:
+    version.symlink_to(version.name)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (link_nowhere, "No such file or directory"),
+        (link_to_itself, "Too many levels of symbolic links"),
+        (Path.touch, "Not a directory"),
+    ],
+)
+def test_version_that_is_no_folder_is_refused_as_a_damaged_one_is(
+    models: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    make(models / "digits" / "4")
+    outcome = load(models)
+    assert outcome.served == [("digits", "1")]
+    (failure,) = outcome.failures
+    assert (failure.name, failure.version) == ("digits", 4)
+    check_sentence(failure.reason, f"digits/4/manifest.json cannot be read ({reason}); …")
 
 
 def test_service_stays_live_and_is_not_ready_when_every_version_is_damaged(

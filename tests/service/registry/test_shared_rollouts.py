@@ -5,14 +5,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from service.registry import model_repository, rollout_store, waiting_for_peer_processes
+from service.registry.default_model import DefaultModel
 from tests.bundles import copy_bundle
+from tests.service.bad_requests import PICTURE
 from tests.service.registry.fake_hosts import on_host
-from tests.service.serving import Application, check_error, serving_models
+from tests.service.serving import PNG, Application, check_error, serving_models
 
 
 @pytest.fixture
@@ -155,3 +158,28 @@ def test_service_is_not_ready_before_its_rollouts_file_is_valid(
             service.get("/health/live")
     missing = [line["missing"] for line in log if line["event"] == "wanted versions not loaded"]
     assert missing == [{"mistyped": [1]}]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        (
+            {"models": {"digits": {"unloaded": True}}},
+            "digits is unloaded by the file rollouts.json (--rollouts); change it there.",
+        ),
+        (
+            {"models": {"digits": {"unloaded": True}, "letters": {}}},
+            "digits, the default …; …, or name another default in the file rollouts.json (…).",
+        ),
+    ],
+)
+def test_model_that_a_file_unloads_is_to_be_changed_in_the_file(
+    models: Path, bundle_folder: Path, tmp_path: Path, wanted: dict[str, Any], sentence: str
+) -> None:
+    file = tmp_path / "rollouts.json"
+    DefaultModel(models, None).record_first("digits")
+    if "letters" in wanted["models"]:
+        copy_bundle(bundle_folder, models, "letters")
+    file.write_text(json.dumps(wanted))
+    with serving_models(models, rollouts=file, watch_seconds=0) as service:
+        check_error(service.post("/predict", PICTURE, headers=PNG), 503, "not_ready", sentence)

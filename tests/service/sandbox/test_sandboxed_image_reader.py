@@ -213,6 +213,16 @@ def test_read_accepts_a_form_as_curl_sends_it() -> None:
     np.testing.assert_array_equal(images_read, expected([image], GREY))
 
 
+@pytest.mark.parametrize("size", [10, 100_000], ids=["inline", "in a sandbox process"])
+def test_malformed_form_writes_nothing_into_the_log(
+    size: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InvalidRequestError, match="The form cannot be read"):
+        read_body(b"-x" + bytes(size), f"{FORM_TYPE}; boundary=x", GREY)
+    assert caplog.records == []
+    assert capfd.readouterr().err == ""
+
+
 def test_decode_metric_counts_each_request_once() -> None:
     metrics = Metrics()
     file = encode(pixels(0, GREY))

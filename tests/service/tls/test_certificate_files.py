@@ -29,6 +29,11 @@ def mismatched(folder: Path, pair: PairFiles) -> TlsFiles:
     return TlsFiles(pair.certificate, Authority().issue(folder, name="other").key)
 
 
+def of_another_kind(folder: Path, pair: PairFiles) -> TlsFiles:
+    rsa = Authority().issue(folder, name="other", key_type=trustme.KeyType.RSA)
+    return TlsFiles(pair.certificate, rsa.key)
+
+
 def missing(folder: Path, pair: PairFiles) -> TlsFiles:
     return TlsFiles(folder / "none.pem", pair.key)
 
@@ -49,6 +54,11 @@ def half_written(_folder: Path, pair: PairFiles) -> TlsFiles:
 
 def damaged(_folder: Path, pair: PairFiles) -> TlsFiles:
     pair.certificate.write_text(pair.certificate.read_text().replace("M", "N"))
+    return TlsFiles(pair.certificate, pair.key)
+
+
+def damaged_key(_folder: Path, pair: PairFiles) -> TlsFiles:
+    pair.key.write_text(pair.key.read_text().replace("M", "N"))
     return TlsFiles(pair.certificate, pair.key)
 
 
@@ -75,16 +85,18 @@ def leaf_as_authority(_folder: Path, pair: PairFiles) -> TlsFiles:
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        (expired, "…server.pem has expired; renew the certificate."),
-        (mismatched, "…other.key is not the key of …server.pem; name the two that were made …"),
-        (missing, "…none.pem cannot be read (No such file or directory); name a file that …"),
-        (a_folder, "… is no file of at most 1 MiB; name a file in PEM."),
-        (swapped, "…server.key holds no certificate in PEM; name one that does."),
-        (half_written, "…server.key holds no private key in PEM; name one that does."),
-        (damaged, "…server.pem and …server.key cannot be used (…); name a certificate and its …"),
-        (protected, "…server.key is protected by a password, which a service cannot enter; …"),
-        (no_authority, "…empty.pem holds no certificate in PEM; name the clients' CA."),
-        (leaf_as_authority, "…server.pem holds no certificate of a CA; name the clients' CA."),
+        (expired, "--tls-certificate: …server.pem has expired; renew the certificate."),
+        (mismatched, "--tls-key: …other.key is not the key of …server.pem; name the two that …"),
+        (of_another_kind, "--tls-key: …other.key is not the key of …server.pem; name the two …"),
+        (missing, "--tls-certificate: …none.pem cannot be read (No such file or directory); …"),
+        (a_folder, "--tls-key: … is no file of at most 1 MiB; name a file in PEM."),
+        (swapped, "--tls-certificate: …server.key holds no certificate in PEM; name one that …"),
+        (half_written, "--tls-key: …server.key holds no private key in PEM; name one that does."),
+        (damaged, "--tls-certificate: …server.pem cannot be used (unreadable); name another …"),
+        (damaged_key, "--tls-key: …server.key is damaged; name the certificate's private key …"),
+        (protected, "--tls-key: …server.key is protected by a password, which a service cannot …"),
+        (no_authority, "--tls-client-ca: …empty.pem holds no certificate in PEM; name the …"),
+        (leaf_as_authority, "--tls-client-ca: …server.pem holds no certificate of a CA; name …"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused_with_one_sentence(

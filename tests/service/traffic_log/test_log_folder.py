@@ -121,6 +121,22 @@ def test_segment_without_a_whole_line_is_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_segment_without_a_line_that_fits_is_removed_with_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = folder(tmp_path)
+
+    def no_space(_descriptor: int, _content: bytes, _position: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", no_space)
+    with pytest.raises(OSError, match="No space"):
+        log.append([line(2)])
+    assert list(tmp_path.glob("*.images/*.png"))
+    log.rotate()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_segment_that_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     writing = folder(tmp_path)
     writing.append([line(2)])

@@ -200,6 +200,12 @@ def test_expect_100_continue_is_answered(port: Listening, digit: Pixels) -> None
     assert client.read_response().status == 200
 
 
+def test_expect_100_continue_of_http_1_0_is_ignored(port: Listening, digit: Pixels) -> None:
+    client, body = port.connect(), infer_body(digit)
+    client.send(request(INFER, body, "Expect: 100-continue", version="1.0"))
+    assert client.read_response().status == 200
+
+
 def test_long_body_takes_the_asgi_path(port: Listening) -> None:
     client, body = port.connect(), b" " * 90_000 + b"{}"
     client.send(request(INFER, body, JSON_LINE))
