@@ -7,7 +7,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -67,7 +74,7 @@ def _decode_numbers(value: Any) -> Any:
     return [value] if isinstance(value, int | float) else value
 
 
-Numbers = Annotated[list[float], NoDecode, BeforeValidator(_decode_numbers)]
+Numbers = Annotated[list[FiniteFloat], NoDecode, BeforeValidator(_decode_numbers)]
 """Type of an option that is one number or several with commas between, as in `0.5` or `.4,.5,.6`.
 
 Without `NoDecode`, each would have to be a number of JSON, which `.5` is not."""
@@ -170,7 +177,7 @@ class PixelOptions(DataFolders):
     pixel_maximum: PixelMaximum | None = Field(
         None,
         description="what white is before the mean is subtracted, 1 or 255; default: 255 if a mean "
-        "or deviation is above 1",
+        "or deviation is above 1, or the network takes 8-bit pixels",
     )
     layout: Literal["nchw", "nhwc"] | None = Field(
         None, description="nchw or nhwc, where the network does not tell"

@@ -91,7 +91,7 @@ def test_damaged_bundle_is_reported_with_its_reason(one_bundle: Path) -> None:
     with serving_models(one_bundle, served_model_name=NAME) as application:
         response = application.get("/health/ready")
     assert response.status_code == 503
-    assert f"{NAME}/1/manifest.json is not a manifest" in response.json()["error"]
+    assert f"{NAME}/1/manifest.json is damaged" in response.json()["error"]
 
 
 def test_folder_of_several_models_is_refused_with_what_to_do(models_folder: Path) -> None:

@@ -88,6 +88,8 @@ def adopt_network(model: onnx.ModelProto, source: Source, config: AdoptionConfig
     """
     require_writable(config.output)
     image = read_input(model, config.height_and_width, config.channels, config.layout)
+    bgr = config.colour == "bgr"
+    rule = stated_rule(image, config.mean, config.std, config.pixel_maximum, bgr)
     network = NetworkGraph(model)
     plain = Preprocessing()
     network.observe(
@@ -103,11 +105,11 @@ def adopt_network(model: onnx.ModelProto, source: Source, config: AdoptionConfig
     )
     data = _name_outputs(load_images(config, spec), config, cut)
     _log_cut(cut, data)
-    rule = stated_rule(config.mean, config.std, config.pixel_maximum, config.colour == "bgr")
     origin: PreprocessingOrigin = "stated"
     others: Collection[Preprocessing] = ()
     if rule is None:
-        rule, others = choose_rule(original, data.validation), possible_rules(image).values()
+        rules = possible_rules(image, bgr)
+        rule, others = choose_rule(original, rules, data.validation), rules.values()
         origin = "guessed" if len(others) > 1 else "network"
     logger.info("Preprocessing, %s: %s", origin, rule.describe())
     check_class_order(original, [rule, *others], data, config.classes)

@@ -38,9 +38,13 @@ def _free_shape(network: NetworkGraph, node: onnx.NodeProto, batch: int) -> None
         follows = source[:1] == (batch,)
         freed = np.array([1, *shape[1:]], np.int64)
     else:
-        follows = source[:1] == (batch,) and not attributes(node).get("allowzero", 0)
+        means_zero = bool(attributes(node).get("allowzero", 0))
+        follows = source[:1] == (batch,) and not (means_zero and 0 in shape)
         freed = np.array([0, *shape[1:]], np.int64)
     if follows:
+        kept = [each for each in node.attribute if each.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
         name = f"{node.output[0]}/shape"
         network.graph.initializer.append(numpy_helper.from_array(freed, name))
         node.input[1] = name

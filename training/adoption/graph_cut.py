@@ -33,6 +33,11 @@ _LINEAR = {"Add", "Sub", "Mul", "Div", "Neg"}
 _PASSING = {"Identity", "Cast"}
 _RESHAPING = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
 _SQUASHING: dict[str, OutputKind] = {"Softmax": "probabilities", "LogSoftmax": "log-probabilities"}
+_QUANTISED = {
+    *("QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
+    *("QLinearMatMul", "QLinearConv"),
+}
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _POOLING = {"GlobalAveragePool", "ReduceMean"}
 
 
@@ -162,6 +167,11 @@ def find_tail(network: NetworkGraph) -> Tail:
         )
     if not tail.dense_layers:
         raise ExportError(_no_dense_layer(network, tail.logits))
+    if network.halves & {tail.logits, *(step.input for step in tail.steps)}:
+        raise ExportError(
+            "The network computes its last layers in float16, and a bundle computes in float32; "
+            "export it with float32 weights."
+        )
     return tail
 
 
@@ -228,7 +238,8 @@ def class_output(network: NetworkGraph) -> str:
     """
     names = [each.name for each in network.graph.output]
     vectors = [name for name in names if _width(network, name) > 1]
-    if len(vectors) > 1:  # for example probabilities and the logits that they are computed from
+    if len({_undo_softmax(network, name)[0] for name in vectors}) == 1 < len(vectors):
+        # Probabilities, for example, and the logits that they are computed from.
         nodes = {name: network.needed_nodes([name]) for name in vectors}
         vectors.sort(key=lambda name: len(nodes[name]))
         needed = {value for name in vectors for node in nodes[name] for value in node.input}
@@ -237,13 +248,26 @@ def class_output(network: NetworkGraph) -> str:
         (only,) = vectors
         return str(only)
     shapes = ", ".join(f"{plain_name(name)} {list(network.shapes[name])}" for name in names)
+    if not vectors and any(_is_one_score(network, each) for each in network.graph.output):
+        raise ExportError(
+            f"The network answers with one number an image ({shapes}), not with one a class; give "
+            "it two outputs, such as 0 and its logit, and export it again."
+        )
     if not vectors:
         raise ExportError(
-            f"The network has no output of one number a class, only {shapes}; export its logits."
+            f"The network has no output of one number a class, only {shapes}; export the logits of "
+            "whole images, [N, K]."
         )
     raise ExportError(
         f"The network has several outputs ({shapes}); export it with its logits as the only one."
     )
+
+
+def _is_one_score(network: NetworkGraph, output: onnx.ValueInfoProto) -> bool:
+    """Return whether an output has one float an image, as [N, 1]."""
+    shape = network.shapes.get(output.name, ())
+    is_float = output.type.tensor_type.elem_type in _FLOATS
+    return is_float and len(shape) > 1 and all(size == 1 for size in shape[1:])
 
 
 def _width(network: NetworkGraph, name: str) -> int:
@@ -435,6 +459,11 @@ def _no_dense_layer(network: NetworkGraph, logits: str) -> str:
         node = network.producers.get(node.input[0])
     if node is None:
         return "The network's output is its input; name a file with a classifier."
+    if any(each.op_type in _QUANTISED for each in network.graph.node):
+        return (
+            "The network is quantised, so its last layer multiplies integers; adopt the float32 "
+            "file that it was made from."
+        )
     return (
         f"The network has no dense layer before its output: its logits come from {node.op_type} "
         f"({plain_name(node.name or node.output[0])}), and dropout needs units that are multiplied "

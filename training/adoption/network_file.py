@@ -32,7 +32,8 @@ def read_network(path: Path) -> onnx.ModelProto:
         raise ExportError(f"{path} is not an ONNX network; name a file that holds one.")
     if model.functions:
         model = inliner.inline_local_functions(model)
-    _remove_initializers_from_inputs(model.graph)
+    _remove_initializers_from_inputs(model)
+    _require_evaluation_mode(model.graph, path)
     model = _with_min_opset(model, path)
     _turn_constants_into_initializers(model.graph)
     random = {node.op_type for node in model.graph.node if node.op_type.startswith(_RANDOM)}
@@ -59,27 +60,61 @@ def _load(path: Path) -> onnx.ModelProto:
         raise ExportError(f"{path} cannot be read ({error.strerror}); name another file.") from None
     except Exception:  # protobuf's DecodeError and others
         raise ExportError(f"{path} is not an ONNX file, or is cut short; copy it again.") from None
-    try:
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError):
-        raise ExportError(
-            f"{path} keeps its weights in another file, which cannot be read; put that file beside "
-            "it, or export it with external_data=False."
-        ) from None
     for tensor in external_data_helper._get_all_tensors(model):
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
+        if external_data_helper.uses_external_data(tensor):
+            tensor.raw_data = _read_external_data(path, tensor)
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
     if model.ByteSize() > _MAX_BYTES:
         raise ExportError(f"{path} has more than 2 GiB of weights, which no bundle can hold.")
     return model
 
 
-def _remove_initializers_from_inputs(graph: onnx.GraphProto) -> None:
+def _read_external_data(path: Path, tensor: onnx.TensorProto) -> bytes:
+    """Read the bytes of a tensor from the file beside the network, which may be a link."""
+    info = external_data_helper.ExternalDataInfo(tensor)
+    remedy = "put that file beside it, or export it with external_data=False."
+    if Path(info.location).is_absolute() or ".." in Path(info.location).parts:
+        raise ExportError(
+            f"{path} keeps its weights outside its folder, in {info.location!r}; export it with "
+            "external_data=False."
+        )
+    try:
+        with (path.parent / info.location).open("rb") as file:
+            file.seek(info.offset or 0)
+            data = file.read(-1 if info.length is None else info.length)
+    except OSError as error:
+        raise ExportError(
+            f"{path} keeps its weights in another file, {info.location!r}, which cannot be read "
+            f"({error.strerror}); {remedy}"
+        ) from None
+    if info.length is not None and len(data) < info.length:
+        raise ExportError(
+            f"{path} keeps its weights in {info.location!r}, which is cut short; {remedy}"
+        )
+    return data
+
+
+def _require_evaluation_mode(graph: onnx.GraphProto, path: Path) -> None:
+    """Refuse batch normalisation over the images that are given together."""
+    for node in graph.node:
+        modes = [each.i for each in node.attribute if each.name == "training_mode"]
+        if node.op_type == "BatchNormalization" and any(modes):
+            raise ExportError(
+                f"{path} has batch normalisation in training mode, so an answer depends on the "
+                "other images; export it after eval(), with the dropout modules alone in train() "
+                "and training=TrainingMode.PRESERVE."
+            )
+
+
+def _remove_initializers_from_inputs(model: onnx.ModelProto) -> None:
     """Make initializers constants; before version 4 of the format each was an input as well."""
+    graph = model.graph
     constants = {each.name for each in graph.initializer}
     inputs = [each for each in graph.input if each.name not in constants]
     del graph.input[:]
     graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 4)
 
 
 def _with_min_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -94,7 +129,8 @@ def _with_min_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
                 f"{path} has operators of set {opset} that cannot be converted ({reason}); export "
                 f"it again with opset_version={MIN_OPSET} or higher."
             ) from None
-    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(model.opset_import))
+    needed = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+    model.ir_version = max(model.ir_version, needed)
     return model
 
 

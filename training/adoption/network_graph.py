@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 from onnxruntime import InferenceSession, SessionOptions
 
 from model.errors import ExportError
@@ -74,7 +73,9 @@ class NetworkGraph:
         self._arrays = {each.name: each for each in self.graph.initializer}
         self.producers = {value: node for node in self.graph.node for value in node.output if value}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        """Of every value in the last `observe`."""
+        """Of every value in the last `observe` but sequences."""
+        self.halves: set[str] = set()
+        """The values that were of float16 then."""
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -92,10 +93,12 @@ class NetworkGraph:
         arrays = [each for each in self.graph.initializer if each.name in needed]
         output = onnx.ValueInfoProto(name=name)
         part = helper.make_graph(nodes, "constant", [], [output], arrays)
-        model = helper.make_model(part, opset_imports=self.model.opset_import)
+        model = helper.make_model(
+            part, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
+        )
         try:
-            return np.asarray(next(iter(ReferenceEvaluator(model).run(None, {}))))
-        except Exception:  # an operator that the reference does not know
+            return np.asarray(create_session(model, threads=1).run(None, {})[0])
+        except Exception:  # such as a sequence, or an operator without a kernel
             return None
 
     def inputs(self, node: onnx.NodeProto) -> list[str]:
@@ -141,7 +144,10 @@ class NetworkGraph:
                 f"The network does not run on images of shape {list(feed.shape)} ({reason}); name "
                 "another size of images, or their layout with --layout."
             ) from None
-        self.shapes = {name: np.shape(result) for name, result in zip(names, results, strict=True)}
+        observed = dict(zip(names, results, strict=True))
+        arrays = {name: each for name, each in observed.items() if isinstance(each, np.ndarray)}
+        self.shapes = {name: each.shape for name, each in arrays.items()}
+        self.halves = {name for name, each in arrays.items() if each.dtype == np.float16}
 
 
 def captured_values(node: onnx.NodeProto) -> list[str]:

@@ -113,7 +113,12 @@ class Original:
             float(np.abs(self._as_output(logits) - reference).max())
             for logits in (prediction.logits, samples[:, 0])
         )
-        if not difference <= PARITY_TOLERANCE:  # `difference > PARITY_TOLERANCE` would accept NaN
+        if not np.isfinite(difference):
+            raise ExportError(
+                "The network answers an image with numbers that are not finite, as with weights of "
+                "NaN or with pixels of another range; export it again, or see --mean and --std."
+            )
+        if difference > PARITY_TOLERANCE:
             raise ExportError(
                 f"The network cut in two answers differently than the file, by {difference:.2g} "
                 f"in its {self.output_kind}, more than {PARITY_TOLERANCE:g}; {self._advice()}."

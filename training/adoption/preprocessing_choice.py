@@ -6,10 +6,12 @@ images do: only the right one of a few usual rules gives a low loss.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import ExportError
 from model.images.preprocessing import to_float
 from training.adoption.input_layout import NetworkInput, Preprocessing
 from training.adoption.original_network import Original
@@ -33,40 +35,58 @@ USUAL_RULES: Mapping[str, Preprocessing] = {
 
 
 def stated_rule(
+    image: NetworkInput,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     maximum: int | None,
     bgr: bool,
 ) -> Preprocessing | None:
-    """Return the rule that the options state; None: they state nothing.
+    """Return the rule that the options state; None: they state at most the order of colours.
 
     Without `maximum`, a mean or a deviation above 1 means that pixels go up to 255.
 
     Args:
+        image: the network's input.
         mean: to be subtracted, one number or one a channel.
         std: to be divided by, the same.
         maximum: 1 or 255.
         bgr: whether blue comes first.
+
+    Raises:
+        ExportError: the network cannot take such numbers.
     """
-    if mean is None and std is None and maximum is None and not bgr:
+    if mean is None and std is None and maximum is None:
         return None
     mean, std = tuple(mean or (0.0,)), tuple(std or (1.0,))
+    takes_bytes = image.dtype == np.uint8
+    if takes_bytes and (maximum == 1 or any(mean) or any(each != 1 for each in std)):
+        raise ExportError(
+            "The network takes whole numbers 0..255; leave --mean, --std and --pixel-maximum out."
+        )
+    for option, numbers in (("--mean", mean), ("--std", std)):
+        if len(numbers) not in (1, image.channels):
+            raise ExportError(
+                f"The network takes images of {image.channels} channel, but {option} has "
+                f"{len(numbers)} numbers; give one."
+            )
     if maximum is None:
-        maximum = 255 if max(*map(abs, mean), *std, 0.0) > 1 else 1
+        maximum = 255 if takes_bytes or max(*map(abs, mean), *std, 0.0) > 1 else 1
     return Preprocessing(float(maximum), mean, std, bgr)
 
 
-def choose_rule(original: Original, split: Split) -> Preprocessing:
-    """Return the usual rule with the lowest loss on labelled images, and log all of them.
+def choose_rule(
+    original: Original, rules: Mapping[str, Preprocessing], split: Split
+) -> Preprocessing:
+    """Return the rule with the lowest loss on labelled images, and log all of them.
 
     Args:
         original: the network as it was.
+        rules: by name, from `possible_rules`.
         split: labels are the network's classes; at most _IMAGES images are used.
     """
     rows = np.linspace(0, len(split) - 1, min(_IMAGES, len(split))).astype(np.int64)
     images, labels = to_float(split.images[rows]), split.labels[rows]
     losses: dict[str, float] = {}
-    rules = possible_rules(original.input)
     for name, rule in rules.items():
         probabilities = original.probabilities(images, rule)
         losses[name] = nll(probabilities, labels)
@@ -86,15 +106,25 @@ def choose_rule(original: Original, split: Split) -> Preprocessing:
     return rules[best]
 
 
-def possible_rules(image: NetworkInput) -> Mapping[str, Preprocessing]:
-    """Return the usual rules that an input can have, by name."""
+def possible_rules(image: NetworkInput, bgr: bool) -> Mapping[str, Preprocessing]:
+    """Return the usual rules that an input can have, by name.
+
+    bgr: whether blue is known to come first.
+    """
+    rules = USUAL_RULES
     if image.dtype == np.uint8:
-        return {"0..255": USUAL_RULES["0..255"]}
-    if image.channels == 1:
-        return {
+        rules = {"0..255": USUAL_RULES["0..255"]}
+    elif image.channels == 1:
+        rules = {
             name: rule for name, rule in USUAL_RULES.items() if len(rule.mean) == 1 and not rule.bgr
         }
-    return USUAL_RULES
+    return dict(_blue_first(*each) for each in rules.items()) if bgr else rules
+
+
+def _blue_first(name: str, rule: Preprocessing) -> tuple[str, Preprocessing]:
+    if rule.bgr:
+        return name, rule
+    return f"{name} in BGR", replace(rule, mean=rule.mean[::-1], std=rule.std[::-1], bgr=True)
 
 
 def nll(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

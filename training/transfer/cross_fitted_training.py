@@ -22,6 +22,7 @@ from rich.progress import track
 from model.dropout import masks
 from model.images.preprocessing import to_float
 from model.uncertainty.uncertainty_measures import softmax
+from training.adoption.preprocessing_choice import possible_rules
 from training.config import TrainingConfig
 from training.data.class_balance import class_weights
 from training.data.dataset import Dataset
@@ -160,7 +161,8 @@ def _choose_pixel_rule(
         training = _training(config, data, views, folds, rows)
         return training.held_out_losses(training.fit_folds(options))
 
-    return choose_pixel_rule(backbone, data.train.images, losses)
+    rules = possible_rules(backbone.image, config.colour == "bgr")
+    return choose_pixel_rule(backbone, rules, data.train.images, losses)
 
 
 def _training(

@@ -82,7 +82,8 @@ class OnnxBackbone:
             width=image.width,
             resize=config.resize or "crop",
         )
-        rule = stated_rule(config.mean, config.std, config.pixel_maximum, config.colour == "bgr")
+        bgr = config.colour == "bgr"
+        rule = stated_rule(image, config.mean, config.std, config.pixel_maximum, bgr)
         threads = config.threads or len(os.sched_getaffinity(0))
         return cls(file, cut_network(network, cut), image, cut, spec, rule, threads)
 

@@ -7,7 +7,7 @@ look as those that it was trained with, also of classes that it does not know.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from model.errors import ExportError
 from model.images.preprocessing import to_float
 from model.uncertainty.uncertainty_measures import softmax
 from training.adoption.graph_cut import Dense
-from training.adoption.preprocessing_choice import USUAL_RULES, possible_rules
+from training.adoption.input_layout import Preprocessing
 from training.transfer.onnx_backbone import OnnxBackbone
 
 logger = logging.getLogger(__name__)
@@ -49,12 +49,16 @@ class _Trial:
 
 
 def choose_pixel_rule(
-    backbone: OnnxBackbone, images: NDArray[np.uint8], losses: HeldOutLosses
+    backbone: OnnxBackbone,
+    rules: Mapping[str, Preprocessing],
+    images: NDArray[np.uint8],
+    losses: HeldOutLosses,
 ) -> OnnxBackbone:
     """Return the backbone with the rule that suits it, and log what came of each.
 
     Args:
         backbone: whose rule is not stated.
+        rules: by name, from `possible_rules`.
         images: for training, uint8 [N, C, H, W]; at most _IMAGES are used.
         losses: of images that are held out from heads on the features of the others.
 
@@ -63,7 +67,7 @@ def choose_pixel_rule(
     """
     rows = np.linspace(0, len(images) - 1, min(_IMAGES, len(images))).astype(np.int64)
     trials: dict[str, _Trial] = {}
-    for name, rule in possible_rules(backbone.image).items():
+    for name, rule in rules.items():
         try:
             features = backbone.with_rule(rule).features(to_float(images[rows]))
         except ExportError as error:
@@ -84,7 +88,7 @@ def choose_pixel_rule(
     equal = {name: each for name, each in trials.items() if each.is_about_as_good_as(best)}
     chosen = min(equal, key=lambda name: (equal[name].entropy, equal[name].nll))
     logger.info("Preprocessing: %s; name another with --mean and --std.", chosen)
-    return backbone.with_rule(USUAL_RULES[chosen])
+    return backbone.with_rule(rules[chosen])
 
 
 def _entropy(features: NDArray[np.float32], classifier: Dense | None) -> float:

@@ -156,6 +156,16 @@ def convolution_as_dense_layer(pool_first: bool) -> onnx.ModelProto:
     return net.model()
 
 
+def of_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the network with a cast in front: it takes uint8."""
+    name = model.graph.input[0].name
+    for node in model.graph.node:
+        node.input[:] = ["floats" if each == name else each for each in node.input]
+    model.graph.node.insert(0, helper.make_node("Cast", [name], ["floats"], to=TensorProto.FLOAT))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    return model
+
+
 def save(model: onnx.ModelProto, folder: Path) -> Path:
     """Write a network to a file in `folder`."""
     path = folder / "network.onnx"

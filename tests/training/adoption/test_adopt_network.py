@@ -27,6 +27,8 @@ from tests.service.serving import JSON, Application, predictions, serving_models
 from tests.training.adoption import networks
 from training.adopt import adopt, main
 from training.adoption.adoption_config import AdoptionConfig
+from training.adoption.input_layout import NetworkInput
+from training.adoption.preprocessing_choice import possible_rules
 from training.data.dataset import Split
 
 OPTIONS = ["--data=digits", "--resize=pad"]
@@ -155,13 +157,13 @@ def squares(folder: Path) -> Path:
     return folder / "squares"
 
 
-def brightness_network() -> onnx.ModelProto:
+def brightness_network(white: float = 1) -> onnx.ModelProto:
     """Return a network of four classes; the second is light, the fourth dark."""
     net = networks.Builder(("batch", 3, "height", "width"), 18)
     net.add("GlobalAveragePool")
     net.add("Flatten")
     weight = np.zeros((3, 4), np.float32)
-    weight[:, 1], weight[:, 3] = 4, -4
+    weight[:, 1], weight[:, 3] = 4 / white, -4 / white
     net.add("Gemm", weight, np.array([0, -6, 0, 6], np.float32))
     return net.model(("batch", 4))
 
@@ -180,6 +182,43 @@ def test_folder_of_some_classes_is_matched_with_the_names_of_a_file(
     assert (manifest.input.height, manifest.input.width) == (12, 8)
     assert manifest.metrics["validation"]["accuracy"] == 1
     assert manifest.calibration is None
+
+
+@pytest.mark.parametrize(
+    ("takes_bytes", "options", "rule", "origin"),
+    [
+        (False, ["--colour=bgr"], "BGR 0..255", "guessed"),
+        (True, ["--colour=bgr"], "BGR 0..255", "network"),
+        (True, ["--mean=0", "--std=1"], "0..255", "stated"),
+    ],
+)
+def test_what_the_options_leave_open_comes_from_the_network_or_is_guessed(
+    tmp_path: Path,
+    squares: Path,
+    takes_bytes: bool,
+    options: list[str],
+    rule: str,
+    origin: str,
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("other\nlights\nother\ndark\n")
+    model = brightness_network(white=255)
+    file = networks.save(networks.of_bytes(model) if takes_bytes else model, tmp_path)
+    places = [f"--output={tmp_path / 'models'}", "--name=squares", f"--data=folder:{squares}"]
+    stated = ["--size=8", "--dropout=0.1", f"--classes={names}"]
+    assert main([str(file), *places, *stated, *options]) == 0
+    manifest = open_bundle(tmp_path / "models" / "squares" / "1").manifest
+    assert isinstance(manifest.architecture, AdoptedArchitecture)
+    assert manifest.architecture.preprocessing == rule
+    assert manifest.architecture.preprocessing_origin == origin
+    assert manifest.metrics["validation"]["accuracy"] == 1
+
+
+def test_mean_and_deviation_are_turned_round_where_blue_comes_first() -> None:
+    image = NetworkInput("x", "nchw", np.dtype(np.float32), None, 3, 8, 8)
+    rules = {rule.describe() for rule in possible_rules(image, bgr=True).values()}
+    assert "((BGR 0..1) - (0.406, 0.456, 0.485)) / (0.225, 0.224, 0.229)" in rules
+    assert "(BGR 0..255) - (103.939, 116.779, 123.68)" in rules
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +278,37 @@ def test_wrong_option_for_the_network_is_one_sentence_and_writes_nothing(
     assert list((tmp_path / "models").iterdir()) == []
 
 
+IMAGENET = ["--mean=0.485,0.456,0.406", "--std=0.229,0.224,0.225"]
+BYTES = "The network takes whole numbers 0..255; leave --mean, --std and --pixel-maximum out."
+
+
+@pytest.mark.parametrize(
+    ("takes_bytes", "options", "sentence"),
+    [
+        (True, IMAGENET, BYTES),
+        (True, ["--mean=0", "--std=255"], BYTES),
+        (True, ["--pixel-maximum=1"], BYTES),
+        (False, IMAGENET, "takes images of 1 channel, but --mean has 3 numbers; give one."),
+        (False, ["--mean=0", IMAGENET[1]], "1 channel, but --std has 3 numbers; give one."),
+    ],
+)
+def test_rule_of_pixels_that_the_network_cannot_take_is_one_sentence_and_writes_nothing(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    takes_bytes: bool,
+    options: list[str],
+    sentence: str,
+) -> None:
+    model = networks.keras_like()
+    file = networks.save(networks.of_bytes(model) if takes_bytes else model, tmp_path)
+    places = [f"--output={tmp_path / 'models'}", "--name=x"]
+    assert main([str(file), *OPTIONS, *places, *options]) == 2
+    message = capsys.readouterr().err
+    assert sentence in message
+    assert message.count("\n") == 1
+    assert list((tmp_path / "models").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -246,6 +316,8 @@ def test_wrong_option_for_the_network_is_one_sentence_and_writes_nothing(
         (["--mean=.3"], "--mean without --std states only half"),
         (["--std=.3"], "--std without --mean states only half"),
         (["--mean=x"], "--mean: input should be a valid number"),
+        (["--mean=nan", "--std=1"], "--mean: input should be a finite number, but got 'nan'"),
+        (["--mean=0", "--std=1,inf,1"], "--std: input should be a finite number, but got 'inf'"),
         (["--pixel-maximum=2"], "--pixel-maximum: input should be 1 or 255, but got 2"),
         (["--mean=1,2"], "--mean: give one number or three, not 2"),
         (["--dropout=1"], "--dropout: must be at least 0 and below 1"),

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import external_data_helper, helper
+from onnx import external_data_helper, helper, numpy_helper
 
 from model.bundle.architecture_description import DropoutLayer
 from model.errors import ExportError
@@ -97,6 +97,41 @@ def test_fixed_number_of_images_becomes_any_number(tmp_path: Path, batch: int) -
     assert given.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
+def test_reshaping_of_torchs_default_export_takes_any_number_of_images(tmp_path: Path) -> None:
+    model = networks.vgg_like(opset=20, batch=1)
+    (reshape,) = [node for node in model.graph.node if node.op_type == "Reshape"]
+    reshape.attribute.append(helper.make_attribute("allowzero", 1))
+    _, difference = parts(model, tmp_path)
+    assert difference <= 1e-4
+
+
+@pytest.mark.parametrize("domain", ["com.microsoft", "some.where.else"])
+def test_operator_domain_that_is_imported_for_nothing_does_not_matter(
+    tmp_path: Path, domain: str
+) -> None:
+    model = networks.vgg_like()
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+    assert parts(model, tmp_path)[1] <= 1e-4
+
+
+def test_network_of_the_third_version_of_the_format_is_read(tmp_path: Path) -> None:
+    model = networks.vgg_like(opset=11)
+    model.ir_version = 3
+    for array in model.graph.initializer:
+        value = helper.make_tensor_value_info(array.name, array.data_type, list(array.dims))
+        model.graph.input.append(value)
+    assert parts(model, tmp_path)[1] <= 1e-4
+
+
+def test_sequence_within_a_network_is_passed_over(tmp_path: Path) -> None:
+    net = networks.Builder(("batch", 1, 8, 8), 18)
+    net.add("SplitToSequence", np.array([3, 5], np.int64), axis=3)
+    net.add("ConcatFromSequence", axis=3)
+    net.add("Flatten")
+    net.random_dense(64, 10)
+    assert parts(net.model(), tmp_path)[1] <= 1e-4
+
+
 @pytest.mark.parametrize("pool_first", [True, False])
 def test_convolution_of_one_pixel_is_a_dense_layer_before_or_behind_pooling(
     tmp_path: Path, pool_first: bool
@@ -182,6 +217,85 @@ def test_labels_alone_are_refused(tmp_path: Path) -> None:
         parts(model, tmp_path)
 
 
+def test_one_number_an_image_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    net = networks.Builder(("batch", 1, 8, 8), 18)
+    net.add("Flatten")
+    net.random_dense(64, 1)
+    net.add("Sigmoid")
+    with pytest.raises(ExportError, match=r"one number an image \(.*\), .*; give it two outputs"):
+        parts(net.model(("batch", 1)), tmp_path)
+
+
+def test_features_beside_the_logits_are_not_taken_for_them(tmp_path: Path) -> None:
+    model = network("Relu")
+    value = helper.make_tensor_value_info("relu_2", onnx.TensorProto.FLOAT, ["batch", 32])
+    model.graph.output.insert(0, value)
+    with pytest.raises(ExportError, match=r"several outputs .* with its logits as the only one"):
+        parts(model, tmp_path)
+
+
+@pytest.mark.parametrize("opset", [13, 18, 21])
+def test_weights_behind_a_dequantisation_are_constants(tmp_path: Path, opset: int) -> None:
+    model = network("Relu", opset=opset)
+    weight = np.arange(320, dtype=np.int64).astype(np.int8).reshape(32, 10)
+    names = ["integers", "scale", "zero"]
+    model.graph.initializer.append(numpy_helper.from_array(weight, "integers"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.01, np.float32), "scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "zero"))
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", names, ["weight"]))
+    model.graph.node[-1].input[1] = "weight"
+    del model.graph.node[-1].attribute[:]
+    read = NetworkGraph(read_network(networks.save(model, tmp_path)))
+    found = read.constant(read.graph.node[-1].input[1])
+    assert found is not None
+    np.testing.assert_allclose(found, weight * 0.01, rtol=1e-6)
+
+
+def test_quantised_network_is_refused_with_what_to_adopt(tmp_path: Path) -> None:
+    model = network("Relu")
+    (output,) = model.graph.output
+    scale = numpy_helper.from_array(np.array(0.1, np.float32), "scale")
+    zero = numpy_helper.from_array(np.array(0, np.int8), "zero")
+    model.graph.initializer.extend([scale, zero])
+    quantised = ["quantised", "scale", "zero"]
+    model.graph.node.append(
+        helper.make_node("QuantizeLinear", [output.name, "scale", "zero"], quantised[:1])
+    )
+    model.graph.node.append(helper.make_node("DequantizeLinear", quantised, ["dequantised"]))
+    output.name = "dequantised"
+    with pytest.raises(ExportError, match=r"is quantised, .*; adopt the float32 file"):
+        parts(model, tmp_path)
+
+
+def test_network_in_training_mode_is_refused_with_how_to_export_it(tmp_path: Path) -> None:
+    net = networks.Builder(("batch", 1, 8, 8), 18)
+    ones = np.ones(1, np.float32)
+    net.add("BatchNormalization", ones, 0 * ones, 0 * ones, ones, training_mode=1)
+    net.nodes[0].output.extend(["mean", "variance"])
+    net.add("Flatten")
+    net.random_dense(64, 10)
+    with pytest.raises(ExportError, match=r"in training mode, .*TrainingMode\.PRESERVE"):
+        parts(net.model(), tmp_path)
+
+
+def test_last_layers_in_float16_are_refused_with_how_to_export_them(tmp_path: Path) -> None:
+    net = networks.Builder(("batch", 1, 8, 8), 18)
+    net.add("Flatten")
+    net.add("Cast", to=onnx.TensorProto.FLOAT16)
+    net.add("MatMul", np.ones((64, 10), np.float16))
+    net.add("Cast", to=onnx.TensorProto.FLOAT)
+    with pytest.raises(ExportError, match=r"in float16, .*; export it with float32 weights"):
+        parts(net.model(), tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    net = networks.Builder(("batch", 1, 8, 8), 18)
+    net.add("Flatten")
+    net.add("Gemm", np.full((64, 10), np.nan, np.float32), np.zeros(10, np.float32))
+    with pytest.raises(ExportError, match="numbers that are not finite"):
+        parts(net.model(), tmp_path)
+
+
 def test_random_operators_are_refused(tmp_path: Path) -> None:
     model = network("Relu")
     model.graph.node[0].CopyFrom(helper.make_node("RandomNormalLike", ["input"], ["flatten_0"]))
@@ -196,8 +310,17 @@ def test_weights_in_another_file_are_taken_in_or_refused(tmp_path: Path) -> None
     onnx.save(model, path)
     read = read_network(path)
     assert not any(each.HasField("data_location") for each in read.graph.initializer)
+    linked = (tmp_path / "w").rename(tmp_path / "blob")
+    (tmp_path / "w").symlink_to(linked)  # as the cache of a hub has it
+    assert read_network(path).SerializeToString() == read.SerializeToString()
+    linked.write_bytes(linked.read_bytes()[:-1])
+    with pytest.raises(ExportError, match="in 'w', which is cut short; put that file"):
+        read_network(path)
     (tmp_path / "w").unlink()
-    with pytest.raises(ExportError, match="keeps its weights in another file"):
+    with pytest.raises(ExportError, match=r"another file, 'w', .* \(No such file or directory\)"):
+        read_network(path)
+    path.write_bytes(path.read_bytes().replace(b"location\x12\x01w", b"location\x12\x01/"))
+    with pytest.raises(ExportError, match=r"outside its folder, in '/'; export it with"):
         read_network(path)
 
 

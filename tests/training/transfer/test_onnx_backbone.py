@@ -17,6 +17,7 @@ from model.inference.predictor_loading import load_predictor
 from tests.training.adoption import networks
 from tests.training.transfer.test_cross_fitted_training import write_photographs
 from training.__main__ import main
+from training.adoption.preprocessing_choice import possible_rules
 from training.config import TrainingConfig
 from training.transfer.backbone_choice import choose_backbone
 from training.transfer.onnx_backbone import OnnxBackbone
@@ -168,6 +169,16 @@ def tokens() -> onnx.ModelProto:
         (tokens(), {}, "is neither one vector an image nor a feature map"),
         (feature_map(), {"image_size": 96}, "of 64 pixels, not of 96; leave --image-size out"),
         (feature_map(), {"colour": "grey"}, "takes images of 3 channels"),
+        (
+            networks.keras_like(),
+            {"mean": ".1,.2,.3", "std": 1},
+            "takes images of 1 channel, but --mean has 3 numbers; give one",
+        ),
+        (
+            networks.of_bytes(feature_map()),
+            {"pixel_maximum": 1},
+            "whole numbers 0..255; leave --mean, --std and --pixel-maximum out",
+        ),
     ],
 )
 def test_network_that_gives_no_features_is_refused_in_one_sentence(
@@ -175,6 +186,12 @@ def test_network_that_gives_no_features_is_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(ExportError, match=sentence):
         read(model, tmp_path, **options)
+
+
+def test_order_of_colours_alone_states_no_rule(tmp_path: Path) -> None:
+    backbone = read(feature_map(), tmp_path, colour="bgr")
+    assert backbone.rule is None
+    assert all(rule.bgr for rule in possible_rules(backbone.image, bgr=True).values())
 
 
 def test_features_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -186,8 +203,9 @@ def test_features_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         backbone.features(np.zeros((1, 3, SIZE, SIZE), np.float32))
     unstated = read(net.model(("batch", FEATURES)), tmp_path)
     black = np.zeros((4, 3, SIZE, SIZE), np.uint8)
+    rules = possible_rules(unstated.image, bgr=False)
     with pytest.raises(ExportError, match="for any usual rule of pixels"):
-        choose_pixel_rule(unstated, black, lambda features, rows: np.zeros(len(rows)))
+        choose_pixel_rule(unstated, rules, black, lambda features, rows: np.zeros(len(rows)))
 
 
 @pytest.mark.parametrize(
@@ -233,6 +251,7 @@ def test_file_that_is_no_network_is_one_sentence(
         ),
         ({"colour": "bgr"}, "--colour bgr: only a --backbone that is an .onnx file"),
         ({"backbone": "a.onnx", "std": [0.0]}, "a deviation must be above 0"),
+        ({"backbone": "a.onnx", "mean": "nan", "std": 1}, "should be a finite number"),
     ],
 )
 def test_option_that_does_not_suit_the_backbone_is_refused(
@@ -267,7 +286,9 @@ def test_rule_is_the_one_of_which_the_own_classifier_is_surest_among_equals(
 
     grey = np.full((40, 3, SIZE, SIZE), 0.5 * 255, np.uint8)
     # Of grey, 0..1 gives logits of 44 and 0; -1..1 24 and 0; ImageNet's about 27 and 0.
-    chosen = choose_pixel_rule(backbone, grey, losses).rule
+    chosen = choose_pixel_rule(
+        backbone, possible_rules(backbone.image, bgr=False), grey, losses
+    ).rule
     assert chosen is not None
     assert chosen.describe() == "0..1"
 
