@@ -574,7 +574,8 @@ def check_a_wrong_datatype(url: str) -> None:
 def check_numbers_out_of_range(url: str) -> None:
     for value, words in ((2, "is 2, outside 0..1"), (-1, "is -1, outside 0..1"), (np.nan, "NaN")):
         wrong = np.full_like(NUMBERS, value)
-        with connect(url) as client, refused(InferenceServerException, "[400] A pixel", words):
+        sentence = "[400] Image 0, counted from 0: A pixel"
+        with connect(url) as client, refused(InferenceServerException, sentence, words):
             client.infer("digits", [images(wrong)])
 
 
