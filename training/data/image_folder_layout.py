@@ -185,10 +185,14 @@ def _splits_inside_classes(
 def _named_splits(root: Folder) -> tuple[dict[str, Folder], list[Folder]]:
     named: dict[str, Folder] = {}
     others = []
+    exact = {_split_of(folder) for folder in root.folders}
     numbered = {_split_of(folder, numbered=True) for folder in root.folders} - {None}
-    has_numbers = "train" in numbered and len(numbered) > 1
+    has_splits = "train" in numbered and len(numbered) > 1
     for folder in root.folders:
-        split = _split_of(folder, numbered=has_numbers)
+        split = _split_of(folder)
+        if split is None and has_splits:
+            split = _split_of(folder, numbered=True)
+            split = None if split in exact else split
         if split is None:
             others.append(folder)
         elif split in named:

@@ -211,6 +211,14 @@ def test_splits_inside_each_class_are_known(tmp_path: Path) -> None:
     assert folder.left_out.names() == {"outside": ["dog/notes.txt"]}
 
 
+def test_numbered_split_beside_one_of_its_plain_name_is_left_out(tmp_path: Path) -> None:
+    for first, split in enumerate(("train", "test", "test2")):
+        write_split(tmp_path / split, 100 * first)
+    folder = list_images(tmp_path)
+    assert counts(folder) == {"train": 6, "test": 6}
+    assert folder.left_out.names() == {"outside": ["test2 (beside the data splits)"]}
+
+
 def test_masks_beside_the_images_of_a_class_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
