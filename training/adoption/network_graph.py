@@ -17,6 +17,9 @@ from model.errors import ExportError
 
 Array = NDArray[Any]
 
+_NEWER_OPSET = "ValidateOpsetForDomain"
+"""What ONNX Runtime names where an operator set is newer than it is."""
+
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Return the attributes of a node by name."""
@@ -42,6 +45,14 @@ def create_session(model: onnx.ModelProto, threads: int = 0) -> InferenceSession
         )
     except Exception as error:  # ONNX Runtime raises its own untyped exceptions
         reason = str(error).partition("\n")[0]
+        if _NEWER_OPSET in reason:
+            opsets = ", ".join(
+                f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import
+            )
+            raise ExportError(
+                f"ONNX Runtime does not know the operator set of the network yet ({opsets}); "
+                "export it again with a lower opset_version."
+            ) from None
         raise ExportError(
             f"ONNX Runtime cannot load the network ({reason}); export it again with standard "
             "operators."

@@ -296,6 +296,15 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         parts(net.model(), tmp_path)
 
 
+def test_operator_set_of_the_future_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    model = networks.vgg_like()
+    model.opset_import[0].version = 99
+    with pytest.raises(
+        ExportError, match=r"know .* yet \(ai.onnx 99\); export it again with a lower opset"
+    ):
+        parts(model, tmp_path)
+
+
 def test_random_operators_are_refused(tmp_path: Path) -> None:
     model = network("Relu")
     model.graph.node[0].CopyFrom(helper.make_node("RandomNormalLike", ["input"], ["flatten_0"]))
