@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-_FATAL = 4
-"""Severity of ONNX Runtime's log lines."""
-
-
 @names_missing_extra
 def main(arguments: list[str] | None = None) -> int:
     """Adopt one network; return the exit status."""
@@ -36,12 +32,9 @@ def adopt_file(config: AdoptionConfig) -> Path:
     Raises:
         DropserveError: with one sentence that says what to do.
     """
-    from onnxruntime import set_default_logger_severity
-
     from training.adoption.adopt_network import Source, adopt_network
     from training.adoption.network_file import read_network
 
-    set_default_logger_severity(_FATAL)  # what ONNX Runtime refuses becomes a sentence
     model = read_network(config.network)
     return adopt_network(model, Source.of_file(config.network), config)
 

@@ -163,7 +163,7 @@ def create_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only; they also arrive as exceptions
+    options.log_severity_level = 4  # fatal ones only; errors arrive as exceptions
     options.enable_mem_pattern = memory_pattern
     for key, value in _CONFIGURATION.items():
         options.add_session_config_entry(key, value)

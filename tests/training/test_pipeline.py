@@ -202,6 +202,7 @@ def test_interrupted_training_resumes_and_is_not_repeated(
     assert main(["--epochs", "6", "--resume", *folders]) == 0
     assert "epoch 6 of 6" in caplog.text
     assert "epoch 1 of 6" not in caplog.text
+    assert "test images, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n" in caplog.text
     bundle = open_bundle(models / "digits" / "1")
     load_predictor(bundle)
     assert bundle.manifest.metrics["epochs"] == 6

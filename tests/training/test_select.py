@@ -109,7 +109,7 @@ def test_folder_gives_no_picture_twice_and_names_its_broken_file(
     stems = [Path(each.path).stem for each in listed]
     assert len(set(stems)) == len(stems) <= 40
     assert "broken.png" in caplog.text
-    assert "Left out with a picture that another image shows" in caplog.text
+    assert "Left out, as a better image shows the same picture: " in caplog.text
     options += ["--duplicates", "keep", "--count", "80"]
     assert len(select(bundle_folder, pool, tmp_path / "all.csv", *options)) == 80
 

@@ -88,7 +88,7 @@ def choose_images(
         best = first_distinct(ranking, images, wanted)
         if len(best) < min(wanted, len(ranking)):
             logger.info(
-                "Left out with a picture that another image shows: %s of %s images; see "
+                "Left out, as a better image shows the same picture: %s of %s images; see "
                 "--duplicates.",
                 *(f"{len(ranking) - len(best):,}", f"{len(ranking):,}"),
             )

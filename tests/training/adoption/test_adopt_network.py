@@ -19,15 +19,17 @@ from torch import nn
 from model.bundle.architecture_description import AdoptedArchitecture
 from model.bundle.store import CARD_FILE, open_bundle
 from model.cli_and_env_settings import load
-from model.errors import SettingsError
-from model.images.preprocessing import to_float
+from model.errors import DataError, SettingsError
+from model.images.preprocessing import InputSpec, to_float
 from model.inference.predictor_loading import load_predictor
 from model.uncertainty.uncertainty_measures import softmax
 from tests.service.serving import JSON, Application, predictions, serving_models
 from tests.training.adoption import networks
+from tests.training.data.folders import write_one_scene
 from training.adopt import adopt, main
 from training.adoption.adoption_config import AdoptionConfig
 from training.adoption.input_layout import NetworkInput
+from training.adoption.labelled_images import load_images
 from training.adoption.preprocessing_choice import possible_rules
 from training.data.dataset import Split
 
@@ -348,6 +350,19 @@ def test_invalid_option_in_python_is_one_sentence(
     given = {"data": "digits", "name": "x"} | options
     with pytest.raises(SettingsError, match=re.escape(sentence)):
         adopt(vgg_module(), torch.rand(1, 1, 8, 8), **given)
+
+
+def test_images_that_are_much_alike_or_large_are_taken_on_demand(tmp_path: Path) -> None:
+    write_one_scene(tmp_path, 6)
+    spec = InputSpec(channels=3, height=8, width=8, resize="crop")
+    options = ["network.onnx", "--name=scene", f"--data=folder:{tmp_path}"]
+    with pytest.raises(DataError, match="add --duplicates keep"):
+        load_images(load(AdoptionConfig, options), spec)
+    data = load_images(load(AdoptionConfig, [*options, "--duplicates=keep"]), spec)
+    assert sum(map(len, (data.train, data.validation, data.test))) == 12
+    small = ["--duplicates=keep", "--max-image-megapixels=0.001"]
+    with pytest.raises(DataError, match="has 0 images that can be read"):
+        load_images(load(AdoptionConfig, [*options, *small]), spec)
 
 
 def test_options_in_python_may_be_numbers() -> None:

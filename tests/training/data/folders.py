@@ -31,3 +31,16 @@ def write_class(folder: Path, first: int, count: int = 5) -> None:
     """Write `count` pictures with the numbers from `first` on."""
     for number in range(first, first + count):
         write(folder / f"{number}.png", encoded(number))
+
+
+def write_one_scene(root: Path, count: int) -> None:
+    """Write two classes of photographs of a camera that never moves, no two files equal."""
+    scene = np.asarray(picture(1, (64, 64))).astype(float)
+    for first, name in enumerate(("good", "scratch")):
+        for number in range(count):
+            generator = np.random.default_rng(100 * first + number)
+            shot = scene * generator.uniform(0.97, 1.03) + generator.normal(0, 2, scene.shape)
+            shot[number, : 3 * first] = 255
+            path = root / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(shot.clip(0, 255).astype(np.uint8)).save(path)

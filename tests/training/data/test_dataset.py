@@ -13,9 +13,11 @@ from PIL import Image
 
 from model.cli_and_env_settings import load as load_settings
 from model.errors import DataError
+from model.images.preprocessing import InputSpec
 from training.config import TrainingConfig
 from training.data import published_archives
 from training.data.dataset import load_dataset
+from training.data.image_decoding import decode_files
 from training.data.stratified_split import stratified_split
 
 
@@ -257,3 +259,11 @@ def test_dataset_of_fixed_size_is_resized() -> None:
     assert data.train.images.shape[1:] == (3, 16, 16)
     assert (data.input.height, data.input.channels) == (16, 3)
     assert data.defaults.shift == pytest.approx(1.2)
+
+
+def test_image_that_vanishes_after_it_was_inspected_is_one_sentence(tmp_path: Path) -> None:
+    spec = InputSpec(channels=3, height=8, width=8, resize="crop")
+    here, gone = write_image(tmp_path, "here.png", 0), tmp_path / "gone.png"
+    sentence = r"gone\.png could be read before .* \(No such file or directory\); .* start again\.$"
+    with pytest.raises(DataError, match=sentence):
+        decode_files([here, gone], spec, 1_000)

@@ -14,7 +14,7 @@ from PIL import Image
 from model.errors import DataError
 from model.images.preprocessing import InputSpec
 from tests.pictures import bomb, encode_16_bits
-from tests.training.data.folders import encoded, picture, write, write_class
+from tests.training.data.folders import encoded, picture, write, write_class, write_one_scene
 from training.data import image_inspection
 from training.data.folder_splits import FolderSplits, SplitOptions, split_folder
 
@@ -289,18 +289,6 @@ def test_duplicates_are_kept_on_demand_with_a_warning(
     assert len(folder.splits["train"]) == 10
     assert "duplicate" not in folder.left_out.counts()
     assert "3 images of the training and validation splits show a picture" in caplog.text
-
-
-def write_one_scene(root: Path, count: int) -> None:
-    """Write two classes of photographs of a camera that never moves, no two files equal."""
-    scene = np.asarray(picture(1, (64, 64))).astype(float)
-    for first, name in enumerate(("good", "scratch")):
-        for number in range(count):
-            generator = np.random.default_rng(100 * first + number)
-            shot = scene * generator.uniform(0.97, 1.03) + generator.normal(0, 2, scene.shape)
-            shot[number, : 3 * first] = 255
-            image = Image.fromarray(shot.clip(0, 255).astype(np.uint8))
-            write(root / name / f"{number}.png", saved(image, "PNG"))
 
 
 @pytest.mark.parametrize("duplicates", ["remove", "keep"])
