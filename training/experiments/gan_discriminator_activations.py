@@ -222,10 +222,9 @@ def _finding(plan: Plan, arms: Arms) -> str:
 
 
 def _figure(plan: Plan, arms: Arms) -> Figure:
-    """Plot distance and gradient by epoch, and show the pictures of one seed by epoch."""
-    figure = Figure(figsize=(12, 4 * len(plan.data) + 6), layout="constrained")
-    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(4 * len(plan.data), 6))
-    curves, pictures = parts[:, 0]
+    """Plot distance, recall and gradient by epoch, and show the pictures of one seed by epoch."""
+    figure = Figure(figsize=(12, 6 * len(plan.data)), layout="constrained")
+    curves, pictures = figure.subfigures(2, 1, height_ratios=(2, 1))
     grid = curves.subplots(len(plan.data), 3, squeeze=False)
     for data, row in zip(plan.data, grid, strict=True):
         for axes, (label, metric) in zip(row, _METRICS.items(), strict=True):
@@ -254,15 +253,18 @@ def _plot_seeds(
 
 def _show_pictures(figure: SubFigure, plan: Plan, arms: Arms) -> None:
     """Show the generated images of the first seed, an activation a column and an epoch a line."""
-    data = plan.data[0]
-    grid = figure.subplots(1, len(plan.arms))
-    for axes, title in zip(grid, plan.arms, strict=True):
-        rows = [
-            np.asarray(Image.open(io.BytesIO(check.pictures)))
-            for check in arms[data, title][0].checks
-        ]
-        axes.imshow(np.concatenate(rows), cmap="gray")
-        axes.set(title=f"{data}, {title}", xticks=[])
-        height = rows[0].shape[0]
-        axes.set_yticks([height * (n + 0.5) for n in range(len(rows))], range(1, 1 + len(rows)))
-    grid[0].set_ylabel("epoch, seed 0")
+    grid = figure.subplots(len(plan.data), len(plan.arms), squeeze=False)
+    for title, axes in zip(plan.arms, grid[0], strict=True):
+        axes.set_title(title)
+    for data, row in zip(plan.data, grid, strict=True):
+        row[0].set_ylabel(f"{data}, epoch")
+        for title, axes in zip(plan.arms, row, strict=True):
+            _show_epochs(axes, arms[data, title][0])
+
+
+def _show_epochs(axes: Axes, result: GanResult) -> None:
+    lines = [np.asarray(Image.open(io.BytesIO(check.pictures))) for check in result.checks]
+    axes.imshow(np.concatenate(lines), cmap="gray")
+    height = lines[0].shape[0]
+    axes.set_xticks([])
+    axes.set_yticks([height * (n + 0.5) for n in range(len(lines))], range(1, 1 + len(lines)))
