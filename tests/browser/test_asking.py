@@ -11,6 +11,8 @@ import pytest
 from playwright.sync_api import FilePayload, expect
 
 from tests.browser.try_page import Answer, TryPage
+from tests.pictures import encode
+from training.data.dataset import Split
 
 pytestmark = pytest.mark.browser
 
@@ -159,3 +161,50 @@ def test_heat_map_takes_one_request_and_is_described(asked: TryPage) -> None:
         asked.button("Show").click()
     label = response.value.json()["label"]
     expect(asked.answer.get_by_role("img", name=f"“{label}”")).to_be_visible()
+    expect(asked.heat_map).to_contain_text("of the whole network, with no part switched off")
+
+
+def test_image_that_the_browser_cannot_show_is_answered_and_has_no_map(
+    try_page: TryPage, held_out: Split
+) -> None:
+    try_page.upload(encode(held_out.images[0, 0], "TIFF"), name="four.tiff", kind="image/tiff")
+    expect(try_page.answer).to_contain_text("64 variants")
+    expect(try_page.page.get_by_text("This browser cannot show the file")).to_be_visible()
+    expect(try_page.page.get_by_role("img", name="The image that is asked about")).to_be_hidden()
+    try_page.button("Show").click()
+    expect(try_page.heat_map.get_by_role("status")).to_contain_text("there is no map of it")
+
+
+def test_limit_of_sure_is_said_with_its_conditions(asked: TryPage) -> None:
+    expect(asked.answer).to_contain_text("That holds for images like those that the model was")
+
+
+def test_legend_of_an_unusual_image_has_the_colour_of_its_chart(asked: TryPage) -> None:
+    def colours(kind: str) -> set[str]:
+        marks = asked.answer.locator(f".strip {kind}")
+        return set(marks.evaluate_all("(all) => all.map((each) => getComputedStyle(each).fill)"))
+
+    usual = colours(".mean")
+    asked.example("Blank").click()
+    expect(asked.spoken).to_contain_text("No answer")
+    assert len(colours(".mean")) == len(colours(".sample")) == 1
+    assert colours(".mean") != usual
+
+
+@pytest.mark.parametrize("may_copy_a_selection", [True, False])
+def test_request_that_may_not_be_put_on_the_clipboard_is_selected(
+    may_copy_a_selection: bool, asked: TryPage
+) -> None:
+    asked.page.evaluate(
+        """(mayCopy) => {
+          navigator.clipboard.writeText = () => Promise.reject(new Error("Denied."));
+          document.execCommand = () => mayCopy;
+        }""",
+        may_copy_a_selection,
+    )
+    asked.button("Copy").click()
+    sentence = "Copied." if may_copy_a_selection else "does not let the page copy"
+    expect(asked.answer.get_by_text(sentence)).to_be_visible()
+    assert asked.page.evaluate("() => String(getSelection())") == asked.request.inner_text()
+    asked.button("Python").click()
+    expect(asked.answer.get_by_text(sentence)).to_be_hidden()

@@ -6,6 +6,8 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.try_page import FOUR, TryPage
+from tests.pictures import encode
+from training.data.dataset import Split
 
 pytestmark = pytest.mark.browser
 
@@ -15,6 +17,13 @@ FOUR_BY_KEYS = (
     *["ArrowUp"] * 4, *["ArrowLeft"] * 2, " ", *["ArrowDown"] * 10, " ",
 )  # fmt: skip
 """The same four, from the middle of the pad in steps of a twentieth; space puts the pen down."""
+
+IS_BLANK = """(canvas) => {
+  const blank = document.createElement("canvas");
+  [blank.width, blank.height] = [canvas.width, canvas.height];
+  blank.getContext("2d").fillRect(0, 0, blank.width, blank.height);
+  return canvas.toDataURL() === blank.toDataURL();
+}"""
 
 
 def test_four_drawn_with_the_mouse_is_a_four(try_page: TryPage) -> None:
@@ -67,6 +76,42 @@ def test_undo_takes_the_last_stroke_back_and_clear_all(try_page: TryPage) -> Non
     assert pixels() == one
     try_page.button("Clear").click()
     assert pixels() == empty
+
+
+@pytest.mark.parametrize("button", ["Clear", "Undo"])
+def test_drawing_that_is_taken_back_leaves_no_answer_and_is_not_sent_again(
+    button: str, try_page: TryPage
+) -> None:
+    sent = try_page.page.get_by_role("img", name="The drawing as it is sent")
+    try_page.draw(FOUR[:1])
+    expect(try_page.answer).to_contain_text("64 variants")
+    assert not sent.evaluate(IS_BLANK)
+    try_page.button(button).click()
+    expect(try_page.answer).to_contain_text("the answer appears here")
+    expect(try_page.spoken).to_be_empty()
+    expect(try_page.request).to_be_hidden()
+    expect(try_page.heat_map).to_be_hidden()
+    expect(try_page.page.get_by_role("link", name="Save the image")).to_be_hidden()
+    assert sent.evaluate(IS_BLANK)
+
+    asked: list[str] = []
+    try_page.page.on("request", lambda request: asked.append(request.url))
+    try_page.model.select_option("hundred")
+    expect(try_page.example("Noise")).to_be_visible()
+    expect(try_page.button("Choose images…")).to_be_visible()
+    assert [url for url in asked if "/uncertainty" in url] == []
+
+
+def test_drawing_is_asked_about_again_when_the_page_goes_back_to_it(
+    try_page: TryPage, held_out: Split
+) -> None:
+    try_page.draw(FOUR)
+    expect(try_page.answer).to_contain_text("all say 4")
+    try_page.upload(encode(held_out.images[list(held_out.labels).index(7), 0]))
+    expect(try_page.answer).to_contain_text("all say 7")
+    try_page.button("Draw").click()
+    expect(try_page.answer).to_contain_text("all say 4")
+    expect(try_page.request).to_contain_text("drawing.png")
 
 
 def test_drawing_is_the_default_for_small_grey_images_alone(try_page: TryPage) -> None:

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
+from tests.browser.conftest import OpenContext
 from tests.browser.try_page import TryPage
 from tests.pictures import encode
 from training.data.dataset import Split
 
 pytestmark = pytest.mark.browser
 
+MOST_PIXELS_OF_A_ROW = 200
+"""On a phone: the name on three lines, the verdict, the figures."""
 FILE = """(data) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const file = new File([bytes], "given.png", { type: "image/png" });
@@ -60,6 +63,32 @@ def test_given_four_is_a_four(
     assert preview.evaluate("(image) => image.naturalWidth") > 0
 
 
+def test_former_answer_goes_while_that_to_another_image_is_awaited(
+    try_page: TryPage, four: bytes
+) -> None:
+    panel = try_page.page.locator("#answer")
+    try_page.upload(four)
+    expect(try_page.spoken).to_contain_text("✓ Sure")
+    expect(panel).to_have_attribute("aria-busy", "false")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    try_page.page.route("**/uncertainty*", hold)
+    try_page.upload(four, name="other.png")
+    expect(panel).to_have_text("Waiting for the answer…")
+    expect(panel).to_have_attribute("aria-busy", "true")
+    expect(try_page.spoken).to_have_text("Waiting for the answer…")
+    expect(try_page.heat_map).to_be_hidden()
+    expect(try_page.request).to_contain_text("other.png")
+
+    held[0].continue_()
+    expect(try_page.spoken).to_contain_text("✓ Sure")
+    expect(panel).to_have_attribute("aria-busy", "false")
+    expect(try_page.heat_map).to_be_visible()
+
+
 def test_several_images_are_listed_the_most_doubtful_first(
     try_page: TryPage, held_out: Split
 ) -> None:
@@ -73,6 +102,34 @@ def test_several_images_are_listed_the_most_doubtful_first(
     assert all(one >= other for one, other in pairwise(doubts))
     try_page.page.get_by_role("combobox", name="Sort by").select_option("given")
     expect(rows.first.get_by_role("button")).to_have_text("0-image.png")
+
+
+@pytest.mark.parametrize("look", ["light", "phone"])
+def test_list_of_images_with_long_names_is_read_without_scrolling_sideways(
+    look: str, open_context: OpenContext, four: bytes, page_may_ask_in_vain: None
+) -> None:
+    try_page = TryPage.open(open_context(look).new_page())
+    try_page.upload(four, b"not an image", four, name="IMG_20240612_101112_photograph.png")
+    expect(try_page.answer.get_by_text("3 images", exact=True)).to_be_visible()
+    rows = try_page.answer.get_by_role("table").locator("tbody").get_by_role("row")
+    expect(rows).to_have_count(3)
+    for row in rows.all():
+        assert row.evaluate("(row) => row.closest('.images').clientWidth - row.scrollWidth") >= 0
+        assert row.evaluate("(row) => row.clientHeight") < MOST_PIXELS_OF_A_ROW
+
+
+def test_strange_and_doubtful_image_has_the_same_word_in_the_list_and_above(
+    try_page: TryPage, four: bytes
+) -> None:
+    def doubt(route: Route) -> None:
+        body = route.fetch().json()
+        body["predictions"][0] |= {"abstain": True, "abstain_because": "both"}
+        route.fulfill(json=body)
+
+    try_page.page.route("**/uncertainty*", doubt)
+    try_page.upload(four, four)
+    word = try_page.answer.get_by_text("⚠ Unusual image, and not sure", exact=True)
+    expect(word).to_have_count(3)
 
 
 def test_image_of_the_list_is_shown_when_it_is_chosen(try_page: TryPage, held_out: Split) -> None:

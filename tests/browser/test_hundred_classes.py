@@ -5,6 +5,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.accessibility import assert_accessible
 from tests.browser.hundred_classes import CLASSES, NAME, picture
+from tests.browser.layout import assert_fits
 from tests.browser.try_page import TryPage
 from tests.pictures import encode
 
@@ -33,4 +34,4 @@ def test_all_classes_fit_on_a_phone(phone_page: Page) -> None:
     try_page = TryPage.open(phone_page, NAME)
     try_page.upload(encode(picture(7, UNSEEN)))
     try_page.button(f"Show all {CLASSES} classes").click()
-    assert phone_page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+    assert_fits(phone_page)

@@ -65,6 +65,19 @@ def test_page_is_used_with_keys_alone(try_page: TryPage) -> None:
     expect(try_page.request).to_contain_text("import requests")
 
 
+def test_focus_stays_on_the_image_of_the_list_that_is_chosen(
+    try_page: TryPage, four: bytes
+) -> None:
+    try_page.upload(four, four, four)
+    expect(try_page.answer.get_by_text("3 images", exact=True)).to_be_visible()
+    name = try_page.button("1-image.png")
+    name.focus()
+    with try_page.answered():
+        try_page.page.keyboard.press("Enter")
+    expect(try_page.answer.get_by_role("row", name="1-image.png")).to_have_class("selected")
+    expect(name).to_be_focused()
+
+
 def test_focus_is_kept_when_an_answer_arrives(try_page: TryPage) -> None:
     try_page.open_settings()
     with try_page.answered():

@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 from model.bundle.store import MANIFEST_FILE
 from tests.browser.accessibility import assert_accessible
 from tests.browser.conftest import OpenContext
+from tests.browser.layout import assert_fits
 from tests.bundles import copy_bundle, edit_manifest
 from tests.service.process import ServiceProcess, service_process
 
@@ -41,8 +42,13 @@ def rollout(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def models_page(open_context: OpenContext, rollout: str) -> Page:
-    return opened(open_context("light", rollout).new_page())
+def rollout_page(open_context: OpenContext, rollout: str) -> Page:
+    return open_context("light", rollout).new_page()
+
+
+@pytest.fixture
+def models_page(rollout_page: Page) -> Page:
+    return opened(rollout_page)
 
 
 def opened(page: Page, version: str = "digits version 1") -> Page:
@@ -77,6 +83,15 @@ def test_keyboard_chooses_a_version_and_keeps_its_place(models_page: Page) -> No
     expect(models_page.get_by_role("img", name="Confusion matrix of 10 classes")).to_be_visible()
     models_page.go_back()
     expect(models_page.get_by_role("heading", name="digits version 1")).to_be_visible()
+
+
+@pytest.mark.parametrize("fragment", ["100%", "%"])
+def test_address_that_names_no_version_shows_the_first_one(
+    fragment: str, rollout_page: Page
+) -> None:
+    rollout_page.goto(f"/ui/models#{fragment}")
+    expect(rollout_page.get_by_role("heading", name="digits version 1", exact=True)).to_be_visible()
+    expect(rollout_page.get_by_role("alert")).to_be_hidden()
 
 
 def test_examples_are_shown_and_the_report_opens(models_page: Page) -> None:
@@ -191,7 +206,7 @@ def test_page_is_usable_by_all_and_fits(look: str, open_context: OpenContext, ro
         heading = "Side by side" if other else "Figures"
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
         assert_accessible(page)
-        assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+        assert_fits(page)
 
 
 def listing(*models: Any) -> dict[str, Any]:

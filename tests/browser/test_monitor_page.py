@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.accessibility import assert_accessible
+from tests.browser.layout import assert_fits
 from tests.service.process import ServiceProcess
 
 pytestmark = pytest.mark.browser
@@ -45,6 +46,33 @@ def show_traffic(recent: Recent) -> None:
         abstentions = {"unsure": 3, "unusual": 6, "both": 0}
         view = {"images": 30, "abstentions": abstentions, "histograms": counts}
         each["windows"] = [view] * 3
+
+
+def feedback() -> dict[str, Any]:
+    """Return what 1,200 true labels say of a version whose coverage is broken."""
+    share = {"estimate": -0.031, "low": -0.05, "high": 0.012}
+    test = {"promise": "coverage", "sets": "thr", "coverage": 0.9, "labels": 1200, "missed": 300}
+    test |= {"missed_share": share | {"estimate": 0.25}, "log_wealth": 9.0, "p_value": 1e-4}
+    test |= {"alarm": {"label": 1100, "time": "2026-01-01T12:00:00.000Z"}}
+    shares = dict.fromkeys(("accuracy", "coverage", "answered", "error_among_answered"))
+    return shares | {"overconfidence": share, "labels": 1200, "alarm_rate": 0.01, "tests": [test]}
+
+
+def show_growing_traffic(page: Page) -> None:
+    """Open the page with 51 requests, and with one more at each time that it asks."""
+    recent = page.request.get("/metrics/recent").json()
+    show_traffic(recent)
+    recent["routes"].append(recent["routes"][0] | {"route": "/metrics", "for_operators": True})
+    recent["versions"][0]["feedback"] = feedback()
+
+    def answer_with_one_more(route: Route) -> None:
+        recent["requests"]["windows"][0]["answered"] += 1
+        route.fulfill(json=recent)
+
+    page.clock.install()
+    page.route(RECENT, answer_with_one_more)
+    page.goto(PATH)
+    expect(page.locator("#tiles")).to_contain_text("51 in all")
 
 
 def forget_traffic(recent: Recent) -> None:
@@ -125,20 +153,14 @@ def test_alarm_and_refused_version_stand_first_as_text(page: Page) -> None:
     expect(alarms).to_have_count(2)
     expect(alarms.first).to_contain_text("By their typicality, the images that arrive are not like")
     expect(alarms.last).to_contain_text("<img src=x> copy it again.")
+    expect(page.locator("#drift")).to_contain_text("alarm since Jan 1, 2026")
     expect(page.locator("#drift")).to_contain_text("image 321")
 
 
 def test_true_labels_and_broken_promises_are_shown(page: Page) -> None:
-    share = {"estimate": -0.031, "low": -0.05, "high": 0.012}
-    test = {"promise": "coverage", "sets": "thr", "coverage": 0.9, "labels": 1200, "missed": 300}
-    test |= {"missed_share": share | {"estimate": 0.25}, "log_wealth": 9.0, "p_value": 1e-4}
-    test |= {"alarm": {"label": 1100, "time": "2026-01-01T12:00:00.000Z"}}
-    feedback = dict.fromkeys(("accuracy", "coverage", "answered", "error_among_answered"))
-    feedback |= {"overconfidence": share, "labels": 1200, "alarm_rate": 0.01, "tests": [test]}
-
     def label(recent: Recent) -> None:
         show_traffic(recent)
-        recent["versions"][0]["feedback"] = feedback
+        recent["versions"][0]["feedback"] = feedback()
 
     change_answers(page, label)
     page.goto(PATH)
@@ -147,6 +169,34 @@ def test_true_labels_and_broken_promises_are_shown(page: Page) -> None:
     expect(section).to_contain_text("1,200 labels")
     expect(section.get_by_role("row", name=re.compile("^Overconfidence"))).to_contain_text("-3.1")
     expect(section).to_contain_text("alarm since label 1,100")
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        "role=region[name='Drift tests']",
+        "role=region[name='Routes']",
+        "role=button[name='/predict']",
+        "summary:text('Pages, health and metrics')",
+        "role=region[name='What true labels say']",
+    ],
+)
+def test_new_numbers_leave_the_focus_where_it_is(page: Page, control: str) -> None:
+    show_growing_traffic(page)
+    page.locator(control).focus()
+    page.clock.run_for(6_000)
+    expect(page.locator("#tiles")).to_contain_text("52 in all")
+    expect(page.locator(control)).to_be_focused()
+
+
+def test_new_numbers_leave_a_table_where_it_was_scrolled_to(page: Page) -> None:
+    page.set_viewport_size({"width": 320, "height": 640})
+    show_growing_traffic(page)
+    table = page.get_by_role("region", name="Routes")
+    assert table.evaluate("(table) => { table.scrollLeft = 20; return table.scrollLeft; }") == 20
+    page.clock.run_for(6_000)
+    expect(page.locator("#tiles")).to_contain_text("52 in all")
+    assert table.evaluate("(table) => table.scrollLeft") == 20
 
 
 def test_charts_are_read_with_the_keyboard(page: Page) -> None:
@@ -179,4 +229,4 @@ def test_page_is_accessible_in_every_look(any_page: Page) -> None:
     for table in any_page.locator("summary").all():
         table.click()
     assert_accessible(any_page)
-    assert any_page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert_fits(any_page)

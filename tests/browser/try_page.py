@@ -78,9 +78,14 @@ class TryPage:
         return self.answer.get_by_role("status").first
 
     @property
-    def alert(self) -> Locator:
-        """The sentence on what went wrong."""
-        return self.page.get_by_role("alert")
+    def refusal(self) -> Locator:
+        """The sentence on why there is no answer, in its place."""
+        return self.page.locator("#answer > .notice")
+
+    @property
+    def heat_map(self) -> Locator:
+        """The part of the page that shows which parts of the image decided."""
+        return self.page.locator("#heat-map")
 
     @property
     def pad(self) -> Locator:

@@ -43,9 +43,10 @@ def run(runner: TrialRunner) -> Record:
         "automatic differentiation.",
         columns=("activation", "least f", "greatest f", "least f'", "greatest f'", "|f'| < 0.01"),
         rows=rows,
-        finding="The last column is the share of x at which hardly a gradient comes through: half "
-        "for ReLU, and the far ends for tanh and sigmoid, whose slope is nowhere above "
-        f"{_greatest_slope(rows, 'tanh')} and {_greatest_slope(rows, 'sigmoid')}.",
+        finding="The last column is the share of x at which hardly a gradient comes through: "
+        f"{_flat_shares(rows)}, and 0% for the others. The slope of tanh is nowhere above "
+        f"{_greatest_slope(rows, 'tanh')}, and that of sigmoid nowhere above "
+        f"{_greatest_slope(rows, 'sigmoid')}.",
         figure=figure,
     )
 
@@ -56,6 +57,12 @@ def activation_curve(name: ActivationName) -> tuple[torch.Tensor, torch.Tensor, 
     y = build_activation(name).double().eval()(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
     return x.detach(), y.detach(), slope
+
+
+def _flat_shares(rows: list[tuple[str, ...]]) -> str:
+    """Return each share of the last column that is not 0% with its activation, largest first."""
+    flat = [(int(row[-1].rstrip("%")), row[0]) for row in rows if row[-1] != "0%"]
+    return ", ".join(f"{share}% for {name}" for share, name in sorted(flat, reverse=True))
 
 
 def _greatest_slope(rows: list[tuple[str, ...]], name: str) -> str:

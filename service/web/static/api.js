@@ -15,6 +15,9 @@ export class ServiceError extends Error {
   }
 }
 
+/** Return what to tell the reader of an error. @param {unknown} error */
+export const sentenceOf = (error) => (error instanceof Error ? error.message : String(error));
+
 /**
  * Return the absolute address of a route.
  * @param {string} path without a leading slash
@@ -40,6 +43,19 @@ export async function fetchJson(url, options = {}) {
   const body = await jsonOf(response);
   if (!response.ok || body === null) throw errorOf(response, body);
   return body;
+}
+
+/**
+ * Ask about one image, in a form as the requests that the page shows. Return the JSON of the response.
+ * @param {string} path
+ * @param {Record<string, any>} query
+ * @param {Blob} image
+ * @throws {ServiceError}
+ */
+export function postImage(path, query, image) {
+  const body = new FormData();
+  body.append("file", image);
+  return fetchJson(address(path, query), { method: "POST", body });
 }
 
 /**

@@ -8,21 +8,27 @@ const MOST_CLASSES = 12;
 const MOST_DOTS = 128;
 const HEIGHT = 25;
 
+/** Return the names of an answer's classes: those of the version that has answered, which another may have replaced. @param {any} prediction */
+export const classNames = (prediction) => Object.keys(prediction.probabilities);
+
 /**
  * @param {any} prediction
- * @param {string[]} names the classes in the model's order
  * @param {boolean} all show every class, however many
  */
-export function classChart(prediction, names, all) {
+export function classChart(prediction, all) {
   const { probabilities } = prediction;
+  const names = classNames(prediction);
   const ranked = [...names].sort((one, other) => probabilities[other] - probabilities[one]);
   const shown = names.length <= MOST_CLASSES ? names : all ? ranked : ranked.slice(0, MOST_CLASSES - 2);
   const inSet = new Set(kindOf(prediction) === "unusual" ? [] : (prediction.prediction_set ?? [prediction.label]));
-  return html("ul", { class: "classes", "aria-label": "Probability of each class" }, ...shown.map((name) => row(prediction, name, inSet.has(name))), axis());
+  return html("ul", { class: `classes ${shade(prediction)}`, "aria-label": "Probability of each class" }, ...shown.map((name) => row(prediction, name, inSet.has(name))), axis());
 }
 
-/** Whether `classChart` leaves classes out. @param {string[]} names */
-export const isLong = (names) => names.length > MOST_CLASSES;
+/** Whether `classChart` leaves classes out. @param {any} prediction */
+export const isLong = (prediction) => classNames(prediction).length > MOST_CLASSES;
+
+/** Return the class that takes the colour from an answer which is not to be used. @param {any} prediction */
+const shade = (prediction) => (kindOf(prediction) === "unusual" ? "void" : "");
 
 /** Explain the marks of the chart. @param {any} prediction */
 export function legend(prediction) {
@@ -30,7 +36,7 @@ export function legend(prediction) {
   const bold = kindOf(prediction) !== "unusual" && (prediction.prediction_set?.length ?? 0) > 1;
   return html(
     "p",
-    { class: "legend muted small" },
+    { class: `legend muted small ${shade(prediction)}` },
     prediction.sample_probabilities && item([4, 13, 22].map((x) => svg("circle", { class: "sample", cx: x, cy: 6, r: 3 })), "what each variant says"),
     item([svg("rect", { class: "mean", width: 26, height: 12 })], "their average"),
     hasErrors(prediction) && item([svg("line", { class: "error", x1: 0, x2: 26, y1: 6, y2: 6 })], "how exact the average is (standard error)"),

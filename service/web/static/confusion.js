@@ -1,6 +1,6 @@
 /** What a version takes for what: the confusion matrix as SVG, the commonest mistakes, the worst classes. */
 
-import { html, scrolling, svg } from "./dom.js";
+import { html, isolated, scrolling, svg } from "./dom.js";
 import { counted, percent } from "./format.js";
 
 /** @typedef {{truth: number, label: number, count: number, images: number}} Mistake */
@@ -36,7 +36,7 @@ export function mistakes(matrix) {
 export function mistakeList(matrix, names) {
   const found = mistakes(matrix);
   if (found.length === 0) return html("p", {}, "None of the test images got a wrong label.");
-  const items = found.slice(0, MOST_MISTAKES).map(({ truth, label, count, images }) => html("li", {}, html("strong", {}, names[truth]), " taken for ", html("strong", {}, names[label]), html("span", { class: "muted" }, `: ${count} of ${counted(images, "image")}`)));
+  const items = found.slice(0, MOST_MISTAKES).map(({ truth, label, count, images }) => html("li", {}, html("strong", {}, isolated(names[truth])), " taken for ", html("strong", {}, isolated(names[label])), html("span", { class: "muted" }, `: ${count} of ${counted(images, "image")}`)));
   return html("ul", { class: "mistakes" }, ...items);
 }
 

@@ -2,7 +2,6 @@
 
 import { address, fetchBlob, fetchJson } from "./api.js";
 import { html } from "./dom.js";
-import { imageAddress } from "./files_fetched_with_key.js";
 
 /**
  * @typedef {{name: string, caption: string, load: () => Promise<Blob>, thumbnail: string}} Example
@@ -12,19 +11,17 @@ import { imageAddress } from "./files_fetched_with_key.js";
 let noises = 0;
 
 /**
- * Return the model's own images, with their true classes; none of an older bundle.
+ * Return the model's own images, with their true classes; none of an older bundle. They are loaded at once, since
+ * the version that they belong to may be replaced while the page is open.
  * @param {string} model
- * @returns {Promise<{label: string, url: string, thumbnail: string}[]>} thumbnail: where an element shows it from
+ * @returns {Promise<{label: string, image: Blob}[]>}
  */
 export async function ownExamples(model) {
   try {
     const url = address(`models/${encodeURIComponent(model)}/examples`);
     const { examples } = await fetchJson(url);
     return await Promise.all(
-      examples.map(async (/** @type {any} */ { label, href }) => {
-        const image = String(new URL(href, url));
-        return { label, url: image, thumbnail: await imageAddress(image) };
-      }),
+      examples.map(async (/** @type {any} */ { label, href }) => ({ label, image: await fetchBlob(new URL(href, url)) })),
     );
   } catch {
     return [];
@@ -33,12 +30,12 @@ export async function ownExamples(model) {
 
 /**
  * Return all examples of a model.
- * @param {{label: string, url: string, thumbnail: string}[]} own
+ * @param {{label: string, image: Blob}[]} own
  * @param {Input} input
  * @returns {Example[]}
  */
 export function examples(own, input) {
-  const pictures = own.map(({ label, url, thumbnail }, place) => ({ name: `${label}-${place + 1}.webp`, caption: label, thumbnail, load: () => fetchBlob(url) }));
+  const pictures = own.map(({ label, image }, place) => ({ name: `${label}-${place + 1}.webp`, caption: label, thumbnail: URL.createObjectURL(image), load: () => Promise.resolve(image) }));
   return [
     ...pictures,
     { name: "blank.png", caption: "Blank", thumbnail: paint(input, () => 0).toDataURL(), load: () => toBlob(paint(input, () => 0)) },

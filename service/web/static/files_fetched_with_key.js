@@ -11,7 +11,7 @@ const POLICY = `<meta charset="utf-8"><meta http-equiv="Content-Security-Policy"
  * @param {URL | string} url
  * @returns {Promise<string>}
  */
-export const imageAddress = async (url) => (hasKey() ? URL.createObjectURL(await fetchBlob(url)) : String(url));
+const imageAddress = async (url) => (hasKey() ? URL.createObjectURL(await fetchBlob(url)) : String(url));
 
 /** Build an image element. @param {URL} url @param {import("./dom.js").Attributes} attributes @returns {HTMLImageElement} */
 export function serviceImage(url, attributes) {

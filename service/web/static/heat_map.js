@@ -1,25 +1,29 @@
 /** Shows what an answer hangs on: the image under the drop of the label's probability, place by place. */
 
-import { address, fetchJson } from "./api.js";
+import { postImage, sentenceOf } from "./api.js";
 import { byId } from "./dom.js";
 import { percent } from "./format.js";
+import { Retry } from "./retry.js";
 
 const SIDE = 448; // pixels of the picture's longer side, at most twice as many as shown
 
+/** @typedef {{image: Blob, query: Record<string, any>}} Question of POST /occlusion */
+
 export class HeatMap {
-  /** @param {(message: string) => void} onError */
-  constructor(onError) {
-    this.onError = onError;
-    /** @type {{blob: Blob, query: Record<string, any>} | null} */
+  constructor() {
+    /** @type {Question | null} */
     this.question = null;
+    this.retry = new Retry();
     byId("show-heat-map").addEventListener("click", () => void this.#show());
   }
 
-  /** Offer the map of an image; the one of an earlier image is hidden. @param {Blob} blob @param {Record<string, any>} query */
-  offer(blob, query) {
-    this.question = { blob, query };
-    byId("heat-map").hidden = false;
+  /** Offer the map of an image that was answered, or none; the one of an earlier image is hidden. @param {Question | null} question */
+  offer(question) {
+    this.retry.stop();
+    this.question = question;
+    byId("heat-map").hidden = question === null;
     byId("heat-figure").hidden = true;
+    this.#say("");
   }
 
   async #show() {
@@ -28,17 +32,26 @@ export class HeatMap {
     const button = byId("show-heat-map");
     button.disabled = true;
     try {
-      const map = await fetchJson(address("occlusion", question.query), { method: "POST", body: question.blob, headers: { "Content-Type": question.blob.type } });
-      if (question === this.question) await this.#draw(question.blob, map);
+      const picture = await decode(question.image);
+      const map = await postImage("occlusion", question.query, question.image);
+      if (question !== this.question) return;
+      this.#draw(picture, map);
+      this.#say("");
     } catch (error) {
-      this.onError(error instanceof Error ? error.message : String(error));
+      if (question !== this.question) return;
+      this.#say(sentenceOf(error));
+      this.retry.after(error, () => void this.#show());
     } finally {
       button.disabled = false;
     }
   }
 
-  async #draw(/** @type {Blob} */ blob, /** @type {any} */ map) {
-    const picture = await createImageBitmap(blob);
+  #say(/** @type {string} */ sentence) {
+    const notice = byId("heat-notice");
+    [notice.textContent, notice.hidden] = [sentence, sentence === ""];
+  }
+
+  #draw(/** @type {ImageBitmap} */ picture, /** @type {any} */ map) {
     const canvas = byId("heat-canvas");
     const scale = SIDE / Math.max(picture.width, picture.height);
     [canvas.width, canvas.height] = [Math.round(picture.width * scale), Math.round(picture.height * scale)];
@@ -53,13 +66,24 @@ export class HeatMap {
       context.fillRect(x * canvas.width, y * canvas.height, width * canvas.width, height * canvas.height);
     });
     const drop = Math.max(...map.importance.flat());
-    const caption =
+    const label = `\u2068“${map.label}”\u2069`; // isolated, as it may be written from right to left
+    const effect =
       drop > 0.005
-        ? `Each place was covered in turn. Covering the orange ones lowers the probability of “${map.label}”, from ${percent(map.confidence)} to as little as ${percent(Math.max(map.confidence - drop, 0))}; covering the blue ones raises it.`
-        : `Each place was covered in turn, and none of them alone lowers the probability of “${map.label}” by more than ${percent(Math.max(drop, 0))}.`;
+        ? `Covering the orange ones lowers the probability of ${label}, from ${percent(map.confidence)} to as little as ${percent(Math.max(map.confidence - drop, 0))}; covering the blue ones raises it.`
+        : `None of them alone lowers the probability of ${label}, ${percent(map.confidence)}, by more than ${percent(Math.max(drop, 0))}.`;
+    const caption = `Each place was covered in turn. ${effect} These are probabilities of the whole network, with no part switched off, and so differ a little from the average of its variants above.`;
     byId("heat-caption").textContent = caption;
     canvas.setAttribute("aria-label", caption);
     byId("heat-figure").hidden = false;
+  }
+}
+
+/** @param {Blob} image @returns {Promise<ImageBitmap>} */
+async function decode(image) {
+  try {
+    return await createImageBitmap(image);
+  } catch {
+    throw new Error("This browser cannot show this kind of image, so there is no map of it; a JPEG or PNG would have one.");
   }
 }
 

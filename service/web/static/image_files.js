@@ -35,6 +35,20 @@ function take(/** @type {FileList | null | undefined} */ files, /** @type {(file
   if (files && files.length > 0) onFiles([...files]);
 }
 
+/**
+ * Return what a file holds.
+ * @param {File} file
+ * @returns {Promise<Blob>}
+ * @throws {Error} where the browser gives a folder for a file, or the file has changed since
+ */
+export async function readFile(file) {
+  try {
+    return new Blob([await file.arrayBuffer()]);
+  } catch {
+    throw new Error(`The file “${file.name}” cannot be read, for it is a folder, or was changed or removed since it was chosen; choose an image file.`);
+  }
+}
+
 async function openCamera(/** @type {(files: File[]) => void} */ onFiles) {
   const [dialog, viewfinder, notice, button] = [byId("camera"), byId("viewfinder"), byId("camera-notice"), byId("take")];
   const closed = new AbortController();

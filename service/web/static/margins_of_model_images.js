@@ -8,30 +8,25 @@ const INK = 0.25; // how far from the background a pixel counts as drawn
 
 /**
  * Measure the images; those that cannot be read are left out.
- * @param {string[]} addresses of images with the size of the model's input
+ * @param {Blob[]} images with the size of the model's input
  * @returns {Promise<Frame>}
  */
-export async function measureFrame(addresses) {
-  const frames = (await Promise.all(addresses.map(measureOne))).filter((frame) => frame !== null);
+export async function measureFrame(images) {
+  const frames = (await Promise.all(images.map(measureOne))).filter((frame) => frame !== null);
   if (frames.length === 0) return DEFAULT_FRAME;
   const fills = frames.map(({ fill }) => fill).sort((one, other) => one - other);
   return { fill: fills[Math.floor(fills.length / 2)], isDark: frames.filter(({ isDark }) => isDark).length * 2 >= frames.length };
 }
 
-/** @param {string} address @returns {Promise<Frame | null>} */
-async function measureOne(address) {
-  const image = new Image();
-  image.src = address;
-  try {
-    await image.decode();
-  } catch {
-    return null;
-  }
+/** @param {Blob} image @returns {Promise<Frame | null>} */
+async function measureOne(image) {
+  const picture = await createImageBitmap(image).catch(() => null);
+  if (!picture) return null;
   const canvas = document.createElement("canvas");
-  const [width, height] = (([canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight]));
+  const [width, height] = (([canvas.width, canvas.height] = [picture.width, picture.height]));
   const context = canvas.getContext("2d");
   if (!context) return null;
-  context.drawImage(image, 0, 0);
+  context.drawImage(picture, 0, 0);
   const { data } = context.getImageData(0, 0, width, height);
   const grey = (/** @type {number} */ x, /** @type {number} */ y) => data[4 * (y * width + x) + 1] / 255;
   const corners = [grey(0, 0), grey(width - 1, 0), grey(0, height - 1), grey(width - 1, height - 1)];

@@ -1,7 +1,7 @@
 /** The page Models: asks which versions serve, again and again, and shows what is known of them. */
 
 import { ServiceError, address, fetchJson, getModel, getModels } from "./api.js";
-import { byId, html } from "./dom.js";
+import { byId, html, renew } from "./dom.js";
 import { counted } from "./format.js";
 import { titleOf, versionDetails } from "./version_details.js";
 import { keyOf, versionRows } from "./version_table.js";
@@ -17,8 +17,8 @@ const manifests = new Map();
 let shownText = "";
 let shownDetails = "";
 
-/** Return the key in the page's address. */
-const selectedKey = () => decodeURIComponent(location.hash.slice(1));
+/** Return the key in the page's address, which no key is encoded for. */
+const selectedKey = () => location.hash.slice(1);
 
 /** Show a sentence about what went wrong; none if it is empty. @param {string} sentence */
 function say(sentence) {
@@ -68,9 +68,7 @@ function show(models) {
 
 /** @param {string | null} defaultModel */
 function showRows(defaultModel) {
-  const focused = document.activeElement?.getAttribute("data-key");
-  byId("versions").replaceChildren(...versionRows(entries, defaultModel, selected()?.key ?? ""));
-  if (focused) /** @type {HTMLElement | null} */ (document.querySelector(`[data-key="${CSS.escape(focused)}"]`))?.focus({ preventScroll: true });
+  renew(byId("versions"), ...versionRows(entries, defaultModel, selected()?.key ?? ""));
 }
 
 /** Return the version that the address names; the first one if it names none that serves. */
@@ -106,7 +104,7 @@ async function showDetails() {
     const [first, second] = shown.map((entry, place) => ({ entry, manifest: all[place] }));
     shownDetails = wanted;
     byId("details-title").textContent = other ? `${titleOf(chosen.entry)} and ${titleOf(other)}` : titleOf(chosen.entry);
-    byId("columns").replaceChildren(...versionDetails(first, second ?? null));
+    renew(byId("columns"), ...versionDetails(first, second ?? null));
   } catch (error) {
     say(error instanceof Error ? error.message : String(error));
   }

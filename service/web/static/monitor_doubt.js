@@ -1,6 +1,6 @@
 /** How unsure the answers of one version are: histograms, abstentions and the drift tests. */
 
-import { byId, html, svg } from "./dom.js";
+import { byId, html, renew, scrolling, svg } from "./dom.js";
 import { percent, short } from "./format.js";
 import { Histogram } from "./histogram.js";
 import { LineChart } from "./line_chart.js";
@@ -19,14 +19,15 @@ const histograms = PARTS.map((part) => {
 });
 const abstention = new LineChart(byId("abstention-chart"), { title: "Abstained", unit: "of the images of each half minute", format: share, least: 0.1, isArea: true });
 const SMOOTH = 6;
+const MOMENT = /** @type {Intl.DateTimeFormatOptions} */ ({ dateStyle: "medium", timeStyle: "short" });
 const NUMBER = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "compact" });
 
 /** Show the version that is chosen. @param {any} recent GET /metrics/recent @param {number} window */
 export function showDoubt(recent, window) {
   const version = chosenVersion(recent);
   byId("doubt").hidden = !version;
-  byId("drift").replaceChildren();
-  byId("feedback").replaceChildren(...[feedbackSection(version?.feedback)].filter((each) => each !== null));
+  renew(byId("drift"), version && version.drift.alarm !== null && driftTable(version.drift));
+  renew(byId("feedback"), feedbackSection(version?.feedback));
   if (!version) {
     byId("doubt-note").replaceChildren("No model is in service.");
     return;
@@ -38,7 +39,6 @@ export function showDoubt(recent, window) {
   const count = recent.windows_seconds[window] / recent.interval_seconds;
   abstention.update([{ name: "abstained", values: shares(version).slice(-count) }], recent.interval_seconds);
   showReasons(abstentions, images);
-  if (version.drift.alarm !== null) byId("drift").replaceChildren(driftTable(version.drift));
 }
 
 /** Return the tiles of a window, of all versions. @param {any} recent @param {number} window */
@@ -103,13 +103,13 @@ function driftTable(drift) {
   const limit = 2 / drift.level;
   const rows = ["typicality", "confidence"].map((figure) => {
     const { alarm, log_wealth, images, raised } = drift[figure];
-    const state = alarm ? `since ${new Date(raised.time).toLocaleTimeString()}, image ${raised.image.toLocaleString("en")}` : "no alarm";
+    const state = alarm ? `since ${new Date(raised.time).toLocaleString(undefined, MOMENT)}, image ${raised.image.toLocaleString("en")}` : "no alarm";
     return html("tr", {}, html("th", { scope: "row" }, figure), html("td", { class: "number" }, images.toLocaleString("en")),
       html("td", { class: "number" }, wealth(log_wealth)), html("td", { class: alarm ? "alarm" : null }, alarm ? `alarm ${state}` : state));
   });
   const head = ["", "Images tested", "Wealth", "Drift alarm"].map((text, at) => html("th", { scope: "col", class: at === 1 || at === 2 ? "number" : null }, text));
   return html("div", { class: "stack" }, html("h3", {}, "Drift"),
-    html("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": "Drift tests" }, html("table", {}, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...rows))),
+    scrolling("Drift tests", html("table", {}, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...rows))),
     html("p", { class: "muted small" }, `The test bets against "the images are like the validation images" at fair odds, and begins with 1: the more it has won, the less likely that is. At ${short(limit)} it raises the alarm, which stays until a reset.`));
 }
 

@@ -1,6 +1,6 @@
 /** What the true labels say of one version: shares with their intervals, and the tests of its promises. */
 
-import { html } from "./dom.js";
+import { html, scrolling } from "./dom.js";
 import { percent } from "./format.js";
 
 const SHARES = [
@@ -53,6 +53,5 @@ function testRow(test) {
 /** @param {string} label @param {string[]} head @param {any[]} rows */
 function table(label, head, rows) {
   const cells = head.map((text, at) => html("th", { scope: "col", class: at === 1 || at === 2 ? "number" : null }, text));
-  return html("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": label },
-    html("table", {}, html("thead", {}, html("tr", {}, ...cells)), html("tbody", {}, ...rows)));
+  return scrolling(label, html("table", {}, html("thead", {}, html("tr", {}, ...cells)), html("tbody", {}, ...rows)));
 }

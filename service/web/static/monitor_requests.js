@@ -1,10 +1,11 @@
 /** Requests: the tiles, rates and latencies by route, and the table of routes. */
 
-import { byId, html } from "./dom.js";
+import { byId, html, renew, scrolling } from "./dom.js";
 import { percent, short } from "./format.js";
 import { LineChart } from "./line_chart.js";
 
 const ALL = "";
+const OPERATORS = "Pages, health and metrics";
 const rate = new LineChart(byId("rate-chart"), { title: "Requests", unit: "a second", format: short, isArea: true });
 const latency = new LineChart(byId("latency-chart"), { title: "Time of a request", unit: "half, 90% and 99% take no longer", format: duration, isLog: true });
 
@@ -71,25 +72,24 @@ function showTable(recent, window) {
   const [forClients, forOperators] = [false, true].map((wanted) =>
     recent.routes.filter((/** @type {any} */ each) => each.for_operators === wanted && sum(each.windows[window]) > 0));
   const isOpen = place.querySelector("details")?.open ?? false;
-  const focused = document.activeElement instanceof HTMLElement && place.contains(document.activeElement) ? document.activeElement.dataset.route : null;
-  place.replaceChildren(
-    forClients.length ? table(forClients, window) : html("p", { class: "muted small" }, "No request of a client in this time."),
-    forOperators.length ? html("details", { class: "small", open: isOpen }, html("summary", {}, "Pages, health and metrics"), table(forOperators, window)) : "",
+  renew(
+    place,
+    forClients.length ? table("Routes", forClients, window) : html("p", { class: "muted small" }, "No request of a client in this time."),
+    forOperators.length > 0 && html("details", { class: "small", open: isOpen }, html("summary", { "data-key": OPERATORS }, OPERATORS), table(`Routes: ${OPERATORS}`, forOperators, window)),
   );
-  if (focused) [...place.querySelectorAll("button")].find((/** @type {any} */ each) => each.dataset.route === focused)?.focus({ preventScroll: true });
 }
 
-/** @param {any[]} routes @param {number} window */
-function table(routes, window) {
+/** @param {string} label @param {any[]} routes @param {number} window */
+function table(label, routes, window) {
   const head = ["Route", "Requests", "Refused", "Failed", "p50", "p90", "p99"].map((text, at) => html("th", { scope: "col", class: at ? "number" : null }, text));
   const rows = routes.map(({ route, windows }) => {
     const { answered, refused, failed, seconds } = windows[window];
     const cells = [answered + refused + failed, refused, failed].map((value) => value.toLocaleString("en"));
     return html("tr", {},
-      html("td", {}, html("button", { type: "button", class: "link", "data-route": route, title: "Show it in the charts", onclick: () => choose(route) }, routeName(route))),
+      html("td", {}, html("button", { type: "button", class: "link", "data-key": route, title: "Show it in the charts", onclick: () => choose(route) }, routeName(route))),
       ...[...cells, duration(seconds.p50), duration(seconds.p90), duration(seconds.p99)].map((text) => html("td", { class: "number" }, text)));
   });
-  return html("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": "Routes" }, html("table", {}, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...rows)));
+  return scrolling(label, html("table", {}, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...rows)));
 }
 
 /** @param {string} route */

@@ -59,11 +59,15 @@ export class Sketch {
     this.onChange();
   }
 
+  /** Show the drawing as the one that is sent. */
+  paintSent() {
+    this.sent.width = this.sent.height = this.side * Math.ceil(SENT_SIDE / this.side);
+    this.#render(this.sent, this.fits ? this.#fitted() : (point) => point);
+  }
+
   /** Return the drawing as a PNG file, and show it as the one that is sent. @returns {Promise<Blob>} */
   toBlob() {
-    const side = this.side * Math.ceil(SENT_SIDE / this.side);
-    this.sent.width = this.sent.height = side;
-    this.#render(this.sent, this.fits ? this.#fitted() : (point) => point);
+    this.paintSent();
     return new Promise((resolve, reject) => this.sent.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The drawing cannot be encoded."))), "image/png"));
   }
 

@@ -40,16 +40,18 @@ export function snippet(language, file, query) {
   return `curl${key} -F 'file=@${name}' '${url}'`;
 }
 
-/** Put text on the clipboard; without a secure context, as a selection is copied. @param {string} text */
-export async function copy(text) {
-  if (navigator.clipboard) {
-    await navigator.clipboard.writeText(text);
-    return;
+/**
+ * Put the text of an element on the clipboard. Where the page may not use it, or there is none (without a secure
+ * context), the text is selected and copied as a selection is, which may be forbidden as well.
+ * @param {HTMLElement} element
+ * @returns {Promise<string>} a sentence on what was done
+ */
+export async function copy(element) {
+  try {
+    await navigator.clipboard.writeText(element.textContent ?? "");
+    return "Copied.";
+  } catch {
+    getSelection()?.selectAllChildren(element);
+    return document.execCommand("copy") ? "Copied." : "The browser does not let the page copy. The text is selected: copy it with the keys or the menu.";
   }
-  const area = document.createElement("textarea");
-  area.value = text;
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
 }

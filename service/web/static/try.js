@@ -1,148 +1,150 @@
 /** The page Try: takes an image, asks the service, and shows the answer. */
 
 import { AnswerView } from "./answer.js";
-import { ServiceError, address, fetchJson, getModel, getModels } from "./api.js";
-import { byId, html } from "./dom.js";
+import { postImage, sentenceOf } from "./api.js";
+import { byId, isolated, listed } from "./dom.js";
 import { exampleButtons, examples, ownExamples } from "./examples.js";
-import { percent } from "./format.js";
 import { measureFrame } from "./margins_of_model_images.js";
 import { HeatMap } from "./heat_map.js";
-import { listenForFiles } from "./image_files.js";
+import { listenForFiles, readFile } from "./image_files.js";
 import { ImageList } from "./image_list.js";
 import { latestOnly } from "./latest_request_only.js";
+import { ModelChoice } from "./model_choice.js";
+import { Preview } from "./preview.js";
+import { Retry } from "./retry.js";
 import { Settings } from "./settings.js";
 import { Sketch } from "./sketch.js";
 import { copy, snippet } from "./snippets.js";
-import { verdict } from "./verdict.js";
 
-const AT_ONCE = 8; // images of a request for the list
 const NAMED_CLASSES = 12;
-const RETRY_MILLISECONDS = 2000;
 const LARGEST_PAD = 64; // an input up to this side, of one channel, is drawn by default
+const PATIENCE_MILLISECONDS = 150; // a quicker answer replaces that to another picture without a flicker
 
-/** @typedef {{blob: Blob, name: string}} Picture */
+/**
+ * What is asked about: a file, or the drawing, which stays the same picture while it grows.
+ * @typedef {{name: string, read: () => Promise<Blob>, file: File | null}} Picture
+ */
 
-/** @type {any[]} */
-let models = [];
-/** @type {Picture | null} what is asked about */
+/** @type {Picture | null} */
 let picture = null;
 let language = "curl";
-let retry = 0;
-let calibrationImages = 0;
-let listRuns = 0;
+let patience = 0;
 
-const answer = new AnswerView(byId("answer"));
+const answer = new AnswerView(byId("answer"), byId("said"));
 const settings = new Settings(askAgain);
-const heatMap = new HeatMap(say);
-const list = new ImageList((item) => showFile(item.file));
-const sketch = new Sketch(byId("pad"), byId("sent"), () => latestDrawing(null));
+const choice = new ModelChoice(useModel);
+const heatMap = new HeatMap();
+const preview = new Preview();
+const list = new ImageList((file) => choose(fileAsPicture(file)));
+const sketch = new Sketch(byId("pad"), byId("sent"), takeDrawing);
 const ask = latestOnly(answerPicture);
-const latestDrawing = latestOnly(takeDrawing);
+const [retry, modelsRetry] = [new Retry(), new Retry()];
 
-const model = () => models.find(({ name }) => name === byId("model").value);
-const query = () => ({ model: models.length > 1 ? model().name : null, ...settings.query() });
+const query = () => ({ model: choice.name, ...settings.query() });
 
-/** Show a sentence about what went wrong; none if it is empty. @param {string} sentence */
+/** Show a sentence about what is wrong with all models; none if it is empty. @param {string} sentence */
 function say(sentence) {
   const notice = byId("notice");
   [notice.textContent, notice.hidden] = [sentence, sentence === ""];
 }
 
+/** Ask anew about another picture, or show that there is none. @param {Picture | null} next */
+function choose(next) {
+  picture = next;
+  retry.stop();
+  clearTimeout(patience);
+  answer.hush();
+  markExample("");
+  list.select(next?.file ?? null);
+  preview.show(next?.file ?? null);
+  if (!next) return show(() => answer.clear(), null);
+  showRequest();
+  patience = setTimeout(() => show(() => answer.wait(), null), PATIENCE_MILLISECONDS);
+  ask(next);
+}
+
+/** Show what is known of the picture, everywhere. @param {() => void} draw it in the answer's place @param {import("./heat_map.js").Question | null} explained */
+function show(draw, explained) {
+  clearTimeout(patience);
+  draw();
+  heatMap.offer(explained);
+  showRequest();
+}
+
+/** Ask about the same pictures with other settings. */
 function askAgain() {
   showRequest();
   if (picture) ask(picture);
-  if (list.items.length > 1) void answerList();
+  list.ask(query());
 }
 
 /** @param {Picture} asked */
 async function answerPicture(asked) {
-  if (!model()) return; // `loadModels` has said why
+  if (asked !== picture || !choice.model) return; // `loadModels` has said why there is no model
+  retry.stop();
+  answer.expect();
   const sent = { ...query(), per_sample: settings.method === "analytic" ? null : true };
-  const start = performance.now();
   try {
-    const response = await post(sent, asked.blob);
-    say("");
-    answer.show(response, model().class_names, calibrationImages, performance.now() - start);
+    const image = await asked.read();
+    const start = performance.now();
+    const response = await postImage("uncertainty", sent, image);
+    const milliseconds = performance.now() - start;
+    const version = await versionOf(response);
+    if (asked !== picture) return;
+    show(() => answer.show(response, version?.calibration_images ?? 0, milliseconds), { image, query: { model: sent.model, version: response.version, label: response.predictions[0].label } });
     settings.follow(response);
-    const { headline, confidence, word } = verdict(response, response.predictions[0]);
-    byId("said").textContent = [headline, confidence, word].filter((each) => each !== "").join(". ");
-    heatMap.offer(asked.blob, { model: sent.model, version: response.version, label: response.predictions[0].label });
-    showRequest();
   } catch (error) {
-    fail(error, () => picture === asked && ask(asked));
+    if (asked !== picture) return;
+    show(() => answer.refuse(sentenceOf(error)), null);
+    retry.after(error, () => ask(asked));
   }
 }
 
-/** Ask about one image. @param {Record<string, any>} sent @param {Blob} image */
-const post = (sent, image) => fetchJson(address("uncertainty", sent), { method: "POST", body: image, headers: { "Content-Type": image.type || "application/octet-stream" } });
-
-/** Say what went wrong; where the service does not answer, try again until it does. @param {unknown} error @param {() => void} again */
-function fail(error, again) {
-  say(error instanceof Error ? error.message : String(error));
-  clearTimeout(retry);
-  if (error instanceof ServiceError && (error.status === 0 || error.status === 503)) retry = setTimeout(again, RETRY_MILLISECONDS);
+/** Return the version that has answered; if it was published since, show it. @param {any} response */
+async function versionOf(response) {
+  if (!choice.version(response.version)) {
+    await choice.load();
+    void showModel();
+  }
+  return choice.version(response.version);
 }
 
 function showRequest() {
   byId("request").hidden = picture === null;
+  byId("copied").textContent = "";
   if (picture) byId("snippet").textContent = snippet(language, picture.name, query());
   for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", String(button.getAttribute("data-language") === language));
 }
 
-/** @param {Picture} next */
-function choose(next) {
-  picture = next;
-  ask(next);
-}
-
-/** @param {File} file */
-function showFile(file) {
-  const preview = byId("preview");
-  URL.revokeObjectURL(preview.src);
-  preview.src = URL.createObjectURL(file);
-  preview.onload = () => preview.classList.toggle("pixelated", preview.naturalWidth <= LARGEST_PAD);
-  preview.hidden = false;
-  byId("drop-hint").textContent = "Drop or paste another one here.";
-  choose({ blob: file, name: file.name });
-}
+/** @param {File} file @returns {Picture} */
+const fileAsPicture = (file) => ({ name: file.name, read: () => readFile(file), file });
 
 /** @param {File[]} files */
 function takeFiles(files) {
-  markExample("");
   showMode("files");
   list.start(files);
-  showFile(files[0]);
-  if (files.length > 1) void answerList();
+  choose(fileAsPicture(files[0]));
+  list.ask(query());
 }
 
-async function answerList() {
-  const run = ++listRuns; // a newer run ends this one
-  const { items } = list;
-  const sent = query();
-  for (let start = 0; start < items.length; start += AT_ONCE) {
-    await Promise.all(
-      items.slice(start, start + AT_ONCE).map(async (item) => {
-        try {
-          const response = await post(sent, item.file);
-          if (run === listRuns) [item.prediction, item.error] = [response.predictions[0], ""];
-        } catch (error) {
-          if (run === listRuns) [item.prediction, item.error] = [null, error instanceof Error ? error.message : String(error)];
-        }
-      }),
-    );
-    if (run !== listRuns) return;
-    list.show();
-  }
+/** Ask about the drawing, which has changed. */
+function takeDrawing() {
+  const isAsked = picture?.read === readDrawing;
+  if (sketch.isEmpty) {
+    byId("save").hidden = true;
+    sketch.paintSent();
+    if (isAsked) choose(null);
+  } else if (isAsked) ask(picture);
+  else choose({ name: "drawing.png", read: readDrawing, file: null });
 }
 
-async function takeDrawing() {
-  const save = byId("save");
-  save.hidden = sketch.isEmpty;
-  if (sketch.isEmpty) return;
+/** Return the drawing as it is now, and offer to save it. */
+async function readDrawing() {
   const blob = await sketch.toBlob();
+  const save = byId("save");
   URL.revokeObjectURL(save.href);
-  save.href = URL.createObjectURL(blob);
-  choose({ blob, name: "drawing.png" });
+  [save.href, save.hidden] = [URL.createObjectURL(blob), sketch.isEmpty];
+  return blob;
 }
 
 /** @param {"files" | "sketch"} mode */
@@ -153,29 +155,32 @@ function showMode(mode) {
   byId("show-sketch").setAttribute("aria-pressed", String(mode === "sketch"));
 }
 
-async function useModel() {
-  const { name, input, class_names: classes } = model();
+/** Show the chosen model, and ask it about the same pictures. */
+function useModel() {
+  void showModel();
+  if (picture) choose({ ...picture });
+  list.ask(query());
+}
+
+async function showModel() {
+  const { name, input, class_names: classes } = choice.model;
   const side = Math.max(input.height, input.width);
-  const named = classes.length <= NAMED_CLASSES ? classes.join(", ") : `${classes.slice(0, NAMED_CLASSES - 2).join(", ")} … ${classes.at(-1)}`;
-  byId("knows").textContent = `It knows ${classes.length} classes: ${named}. It sees ${input.width} × ${input.height} pixels.`;
+  const named = classes.length <= NAMED_CLASSES ? listed(classes) : [...listed(classes.slice(0, NAMED_CLASSES - 2)), " … ", isolated(classes.at(-1))];
+  byId("knows").replaceChildren(`It knows ${classes.length} classes: `, ...named, `. It sees ${input.width} × ${input.height} pixels.`);
   if (!picture) showMode(input.channels === 1 && side <= LARGEST_PAD ? "sketch" : "files");
-  calibrationImages = (await getModel(name)).manifest.calibration?.images ?? 0;
-  askAgain();
   const own = await ownExamples(name);
-  if (model().name !== name) return;
-  byId("examples").replaceChildren(...exampleButtons(examples(own, input), (example) => void takeExample(example)));
-  sketch.setModel(await measureFrame(own.map(({ thumbnail }) => thumbnail)), side);
+  if (choice.model.name !== name) return;
+  const place = byId("examples");
+  for (const { src } of place.querySelectorAll("img")) URL.revokeObjectURL(src);
+  place.replaceChildren(...exampleButtons(examples(own, input), (example) => void takeExample(example)));
+  sketch.setModel(await measureFrame(own.map(({ image }) => image)), side);
 }
 
 /** @param {import("./examples.js").Example} example */
 async function takeExample({ name, load }) {
-  try {
-    const blob = await load();
-    takeFiles([new File([blob], name, { type: blob.type })]);
-    markExample(name);
-  } catch {
-    say("The example could not be loaded.");
-  }
+  const blob = await load();
+  takeFiles([new File([blob], name, { type: blob.type })]);
+  markExample(name);
 }
 
 /** Mark the button of an example as the one that is shown. @param {string} name */
@@ -185,21 +190,20 @@ function markExample(name) {
 
 async function loadModels() {
   try {
-    const listed = await getModels();
-    if (listed.models.length === 0) throw new ServiceError("No model is loaded yet: train one with `python -m training`, and it appears here by itself.", "not_ready", 503);
-    models = listed.models;
+    await choice.load();
     say("");
-    byId("model").replaceChildren(...models.map(({ name, test_accuracy }) => html("option", { value: name }, test_accuracy === null ? name : `${name} (right for ${percent(test_accuracy)} of test images)`)));
-    byId("model").value = listed.default ?? models[0].name;
-    await useModel();
+    useModel();
   } catch (error) {
-    fail(error, () => void loadModels());
+    say(sentenceOf(error));
+    modelsRetry.after(error, () => void loadModels());
   }
 }
 
-byId("model").addEventListener("change", () => useModel().catch((error) => fail(error, () => void loadModels())));
 byId("show-files").addEventListener("click", () => showMode("files"));
-byId("show-sketch").addEventListener("click", () => showMode("sketch"));
+byId("show-sketch").addEventListener("click", () => {
+  showMode("sketch");
+  if (!sketch.isEmpty) takeDrawing();
+});
 byId("clear").addEventListener("click", () => sketch.clear());
 byId("undo").addEventListener("click", () => sketch.undo());
 byId("fit").addEventListener("change", () => {
@@ -216,9 +220,6 @@ for (const button of document.querySelectorAll("[data-language]")) {
     showRequest();
   });
 }
-byId("copy").addEventListener("click", async () => {
-  await copy(byId("snippet").textContent);
-  byId("copied").textContent = "Copied.";
-});
+byId("copy").addEventListener("click", async () => (byId("copied").textContent = await copy(byId("snippet"))));
 listenForFiles(takeFiles);
 void loadModels();

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from tests.training.experiments.conftest import quick_runner
-from training.experiments import active_learning_labels, averaging_thinned_networks
+from training.experiments import (
+    activation_curves,
+    active_learning_labels,
+    averaging_thinned_networks,
+)
 from training.experiments.__main__ import main
-from training.experiments.activation_curves import activation_curve
 from training.experiments.active_learning import ActiveCheck, ActiveResult
 from training.experiments.experiment_record import Record
 from training.experiments.settings import EXPERIMENT_MODULES, ExperimentName
@@ -47,9 +50,15 @@ def test_quick_experiment_writes_a_table_a_plot_and_an_entry(
 
 
 def test_activation_curve_of_relu_is_exact() -> None:
-    x, y, slope = (values.numpy() for values in activation_curve("relu"))
+    x, y, slope = (values.numpy() for values in activation_curves.activation_curve("relu"))
     np.testing.assert_array_equal(y, np.maximum(0, x))
     np.testing.assert_array_equal(slope, x > 0)
+
+
+def test_finding_on_activations_names_those_that_pass_hardly_a_gradient(tmp_path: Path) -> None:
+    record = activation_curves.run(quick_runner(tmp_path, "shapes"))
+    for name, *_, share in record.rows:
+        assert (f"{share} for {name}" in record.finding) == (share != "0%")
 
 
 def test_draw_masks_of_both_kinds_have_the_same_distribution(tmp_path: Path) -> None:
