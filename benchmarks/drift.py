@@ -29,8 +29,7 @@ from model.inference.predictor_loading import load_predictor
 from model.uncertainty.calibration import Calibrator
 from model.uncertainty.drift import DriftTest
 from training.config import EvaluationConfig
-from training.data.dataset import load_dataset
-from training.evaluate import dataset_config
+from training.evaluate import load_data
 from training.experiments.experiment_record import Record
 
 Ranks = NDArray[np.int64]
@@ -152,7 +151,7 @@ def _ranks(
     calibrator: Calibrator,
 ) -> Ranks:
     """Return the ranks of a data set's test images; None: the bundle's own data set."""
-    images = load_dataset(dataset_config(bundle, data, config)).test.images
+    images = load_data(bundle, data, config).test.images
     sampling = FixedSamples(0, calibrator.parameters.samples)
     parts = []
     for start in range(0, len(images), _CHUNK):

@@ -10,11 +10,12 @@ import os
 import sys
 import tomllib
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -52,15 +53,21 @@ class _TomlFile(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """Return the options in the file; none if no file is named."""
         path = self.current_state.get("config")
-        if path is None:
+        if not path:  # the settings refuse an empty one
             return {}
         try:
-            return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            options = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             reason = error.strerror or "unreadable"
             raise SettingsError(f"--config: cannot read {path}: {reason}.") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"--config: {path} is not valid TOML: {error}.") from None
+        if "config" in options:
+            raise SettingsError(
+                f"--config: {path} names another file as config, which is not read; put the "
+                "options of both into one file."
+            )
+        return options
 
 
 class CommandSettings(BaseSettings):
@@ -80,6 +87,33 @@ class CommandSettings(BaseSettings):
     config: Path | None = Field(
         None, description="TOML file with any of these options, names with underscores"
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_no_empty_path(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse an empty path, which would be the current folder."""
+        if value != "" or Path not in cls._types_of(info):
+            return value
+        name = str(info.field_name)
+        if cls.model_fields[name].is_required():
+            raise ValueError("it is empty; give a path.")
+        variable = f"{cls.model_config['env_prefix']}{name}".upper()
+        raise ValueError(f"it is empty; give a path, or leave out both the option and {variable}.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false of a TOML file, which would be 1 and 0."""
+        types = cls._types_of(info)
+        if isinstance(value, bool) and types & {int, float} and bool not in types:
+            raise PydanticCustomError("number_type", "Input should be a number")
+        return value
+
+    @classmethod
+    def _types_of(cls, info: ValidationInfo) -> set[Any]:
+        """Return what a field may be: `Path | None` gives both."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        return {annotation, *get_args(annotation)}
 
     @field_validator("*")
     @classmethod
@@ -205,9 +239,16 @@ def misspelled_variables(
     misspelled = []
     for name in sorted(names):
         if name.upper().startswith(prefix) and name.upper() not in known:
-            close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_MIN_SIMILARITY)
-            misspelled += [(name, match) for match in close]
+            misspelled += [(name, match) for match in _meant(name.upper(), known)]
     return misspelled
+
+
+def _meant(name: str, known: Sequence[str]) -> Sequence[str]:
+    """Return the name that is meant by another, such as by its beginning; nothing if none is."""
+    longer = [each for each in known if each.startswith(name)]
+    if len(longer) == 1:
+        return longer
+    return difflib.get_close_matches(name, known, n=1, cutoff=_MIN_SIMILARITY)
 
 
 def describe_validation_error(

@@ -63,14 +63,13 @@ def evaluate_bundle(config: EvaluationConfig) -> Path:
     Raises:
         DropserveError: with one sentence that says what to do.
     """
-    from training.data.dataset import load_dataset
     from training.report.html_report import HTML_FILE, write_evaluation_report
 
     bundle = open_bundle(config.bundle)
     manifest = bundle.manifest
     folder = config.output / f"{manifest.name}-{manifest.version}"
     require_writable(folder)
-    data = load_dataset(dataset_config(bundle, config.data, config))
+    data = load_data(bundle, config.data, config)
     data = _of_network_classes(data, bundle)
     if data.class_names != manifest.class_names:
         raise DataError(
@@ -79,7 +78,7 @@ def evaluate_bundle(config: EvaluationConfig) -> Path:
         )
     ood = None
     if config.ood is not None:
-        ood = load_dataset(dataset_config(bundle, config.ood, config))
+        ood = load_data(bundle, config.ood, config)
     metrics, report_data = measure(load_predictor(bundle), data, ood)
     (folder / METRICS_FILE).write_text(
         json.dumps(metrics, indent=2, allow_nan=False), encoding="utf-8"
@@ -174,11 +173,22 @@ def summary_lines(metrics: EvaluationMetrics) -> list[str]:
     return lines
 
 
+def load_data(bundle: Bundle, data: str | None, folders: DataFolders) -> "Dataset":
+    """Load a data set so that its images fit the bundle's input; arguments as `dataset_config`.
+
+    Raises:
+        DropserveError: with one sentence that says what to do.
+    """
+    from training.data.dataset import load_dataset
+
+    return load_dataset(dataset_config(bundle, data, folders), bundle.manifest.input)
+
+
 def dataset_config(bundle: Bundle, data: str | None, folders: DataFolders) -> TrainingConfig:
-    """Return how to load a data set so that its images fit the bundle's input.
+    """Return which data set to load, divided as for the training of a bundle.
 
     Args:
-        bundle: its input and its data split are used.
+        bundle: its data split is used.
         data: name of the data set; None for the one that the bundle was trained on.
         folders: where data sets are.
 
@@ -194,9 +204,6 @@ def dataset_config(bundle: Bundle, data: str | None, folders: DataFolders) -> Tr
         return DatasetConfig(
             data=name,
             name=manifest.name,
-            image_size=manifest.input.height,
-            colour="grey" if manifest.input.channels == 1 else "rgb",
-            resize=manifest.input.resize,
             data_dir=folders.data_dir,
             cache_dir=folders.cache_dir,
             **_learning(training, name),

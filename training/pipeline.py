@@ -197,7 +197,7 @@ def prune_if_unchanged(network: Classifier, data: Dataset) -> tuple[Classifier, 
 
     Returns:
         (pruned network, number of removed units), or (`network`, 0) if pruning would change a logit
-        of a test image by more than the tolerance of the export.
+        of a test image by more than PARITY_TOLERANCE.
     """
     batches = chain(image_batches(data.train), image_batches(data.validation))
     dead_units = [layer.dead_units for layer in diagnose(network, batches)]

@@ -23,8 +23,8 @@ from model.bundle.store import Bundle, open_bundle
 from model.errors import DropserveError
 from model.inference.predictor_loading import load_predictor
 from training.config import EvaluationConfig
-from training.data.dataset import Dataset, load_dataset
-from training.evaluate import dataset_config
+from training.data.dataset import Dataset
+from training.evaluate import load_data
 
 _OTHERS = {
     "fashion-mnist": ("mnist",),
@@ -98,7 +98,7 @@ def _by_data(folders: Sequence[Path]) -> dict[str, list[Path]]:
 def _load(bundle: Bundle, data: str | None, data_dir: Path | None) -> Dataset:
     """Load a data set so that its images fit the bundle; None: what it was trained on."""
     config = EvaluationConfig(bundle=bundle.path, data_dir=data_dir)
-    return load_dataset(dataset_config(bundle, data, config))
+    return load_data(bundle, data, config)
 
 
 def _measure(folder: Path, data: Dataset, kinds: dict[str, Images]) -> BundleFigures:

@@ -146,7 +146,8 @@ def detection_record(comparison: Comparison) -> Record:
 def answers_record(comparison: Comparison) -> Record:
     """Return what is called unusual, and what is answered with default settings."""
     bundles = comparison.bundles
-    errors = [bundle.abstention["error"] for bundle in bundles]
+    measured = [bundle.abstention["error"] for bundle in bundles]
+    errors = [error for error in measured if error is not None]
     risks = sorted({bundle.abstention["max_risk"] for bundle in bundles})
     kinds = bundles[0].kinds
     rows = [
@@ -174,9 +175,9 @@ def answers_record(comparison: Comparison) -> Record:
     ]
     answered = {kind: np.mean([each.kinds[kind].answered for each in bundles]) for kind in kinds}
     most = max(answered, key=answered.__getitem__)
-    wrong = f"Of the answered test images {_percent(errors)} are wrong."
-    if not any(bundle.abstention["answered"] for bundle in bundles):
-        wrong = "No test image is answered: the confidence keeps to no such risk."
+    wrong = "No test image is answered: the confidence keeps to no such risk."
+    if errors:
+        wrong = f"Of the answered test images {_percent(errors)} are wrong."
     return Record(
         name=f"ood-answers-{comparison.data}",
         title=f"{comparison.data}: what is called unusual, and what is answered",

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.99
-"""Probability that a decided label is the one that infinitely many samples would give."""
+"""1 - the probability, of any image, that another label is decided than the one that infinitely
+many samples would give. Of the decided ones alone, where these are few, more may be wrong."""
 
 _EXPECTED_SHARE = 0.9
 """Share of the error probability for the label of the deterministic pass."""

@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.uncertainty.change_point_bets import MAX_CHUNK, continue_bets, prepend
+from model.uncertainty.whole_ranks import rank_up_to
 
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
@@ -105,8 +106,7 @@ class DriftTest:
             state: of `to_bytes`; empty for a new test.
         """
         gaps = validation_images + 1
-        # A little more before rounding down, since .05 * 180 is 9 less a rounding error.
-        self._edges = np.array([max(1.0, np.floor(edge * gaps + 1e-9)) for edge in EDGES])
+        self._edges = np.maximum(1, rank_up_to(EDGES, gaps))
         self._gaps = gaps
         self._threshold = -np.log(level)
         self._state = np.frombuffer(state, _STATE)[0:1].copy() if state else _new_state()

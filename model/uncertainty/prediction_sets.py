@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from model.uncertainty.whole_ranks import rank_from
+
 Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -71,7 +73,7 @@ def conformal_threshold(scores: Float64Array, coverage: float) -> float:
         scores: [n] ascending, scores of the true classes of validation images.
         coverage: 0 < coverage < 1.
     """
-    rank = int(np.ceil((len(scores) + 1) * coverage))
+    rank = int(rank_from(coverage, len(scores) + 1))
     return float(scores[rank - 1]) if rank <= len(scores) else np.inf
 
 
@@ -95,7 +97,7 @@ def class_conditional_thresholds(
         coverage: 0 < coverage < 1.
     """
     counts = np.bincount(true_classes, minlength=classes)
-    ranks = np.ceil((counts + 1) * coverage).astype(np.int64)
+    ranks = rank_from(coverage, counts + 1)
     rare = ranks > counts
     by_class = scores[np.argsort(true_classes, kind="stable")]
     last = (np.cumsum(counts) - counts + ranks - 1)[~rare]

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.uncertainty.change_point_bets import MAX_CHUNK, continue_bets
+from model.uncertainty.whole_ranks import rank_from
 
 Float64Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -92,7 +93,7 @@ class PromisedRateTest:
             times: [m], when the true labels arrived, seconds since 1970.
         """
         gaps = validation_images + 1
-        beyond = max(0, gaps - int(np.ceil(gaps * coverage)))
+        beyond = gaps - int(rank_from(coverage, gaps))
         missed = self.misses + np.cumsum(misses) - misses
         self._observe(
             misses, (beyond + missed) / (gaps + self.events + np.arange(len(misses))), times

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.uncertainty.calibration import Calibrator
 from model.uncertainty.uncertainty_measures import Uncertainty
+from model.uncertainty.whole_ranks import rank_up_to
 
 METRIC = "distributions"
 """The key in the manifest's `metrics`. Bundles that were exported earlier lack it."""
@@ -106,8 +107,7 @@ def typicality_shares(images: int, edges: Sequence[float]) -> Floats:
         edges: as for `bucket_shares`.
     """
     values = images + 1
-    # A little more before rounding down, since .05 * 180 is 9 less a rounding error.
-    below = np.floor(np.array(edges) * values + 1e-9) / values
+    below = rank_up_to(edges, values) / values
     return np.diff([0, *below, 1])
 
 

@@ -17,6 +17,8 @@ class Toy(CommandSettings):
     batch_size: int = Field(8, ge=2, description="images a step")
     name: str = Field("x", description="a name")
     loud: bool = Field(False, description="print more")
+    speed: float | None = Field(None, description="steps a second; any if left out")
+    log: Path | None = Field(None, description="folder of logs; none if left out")
 
     @field_validator("name")
     @classmethod
@@ -48,6 +50,8 @@ def test_settings_priority_is_flag_environment_file_default(
         (["--batch-size", "1"], "--batch-size: input should be greater than or equal to 2"),
         (["--batch-size", "x"], "--batch-size: input should be a valid integer"),
         (["--name", "long"], "--name: 'long' is too long; use three letters."),
+        (["--log", ""], "--log: it is empty; give a path, or leave out both the option and TOY_"),
+        (["--config", ""], "--config: it is empty; give a path, or leave out both"),
         (["--config", "/no/such"], "--config: cannot read /no/such: No such file or directory."),
     ],
 )
@@ -71,6 +75,10 @@ def test_load_reports_each_mistake_in_one_sentence(
         ("batch_size = ", "is not valid TOML"),
         ("unknown = 1", "--unknown is not an option"),
         ("batch_size = 0", "--batch-size: input should be greater"),
+        ("batch_size = true", "--batch-size: input should be a number, but got True."),
+        ("speed = false", "--speed: input should be a number, but got False."),
+        ('log = ""', "--log: it is empty; give a path, or leave out both the option and TOY_LOG."),
+        ('config = "x.toml"', "toy.toml names another file as config, which is not read; put"),
     ],
 )
 def test_load_reports_a_wrong_toml_file(tmp_path: Path, content: str, sentence: str) -> None:
@@ -79,6 +87,19 @@ def test_load_reports_a_wrong_toml_file(tmp_path: Path, content: str, sentence: 
     with pytest.raises(SettingsError) as caught:
         load(Toy, ["--config", str(file)])
     assert sentence in str(caught.value)
+
+
+def test_empty_variable_of_a_path_is_refused_and_is_not_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Verb(CommandSettings):
+        file: CliPositionalArg[Path] = Field(description="what to look at")
+
+    monkeypatch.setenv("TOY_LOG", "")
+    with pytest.raises(SettingsError, match="--log: it is empty; give a path, or leave out both"):
+        load(Toy, [])
+    with pytest.raises(SettingsError, match=r"FILE: it is empty; give a path\.$"):
+        load(Verb, [""])
 
 
 @pytest.mark.parametrize("file", ["", 'action = "stay"\n'])
@@ -107,6 +128,16 @@ def test_load_or_exit_warns_about_a_misspelled_variable(
     assert load_or_exit(Toy, []).batch_size == 8
     warning = "Warning: TOY_BATCH_SZIE is not a setting; did you mean TOY_BATCH_SIZE?\n"
     assert capsys.readouterr().err == warning
+
+
+def test_beginning_of_one_name_alone_is_that_name() -> None:
+    class Tls(CommandSettings):
+        model_config = SettingsConfigDict(env_prefix="DROPSERVE_")
+        tls_key: Path | None = None
+        tls_certificate: Path | None = None
+
+    found = misspelled_variables(Tls, ["DROPSERVE_TLS_CERT", "DROPSERVE_T"])
+    assert found == [("DROPSERVE_TLS_CERT", "DROPSERVE_TLS_CERTIFICATE")]
 
 
 def test_misspelled_variables_ignores_unrelated_variables() -> None:

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from model.bundle.store import open_bundle
 from model.errors import SettingsError
 from tests.bundles import copy_bundle, edit_manifest
+from training.adopt import adopt
 from training.config import EvaluationConfig
 from training.data.dataset import Split
 from training.evaluate import evaluate_bundle, main
@@ -58,6 +61,22 @@ def test_evaluate_detects_out_of_distribution_images_of_another_size_in_a_folder
     )
     assert "report.html" in caplog.messages[-1]
     assert f"Measuring 4 images of {scans.name}." in caplog.messages
+
+
+def test_evaluate_bundle_loads_images_of_the_height_and_width_of_the_network(
+    tmp_path: Path, scans: Path
+) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 20, 8), nn.ReLU(), nn.Linear(8, 2))
+    data = f"folder:{scans}"
+    bundle = adopt(
+        module, torch.rand(1, 3, 12, 20), data=data, name="wide", dropout="0.1", output=tmp_path
+    )
+    folder = evaluate_bundle(
+        EvaluationConfig(bundle=bundle, data=data, ood="digits", output=tmp_path / "out")
+    )
+    metrics = json.loads((folder / "figures.json").read_bytes())
+    assert metrics["images"] > 0
+    assert metrics["strangers"]["images"] > 0
 
 
 def test_evaluate_bundle_uses_the_data_split_of_the_training(

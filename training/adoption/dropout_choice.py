@@ -12,11 +12,10 @@ from model.bundle.architecture_description import DropoutLayer
 from model.dropout.sampling_methods import FixedSamples
 from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
-from model.uncertainty.uncertainty_measures import softmax
 from training.adoption.preprocessing_choice import nll
 from training.data.dataset import Split
 from training.evaluation.metrics_schema import DropoutChoiceMetrics
-from training.export.calibrate import SAMPLES, SEED, fit_temperature
+from training.export.calibrate import SAMPLES, SEED, fit_temperature, mean_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +86,4 @@ def choose_dropout(folder: Path, widths: Sequence[int], split: Split) -> Dropout
 
 def _calibrated_nll(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Return the NLL of the mean probabilities of sampled logits [N, T, K] at their temperature."""
-
-    def mean_probabilities(temperature: float) -> NDArray[np.float64]:
-        mean: NDArray[np.float64] = softmax(logits / np.float64(temperature)).mean(axis=1)
-        return mean
-
-    return nll(mean_probabilities(fit_temperature(mean_probabilities, labels)), labels)
+    return nll(mean_probabilities(logits, fit_temperature(logits, labels)), labels)

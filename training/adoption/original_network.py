@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
+from scipy.special import log_softmax
 
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
@@ -15,7 +16,7 @@ from model.uncertainty.uncertainty_measures import softmax
 from training.adoption.graph_cut import OutputKind, Tail
 from training.adoption.input_layout import NetworkInput, Preprocessing
 from training.adoption.network_graph import create_session, without_dropout
-from training.export.to_onnx import PARITY_TOLERANCE
+from training.export.to_onnx import parity_tolerance
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Original:
             rule: how pixels become the network's numbers.
 
         Raises:
-            ExportError: the difference exceeds PARITY_TOLERANCE.
+            ExportError: the difference exceeds `parity_tolerance`.
         """
         try:
             prediction = predictor.predict(images)
@@ -118,10 +119,11 @@ class Original:
                 "The network answers an image with numbers that are not finite, as with weights of "
                 "NaN or with pixels of another range; export it again, or see --mean and --std."
             )
-        if difference > PARITY_TOLERANCE:
+        tolerance = parity_tolerance(reference)
+        if difference > tolerance:
             raise ExportError(
                 f"The network cut in two answers differently than the file, by {difference:.2g} "
-                f"in its {self.output_kind}, more than {PARITY_TOLERANCE:g}; {self._advice()}."
+                f"in its {self.output_kind}, more than {tolerance:.2g}; {self._advice()}."
             )
         return difference
 
@@ -137,7 +139,8 @@ class Original:
             case "logits":
                 return logits.astype(np.float64)
             case "log-probabilities":
-                return np.log(np.maximum(softmax(logits), np.finfo(np.float64).tiny))
+                logarithms: NDArray[np.float64] = log_softmax(logits.astype(np.float64), axis=1)
+                return logarithms
             case "probabilities":
                 return softmax(logits)
 

@@ -63,8 +63,8 @@ class AbstentionMetrics(TypedDict):
     """Share of images whose prediction does not abstain."""
     unusual: float
     """Share of images that are unusual."""
-    error: float
-    """Error rate among the answered images."""
+    error: float | None
+    """Error rate among the answered images; None where there are none."""
 
 
 class PredictionSetMetrics(TypedDict):

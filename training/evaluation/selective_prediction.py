@@ -146,6 +146,8 @@ def abstention_metrics(
 ) -> AbstentionMetrics:
     """Measure abstention at the default levels: share answered, and error rate among them.
 
+    The error rate is None where nothing is answered.
+
     Args:
         uncertainty: of N images.
         correct: bool [N], whether each prediction is correct.
@@ -160,7 +162,7 @@ def abstention_metrics(
         "max_false_alarm": abstentions.max_false_alarm,
         "answered": float(answered.mean()),
         "unusual": float(abstentions.unusual.mean()),
-        "error": float((~correct[answered]).mean()) if answered.any() else 0.0,
+        "error": float((~correct[answered]).mean()) if answered.any() else None,
     }
 
 

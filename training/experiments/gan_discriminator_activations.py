@@ -224,7 +224,7 @@ def _finding(plan: Plan, arms: Arms) -> str:
 def _figure(plan: Plan, arms: Arms) -> Figure:
     """Plot distance, recall and gradient by epoch, and show the pictures of one seed by epoch."""
     figure = Figure(figsize=(12, 6 * len(plan.data)), layout="constrained")
-    curves, pictures = figure.subfigures(2, 1, height_ratios=(2, 1))
+    curves, pictures = figure.subfigures(2, 1, squeeze=False, height_ratios=(2, 1))[:, 0]
     grid = curves.subplots(len(plan.data), 3, squeeze=False)
     for data, row in zip(plan.data, grid, strict=True):
         for axes, (label, metric) in zip(row, _METRICS.items(), strict=True):
@@ -267,4 +267,5 @@ def _show_epochs(axes: Axes, result: GanResult) -> None:
     axes.imshow(np.concatenate(lines), cmap="gray")
     height = lines[0].shape[0]
     axes.set_xticks([])
-    axes.set_yticks([height * (n + 0.5) for n in range(len(lines))], range(1, 1 + len(lines)))
+    axes.set_yticks([height * (n + 0.5) for n in range(len(lines))])
+    axes.set_yticklabels([str(n + 1) for n in range(len(lines))])

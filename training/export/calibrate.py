@@ -5,7 +5,6 @@ typicality scale is then taken from the validation images.
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,9 @@ _MAX_SCORE_IMAGES = 20_000
 _BATCH_SIZE = 1_000
 _MAX_ARRAY_SIZE = 2**26
 """Number of elements of the largest array in memory."""
-_LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
+_LOG_TEMPERATURE_BOUNDS = (-9.0, 6.0)
+"""Of the temperature in units of the logits' scale; that of a good network is about -2. The search
+begins at -3.3 and 0.3: at lower temperatures the samples of dropout are votes, and the NLL flat."""
 
 Floats = NDArray[np.float64]
 
@@ -142,17 +143,14 @@ def calibrate_held_out(held_out: HeldOut) -> Calibrator:
     classes = held_out.logits.shape[1]
     # As many images as fit into memory, evenly spaced: the images may be sorted by class.
     spaced = rows[:: -(-len(rows) * SAMPLES * classes // _MAX_ARRAY_SIZE)]
-    logits = held_out.sample(spaced)
-
-    def deterministic_probabilities(temperature: float) -> Floats:
-        return softmax(held_out.logits / np.float64(temperature))
-
-    def mean_probabilities(temperature: float) -> Floats:
-        mean: Floats = softmax(logits / np.float64(temperature)).mean(axis=1)
-        return mean
-
-    temperature = fit_temperature(deterministic_probabilities, labels)
-    sampled_temperature = fit_temperature(mean_probabilities, labels[spaced])
+    logits, sampled_logits = held_out.logits[:, np.newaxis], held_out.sample(spaced)
+    temperature = fit_temperature(logits, labels)
+    sampled_temperature = fit_temperature(sampled_logits, labels[spaced])
+    if _is_at_bound(temperature, logits) or _is_at_bound(sampled_temperature, sampled_logits):
+        logger.warning(
+            "Warning: no temperature calibrates these answers, as where they are no better than "
+            "guessed; check the labels, and the order of the classes."
+        )
     statistics = mc_statistics_of(classes)
     probabilities = np.concatenate(
         [
@@ -177,6 +175,12 @@ def _default_max_risk(arrays: CalibrationArrays) -> float:
     for risk in _CANDIDATE_RISKS:
         if arrays.threshold(risk, DEFAULT_MAX_FALSE_ALARM, GUARANTEE) is not None:
             return risk
+    logger.warning(
+        "Warning: no risk up to %.0f %% can be shown with these validation images, so every "
+        "prediction abstains; add labelled images, improve the network, or request a higher "
+        "max_risk.",
+        100 * _CANDIDATE_RISKS[-1],
+    )
     return _CANDIDATE_RISKS[-1]
 
 
@@ -198,7 +202,13 @@ def _calibration_arrays(probabilities: Floats, held_out: HeldOut) -> Calibration
     )
 
 
-def fit_temperature(probabilities: Callable[[float], Floats], labels: NDArray[np.int64]) -> float:
+def mean_probabilities(logits: NDArray[np.floating], temperature: float) -> Floats:
+    """Return the mean over samples of the softmax of logits / temperature: [N, T, K] -> [N, K]."""
+    mean: Floats = softmax(logits, temperature).mean(axis=1)
+    return mean
+
+
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """Return the temperature of the lowest NLL on smoothed labels (Guo et al. 2017).
 
     Without smoothing, a few images that are all predicted correctly have their lowest NLL at
@@ -206,16 +216,18 @@ def fit_temperature(probabilities: Callable[[float], Floats], labels: NDArray[np
     belonged to the other classes (smoothed targets: Platt 1999; the half: Krichevsky & Trofimov
     1981).
 
+    The search is around the scale of the logits, so c times the logits get c times the temperature.
+
     Args:
-        probabilities: function from a temperature to probabilities [N, K].
+        logits: [N, T, K] of T samples, whose probabilities are averaged; T = 1 without dropout.
         labels: the true classes, int64 [N].
     """
-    count = len(labels)
+    count, scale = len(labels), _scale(logits)
     rows = np.arange(count)
     smoothing = 0.5 / (count + 1)
 
     def nll(log_temperature: float) -> float:
-        predicted = probabilities(float(np.exp(log_temperature)))
+        predicted = mean_probabilities(logits, scale * float(np.exp(log_temperature)))
         log_probabilities = np.log(np.maximum(predicted, np.finfo(np.float64).tiny))
         true_class = log_probabilities[rows, labels]
         other_classes = (log_probabilities.sum(axis=1) - true_class) / (
@@ -224,7 +236,24 @@ def fit_temperature(probabilities: Callable[[float], Floats], labels: NDArray[np
         return -float(((1 - smoothing) * true_class + smoothing * other_classes).mean())
 
     result = minimize_scalar(nll, bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded")
-    return float(np.exp(result.x))
+    return scale * float(np.exp(result.x))
+
+
+def _scale(logits: NDArray[np.floating]) -> float:
+    """Return how far the highest mean logit of an image leads: the geometric mean without ties.
+
+    Neither a few huge leads, nor classes that are masked by a huge negative logit, change it much.
+    """
+    highest = np.partition(logits.mean(axis=1, dtype=np.float64), -2, axis=1)[:, -2:]
+    leads = highest[:, 1] - highest[:, 0]
+    leads = leads[leads > 0]
+    return float(np.exp(np.log(leads).mean())) if leads.size else 1.0
+
+
+def _is_at_bound(temperature: float, logits: NDArray[np.floating]) -> bool:
+    """Return whether the search for a temperature ended where it may not go on."""
+    lowest, highest = _LOG_TEMPERATURE_BOUNDS
+    return not lowest + 0.01 < np.log(temperature / _scale(logits)) < highest - 0.01
 
 
 def _at_most(count: int, split: Split) -> Split:

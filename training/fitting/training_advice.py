@@ -17,7 +17,8 @@ SATURATED_SHARE = 0.5
 """A layer with at least this share of saturated outputs gets advice."""
 
 LINEAR_SHARE = 0.5
-"""A layer with at least this share of units that are always on is almost linear."""
+"""A layer with at least this share of units that are always on is almost linear, if its activation
+is one of _IDENTITY_ABOVE_ZERO."""
 
 VANISHED_RATIO = 1e-3
 """Gradients vanish where the smallest gradient norm is below this share of the largest."""
@@ -25,6 +26,7 @@ VANISHED_RATIO = 1e-3
 _TELLING_BOUND = 0.5
 """A bound on how often a dead unit may fire that is higher says nothing, and is left out."""
 _LEAK = "--activation leaky_relu"
+_IDENTITY_ABOVE_ZERO: tuple[ActivationName, ...] = ("relu", "leaky_relu", "prelu", "rrelu", "elu")
 
 
 def advise(
@@ -49,7 +51,8 @@ def advise(
             sentences.append(_dead_advice(activation, learning_rate, initial, final))
         if final.saturated is not None and final.saturated >= SATURATED_SHARE:
             sentences.append(_saturated_advice(activation, learning_rate, initial, final))
-        if final.always_on >= LINEAR_SHARE * final.units:
+        is_linear = activation in _IDENTITY_ABOVE_ZERO
+        if is_linear and final.always_on >= LINEAR_SHARE * final.units:
             sentences.append(
                 f"{final.name}: {final.always_on} of {final.units} units fire at every place of "
                 f"all {final.images:,} images, so they only add a linear map; biases that grew "
@@ -61,32 +64,41 @@ def advise(
 def _dead_advice(
     activation: ActivationName, learning_rate: float, initial: LayerHealth, final: LayerHealth
 ) -> str:
-    dead = set(final.dead_units)
-    lower = f"--learning-rate {learning_rate / 3:.2g}"
-    if activation != "relu":
-        return (
-            f"{final.name}: {final.dead} of {final.units} units are silent: none of "
-            f"{final.images:,} images takes them above 0. Below it they still pass gradients, so "
-            "training may wake them. The likely cause is a learning rate too high for this "
-            f"network. Try {lower}."
+    cause, remedies = _cause_of_dead_units(learning_rate, initial, final)
+    units = f"{final.name}: {final.dead} of {final.units} units are"
+    if activation == "relu":
+        bound = firing_rate_bound(final.images)
+        at_most = f", so each fires on fewer than {bound:.2%} of such images (95 %)"
+        state = (
+            f"dead: they fired on none of {final.images:,} images"
+            f"{at_most if bound < _TELLING_BOUND else ''}"
         )
-    if 2 * len(dead & set(initial.dead_units)) >= len(dead):
-        if 2 * final.silenced_by_bias >= len(dead):
-            cause, remedy = "biases that start below zero", f"biases of 0, or {_LEAK}"
-        else:
-            cause = "the initialisation: they were dead before the first step"
-            remedy = f"{_LEAK}, another --seed, or He initialisation if you changed it"
-    elif 2 * final.silenced_by_bias >= len(dead):
-        cause, remedy = "biases that training drove below zero", f"{lower}, or {_LEAK}"
+        remedies.append(_LEAK)
     else:
-        cause, remedy = "a learning rate too high for this network", f"{lower}, or {_LEAK}"
-    bound = firing_rate_bound(final.images)
-    at_most = f", so each fires on fewer than {bound:.2%} of such images (95 %)"
-    return (
-        f"{final.name}: {final.dead} of {final.units} units are dead: they fired on none of "
-        f"{final.images:,} images{at_most if bound < _TELLING_BOUND else ''}. The likely cause is "
-        f"{cause}. Try {remedy}."
+        state = (
+            f"silent: none of {final.images:,} images takes them above 0. Below it they still pass "
+            "gradients, so training may wake them"
+        )
+    return f"{units} {state}. The likely cause is {cause}. Try {', or '.join(remedies)}."
+
+
+def _cause_of_dead_units(
+    learning_rate: float, initial: LayerHealth, final: LayerHealth
+) -> tuple[str, list[str]]:
+    """Return the likely cause, and the remedies that help whatever the activation."""
+    dead = set(final.dead_units)
+    by_bias = 2 * final.silenced_by_bias >= len(dead)
+    if 2 * len(dead & set(initial.dead_units)) >= len(dead):
+        if by_bias:
+            return "biases that start below zero", ["biases of 0"]
+        cause = "the initialisation: they fired on no image before the first step"
+        return cause, ["another --seed", "He initialisation if you changed it"]
+    cause = (
+        "biases that training drove below zero"
+        if by_bias
+        else "a learning rate too high for this network"
     )
+    return cause, [f"--learning-rate {learning_rate / 3:.2g}"]
 
 
 def _saturated_advice(

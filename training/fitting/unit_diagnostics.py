@@ -54,7 +54,7 @@ class LayerHealth(BaseModel):
     """Indices of the units that fired on no image; none for tanh and sigmoid, which never die."""
     nearly_dead: int
     always_on: int
-    """Units that fired at every position of every image, so they are linear on these images."""
+    """Units that fired at every position of every image, where ReLU and its kin are linear."""
     silenced_by_bias: int
     """Dead units that would fire on some image if their bias were 0."""
     sparsity: float

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from training.evaluation.accuracy_against_chance import RightAnswers
 from training.evaluation.metrics import ECE_BINS
 from training.evaluation.metrics_schema import (
+    AbstentionMetrics,
     AdoptedMetrics,
     BundleMetrics,
     ClassCoverageMetrics,
@@ -22,6 +23,7 @@ from training.evaluation.metrics_schema import (
     QuantizationMetrics,
     SelectiveMetrics,
 )
+from training.export.to_onnx import PARITY_TOLERANCE
 from training.fitting.unit_diagnostics import NEARLY_DEAD, firing_rate_bound
 from training.report.class_name_fonts import drawable_names
 from training.report.data_section import data_section, escaped
@@ -100,7 +102,8 @@ Sorts {spec["height"]} x {spec["width"]} {colour} images into {len(manifest["cla
 classes. Adopted from {escaped(architecture["file"])}, {manifest["parameters"]:,} parameters; it \
 was not trained here. Pixels become {escaped(architecture["preprocessing"])}\
 {_guessed(architecture.get("preprocessing_origin"))}. The file answers \
-{architecture["output"]}, and the bundle differs from them by at most {metrics["parity"]:.2g}.
+{architecture["output"]}, and the bundle differs from them by at most {metrics["parity"]:.2g} \
+(allowed: {PARITY_TOLERANCE:g}, times the largest of them where that is above 1).
 
 {origin} It begins at dense layer {escaped(architecture["cut"])} and zeroes units with \
 probability {layers}.
@@ -320,8 +323,7 @@ def _selective(metrics: SelectiveMetrics) -> str:
         lines.append(
             f"- Abstention that keeps to an error rate of {abstention['max_risk']:.0%} and calls "
             f"{abstention['max_false_alarm']:.0%} of ordinary images unusual: "
-            f"{abstention['answered']:.1%} of the images are answered, {abstention['error']:.2%} "
-            f"of them wrong; {abstention['unusual']:.1%} are unusual."
+            f"{_answered(abstention)}; {abstention['unusual']:.1%} are unusual."
         )
     for kind, sets_by_class in (metrics["class_coverage"] or {}).items():
         worst = sets_by_class["worst_class"]
@@ -332,6 +334,13 @@ def _selective(metrics: SelectiveMetrics) -> str:
             f"{escaped(worst)}, {sets_by_class['by_class'][worst]:.1%}."
         )
     return "\n".join(lines)
+
+
+def _answered(abstention: AbstentionMetrics) -> str:
+    error = abstention["error"]
+    if error is None:
+        return "none of the images is answered"
+    return f"{abstention['answered']:.1%} of the images are answered, {error:.2%} of them wrong"
 
 
 def _classes(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -49,9 +48,9 @@ class HeadTraining:
 
     def held_out_losses(self, heads: Sequence[Head]) -> NDArray[np.float64]:
         """Return -ln p of each image's class by the head of its fold, after calibration: [N]."""
-        logits = self.held_out_logits(heads).astype(np.float64)
-        temperature = fit_temperature(partial(_probabilities, logits), self.labels)
-        likely = softmax(logits / temperature)[np.arange(len(self.labels)), self.labels]
+        logits = self.held_out_logits(heads)
+        temperature = fit_temperature(logits[:, np.newaxis], self.labels)
+        likely = softmax(logits, temperature)[np.arange(len(self.labels)), self.labels]
         losses: NDArray[np.float64] = -np.log(np.maximum(likely, np.finfo(np.float64).tiny))
         return losses
 
@@ -76,7 +75,3 @@ def held_out_logits(
             inside = folds == fold
             logits[inside] = head(torch.from_numpy(features[inside])).numpy()
     return logits
-
-
-def _probabilities(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    return softmax(logits / temperature)

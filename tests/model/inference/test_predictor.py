@@ -13,7 +13,7 @@ from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSampl
 from model.errors import BundleError, MethodError
 from model.images.preprocessing import InputSpec, to_float
 from model.inference.predictor import Predictor
-from model.inference.predictor_loading import GOLDEN_TOLERANCE, load_predictor
+from model.inference.predictor_loading import GOLDEN_TOLERANCE, golden_tolerance, load_predictor
 from model.npz_arrays import ArchiveError
 from model.uncertainty.uncertainty_measures import count_votes, softmax
 from tests.exported import DIGIT, Export, Exported
@@ -253,6 +253,15 @@ def test_self_test_passes_and_detects_damage(cnn: Exported) -> None:
     assert abs(differences["sampled logits"] - 0.01) < 1e-4
     with pytest.raises(ArchiveError):
         Golden.read((cnn.folder / MODEL_FILE).read_bytes(), spec, cnn.predictor.classes)
+
+
+@pytest.mark.parametrize(("largest", "tolerance"), [(0.5, 1e-3), (10.0, 1e-3), (1_000.0, 0.1)])
+def test_tolerance_of_the_self_test_grows_with_large_logits(
+    largest: float, tolerance: float
+) -> None:
+    logits = np.array([[0.0, -largest]], np.float32)
+    golden = Golden(np.zeros((1, 1, 8, 8), np.float32), logits, 0, 1, logits[:, np.newaxis])
+    assert golden_tolerance(golden) == pytest.approx(tolerance)
 
 
 def test_predictor_refuses_a_folder_without_graphs(

@@ -64,6 +64,14 @@ def test_prediction_sets_equal_those_of_mapie(coverage: float, kind: SetKind, sc
     np.testing.assert_array_equal(ours, expected)
 
 
+def test_threshold_has_the_exact_rank_where_the_product_has_a_rounding_error() -> None:
+    """100 * .55 is a little more than 55 in floating point."""
+    scores = np.arange(1.0, 100.0)
+    assert conformal_threshold(scores, 0.55) == 55
+    one_class = class_conditional_thresholds(scores, np.zeros(99, np.int64), 1, 0.55)
+    assert one_class.tolist() == [55]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(
     seed=st.integers(0, 2**32),

@@ -56,6 +56,14 @@ def test_mean_wealth_is_one_where_the_promise_just_holds() -> None:
     assert [of_fixed, of_urn] == pytest.approx([1, 1], abs=1e-12)
 
 
+def test_promised_coverage_has_the_exact_rank_of_its_threshold() -> None:
+    """Of 100 gaps, 45 are beyond .55, although 100 * .55 is a little more than 55 in floats."""
+    miss, time = np.array([True]), np.array([0.0])
+    test = PromisedRateTest(LEVEL)
+    test.observe_coverage(miss, 0.55, 99, time)
+    assert test.log_wealth == pytest.approx(of_risk(miss, 0.45).log_wealth, abs=1e-12)
+
+
 def test_false_alarms_over_500_streams_are_no_more_frequent_than_the_level() -> None:
     generator = np.random.default_rng(0)
     risks = [of_risk(generator.random(LABELS) < 0.05, 0.05) for _ in range(STREAMS)]

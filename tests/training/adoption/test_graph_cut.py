@@ -166,6 +166,19 @@ def test_function_of_several_nodes_belongs_to_the_head(tmp_path: Path) -> None:
     assert difference <= 1e-4
 
 
+@pytest.mark.parametrize("output", [(), ("LogSoftmax",)])
+def test_large_answers_may_differ_in_proportion(tmp_path: Path, output: tuple[str, ...]) -> None:
+    net = networks.Builder(("batch", 1, 8, 8), 18)
+    net.add("Flatten")
+    net.random_dense(64, 32)
+    net.add("Relu")
+    weight = net.random.normal(size=(32, 10)).astype(np.float32)
+    net.add("Gemm", weight * np.float32(1e4), np.zeros(10, np.float32))
+    for operator in output:
+        net.add(operator)
+    assert 0 < parts(net.model(), tmp_path)[1] < 1
+
+
 def test_scaled_and_transposed_gemm_is_read_as_it_computes(tmp_path: Path) -> None:
     net = networks.Builder(("batch", 1, 8, 8), 18)
     net.add("Flatten")

@@ -14,6 +14,7 @@ from training.evaluation.metrics import Answers, Evaluation, evaluate
 from training.evaluation.selective_prediction import (
     CLASS_COVERAGE_KINDS,
     COVERAGE,
+    abstention_metrics,
     auroc_and_fpr95,
     class_coverage_metrics,
     ood_detection_metrics,
@@ -169,6 +170,16 @@ def test_selective_metrics_are_measured_with_the_calibration_of_the_bundle(
         assert selection["answered"] == pytest.approx(len(answered) / len(labels))
         wrong = uncertainty.labels[answered] != labels[answered]
         assert selection["error"] == pytest.approx(wrong.mean())
+
+
+def test_error_among_no_answers_is_none(models_folder: Path, held_out: Split) -> None:
+    predictor = load_predictor(open_bundle(models_folder / "digits" / "1"))
+    calibrator = predictor.calibrator
+    assert calibrator is not None
+    calibrator.parameters = calibrator.parameters.model_copy(update={"max_risk": 1e-6})
+    uncertainty = evaluate(predictor, held_out, DIGITS).answers.uncertainty
+    metrics = abstention_metrics(uncertainty, uncertainty.labels == held_out.labels, calibrator)
+    assert (metrics["answered"], metrics["error"]) == (0, None)
 
 
 def test_class_coverage_leaves_out_classes_without_images(

@@ -17,7 +17,13 @@ from model.uncertainty.calibration import MIN_CALIBRATION_IMAGES
 from model.uncertainty.uncertainty_measures import softmax
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, load_dataset
-from training.export.calibrate import calibrate, fit_temperature
+from training.export.calibrate import (
+    calibrate,
+    calibrate_held_out,
+    fit_temperature,
+    mean_probabilities,
+)
+from training.export.cross_fitted_outputs import HeldOut
 from training.export.to_onnx import export_graphs
 from training.network.classifier import build_classifier
 
@@ -41,7 +47,7 @@ def test_fit_temperature_finds_the_temperature_of_overconfident_logits(temperatu
     logits = generator.normal(size=(50_000, 5)) * 2
     probabilities = softmax(logits)
     labels = (probabilities.cumsum(axis=1) > generator.random((50_000, 1))).argmax(axis=1)
-    found = fit_temperature(lambda candidate: softmax(logits * temperature / candidate), labels)
+    found = fit_temperature((logits * temperature)[:, np.newaxis], labels)
     assert found == pytest.approx(temperature, rel=0.03)
 
 
@@ -49,9 +55,52 @@ def test_fit_temperature_finds_the_temperature_of_overconfident_logits(temperatu
 def test_fit_temperature_stays_uncertain_when_all_predictions_are_correct(count: int) -> None:
     logits = np.eye(5)[np.arange(count) % 5] * 4.0
     labels = np.arange(count) % 5
-    found = fit_temperature(lambda candidate: softmax(logits / candidate), labels)
+    found = fit_temperature(logits[:, np.newaxis], labels)
     wrong = 1 - softmax(logits / found)[0, 0]
     assert wrong == pytest.approx(0.5 / (count + 1), rel=0.02)
+
+
+@pytest.mark.parametrize("factor", [1e-4, 0.01, 3.0, 100.0, 1e4])
+def test_temperature_grows_with_the_logits_and_leaves_the_probabilities(factor: float) -> None:
+    """As those of a cosine classifier that was exported without its scale."""
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 4, 300)
+    signal = 3 * np.eye(4)[labels, np.newaxis]
+    logits = (signal + generator.normal(size=(300, 8, 4))).astype(np.float32)
+    scaled = logits * np.float32(factor)
+    temperature, found = fit_temperature(logits, labels), fit_temperature(scaled, labels)
+    assert found == pytest.approx(factor * temperature, rel=1e-5)
+    np.testing.assert_allclose(
+        mean_probabilities(scaled, found), mean_probabilities(logits, temperature), atol=1e-5
+    )
+
+
+def held_out_outputs(signal: float) -> HeldOut:
+    """Return the outputs for 200 images, with the true class's logit higher by `signal`."""
+    generator = np.random.default_rng(2)
+    labels = generator.integers(0, 3, 200)
+    noise = generator.normal(size=(200, 16, 3))
+    sampled = (signal * np.eye(3)[labels, np.newaxis] + noise).astype(np.float32)
+    features = generator.random((200, 2), dtype=np.float32)
+    return HeldOut(labels, sampled.mean(axis=1), features, features[:, 0], sampled.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("signal", "max_risk", "warned"),
+    [
+        (5.0, 0.05, []),
+        (0.3, 0.2, ["no risk up to 20 % can be shown"]),
+        (-3.0, 0.2, ["no temperature calibrates", "no risk up to 20 % can be shown"]),
+    ],
+)
+def test_calibration_warns_where_nothing_useful_can_be_fitted(
+    signal: float, max_risk: float, warned: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted = calibrate_held_out(held_out_outputs(signal))
+    assert fitted.parameters.max_risk == max_risk
+    assert len(caplog.messages) == len(warned)
+    for message, phrase in zip(caplog.messages, warned, strict=True):
+        assert message.startswith(f"Warning: {phrase}")
 
 
 def test_calibrate_fits_a_real_bundle_on_its_validation_images(

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,30 @@ def test_exported_graphs_have_parity_with_an_activation_between_two_masks(
     assert check_parity(network, predictor, images) <= PARITY_TOLERANCE
 
 
-def test_check_parity_refuses_a_network_that_differs(export: Export) -> None:
-    exported = export(Architecture(preset="mlp", classes=10, input=DIGIT, negative_slope=0.5))
-    layer = exported.network.head.layers[0]
+@pytest.mark.parametrize("difference", [0.001, np.inf, np.nan])
+def test_check_parity_refuses_a_network_that_differs(export: Export, difference: float) -> None:
+    exported = export(Architecture(preset="mlp", classes=10, input=DIGIT))
+    network = deepcopy(exported.network)
+    layer = network.head.layers[0]
     assert isinstance(layer, torch.nn.Linear)
     with torch.no_grad():
-        layer.bias.add_(0.001)
-    with pytest.raises(ExportError, match=r"differ from the network by 0\.001"):
-        check_parity(exported.network, exported.predictor, exported.images)
+        layer.bias.add_(difference)
+    with pytest.raises(ExportError, match=f"differ from the network by {difference:.2g}"):
+        check_parity(network, exported.predictor, exported.images)
+
+
+def test_large_logits_may_differ_in_proportion(tmp_path: Path, export: Export) -> None:
+    exported = export(Architecture(preset="mlp", classes=10, input=DIGIT))
+    network = deepcopy(exported.network)
+    layer = network.head.layers[-1]
+    assert isinstance(layer, torch.nn.Linear)
+    with torch.no_grad():
+        layer.bias.fill_(3e3)
+    export_graphs(network, (1, 8, 8), tmp_path)
+    predictor = Predictor.open(tmp_path, network.head.dropout_layers)
+    with torch.no_grad():
+        layer.bias.mul_(1 + 1e-6)
+    assert PARITY_TOLERANCE < check_parity(network, predictor, exported.images) < 0.01
 
 
 @pytest.mark.parametrize("file", GRAPH_FILES)

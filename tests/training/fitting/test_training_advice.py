@@ -34,7 +34,7 @@ def advice(
         (
             health(dead=40),
             health(dead=40),
-            ["cause is the initialisation: they were dead before", "--activation leaky_relu"],
+            ["the initialisation: they fired on no image before", "--activation leaky_relu"],
         ),
         (
             health(dead=40, silenced_by_bias=40),
@@ -53,10 +53,14 @@ def advice(
         ),
     ],
 )
-def test_advise_names_the_cause_of_dead_units(
+def test_advise_names_the_cause_of_dead_and_of_silent_units(
     initial: LayerHealth, final: LayerHealth, phrases: list[str]
 ) -> None:
     (sentence,) = advice(initial, final)
+    (of_silent,) = advice(initial, final, "silu")
+    assert of_silent.startswith("dense 1: 40 of 100 units are silent: none of 1,000 images takes")
+    for phrase in phrases:
+        assert (phrase in of_silent) == ("leaky_relu" not in phrase)
     expected = "dense 1: 40 of 100 units are dead: they fired on none of 1,000 images"
     assert sentence.startswith(expected)
     assert "fewer than 0.30% of such images (95 %)" in sentence
@@ -93,8 +97,16 @@ def test_advise_names_the_cause_of_saturated_outputs(
     assert "--activation relu" in sentence
 
 
-def test_advise_reports_units_that_are_always_on() -> None:
-    (sentence,) = advice(health(), health(always_on=60))
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_advise_calls_no_activation_linear_that_bends_above_zero(
+    activation: ActivationName,
+) -> None:
+    assert advice(health(), health(always_on=60), activation) == []
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "prelu", "rrelu", "elu"])
+def test_advise_reports_units_that_are_always_on(activation: ActivationName) -> None:
+    (sentence,) = advice(health(), health(always_on=60), activation)
     assert sentence.startswith("dense 1: 60 of 100 units fire at every place of all 1,000 images")
     assert "--learning-rate 0.002" in sentence
 

@@ -85,6 +85,23 @@ def test_card_shows_the_coverage_of_every_class(manifest: dict[str, Any], datase
     assert f"of the worst class, {names[1]}, 87.5%" in page.text
 
 
+@pytest.mark.parametrize(
+    ("answered", "error", "sentence"),
+    [
+        (0.5, 0.02, "unusual: 50.0% of the images are answered, 2.00% of them wrong; 1.0% are"),
+        (0.0, None, "unusual: none of the images is answered; 1.0% are unusual."),
+    ],
+)
+def test_card_gives_an_error_only_of_images_that_are_answered(
+    manifest: dict[str, Any], answered: float, error: float | None, sentence: str
+) -> None:
+    shares = {"max_risk": 0.2, "max_false_alarm": 0.01, "answered": answered, "unusual": 0.01}
+    test = manifest["metrics"]["test"]
+    trust = test["trust"] | {"selection": shares | {"error": error}}
+    metrics = manifest["metrics"] | {"test": test | {"trust": trust}}
+    assert sentence in model_card(manifest | {"metrics": metrics}, 1, {})
+
+
 class Page(HTMLParser):
     """Parses a page, requires that elements close in order, and collects text and addresses."""
 
