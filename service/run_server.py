@@ -2,6 +2,8 @@
 
 SIGTERM and SIGINT end it: it refuses new connections, answers those that have begun within the
 grace period, and exits. With a drain delay SIGTERM makes it unready first, while it still accepts.
+SIGHUP, as of a terminal that is closed, is SIGTERM to a single process, and has several restarted;
+where it was ignored before, as under nohup, it stays so.
 """
 
 import os
@@ -82,6 +84,8 @@ def _serve(settings: ServiceSettings) -> None:
     shutdown_signal = ShutdownSignal(settings.grace_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, shutdown_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminate)
     require_usable_keys(settings)
     require_usable_certificate(settings)
     require_usable_provider(settings)
@@ -166,6 +170,10 @@ class ShutdownSignal:
         if not self.is_received:
             self.is_received = True
             start_exit_watchdog(self._grace_seconds)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _reason(error: OSError) -> str:

@@ -80,6 +80,7 @@ class WorkerProcess(multiprocess.Process):
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal comes or the supervisor has died."""
         signal.signal(_END_WORKER, lambda _signal, _frame: self.server.end())
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal sends it to all processes
         threading.Thread(target=_terminate_with_parent, daemon=True).start()
         super().target(sockets)
 
@@ -99,7 +100,10 @@ class WorkerSupervisor(multiprocess.Multiprocess):
         control_folder: the folder in which the workers record the rollouts that they have applied.
         """
         multiprocess.Process = WorkerProcess  # type: ignore[misc]
+        before = signal.getsignal(signal.SIGHUP)
         super().__init__(config, sockets)
+        if before is signal.SIG_IGN:  # by nohup
+            signal.signal(signal.SIGHUP, before)
         self._control_folder = control_folder
         self._drain_until: float | None = None
         """When draining ends, seconds of `time.monotonic`; None before it begins."""

@@ -54,6 +54,7 @@ class Authority:
         pair = PairFiles(folder / f"{name}.pem", folder / f"{name}.key", end.timestamp())
         pair.certificate.write_bytes(b"".join(each.bytes() for each in leaf.cert_chain_pems))
         pair.key.write_bytes(leaf.private_key_pem.bytes())
+        pair.key.chmod(0o600)
         return pair
 
     def client_context(self, pair: PairFiles | None = None) -> ssl.SSLContext:

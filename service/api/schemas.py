@@ -188,8 +188,8 @@ class UncertainPrediction(_Schema):
     probabilities: ByClass = Field(description="mean over samples, by class name")
     probability_std: dict[str, float] = Field(description="standard deviation over samples")
     standard_error: dict[str, float | None] = Field(
-        description="standard error of the mean, an upper bound of the error from sampling alone; "
-        "null where fewer than two samples were drawn"
+        description="standard error of the mean, from the sampling alone, deliberately too large "
+        "from 8 samples on; null where fewer than two samples were drawn"
     )
     predictive_entropy: Nats = Field(description="entropy of the mean, 0..ln K: total uncertainty")
     expected_entropy: Nats = Field(
@@ -219,8 +219,9 @@ class UncertainPrediction(_Schema):
     samples_used: int | None = Field(None, description="with samples=auto alone")
     stopped_because: Literal["settled", "maximum"] | None = Field(
         None,
-        description="with samples=auto alone: settled, the label is decided, i.e. with a "
-        "confidence of 99 % more samples would not change it; maximum, the samples ran out first",
+        description="with samples=auto alone: settled, the label is decided: of all images, "
+        "at most 1 % are decided for another label than endless sampling would give; maximum, the "
+        "samples ran out first",
     )
     sample_probabilities: dict[str, list[Probability]] | None = Field(
         None,
@@ -268,7 +269,7 @@ class TestFigures(_Schema):
     answered: float | None = Field(
         description="share of images that the version does not abstain from at its own limits"
     )
-    error: float | None = Field(description="error rate among these")
+    error: float | None = Field(description="error rate among these; null: there are none")
     max_risk: float | None = Field(description="the error rate that it keeps there")
 
 

@@ -34,10 +34,14 @@ def check_access(settings: ServiceSettings) -> Iterator[Finding]:
     yield from _check_keys(path, content, is_control_public=settings.control == "anyone")
 
 
-def _check_file(path: Path) -> Iterator[Finding]:
-    """Yield a warning where everybody may read the file and its owner, who runs this, can help."""
+def can_be_hidden_by_owner(path: Path) -> bool:
+    """Return whether everybody may read a file, and its owner, who runs this, can change that."""
     status = path.stat()
-    if status.st_mode & stat.S_IROTH and status.st_uid == os.geteuid():
+    return bool(status.st_mode & stat.S_IROTH) and status.st_uid == os.geteuid()
+
+
+def _check_file(path: Path) -> Iterator[Finding]:
+    if can_be_hidden_by_owner(path):
         yield warning(
             _SUBJECT,
             f"{path} can be read by every user of this machine; it holds hashes alone, but chmod "

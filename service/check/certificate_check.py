@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from service.check.access_check import can_be_hidden_by_owner
 from service.check.findings import Finding, error, fine, warning
 from service.run_server import StartError, require_usable_certificate
 from service.settings import ServiceSettings
@@ -15,7 +16,7 @@ _WARNING_DAYS = 7
 
 
 def check_certificate(settings: ServiceSettings) -> Iterator[Finding]:
-    """Yield whether certificate, key and client CA can be used, and until when."""
+    """Yield whether certificate, key and client CA can be used, until when, and who has the key."""
     try:
         certificate = require_usable_certificate(settings)
     except StartError as refusal:
@@ -24,6 +25,12 @@ def check_certificate(settings: ServiceSettings) -> Iterator[Finding]:
     files = settings.tls_files
     if certificate is None or files is None:
         return
+    if can_be_hidden_by_owner(files.key):
+        yield warning(
+            _SUBJECT,
+            f"{files.key} can be read by every user of this machine, who could pass for this "
+            f"service; chmod 600 {files.key}.",
+        )
     yield _until(str(files.certificate), certificate.expires)
     if certificate.client_ca_expires is not None:
         yield _until(str(files.client_ca), certificate.client_ca_expires)

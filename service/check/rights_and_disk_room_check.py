@@ -43,7 +43,10 @@ def check_folders(settings: ServiceSettings) -> Iterator[Finding]:
 
 
 def _unreadable_models(folder: Path) -> Iterator[Path]:
-    """Yield what may be models or versions, but leads nowhere or may not be read."""
+    """Yield what may be models, but leads nowhere or may not be read.
+
+    The service knows of the versions of a model without reading them, and refuses these.
+    """
     with suppress(OSError):  # another check says so
         for model in sorted(folder.iterdir()):
             leads_nowhere = model.is_symlink() and not model.exists()
@@ -51,10 +54,6 @@ def _unreadable_models(folder: Path) -> Iterator[Path]:
                 continue
             if leads_nowhere or not os.access(model, os.R_OK | os.X_OK):
                 yield model
-                continue
-            for version in sorted(model.iterdir()):
-                if version.name.isdecimal() and not os.access(version, os.R_OK | os.X_OK):
-                    yield version
 
 
 def _check_rollouts(settings: ServiceSettings) -> Iterator[Finding]:
@@ -112,8 +111,8 @@ def why_not_writable(folder: Path) -> str | None:
     if not nearest.is_dir():
         return f"{nearest} is no folder; name another one."
     if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
-        what = "be written" if nearest == folder else f"be written, so {folder} cannot be made"
-        return f"{nearest} cannot {what}; give this user access to it, or name another one."
+        unmade = "" if nearest == folder.absolute() else f", so {folder} cannot be made"
+        return f"{nearest} cannot be written{unmade}; give this user access to it, or name another."
     return None
 
 

@@ -2,9 +2,11 @@
 
 Processes share it: each has a connection of its own, and SQLite lets one of them write at a time.
 The write-ahead log is flushed to the disk before a transaction that has labels is acknowledged.
-Knows no label.
+A file that is moved away or removed leaves nothing of its own to the next one of that name. Knows
+no label.
 """
 
+import fcntl
 import os
 import sqlite3
 import time
@@ -24,6 +26,8 @@ _BUSY_SECONDS = 5.0
 _POLL_SECONDS = 0.001
 _LOG_BYTES = 2**22
 """To this the write-ahead log is cut when it has been copied into the file."""
+_LOG_SUFFIXES = ("-wal", "-shm")
+"""Of the files that SQLite keeps beside the file: the write-ahead log, and its index."""
 _RESERVE_SHARE = 1 / 16
 """Of the file, kept free for the pages that every transaction needs besides its content."""
 _SCHEMA = """
@@ -51,6 +55,9 @@ CREATE TABLE tests (
 """`labels.truth` and `labels.label` are numbers of classes. In `tests`, number 0 is the risk, and
 further ones are coverages."""
 
+Inode = tuple[int, int]
+"""A file's device, and its number there."""
+
 
 class FeedbackFileError(DropserveError):
     """The file cannot be used now."""
@@ -59,10 +66,14 @@ class FeedbackFileError(DropserveError):
 class FeedbackFile:
     """An open file. Only one thread may use it."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, max_bytes: int) -> None:
-        """Take an open connection; see `open`."""
+    def __init__(
+        self, path: Path, inode: Inode | None, connection: sqlite3.Connection, max_bytes: int
+    ) -> None:
+        """Take an open connection to the file that has an inode; see `open`."""
         self.path = path
         self.connection = connection
+        self._log_inodes = {log: _inode(log) for log in _logs(path)}
+        self._inode = inode
         self._max_bytes = max_bytes
         self._page_bytes: int = self._pragma("page_size")
         connection.execute(f"PRAGMA max_page_count = {max_bytes // self._page_bytes}")
@@ -75,21 +86,46 @@ class FeedbackFile:
             FeedbackFileError: it cannot be opened, is damaged, or is another program's.
         """
         with as_sentence(path):
-            _create(path, create=create)
+            if create:
+                _make_missing(path)
+            _require_access(path)
+            inode = _inode(path)  # before, so that another file that is put there now is noticed
             connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
                 _prepare(path, connection)
-                return cls(path, connection, max_bytes)
+                return cls(path, inode, connection, max_bytes)
             except BaseException:
                 connection.close()
                 raise
 
     def close(self) -> None:
         """Close it; the last process to do so copies the write-ahead log into the file."""
+        if not self.is_in_place:
+            with suppress(sqlite3.Error):
+                self.connection.execute("PRAGMA wal_checkpoint")
+            with suppress(OSError):
+                self._remove_own_logs()
         with suppress(sqlite3.Error):
             self.connection.close()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the path still names the file that was opened, which may have been moved."""
+        return _inode(self.path) == self._inode
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether anything was stored since it was opened."""
+        return self.connection.total_changes > 0
+
+    def _remove_own_logs(self) -> None:
+        """Remove what a moved file has left behind, or SQLite would copy it into the next file."""
+        with _locked(self.path.parent):
+            for log, inode in self._log_inodes.items():
+                if _inode(log) == inode:
+                    log.unlink(missing_ok=True)
 
     @contextmanager
     def transaction(self, *, flushed: bool) -> Iterator[sqlite3.Connection]:
@@ -134,7 +170,8 @@ class FeedbackFile:
         return int(content_bytes - room)
 
     def _pragma(self, name: str) -> int:
-        value: int = self.connection.execute(f"PRAGMA {name}").fetchone()[0]
+        with as_sentence(self.path):
+            value: int = self.connection.execute(f"PRAGMA {name}").fetchone()[0]
         return value
 
 
@@ -148,7 +185,7 @@ def why_unusable(path: Path) -> str | None:
         return None
     try:
         with as_sentence(path):
-            _create(path, create=False)
+            _require_access(path)
             address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
             with closing(sqlite3.connect(address, uri=True)) as connection:
                 _is_new(path, connection)
@@ -175,7 +212,8 @@ def _why(error: sqlite3.DatabaseError) -> str:
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return (
-                f"is damaged, or no feedback file ({error}); move it away, and a new one is begun."
+                f"is damaged, or no feedback file ({error}); move it away with its -wal and -shm, "
+                "and a new one is begun."
             )
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
             return f"cannot be written ({error}); free space on its disk, or repair it."
@@ -185,13 +223,45 @@ def _why(error: sqlite3.DatabaseError) -> str:
             return f"cannot be used ({error}); give this user access to it and to its folder."
 
 
-def _create(path: Path, *, create: bool) -> None:
+def _make_missing(path: Path) -> None:
     """Make an empty file for this user alone, where there is none; raises OSError."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    if create:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags |= os.O_CREAT
-    os.close(os.open(path, flags, 0o600))
+    if os.path.lexists(path):
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(path.parent):
+        if not os.path.lexists(path):
+            for log in _logs(path):
+                log.unlink(missing_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _require_access(path: Path) -> None:
+    """Raise OSError if this user may not read and write the file, or it is a link."""
+    os.close(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from removing logs meanwhile, which may be those of a new file."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _logs(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in _LOG_SUFFIXES]
+
+
+def _inode(path: Path) -> Inode | None:
+    """Return the device and the number of a file; None: there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _prepare(path: Path, connection: sqlite3.Connection) -> None:

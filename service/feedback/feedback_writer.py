@@ -2,12 +2,13 @@
 
 Noting an answer never waits and never fails: up to a limit answers wait for the thread, further
 ones are dropped and counted. A true label waits until it is on the disk. While the file cannot be
-used, labels are refused with the reason, and the next attempt opens it anew. Knows no route.
+used, labels are refused with the reason, and the next attempt opens it anew; so does the next one
+after the file was moved or removed. Knows no route.
 """
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -31,6 +32,7 @@ _PAUSE_SECONDS = 0.05
 _FORGOTTEN_AT_ONCE = 1000
 _WARNING_SECONDS = 60.0
 _MAX_JOBS_AT_ONCE = 512
+_MAX_LOST_REQUESTS = 10_000
 
 Result = TypeVar("Result")
 logger = structlog.stdlib.get_logger("service")
@@ -86,7 +88,11 @@ class FeedbackWriter:
         self._warned_at = -_WARNING_SECONDS
         answers = metrics.feedback_answers
         self._remembered, self._dropped = answers.labels("remembered"), answers.labels("dropped")
-        self._is_failing = metrics.feedback_failing
+        self._failing_gauge = metrics.feedback_failing
+        self._is_failing = False
+        """From a transaction that failed to one that stored something."""
+        self._lost: OrderedDict[str, None] = OrderedDict()
+        """The latest requests whose answers could not be stored."""
 
     def start(self) -> None:
         """Start the thread, which opens the file at once, so that a fault is known early."""
@@ -161,26 +167,45 @@ class FeedbackWriter:
 
     def _write(self, records: Sequence[AnswerRecord], jobs: Sequence[_Job]) -> None:
         """Write all in one transaction, and tell those who wait; raises FeedbackFileError."""
-        if self._file is None:
-            self._file = FeedbackFile.open(self.path, self._limits.max_bytes)
+        file = self._opened_file()
         answers = [(record, record.content()) for record in records]
         added = sum(job.content_bytes for job in jobs) + sum(len(each) for _, each in answers)
-        is_full = not self._make_room(self._file, added)
+        is_full = not self._make_room(file, added)
         flushed = any(job.content_bytes for job in jobs)
-        with self._file.transaction(flushed=flushed) as connection:
-            change = LabelTransaction(connection, self._limits.alarm_rate)
+        with file.transaction(flushed=flushed) as connection:
+            change = LabelTransaction(connection, self._limits.alarm_rate, self._may_be_lost)
             if not is_full:
                 for (moment, request_id, version, _, counts_once), content in answers:
                     if not (counts_once and change.has_label(request_id, version)):
                         change.remember(request_id, version, content, moment)
-            results = [self._attempt(job, change, self._file, is_full=is_full) for job in jobs]
+            results = [self._attempt(job, change, file, is_full=is_full) for job in jobs]
             change.finish()
             if answers:
                 forget_oldest_answers(connection, self._limits.max_answers)
+        if not file.is_in_place:
+            raise FeedbackFileError(f"{self.path} was moved while it was written; send it again.")
         (self._dropped if is_full else self._remembered).inc(len(answers))
-        self._is_failing.set(0)
+        if file.has_changed:  # what only reads may succeed on a full disk
+            self._show_failing(failing=False)
         for job, result in zip(jobs, results, strict=True):
             _tell(job, result)
+
+    def _opened_file(self) -> FeedbackFile:
+        """Return the file at the path; raises FeedbackFileError."""
+        if self._file is not None and not self._file.is_in_place:
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            self._file = FeedbackFile.open(self.path, self._limits.max_bytes)
+        return self._file
+
+    def _may_be_lost(self, request_id: str) -> bool:
+        """Return whether the answer to a request may have been dropped as the file failed."""
+        return self._is_failing or request_id in self._lost
+
+    def _show_failing(self, *, failing: bool) -> None:
+        self._is_failing = failing
+        self._failing_gauge.set(failing)
 
     def _attempt(
         self, job: _Job, change: LabelTransaction, file: FeedbackFile, *, is_full: bool
@@ -212,7 +237,10 @@ class FeedbackWriter:
         self, records: Sequence[AnswerRecord], jobs: Sequence[_Job], error: FeedbackFileError
     ) -> None:
         self._dropped.inc(len(records))
-        self._is_failing.set(1)
+        self._lost.update((record.request_id, None) for record in records)
+        while len(self._lost) > _MAX_LOST_REQUESTS:
+            self._lost.popitem(last=False)
+        self._show_failing(failing=True)
         if self._file is not None:
             self._file.close()
             self._file = None

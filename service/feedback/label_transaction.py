@@ -7,13 +7,13 @@ them. Knows no thread.
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from model.uncertainty.prediction_sets import SetKind
-from service.errors import InvalidLabelError, UnknownAnswerError
+from service.errors import FeedbackUnavailableError, InvalidLabelError, UnknownAnswerError
 from service.feedback.model_versions_with_feedback import (
     add_counts,
     coverage_test,
@@ -65,10 +65,17 @@ class _Answer(NamedTuple):
 class LabelTransaction:
     """Changes a file within a transaction of its caller; `finish` must be the last call."""
 
-    def __init__(self, connection: sqlite3.Connection, level: float) -> None:
-        """level: the false-alarm rate of all tests of a version together."""
+    def __init__(
+        self, connection: sqlite3.Connection, level: float, may_be_lost: Callable[[str], bool]
+    ) -> None:
+        """Change nothing yet.
+
+        level: the false-alarm rate of all tests of a version together.
+        may_be_lost: whether the answer to a request of that id may not have been stored.
+        """
         self._connection = connection
         self._level = level
+        self._may_be_lost = may_be_lost
         self._time = time.time()
         self._rows: dict[VersionIdentity, int] = {}
         self._counts: dict[tuple[int, int], LabelCounts] = defaultdict(LabelCounts)
@@ -113,6 +120,7 @@ class LabelTransaction:
 
         Raises:
             UnknownAnswerError: no answer to the request is remembered.
+            FeedbackUnavailableError: so it is, and perhaps because it could not be stored.
             InvalidLabelError: the answer has no such image, or the version no such class.
         """
         answer = self._find(true.request_id)
@@ -163,6 +171,11 @@ class LabelTransaction:
             "WHERE request_id = ? ORDER BY answers.id DESC LIMIT 1",
             (request_id,),
         ).fetchone()
+        if row is None and self._may_be_lost(request_id):
+            raise FeedbackUnavailableError(
+                f"The answer to a request {request_id[:128]!r} may be lost, since the file of "
+                "feedback could not be written; send the image with its label when it can be again."
+            )
         if row is None:
             raise UnknownAnswerError(
                 f"No answer to a request {request_id[:128]!r} is remembered; send its X-Request-ID "

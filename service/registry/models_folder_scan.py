@@ -5,9 +5,16 @@ versions. Knows no rollout.
 """
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
-from model.bundle.store import MANIFEST_FILE, list_models, list_versions, manifest_version
+from model.bundle.store import (
+    MANIFEST_FILE,
+    check_name,
+    list_models,
+    list_versions,
+    manifest_version,
+)
 from service.settings import ServiceSettings
 
 Fingerprint = frozenset[tuple[str, int, int]]
@@ -30,13 +37,15 @@ class ModelsFolder:
         names: the only models to return; empty: all.
 
         Raises:
-            OSError: the folder cannot be read.
+            OSError: the folder cannot be read, or nothing in it but a model that cannot be.
         """
         if self._served_name is not None:
             versions = self._served_versions()
             found = {self._served_name: versions} if versions else {}
         else:
             found = {name: list_versions(self._folder, name) for name in list_models(self._folder)}
+            if not found:
+                self._require_readable_models()
         return {name: found[name] for name in found if not names or name in names}
 
     def path(self, name: str, version: int) -> Path:
@@ -44,6 +53,12 @@ class ModelsFolder:
         if self._served_name is None:
             return self._folder / name / str(version)
         return self._folder if self._manifest is not None else self._folder / str(version)
+
+    def _require_readable_models(self) -> None:
+        """Raise the OSError of the first folder of a model that this user may not read."""
+        for each in sorted(self._folder.glob("*")):
+            with suppress(ValueError, FileNotFoundError, NotADirectoryError):  # it is no model
+                list(self._folder.joinpath(check_name(each.name)).iterdir())
 
     def _served_versions(self) -> list[int]:
         list_models(self._folder)  # raises where the folder cannot be read

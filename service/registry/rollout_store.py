@@ -40,6 +40,7 @@ _LOCK_SECONDS = 5.0
 _LOCK_RETRY_SECONDS = 0.02
 _MOST_TRIES = 50
 """How often a change is tried while other writers are faster, though the lock excludes them."""
+_WARNING_SECONDS = 60.0
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 
@@ -86,7 +87,8 @@ class RolloutStore:
 
         folder: where the file is; None: a temporary folder, created by the first change.
         me: the process whose store this is; None: this process.
-        clock: tells how long peers on other hosts have been silent, seconds.
+        clock: tells how long peers on other hosts have been silent, and when the last warning was,
+            seconds.
         """
         self._folder = folder
         self._peers = None if folder is None else Peers(folder, me or this_process(), clock)
@@ -95,7 +97,9 @@ class RolloutStore:
         self._has_read = folder is None
         self._problem: str | None = None
         self._stopping = threading.Event()
-        self._has_warned_of_links = self._is_unseen = False
+        self._has_warned_of_links = False
+        self._clock = clock
+        self._warned_at = -_WARNING_SECONDS
 
     @property
     def generation(self) -> int:
@@ -171,33 +175,32 @@ class RolloutStore:
         missing: the versions that they name and that this process could not load, by model.
         """
         if self._peers is not None:
-            with self._warning_once():
+            with self._warning_each_minute():
                 self._peers.announce(generation, missing)
 
     def beat(self) -> None:
         """Record that this process lives, and forget those that do not."""
         if self._peers is not None:
-            with self._warning_once():
+            with self._warning_each_minute():
                 self._peers.beat()
                 self._peers.look()
                 self._peers.remove_gone()
 
     @contextmanager
-    def _warning_once(self) -> Iterator[None]:
-        """Log the first error of several: this process serves on, and no command waits for it."""
+    def _warning_each_minute(self) -> Iterator[None]:
+        """Log an error, one a minute: this process serves on, and no command waits for it."""
         try:
             yield
         except OSError as error:
-            if not self._is_unseen:
+            now = self._clock()
+            if now - self._warned_at >= _WARNING_SECONDS:
+                self._warned_at = now
                 logger.warning(
                     "peers do not see this process",
                     folder=str(self._folder),
                     reason=error.strerror,
                     hint="let it write into the control folder",
                 )
-            self._is_unseen = True
-        else:
-            self._is_unseen = False
 
     def lagging_peers(self) -> Sequence[Peer]:
         """Return the live peers that have not applied the rollouts that were last read here."""

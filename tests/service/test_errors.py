@@ -290,7 +290,7 @@ PROVOKED: dict[str, tuple[Provoke, str]] = {
     ),
     "feedback_unavailable": (
         partial(_label, _LABEL, damaged=True),
-        "…/feedback.db is damaged, or no feedback file (…); move it away, …",
+        "…/feedback.db is damaged, or no feedback file (…); move it away …",
     ),
     "feedback_full": (_full_feedback, "The file of feedback is full, …; ask the operator to …"),
     "internal_error": (

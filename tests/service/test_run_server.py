@@ -1,6 +1,7 @@
 """Tests of startup, shutdown and failures to start, with real processes."""
 
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -45,11 +46,15 @@ def send_to_all(service: ServiceProcess, number: signal.Signals) -> None:
     service.send_to_all(number)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("number", "send"),
-    [(signal.SIGTERM, send_to_parent), (signal.SIGINT, send_to_all)],
-    ids=["SIGTERM", "Ctrl-C"],
+    ("number", "send", "workers"),
+    [
+        (signal.SIGTERM, send_to_parent, 1),
+        (signal.SIGTERM, send_to_parent, 2),
+        (signal.SIGINT, send_to_all, 1),
+        (signal.SIGINT, send_to_all, 2),
+        (signal.SIGHUP, send_to_all, 1),
+    ],
 )
 def test_signal_drains_the_request_in_flight_and_refuses_connections(
     models_folder: Path,
@@ -67,6 +72,49 @@ def test_signal_drains_the_request_in_flight_and_refuses_connections(
         assert service.exit_status() == 0
         statuses = [line["status"] for line in service.logged("request")]
     assert (expected.status_code, statuses) == (200, [200, 200])
+
+
+def test_sighup_of_a_terminal_replaces_the_workers_and_loses_no_request(
+    models_folder: Path, digit: Pixels
+) -> None:
+    with service_process(models_folder, workers=2) as service:
+        before = service.workers()
+        for pid in (*before, service.pid):
+            os.kill(pid, signal.SIGHUP)
+        while any(Path(f"/proc/{pid}").exists() for pid in before):
+            assert service.post("/predict", encode(digit), "image/png").status_code == 200
+        service.wait_for("ready", count=4)
+        assert not service.logged("worker died")
+        service.send(signal.SIGTERM)
+        assert service.exit_status() == 0
+
+
+def test_sighup_of_a_terminal_does_not_end_a_worker_in_the_middle_of_a_request(
+    models_folder: Path, digit: Pixels
+) -> None:
+    with service_process(models_folder, workers=2) as service:
+        with SlowRequest(service, encode(digit)) as request:
+            for pid in service.workers():
+                os.kill(pid, signal.SIGHUP)
+            service.send(signal.SIGTERM)
+            service.wait_until_refusing()
+            assert request.finish()[0] == 200
+        assert service.exit_status() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sighup_that_was_ignored_before_as_by_nohup_stays_so(
+    models_folder: Path, workers: int
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with service_process(models_folder, workers=workers) as service:
+            status = Path(f"/proc/{service.pid}/status").read_text()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    found = re.search(r"SigIgn:\s*([0-9a-f]+)", status)
+    assert found is not None
+    assert int(found[1], 16) & 1 << signal.SIGHUP - 1
 
 
 def test_workers_drain_together_until_a_second_sigterm(models_folder: Path, digit: Pixels) -> None:
@@ -148,7 +196,7 @@ def test_idle_connection_does_not_delay_the_shutdown(models_folder: Path) -> Non
         assert service.exit_status() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_during_startup_exits_with_status_0(
     models_folder: Path, number: signal.Signals
 ) -> None:

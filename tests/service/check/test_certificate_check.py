@@ -31,6 +31,14 @@ def test_certificate_that_ends_soon_is_a_warning(tmp_path: Path) -> None:
     check_found(check_certificate(settings), (WARNING, sentence))
 
 
+def test_private_key_that_everybody_can_read_is_a_warning(tmp_path: Path) -> None:
+    pair = Authority().issue(tmp_path)
+    pair.key.chmod(0o644)
+    sentence = f"{pair.key} can be read by every user of this machine, …; chmod 600 {pair.key}."
+    found = check_certificate(with_pair(pair))
+    check_found(found, (WARNING, sentence), (FINE, "… is good until …Z."))
+
+
 def test_unusable_certificate_is_an_error_in_the_words_of_the_start(tmp_path: Path) -> None:
     settings = with_pair(Authority().issue(tmp_path, days=-1))
     sentence = f"--tls-certificate: {tmp_path}/server.pem has expired; renew the certificate."

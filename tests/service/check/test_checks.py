@@ -186,6 +186,31 @@ def test_folder_that_this_user_may_not_write_is_an_error(tmp_path: Path) -> None
     check_found(check_folders(settings), (ERROR, sentence))
 
 
+def forbid(monkeypatch: pytest.MonkeyPatch, forbidden: Path) -> None:
+    """Let this user have no right to a file, even if it is root."""
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != forbidden)
+
+
+def test_relative_folder_that_exists_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "logs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    forbid(monkeypatch, tmp_path / "logs")
+    sentence = f"--traffic-log: {tmp_path}/logs cannot be written; give this user access to it, …"
+    settings = ServiceSettings(traffic_log=Path("logs"))
+    check_found(check_folders(settings), (ERROR, sentence))
+
+
+def test_version_that_cannot_be_read_is_known_to_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = tmp_path / "pets" / "1"
+    version.mkdir(parents=True)
+    forbid(monkeypatch, version)
+    assert list(check_folders(ServiceSettings(models_folder=tmp_path))) == []
+
+
 def test_model_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
     pets = tmp_path / "pets"
     (pets / "1").mkdir(parents=True)
@@ -199,8 +224,8 @@ def test_model_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everywhere")
 def test_model_that_this_user_may_not_read_is_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "pets" / "1").mkdir(parents=True, mode=0o300)
-    sentence = f"{tmp_path}/pets/1 cannot be read, so the service does not know of it; give …"
+    (tmp_path / "pets").mkdir(mode=0o300)
+    sentence = f"{tmp_path}/pets cannot be read, so the service does not know of it; give …"
     check_found(check_folders(ServiceSettings(models_folder=tmp_path)), (WARNING, sentence))
 
 
@@ -234,7 +259,7 @@ def test_feedback_needs_room_on_its_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"a host's name\n", "--feedback: … is damaged, or no feedback file (…); move it away, …"),
+        (b"a host's name\n", "--feedback: … is damaged, or no feedback file (…); move it away …"),
         (None, "--feedback: … cannot be opened (Is a directory); give this user access to it …"),
     ],
 )

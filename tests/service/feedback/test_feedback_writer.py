@@ -2,16 +2,27 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from service.errors import FeedbackFullError, FeedbackUnavailableError, ServiceError
-from service.feedback.feedback_file import LEAST_BYTES, SCHEMA_VERSION, FeedbackFile, why_unusable
+from service.errors import (
+    FeedbackFullError,
+    FeedbackUnavailableError,
+    ServiceError,
+    UnknownAnswerError,
+)
+from service.feedback.feedback_file import (
+    LEAST_BYTES,
+    SCHEMA_VERSION,
+    FeedbackFile,
+    FeedbackFileError,
+    why_unusable,
+)
 from service.feedback.feedback_writer import AnswerRecord, FeedbackLimits, FeedbackWriter
-from service.feedback.label_transaction import LabelledAnswer, TrueLabel
+from service.feedback.label_transaction import LabelledAnswer, LabelTransaction, TrueLabel
 from service.feedback.remembered_answer import (
     AnsweredImage,
     Promise,
@@ -47,6 +58,19 @@ class Writing:
         true = TrueLabel(request_id, image, label)
         future = self.writer.submit(lambda change, _: change.add(true, png), size)
         return future.result(TIMEOUT_SECONDS)
+
+    def lose(self, request_id: str) -> None:
+        """Let an answer come while the disk is full."""
+
+        def fail() -> bytes:
+            raise FeedbackFileError("The disk is full; free space on it.")
+
+        self.writer.note(AnswerRecord(0.0, request_id, VERSION, fail), 1000)
+        with pytest.raises(FeedbackUnavailableError, match="The disk is full"):
+            self.read()
+
+    def read(self) -> None:
+        self.writer.submit(lambda _change, _file: None).result(TIMEOUT_SECONDS)
 
     def metric(self, name: str, **labels: str) -> float:
         return metric(self.metrics.render().decode(), name, **labels)
@@ -136,7 +160,7 @@ def link(path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        (damage, "… is damaged, or no feedback file (…); move it away, and a new one is begun."),
+        (damage, "… is damaged, or no feedback file (…); move it away …, and a new one …"),
         (other_schema, "… has version 2 of the schema, and this program knows 1; …"),
         (other_program, "… is a database of another program; name another file."),
         (folder, "… cannot be opened (Is a directory); give this user access …"),
@@ -164,6 +188,106 @@ def test_file_that_cannot_be_used_is_a_sentence_and_is_used_once_it_can(
         service.answer("a")
         assert service.label("a").outcome == "added"
         assert service.metric("dropserve_feedback_failing") == 0
+
+
+def test_failing_ends_with_what_is_stored_and_not_with_what_is_read_or_refused(
+    tmp_path: Path,
+) -> None:
+    sentence = "The answer to a request 'lost' may be lost, …; send the image with its label …"
+    with writing(tmp_path / "feedback.db") as service:
+        service.lose("lost")
+        service.read()
+        with pytest.raises(FeedbackUnavailableError) as raised:
+            service.label("lost")
+        check_sentence(str(raised.value), sentence)
+        assert service.metric("dropserve_feedback_failing") == 1
+        service.answer("a")
+        assert service.label("a").outcome == "added"
+        assert service.metric("dropserve_feedback_failing") == 0
+        with pytest.raises(FeedbackUnavailableError):
+            service.label("lost")
+        with pytest.raises(UnknownAnswerError):
+            service.label("never answered")
+
+
+def with_logs(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}*"))
+
+
+def remove_all(path: Path) -> None:
+    for each in with_logs(path):
+        each.unlink()
+
+
+def move_all(path: Path) -> None:
+    for each in with_logs(path):
+        each.rename(each.with_name(each.name.replace("feedback", "moved")))
+
+
+def move_without_logs(path: Path) -> None:
+    path.rename(path.with_name("moved.db"))
+
+
+def replace(path: Path) -> None:
+    """Put another file of feedback in its place, which has no label yet."""
+    FeedbackFile.open(path.with_name("new.db"), LEAST_BYTES).close()
+    path.with_name("new.db").rename(path)
+
+
+@pytest.mark.parametrize("change", [remove_all, move_all, move_without_logs, replace])
+def test_labels_are_in_the_file_at_the_path_after_it_was_moved_or_removed(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path, moved = tmp_path / "feedback.db", tmp_path / "moved.db"
+    with writing(path) as first, writing(path) as second:
+        first.answer("before")
+        assert first.label("before").outcome == "added"
+        assert second.label("before").outcome == "unchanged"
+        change(path)
+        for number, service in enumerate((first, second, first, second)):
+            service.answer(f"after-{number}")
+            assert service.label(f"after-{number}").outcome == "added"
+        assert second.metric("dropserve_feedback_failing") == 0
+        with pytest.raises(UnknownAnswerError):
+            first.label("before")
+    assert labels_in(path) == 4
+    assert not path.with_name("feedback.db-wal").exists()
+    if change in (move_all, move_without_logs):
+        assert labels_in(moved) == 1
+
+
+def labels_in(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        number: int = connection.execute("SELECT count(*) FROM labels").fetchone()[0]
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    return number
+
+
+def test_label_is_not_acknowledged_if_the_file_is_moved_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with writing(path) as service:
+        service.answer("a")
+
+        def work(change: LabelTransaction, _file: FeedbackFile) -> None:
+            change.add(TrueLabel("a", 0, "3"))
+            move_all(path)
+
+        with pytest.raises(FeedbackUnavailableError) as raised:
+            service.writer.submit(work, LABEL_BYTES).result(TIMEOUT_SECONDS)
+        check_sentence(str(raised.value), "… was moved while it was written; send it again.")
+
+
+def test_file_that_is_damaged_while_it_is_open_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with writing(path) as service:
+        service.answer("a")
+        service.label("a")
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        damage(path)
+        with pytest.raises(FeedbackUnavailableError) as raised:
+            service.label("a", "5")
+        check_sentence(str(raised.value), "… is damaged, or no feedback file (…); move it away …")
 
 
 def test_file_is_judged_without_being_created_or_changed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -263,6 +264,23 @@ def test_process_that_peers_cannot_see_serves_on_and_is_warned_of_once(tmp_path:
     folder.unlink()
     store.mark_applied(0, {})
     assert len(list(folder.glob("peer-*"))) == 1
+
+
+def test_peers_that_cannot_see_a_process_are_warned_of_once_a_minute(tmp_path: Path) -> None:
+    clock = Clock()
+    folder = tmp_path / "shared"
+    store = RolloutStore(folder, clock=clock)
+    store.mark_applied(0, {})
+    shutil.rmtree(folder)
+    folder.touch()
+    counts = []
+    for seconds in (2.0, 2.0, 57.0, 2.0):
+        clock.now += seconds
+        with capture_logs() as log:
+            store.mark_applied(0, {})  # it has nothing to write, so nothing fails
+            store.beat()
+        counts.append(len(log))
+    assert counts == [1, 0, 0, 1]
 
 
 def test_reader_sees_no_half_of_a_change(tmp_path: Path) -> None:
