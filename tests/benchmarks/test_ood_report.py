@@ -145,7 +145,7 @@ def test_answers_begin_with_the_test_images_and_name_the_kind_answered_most(
 
 def test_answers_claim_no_error_rate_where_nothing_is_answered(comparison: Comparison) -> None:
     silent = bundle_figures(0.9)
-    silent = replace(silent, abstention={**silent.abstention, "answered": 0.0, "error": 0.0})
+    silent = replace(silent, abstention={**silent.abstention, "answered": 0.0, "error": None})
     finding = answers_record(replace(comparison, bundles=[silent])).finding
     assert finding.startswith("No test image is answered")
 

@@ -38,6 +38,17 @@ from tests.service.serving import check_sentence
 TLS_FILES = {"tls_certificate": Path("server.pem"), "tls_key": Path("server.key")}
 
 
+@pytest.fixture(autouse=True)
+def _services_inherit_no_ignored_sighup() -> Iterator[None]:
+    """Let a service start as from a shell, also where the tests run under nohup.
+
+    A handler, unlike an ignored signal, is not inherited.
+    """
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send_to_parent(service: ServiceProcess, number: signal.Signals) -> None:
     service.send(number)
 
