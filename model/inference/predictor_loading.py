@@ -7,16 +7,15 @@ from model.bundle.golden_outputs import Golden
 from model.bundle.store import GOLDEN_FILE, Bundle
 from model.errors import BundleError
 from model.graphs.execution_provider import ProviderName
+from model.graphs.output_tolerance import scaled_tolerance
 from model.graphs.sessions import CancellationToken
 from model.inference.predictor import Predictor
 from model.uncertainty.calibration import CALIBRATION_FILE, CalibrationArrays, Calibrator
 
 GOLDEN_TOLERANCE = 1e-3
 """Allowed |difference| of a golden logit. Other processors round differently, by about 1e-5; damage
-changes more. It holds for int8 too: integers are exact, and only what follows them is rounded."""
-_ORDINARY_LOGIT = 10.0
-"""Where the largest golden logit is above it, the tolerance grows with it, as float32 rounds in
-proportion: adopted networks and a dropout near 1 have logits of any size."""
+changes more. It holds for int8 too: integers are exact, and only what follows them is rounded. For
+large logits it grows, see `golden_tolerance`."""
 
 
 def load_predictor(
@@ -77,8 +76,8 @@ def _run_self_test(predictor: Predictor, bundle: Bundle) -> None:
 
 def golden_tolerance(golden: Golden) -> float:
     """Return by how much a logit may differ from its golden one."""
-    largest = max(np.abs(golden.logits).max(), np.abs(golden.sampled_logits).max())
-    return GOLDEN_TOLERANCE * max(1.0, float(largest) / _ORDINARY_LOGIT)
+    logits = np.append(golden.logits, golden.sampled_logits)
+    return scaled_tolerance(GOLDEN_TOLERANCE, logits)
 
 
 def read_calibrator(bundle: Bundle) -> Calibrator | None:

@@ -18,6 +18,7 @@ from model.bundle.store import GOLDEN_FILE, HEAD_FILE, MODEL_FILE
 from model.dropout import masks
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
+from model.graphs.output_tolerance import scaled_tolerance
 from model.inference.predictor import Predictor
 from training.export.ood_statistics import STATISTICS, features_and_statistics
 from training.export.serving_graphs import finish_graphs
@@ -136,11 +137,8 @@ def export_trunk(trunk: nn.Module, shape: tuple[int, int, int], path: Path) -> N
 
 
 def parity_tolerance(outputs: NDArray[np.floating]) -> float:
-    """Return by how much an exported graph may differ from a network that has these outputs.
-
-    float32 rounds in proportion, so it is relative to the largest output, where that is above 1.
-    """
-    return PARITY_TOLERANCE * max(1.0, float(np.abs(outputs).max()))
+    """Return by how much an exported graph may differ from a network that has these outputs."""
+    return scaled_tolerance(PARITY_TOLERANCE, outputs)
 
 
 def check_parity(network: Classifier, predictor: Predictor, images: NDArray[np.float32]) -> float:

@@ -103,7 +103,7 @@ classes. Adopted from {escaped(architecture["file"])}, {manifest["parameters"]:,
 was not trained here. Pixels become {escaped(architecture["preprocessing"])}\
 {_guessed(architecture.get("preprocessing_origin"))}. The file answers \
 {architecture["output"]}, and the bundle differs from them by at most {metrics["parity"]:.2g} \
-(allowed: {PARITY_TOLERANCE:g}, times the largest of them where that is above 1).
+(allowed: {PARITY_TOLERANCE:g}, times a tenth of the largest of them where that is above 10).
 
 {origin} It begins at dense layer {escaped(architecture["cut"])} and zeroes units with \
 probability {layers}.

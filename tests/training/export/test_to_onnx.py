@@ -40,7 +40,7 @@ def test_exported_graphs_have_parity_with_an_activation_between_two_masks(
 
 @pytest.mark.parametrize("difference", [0.001, np.inf, np.nan])
 def test_check_parity_refuses_a_network_that_differs(export: Export, difference: float) -> None:
-    exported = export(Architecture(preset="mlp", classes=10, input=DIGIT))
+    exported = export(Architecture(preset="mlp", classes=10, input=DIGIT, negative_slope=0.5))
     network = deepcopy(exported.network)
     layer = network.head.layers[0]
     assert isinstance(layer, torch.nn.Linear)
