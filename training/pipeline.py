@@ -267,19 +267,23 @@ def export_bundle(
         candidates = _label_candidates(data, validation, test)
         if candidates is not None:
             metrics["label_candidates"] = len(candidates)
-        files = files_section(data.folder, candidates or ())
         corruptions = corruption_curves(predictor, data.test)
         report = ReportData(
             *(data.test, data.class_names, test, corruptions), shows_images=config.examples > 0
         )
-        plots = write_plots(draft.path, report, result)
-        draft.write_versioned = lambda version: write_card(
-            draft.path, draft.manifest, version, plots, files
-        )
+        _write_report(draft, result, report, files_section(data.folder, candidates or ()))
     path = config.output / config.model_name / str(draft.version)
     load_predictor(open_bundle(path))
     log_result(path, draft.manifest)
     return path
+
+
+def _write_report(draft: Draft, result: TrainResult, report: ReportData, files: str) -> None:
+    """Write the plots, and have the card written as soon as the draft has its version."""
+    plots = write_plots(draft.path, report, result)
+    draft.write_versioned = lambda version: write_card(
+        draft.path, draft.manifest, version, plots, files
+    )
 
 
 @dataclass(frozen=True)
