@@ -40,6 +40,7 @@ from model.graphs.mc_statistics import (
     Feeds,
     MCStatistics,
 )
+from model.graphs.output_tolerance import scaled_tolerance
 from model.graphs.sessions import (
     CPU_PROVIDER,
     CancellationToken,
@@ -73,6 +74,9 @@ _SMALL_HEAD_BYTES = 2**20
 
 _MAX_TRUNK_ROWS = 64
 """Rows of one trunk run; more rows only grow the arena of ONNX Runtime."""
+
+_ADDITIVE = 1e-3
+"""By how much the logits of a linear head may differ from the sum of its units' contributions."""
 
 _MODEL_OUTPUTS = ["logits", "features", *softmax_temperature.OUTPUTS]
 OOD_SCORES = "ood_scores"
@@ -323,7 +327,8 @@ class Predictor:
         """Estimate the uncertainty of a prediction.
 
         Raises:
-            MethodError: the analytic method, for a head with several dropout layers.
+            MethodError: the analytic method, for a head with several dropout layers, or with
+                layers after its dropout that are not linear.
         """
         match sampling:
             case FixedSamples(samples=samples) | AdaptiveSamples(max_samples=samples):
@@ -398,7 +403,14 @@ class Predictor:
         single_units = np.eye(layer.width + 1, layer.width, dtype=np.float32)  # the last: no unit
         logits = self._run_samples(prediction.features, (single_units,))
         bias = logits[0, -1]
-        points = normal_logits(logits[:, :-1] - bias, bias, layer.p)
+        contributions = logits[:, :-1] - bias
+        difference = np.abs(bias + contributions.sum(axis=1) - prediction.logits).max()
+        if difference > scaled_tolerance(_ADDITIVE, prediction.logits):
+            raise MethodError(
+                "The analytic method is for heads that are linear after their dropout layer, and "
+                "this one is not; use mc_dropout."
+            )
+        points = normal_logits(contributions, bias, layer.p)
         return summarise_points(self._statistics, points, self.sampled_temperature)
 
     def _draw_masks(self, sampling: FixedSamples) -> Masks:

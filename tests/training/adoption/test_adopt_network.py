@@ -147,6 +147,21 @@ def test_analytic_method_integrates_over_the_dropout_of_an_adopted_head(
         assert analytic["confidence"] == pytest.approx(sampled["confidence"], abs=0.05)
 
 
+def test_analytic_method_refuses_a_head_with_relu_after_its_dropout(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tail = [nn.Dropout(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)]
+    module = nn.Sequential(nn.Flatten(), *tail)
+    example = torch.rand(1, 1, 8, 8)
+    adopt(module, example, data="digits", name="early", output=tmp_path, resize="pad")
+    with serving_models(tmp_path) as application:
+        sent = {"instances": [[[0, 1] * 4] * 8]}
+        for query, status in (("samples=16", 200), ("method=analytic", 400)):
+            response = application.request("POST", f"/uncertainty?{query}", json=sent)
+            assert response.status_code == status
+    assert "linear after their dropout layer, and this one is not" in response.json()["error"]
+    assert response.json()["code"] == "method_unavailable"
+
+
 @pytest.fixture(scope="module")
 def squares(folder: Path) -> Path:
     """Return a folder of two classes, `dark` and `lights`."""
