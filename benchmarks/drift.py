@@ -28,8 +28,8 @@ from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from model.uncertainty.calibration import Calibrator
 from model.uncertainty.drift import DriftTest
-from training.config import EvaluationConfig
 from training.evaluate import load_data
+from training.evaluation_config import EvaluationConfig
 from training.experiments.experiment_record import Record
 
 Ranks = NDArray[np.int64]

@@ -20,9 +20,9 @@ from rich.console import Console
 from benchmarks.machine import describe_machine
 from benchmarks.seeds import Outcome, train
 from model.errors import DropserveError
-from training.config import FOLDER_PREFIX
 from training.data.folds import stratified_folds
 from training.data.image_folder_layout import ImageFolder, list_images
+from training.data_options import FOLDER_PREFIX
 from training.experiments.experiment_record import Record, format_mean_std, format_percent
 
 _SPLIT_SEED = 0

@@ -26,7 +26,7 @@ from model.images.preprocessing import to_float
 from model.inference.predictor import Prediction, Predictor
 from model.inference.predictor_loading import load_predictor
 from model.uncertainty.uncertainty_measures import Float64Array, Uncertainty, entropy, softmax
-from training.config import TrainingConfig
+from training.config import DatasetConfig
 from training.data.dataset import load_dataset
 from training.experiments.experiment_record import Record
 
@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace) -> Record:
     bundle = open_bundle(options.bundle)
     predictor = load_predictor(bundle)
     name = bundle.manifest.training["data"]
-    test_split = load_dataset(TrainingConfig(data=name, data_dir=options.data_dir)).test
+    test_split = load_dataset(DatasetConfig(data=name, data_dir=options.data_dir)).test
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(test_split))
     images = to_float(test_split.images[np.sort(order[: options.images])])
     prediction = predictor.predict(images)

@@ -28,7 +28,7 @@ from tests.browser.page_paths import page_paths
 from tests.browser.try_page import FOUR, TryPage
 from tests.pictures import Pixels, encode, form
 from tests.service.process import ServiceProcess, service_process
-from training.config import TrainingConfig
+from training.config import DatasetConfig
 from training.data.dataset import load_dataset
 
 _IMAGES_PER_REQUEST = 60
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     models_folder = parsed.models_folder.resolve()
     parsed.output.mkdir(parents=True, exist_ok=True)
-    test_images = load_dataset(TrainingConfig(data="digits")).test.images[:, 0]
+    test_images = load_dataset(DatasetConfig(data="digits")).test.images[:, 0]
     with (
         service_process(models_folder, "--models", "digits", port=parsed.port) as service,
         running_chromium() as browser,

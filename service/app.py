@@ -5,15 +5,17 @@ import gc
 import gzip
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
 import orjson
+import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from model.container_resources import available_processors
 from service import API_VERSION
 from service.api import (
     bundle_contents,
@@ -33,12 +35,11 @@ from service.api import (
 from service.api.answer_by_another_version import answer_as_noted
 from service.api.openapi_security import describe_keys
 from service.api.record_answer_for_log_shadow_feedback import AnswerNotes
-from service.container_resources import available_processors
 from service.edge.allowed_hosts import AllowedHosts, parse_hosts
 from service.edge.cors_origins import parse_origins
 from service.edge.trusted_proxies import ReverseProxies
 from service.engine.model_loader import LoadedModel
-from service.feedback.feedback_recorder import Feedback, close_feedback, start_feedback
+from service.feedback.feedback_recorder import Feedback
 from service.http import error_responses
 from service.http.client_quotas import Clients, ResourceLimits
 from service.http.client_rate_limits import ClientRates, RateLimits
@@ -65,8 +66,10 @@ from service.shadow.background_comparison import ShadowComparison
 from service.shadow.spare_time import SpareTime
 from service.tls.server_certificate import ServerCertificate
 from service.tracing.tracer import Tracer
-from service.traffic_log.traffic_log import TrafficLog, close_log, start_log
+from service.traffic_log.traffic_log import TrafficLog
 from service.web import api_reference, pages, prefix_redirect
+
+logger = structlog.stdlib.get_logger("service")
 
 _LOAD_SECONDS = 10.0
 """How long one of several workers waits for its models before it accepts connections."""
@@ -217,39 +220,65 @@ class _Parts:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what works in the background; at the end stop it and close everything."""
-        serving = asyncio.create_task(self.repository.run())
-        endless = [self.metrics.flush_periodically(), self.history.run(), self.shadows.run()]
-        if self.feedback is not None:
-            endless.append(self.feedback.run(self._active_models))
-        if self.keys is not None:
-            endless.append(self.keys.run())
-        if self.certificate is not None:
-            endless.append(self.certificate.run())
-        tasks = [asyncio.create_task(each) for each in endless]
-        self.reader.start_soon()
-        start_log(self.traffic)
-        start_feedback(self.feedback)
-        spans = None if self.tracer is None else self.tracer.start()
-        if spans is not None:
-            self.metrics.count_spans(spans)
-        try:
-            if self.settings.workers > 1:  # meanwhile the other workers answer
-                await self.repository.wait_until_loaded(_LOAD_SECONDS)
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            self.repository.stop()
+        async with self._writing():
+            serving = _watched("repository", self.repository.run())
+            tasks = [_watched(part, work) for part, work in self._endless_work().items()]
+            self.reader.start_soon()
             try:
+                if self.settings.workers > 1:  # meanwhile the other workers answer
+                    await self.repository.wait_until_loaded(_LOAD_SECONDS)
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                self.repository.stop()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 await self.reader.close()
                 await serving
                 await self.repository.close()
-            finally:
-                await asyncio.to_thread(close_log, self.traffic)
-                await asyncio.to_thread(close_feedback, self.feedback)
-                if self.tracer is not None:
-                    await asyncio.to_thread(self.tracer.close)
-                self.metrics.close()
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        """Run the threads that write what was answered; at the end they write what waits."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self.metrics.close)
+            if self.tracer is not None:
+                spans = self.tracer.start()
+                stack.push_async_callback(asyncio.to_thread, self.tracer.close)
+                if spans is not None:
+                    self.metrics.count_spans(spans)
+            for part in (self.feedback, self.traffic):
+                if part is not None:
+                    part.start()
+                    stack.push_async_callback(asyncio.to_thread, part.close)
+            yield
+
+    def _endless_work(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """Return what each part does until it is cancelled."""
+        endless = {
+            "metrics": self.metrics.flush_periodically(),
+            "history": self.history.run(),
+            "shadows": self.shadows.run(),
+        }
+        if self.feedback is not None:
+            endless["feedback"] = self.feedback.run(self._active_models)
+        if self.keys is not None:
+            endless["keys"] = self.keys.run()
+        if self.certificate is not None:
+            endless["certificate"] = self.certificate.run()
+        return endless
+
+
+def _watched(part: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Start the work of a part of the application; if it fails, log that at once."""
+    task = asyncio.create_task(work, name=part)
+    task.add_done_callback(_log_failure)
+    return task
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("background task failed", task=task.get_name(), exc_info=error)
 
 
 def create_app(

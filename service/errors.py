@@ -209,6 +209,13 @@ class NotReadyError(ServiceError):
     """No bundle is loaded, or none is loaded yet."""
 
 
+class StoppingError(NotReadyError):
+    """The service is stopping, so what was asked of it was abandoned."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is stopping; send the request to another.")
+
+
 class OverloadedError(ServiceError):
     """Too many requests are in flight, or too many images are waiting."""
 

@@ -143,13 +143,15 @@ def _serve_in_workers(
 
 
 def _make_rate_table(folder: Path) -> None:
+    """Make the table of the clients' rates that workers share; raises StartError."""
     try:
         make_shared_table(folder)
     except OSError as error:
-        sys.exit(
+        raise StartError(
             f"The rates of clients cannot be shared between workers ({_reason(error)}); free space "
-            "in the temporary folder, name another with TMPDIR, or give one worker."
-        )
+            "in the temporary folder, name another with TMPDIR, or give one worker.",
+            1,
+        ) from None
 
 
 class ShutdownSignal:

@@ -18,6 +18,7 @@ from service.label_studio_url import LabelStudioUrl, parse_label_studio
 from service.source_url import SourceUrl, parse_source
 from service.tls.certificate_files import TlsFiles
 
+LEAST_FEEDBACK_BYTES = 2**22
 _PREFIX = "DROPSERVE_"
 FIRST_SEGMENTS = (
     *("docs", "feedback", "health", "label-studio", "metrics", "models", "occlusion"),
@@ -222,7 +223,7 @@ class ServiceSettings(CommandSettings):
     )
     feedback_max_bytes: int = Field(
         2**30,
-        ge=2**22,
+        ge=LEAST_FEEDBACK_BYTES,
         description="most bytes of the file of feedback, kept images included; the oldest answers "
         "are forgotten, and no labels: further ones are refused (507)",
     )

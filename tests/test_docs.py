@@ -29,7 +29,8 @@ from service.settings import ServiceSettings
 from tests.differential.cases import CASES
 from tests.differential.differences import EXPLANATIONS
 from training.adoption.adoption_config import AdoptionConfig
-from training.config import EvaluationConfig, TrainingConfig
+from training.config import TrainingConfig
+from training.evaluation_config import EvaluationConfig
 from training.experiments.settings import ExperimentName, ExperimentSettings
 from training.migrate_bundle import MigrationConfig
 from training.selection.selection_config import SelectionConfig

@@ -44,7 +44,7 @@ def run_command(run: Callable[[], object], interrupted: str) -> int:
     """Run a command whose options are valid; return the exit status.
 
     Args:
-        run: the command; an error of this project ends it with its sentence on stderr.
+        run: the command; an error of this project, or of a file, ends it with a sentence on stderr.
         interrupted: what is written to stderr after Ctrl-C.
     """
     log_to_stdout()
@@ -53,6 +53,13 @@ def run_command(run: Callable[[], object], interrupted: str) -> int:
         run()
     except DropserveError as error:
         sys.stderr.write(f"{error}\n")
+        return USAGE_EXIT_STATUS
+    except OSError as error:
+        file = error.filename or "A file"  # a full disk names none
+        sys.stderr.write(
+            f"{file} cannot be read or written ({error.strerror or error}); free space, or name "
+            "another folder.\n"
+        )
         return USAGE_EXIT_STATUS
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")

@@ -1,59 +1,32 @@
-"""The validated options of `python -m training` and of `python -m training.evaluate`.
+"""The validated options of `python -m training`.
 
 Imports no torch, so `--help` and usage errors are printed at once.
 """
 
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AliasChoices,
-    BeforeValidator,
-    Field,
-    FiniteFloat,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import (
-    BaseSettings,
-    CliPositionalArg,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.bundle.architecture_description import ActivationName, PresetName
 from model.bundle.example_images import MAX_EXAMPLES
-from model.bundle.store import check_name
-from model.cli_and_env_settings import CommandSettings
-from training.cache_folders import default_cache_folder
-
-DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist", "cifar-10")
-FOLDER_PREFIX = "folder:"
+from model.bundle.store import check_new_name
+from training.data_options import (
+    DATA_SETS,
+    DEFAULT_MAX_IMAGE_MEGAPIXELS,
+    FOLDER_PREFIX,
+    DataFolders,
+    DuplicatesOfFolder,
+    MaxImageMegapixels,
+    PixelOptions,
+    Resize,
+    check_data_name,
+    decode_whole_number,
+)
 
 Augmentation = Literal["none", "shift", "affine", "flip-crop", "photographs"]
-Resize = Literal["crop", "pad", "stretch"]
-Duplicates = Literal["remove", "keep"]
 ClassWeights = Literal["none", "balanced"]
-
-DuplicatesOfFolder = Annotated[
-    Duplicates,
-    Field(
-        description="what becomes of a folder's training images whose picture the validation or "
-        "test images have, too",
-    ),
-]
-MaxImageMegapixels = Annotated[
-    float,
-    Field(
-        gt=0,
-        le=1000,
-        description="largest image of a folder; larger ones are left out, as are files of more "
-        "than 256 MiB and of more than 4 bytes for each of so many pixels",
-    ),
-]
-DEFAULT_MAX_IMAGE_MEGAPIXELS = 250.0
 
 Examples = Annotated[
     int,
@@ -66,26 +39,6 @@ Examples = Annotated[
 ]
 DEFAULT_EXAMPLES = 8
 
-
-def _decode_numbers(value: Any) -> Any:
-    """Return a list of the numbers in a text with commas, and of a single number."""
-    if isinstance(value, str):
-        return value.strip("[]").split(",")
-    return [value] if isinstance(value, int | float) else value
-
-
-Numbers = Annotated[list[FiniteFloat], NoDecode, BeforeValidator(_decode_numbers)]
-"""Type of an option that is one number or several with commas between, as in `0.5` or `.4,.5,.6`.
-
-Without `NoDecode`, each would have to be a number of JSON, which `.5` is not."""
-
-
-def _decode_whole_number(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-PixelMaximum = Annotated[Literal[1, 255], BeforeValidator(_decode_whole_number)]
-
 EFFICIENTNET_LITE0: Literal["efficientnet-lite0"] = "efficientnet-lite0"
 ONNX_BACKBONE: Literal["onnx"] = "onnx"
 """What the manifest calls the network of an ONNX file."""
@@ -93,119 +46,6 @@ NO_BACKBONE = "none"
 Learning = Literal["frozen", "fine-tuned"]
 MIN_BACKBONE_SIZE = 96
 """Least height and width of images for a backbone; on smaller ones its last maps are 2 x 2."""
-
-_OOD_ALIAS = "strangers"
-"""The former name of the evaluation option `ood`; it still works."""
-
-
-def data_dir_from_environment() -> Path | None:
-    """Return the folder that the variable DROPSERVE_DATA_DIR names, or None if it is unset."""
-    value = os.environ.get("DROPSERVE_DATA_DIR")
-    return Path(value) if value else None
-
-
-def check_data_name(data: str) -> str:
-    """Return `data` if it names a known data set, or `folder:` and a folder that exists.
-
-    A `~` at the start of the folder becomes the user's home.
-
-    Raises:
-        ValueError: it names neither.
-    """
-    if data.startswith(FOLDER_PREFIX):
-        return FOLDER_PREFIX + str(_existing_folder(data.removeprefix(FOLDER_PREFIX)))
-    if data not in DATA_SETS:
-        raise ValueError(
-            f"{data!r} is not a data set; choose {', '.join(DATA_SETS)} or {FOLDER_PREFIX}PATH."
-        )
-    return data
-
-
-def _existing_folder(name: str) -> Path:
-    if not name:
-        raise ValueError(f"{FOLDER_PREFIX} names no folder; write {FOLDER_PREFIX}PATH.")
-    try:
-        folder = Path(name).expanduser()
-        exists = folder.is_dir()
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no such home
-        raise ValueError(f"the folder {name} cannot be used ({error}); name another.") from None
-    if not exists:
-        raise ValueError(f"there is no folder {folder}; name one that exists.")
-    return folder
-
-
-def check_folder(folder: Path | None) -> Path | None:
-    """Return `folder` unchanged if it is None or exists.
-
-    Raises:
-        ValueError: there is no such folder.
-    """
-    if folder is not None and not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; name one that exists or leave it out.")
-    return folder
-
-
-class DataFolders(CommandSettings):
-    """Where the images of a command are read from, and where downloads are kept."""
-
-    data_dir: Path | None = Field(
-        default_factory=data_dir_from_environment,
-        description="folder with data sets already on disk, also from DROPSERVE_DATA_DIR",
-    )
-    cache_dir: Path = Field(
-        default_factory=default_cache_folder,
-        description="folder for downloads and for decoded images that do not fit into memory",
-    )
-
-    @field_validator("data_dir")
-    @classmethod
-    def _check_data_dir(cls, folder: Path | None) -> Path | None:
-        return check_folder(folder)
-
-
-class PixelOptions(DataFolders):
-    """How pixels become the numbers that a network from a file takes."""
-
-    mean: Numbers | None = Field(
-        None,
-        description="subtracted from pixels, one number or one a channel, with --std; default: a "
-        "guess, of the usual rules the one with the lowest loss on the images",
-    )
-    std: Numbers | None = Field(
-        None, description="what they are divided by then, 1 for nothing; default as for the mean"
-    )
-    pixel_maximum: PixelMaximum | None = Field(
-        None,
-        description="what white is before the mean is subtracted, 1 or 255; default: 255 if a mean "
-        "or deviation is above 1, or the network takes 8-bit pixels",
-    )
-    layout: Literal["nchw", "nhwc"] | None = Field(
-        None, description="nchw or nhwc, where the network does not tell"
-    )
-
-    @field_validator("mean", "std")
-    @classmethod
-    def _check_numbers(cls, numbers: list[float] | None) -> list[float] | None:
-        if numbers is not None and len(numbers) not in (1, 3):
-            raise ValueError(f"give one number or three, not {len(numbers)}.")
-        return numbers
-
-    @field_validator("std")
-    @classmethod
-    def _check_std(cls, std: list[float] | None) -> list[float] | None:
-        if std is not None and min(std) <= 0:
-            raise ValueError("a deviation must be above 0.")
-        return std
-
-    @model_validator(mode="after")
-    def _check_rule(self) -> Self:
-        if (self.mean is None) != (self.std is None):
-            given, other, nothing = ("std", "mean", 0) if self.mean is None else ("mean", "std", 1)
-            raise ValueError(
-                f"--{given} without --{other} states only half of how pixels become numbers; give "
-                f"both, --{other} {nothing} where the network was trained without."
-            )
-        return self
 
 
 class TrainingConfig(PixelOptions):
@@ -241,7 +81,7 @@ class TrainingConfig(PixelOptions):
         description="frozen: the backbone stays as it is, and only a head is trained; fine-tuned: "
         "all weights are; default frozen, and fine-tuned where there is a GPU",
     )
-    head_layers: Literal[1, 2] = Field(
+    head_layers: Annotated[Literal[1, 2], BeforeValidator(decode_whole_number)] = Field(
         1, description="dense layers behind a backbone, each after dropout"
     )
     preset: PresetName = Field("cnn", description="network that is trained from scratch")
@@ -267,7 +107,10 @@ class TrainingConfig(PixelOptions):
     )
     weight_decay: float = Field(0.05, ge=0, le=10, description="decoupled weight decay of AdamW")
     max_norm: float | None = Field(
-        None, gt=0, description="longest L2 norm of a hidden unit's incoming weights; default: any"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="longest L2 norm of a hidden unit's incoming weights; default: any",
     )
     weight_averaging: float | None = Field(
         None,
@@ -368,13 +211,13 @@ class TrainingConfig(PixelOptions):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str | None) -> str | None:
-        return None if name is None else check_name(name)
+        return None if name is None else check_new_name(name)
 
     @model_validator(mode="after")
     def _check_default_name(self) -> Self:
         if self.name is None:
             try:
-                check_name(self.model_name)
+                check_new_name(self.model_name)
             except ValueError:
                 raise ValueError(
                     f"--name: {self.model_name!r} cannot name a model; give one with --name."
@@ -401,9 +244,10 @@ class TrainingConfig(PixelOptions):
 
     @model_validator(mode="after")
     def _check_backbone(self) -> Self:
-        if self.backbone in (None, NO_BACKBONE):
-            if self.learn is not None and self.backbone == NO_BACKBONE:
-                raise ValueError("--learn needs a --backbone; leave one of the two out.")
+        if self.backbone == NO_BACKBONE and self.options_of_backbones:
+            flags = ", ".join(self.options_of_backbones)
+            raise ValueError(f"{flags} without a --backbone has no effect; leave one of them out.")
+        if not self.has_backbone:
             return self
         own = not self.has_onnx_backbone
         refused = {
@@ -415,6 +259,7 @@ class TrainingConfig(PixelOptions):
             "no --learn fine-tuned: an ONNX file is not trained": (
                 not own and self.learn == "fine-tuned"
             ),
+            "no --preset: it is a network of its own": self.preset != "cnn",
             "--activation relu: its weights belong to it": self.activation != "relu",
             "no --quantize: only networks from scratch are put into integers": self.quantize,
             "no --prune-dead: its own layers are not pruned": self.prune_dead,
@@ -448,6 +293,12 @@ class TrainingConfig(PixelOptions):
     def has_backbone(self) -> bool:
         """Whether the trunk is a pretrained network."""
         return self.backbone not in (None, NO_BACKBONE)
+
+    @property
+    def options_of_backbones(self) -> list[str]:
+        """The flags of the given options that only a training with a backbone has."""
+        learn = [] if self.learn is None else [f"--learn {self.learn}"]
+        return learn + ([] if self.head_layers == 1 else [f"--head-layers {self.head_layers}"])
 
     @property
     def has_onnx_backbone(self) -> bool:
@@ -527,41 +378,3 @@ class DatasetConfig(TrainingConfig):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take the values that the constructor is given, and no others."""
         return (init_settings,)
-
-
-class EvaluationConfig(DataFolders):
-    """Measure a bundle: accuracy, calibration, selective prediction, OOD detection; as HTML."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="DROPSERVE_EVALUATION_",
-        env_prefix_target="all",  # the prefix also stands before an alias
-        cli_prog_name="python -m training.evaluate",
-    )
-
-    bundle: CliPositionalArg[Path] = Field(description="folder of one version, models/NAME/VERSION")
-    data: str | None = Field(
-        None,
-        description=f"data set whose test images are used: {', '.join(DATA_SETS)}, or "
-        f"{FOLDER_PREFIX}PATH; default: what the bundle was trained on",
-    )
-    ood: str | None = Field(
-        None,
-        validation_alias=AliasChoices("ood", _OOD_ALIAS),
-        description="data set of other classes, whose test images are out of distribution",
-    )
-    output: Path = Field(
-        Path("runs/evaluations"), description="folder for the report, in NAME-VERSION"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flag_wins_over_alias_in_file(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Drop the alias that a TOML file sets where a flag or a variable has set `ood`."""
-        if "ood" in values:
-            values.pop(_OOD_ALIAS, None)
-        return values
-
-    @field_validator("data", "ood")
-    @classmethod
-    def _check_data(cls, data: str | None) -> str | None:
-        return None if data is None else check_data_name(data)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from model.atomic_file_writing import write_whole
 from model.bundle.architecture_description import AdoptedArchitecture
 from model.bundle.store import Bundle, open_bundle, require_writable
 from model.cli_and_env_settings import describe_validation_error, load_or_exit
@@ -19,14 +20,10 @@ from model.errors import DataError, SettingsError
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from training.command_exit_status import names_missing_extra, run_command
-from training.config import (
-    NO_BACKBONE,
-    DataFolders,
-    DatasetConfig,
-    EvaluationConfig,
-    TrainingConfig,
-)
+from training.config import NO_BACKBONE, DatasetConfig, TrainingConfig
+from training.data_options import DataFolders
 from training.evaluation.metrics_schema import EvaluationMetrics, OodEntry
+from training.evaluation_config import EvaluationConfig
 
 # Modules that need torch, SciPy or matplotlib are imported inside functions: that takes seconds,
 # and `--help` and wrong options need none of them.
@@ -80,9 +77,7 @@ def evaluate_bundle(config: EvaluationConfig) -> Path:
     if config.ood is not None:
         ood = load_data(bundle, config.ood, config)
     metrics, report_data = measure(load_predictor(bundle), data, ood)
-    (folder / METRICS_FILE).write_text(
-        json.dumps(metrics, indent=2, allow_nan=False), encoding="utf-8"
-    )
+    write_whole(folder / METRICS_FILE, json.dumps(metrics, indent=2, allow_nan=False).encode())
     same = data.manifest_entry()["sha256"] == manifest.data.get("sha256")
     files = _files(data, report_data.evaluation)
     write_evaluation_report(

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from model.atomic_file_writing import write_new
 from model.bundle.store import open_bundle
 from model.cli_and_env_settings import load_or_exit
 from model.errors import RunError
-from training.atomic_file_writing import write_whole
 from training.command_exit_status import names_missing_extra, run_command
 from training.selection.selection_config import SelectionConfig
 
@@ -72,14 +72,18 @@ def _write(files: Mapping[Path, bytes]) -> None:
     written: list[Path] = []
     for file, content in files.items():
         try:
-            write_whole(file, content)
+            write_new(file, content)
         except OSError as error:
             for each in written:
                 each.unlink(missing_ok=True)
-            raise RunError(
-                f"{file} cannot be written ({error.strerror}); name a file in a folder that exists "
-                "and has room."
-            ) from None
+            if isinstance(error, FileExistsError):
+                sentence = f"{file} exists by now, and somebody may work with it; name another."
+            else:
+                sentence = (
+                    f"{file} cannot be written ({error.strerror}); name a file in a folder that "
+                    "exists and has room."
+                )
+            raise RunError(sentence) from None
         written.append(file)
 
 

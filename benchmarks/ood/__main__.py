@@ -22,9 +22,9 @@ from benchmarks.ood.report import Comparison, records
 from model.bundle.store import Bundle, open_bundle
 from model.errors import DropserveError
 from model.inference.predictor_loading import load_predictor
-from training.config import EvaluationConfig
 from training.data.dataset import Dataset
 from training.evaluate import load_data
+from training.evaluation_config import EvaluationConfig
 
 _OTHERS = {
     "fashion-mnist": ("mnist",),

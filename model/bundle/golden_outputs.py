@@ -35,7 +35,8 @@ class Golden:
         """Read the bytes of the file, for images of `spec` and K = `classes`.
 
         Raises:
-            ArchiveError: the file is damaged, or has other or larger arrays than expected.
+            ArchiveError: the file is damaged, has other or larger arrays than expected, or outputs
+                that are not finite, which any others would equal within a tolerance.
         """
         max_images, max_samples = MAX_GOLDEN_IMAGES, MAX_GOLDEN_SAMPLES
         image = spec.channels, spec.height, spec.width
@@ -52,10 +53,13 @@ class Golden:
         samples = int(arrays["samples"])
         if not 1 <= samples <= max_samples:
             raise ArchiveError(f"it has {samples} samples, but 1 to {max_samples} are allowed")
-        return cls(
+        golden = cls(
             arrays["images"].astype(np.float32),
             arrays["logits"].astype(np.float32),
             int(arrays["seed"]),
             samples,
             arrays["sampled_logits"].astype(np.float32),
         )
+        if not all(np.isfinite(each).all() for each in (golden.logits, golden.sampled_logits)):
+            raise ArchiveError("not all of its logits are finite numbers")
+        return golden

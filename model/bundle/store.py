@@ -66,6 +66,8 @@ MAX_REPORT_BYTES = 32 * 2**20
 MAX_INPUT_VALUES = 2**24
 """Limit on channels x height x width of one image."""
 
+_ROUTE_NAME = "stats"
+"""GET /v2/models/stats has the statistics of all models, and not the metadata of one."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VERSION_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _DRAFT_PREFIX = ".draft-"
@@ -81,6 +83,16 @@ def check_name(name: str) -> str:
             f"letter or digit, at most 64, not ending in {SAMPLED_SUFFIX!r}."
         )
     return name
+
+
+def check_new_name(name: str) -> str:
+    """Return `name` if it can name a model that does not exist yet, else raise ValueError."""
+    if name == _ROUTE_NAME:
+        raise ValueError(
+            f"{name!r} cannot name a new model, since GET /v2/models/{name} has the statistics of "
+            "all models; choose another name."
+        )
+    return check_name(name)
 
 
 def _check_file(name: str) -> str:
@@ -305,6 +317,7 @@ def new_version(models: Path, name: str) -> Iterator[Draft]:
 
     Raises:
         BundleError: the folder cannot be written or the disk is full.
+        OSError: the block cannot read or write a file elsewhere.
     """
     folder = models / name
     try:
@@ -316,6 +329,8 @@ def new_version(models: Path, name: str) -> Iterator[Draft]:
         yield draft
         _publish(draft, folder)
     except OSError as error:
+        if names_file_outside(error, folder):
+            raise
         raise BundleError(_cannot_write(folder, error)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -331,6 +346,12 @@ def require_writable(folder: Path, option: str = "--output") -> None:
             pass
     except OSError as error:
         raise BundleError(_cannot_write(folder, error, option)) from error
+
+
+def names_file_outside(error: OSError, folder: Path) -> bool:
+    """Return whether an error names a file that is not in `folder`; a full disk names none."""
+    name = error.filename
+    return isinstance(name, str) and not Path(name).absolute().is_relative_to(folder.absolute())
 
 
 @contextmanager

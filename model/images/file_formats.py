@@ -4,6 +4,7 @@ A file is opened by its first bytes with the one decoder of its format. Decodes 
 """
 
 import io
+import warnings
 from collections.abc import Callable
 
 from PIL import (
@@ -50,6 +51,8 @@ _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 _PROFILE_MARKS = {"PNG": b"iCCP", "JPEG": b"ICC_PROFILE", "WEBP": b"ICCP"}
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # whoever decodes many images has a thread for each
+# For good: `catch_warnings` around the decoding of an image would mix up those of other threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def file_format(data: bytes) -> str | None:

@@ -25,7 +25,7 @@ _MAX_PROFILE_BYTES = 2**18
 _MAX_EXIF_ENTRIES = 1000
 """Most entries of an EXIF directory that are read."""
 
-_ORIENTATION_TAG = 0x0112
+_ORIENTATION_TAG, _ORIENTATIONS = 0x0112, range(1, 9)
 _INTEGER_FORMATS = {3: "H", 4: "I"}
 """EXIF types that an orientation may have -> their format characters in `struct`."""
 _TIFF_BYTE, _TIFF_POINTERS, _TIFF_UNKNOWN_TAG = 1, (4, 13), 65535
@@ -35,7 +35,7 @@ _TIFF_VALUE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 1
 """TIFF types -> the bytes of one value; those of the others have one (TIFF 6.0, section 2)."""
 _TIFF_INLINE_BYTES = 4
 """Longer values stand elsewhere in the file."""
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """A marker that ends the pixels of a scan: no stuffed zero, restart marker or fill byte."""
 _JPEG_KEPT_MARKERS = frozenset(
@@ -328,7 +328,7 @@ def exif_orientation(exif: bytes) -> int | None:
                 )
     except struct.error:  # the data are cut off
         pass
-    return orientation
+    return orientation if orientation in _ORIENTATIONS else None
 
 
 def _xmp_orientation(xmp: bytes) -> int:

@@ -6,7 +6,6 @@ Normalisation is not here: it is inside the exported graph.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -235,9 +234,7 @@ def numbering(image: int) -> Iterator[None]:
 def _convert_errors(step: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     """Call `step`, and convert all errors of Pillow's decoders into those of `model.errors`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # _open checks what Pillow's bomb warning is about
-            return step(*arguments, **options)
+        return step(*arguments, **options)
     except (ImageDecodeError, ImageTooLargeError, MemoryError):
         raise
     except UnidentifiedImageError:

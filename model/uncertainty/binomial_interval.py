@@ -1,10 +1,11 @@
 """The interval of a share, from how many of a number of images it was seen at. Knows no image."""
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
-_NORMAL_QUANTILE = 1.959963984540054
-"""Of the standard normal distribution at 97.5 %: the intervals are 95 % intervals."""
+_NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
+"""The intervals are 95 % intervals."""
 
 
 class Interval(NamedTuple):
@@ -33,4 +34,7 @@ def wilson_interval(successes: int, trials: int) -> Interval | None:
     centre = (share + square / (2 * trials)) / (1 + square / trials)
     spread = math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
     half = _NORMAL_QUANTILE * spread / (1 + square / trials)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    # Rounding must not put an end beyond the share.
+    low = centre - half if successes else 0.0
+    high = centre + half if successes < trials else 1.0
+    return Interval(share, low, high)

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from model.bundle.store import REPORT_FILE
 from service.api import schemas
-from service.api.routes import RawResponse, json_response, new_router, request_id
+from service.api.routes import RawResponse, json_response, new_router
 from service.engine.model_loader import LoadedModel
 from service.errors import UnknownExampleError
 from service.keys.scopes import requires
@@ -43,8 +43,8 @@ def router(repository: Repository) -> APIRouter:
         responses=errors,
     )
     @requires("read")
-    async def examples(request: Request, name: str, query: _Query) -> Response:
-        model = repository.get(name, query.version, request_id(request))
+    async def examples(name: str, query: _Query) -> Response:
+        model = repository.get(name, query.version)
         return json_response(_listed(model))
 
     @routes.get(
@@ -55,7 +55,7 @@ def router(repository: Repository) -> APIRouter:
     )
     @requires("read")
     async def example(request: Request, name: str, number: _Number, query: _Query) -> Response:
-        model = repository.get(name, query.version, request_id(request))
+        model = repository.get(name, query.version)
         files = model.bundle.manifest.examples
         index = next((place for place in range(len(files)) if str(place) == number), None)
         if index is None:
@@ -77,7 +77,7 @@ def router(repository: Repository) -> APIRouter:
     )
     @requires("read")
     async def report(request: Request, name: str, query: _Query) -> Response:
-        model = repository.get(name, query.version, request_id(request))
+        model = repository.get(name, query.version)
         tag = model.bundle.manifest.files.get(REPORT_FILE, "")
         if tag and _is_known(request, tag):
             return _not_modified(tag)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from model.uncertainty.drift import DriftTest, Moment, Tail
 from service.api import schemas
-from service.api.routes import json_response, new_router, request_id, require_control
+from service.api.routes import json_response, new_router, require_control
 from service.engine.model_loader import LoadedModel
 from service.keys.scopes import requires
 from service.registry.model_repository import Repository
@@ -29,10 +29,8 @@ def router(settings: ServiceSettings, repository: Repository) -> APIRouter:
         responses=schemas.error_responses(400, 404, 500, 503, 504),
     )
     @requires("read")
-    async def drift(
-        request: Request, name: str, query: Annotated[schemas.VersionQuery, Query()]
-    ) -> Response:
-        model = repository.get(name, query.version, request_id(request))
+    async def drift(name: str, query: Annotated[schemas.VersionQuery, Query()]) -> Response:
+        model = repository.get(name, query.version)
         if model.drift is not None:
             await model.drift.refresh()
         return json_response(describe_drift(model))

@@ -81,9 +81,9 @@ def router(
     )
     @requires("read")
     async def version_feedback(
-        request: Request, name: str, query: Annotated[schemas.VersionQuery, Query()]
+        name: str, query: Annotated[schemas.VersionQuery, Query()]
     ) -> Response:
-        model = repository.get(name, query.version, request_id(request))
+        model = repository.get(name, query.version)
         figures = await feedback.figures(model)
         rate = feedback.limits.alarm_rate
         return json_response(describe_figures(model.name, model.version, figures, rate))

@@ -25,14 +25,13 @@ def describe_figures(
     model: str, version: str, figures: VersionFigures, alarm_rate: float
 ) -> dict[str, Any]:
     """Build a `VersionFeedback`."""
-    total = figures.total
     shares = {name: _share(interval) for name, interval in figures.shares().items()}
     return {
         "model": model,
         "version": version,
-        "labels": total.labels,
+        "labels": figures.total.labels,
         **shares,
-        "set_size": total.set_classes / total.sets if total.sets else None,
+        "set_size": figures.set_size,
         "calibration_error": figures.calibration_error,
         "bins": [
             _bin(number, counts) for number, counts in sorted(figures.bins.items()) if counts.labels

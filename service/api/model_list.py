@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 
 from service.api import schemas
-from service.api.routes import json_response, new_router, request_id
+from service.api.routes import json_response, new_router
 from service.api.shadow_summary import shadow_summary
 from service.api.version_summary import measured, version_summary
 from service.keys.scopes import requires
@@ -47,10 +47,8 @@ def router(repository: Repository, shadows: ShadowComparison) -> APIRouter:
         responses=schemas.error_responses(400, 404, 500, 503),
     )
     @requires("read")
-    async def model(
-        request: Request, name: str, query: Annotated[schemas.VersionQuery, Query()]
-    ) -> Response:
-        model = repository.get(name, query.version, request_id(request))
+    async def model(name: str, query: Annotated[schemas.VersionQuery, Query()]) -> Response:
+        model = repository.get(name, query.version)
         manifest = model.bundle.manifest.model_dump(mode="json")
         manifest["training"] = without_folders(manifest["training"])
         return json_response({"manifest": manifest, "card": model.card})

@@ -291,9 +291,8 @@ class _OpenInferenceEndpoints:
             if parsed is None:
                 parsed = parse_request(*await self._rewrite_as_binary(request, body, length))
             infer_request, payload = parsed
-            endpoint = self._endpoint(
-                request, request_id(request) if infer_request.id is None else str(infer_request.id)
-            )
+            id_ = request_id(request) if infer_request.id in (None, "") else str(infer_request.id)
+            endpoint = self._endpoint(request, id_)
         with endpoint.model, endpoint.statistics.time_request() as timing:
             options = endpoint.options(infer_request.parameters, self._settings)
             _check_outputs(infer_request, endpoint)
@@ -322,7 +321,7 @@ class _OpenInferenceEndpoints:
             body, json_length, spec, client_address(request)
         )
 
-    def _endpoint(self, request: Request, id_: str = "") -> ModelEndpoint:
+    def _endpoint(self, request: Request, id_: str | None = None) -> ModelEndpoint:
         parameters = request.path_params
         name, dropout_active = split_model_name(parameters["name"], self._settings)
         model = self._repository.get(name, parameters.get("version"), id_)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.uncertainty.calibration import ABSTENTION_REASONS
 from model.uncertainty.uncertainty_of_validation_images import (
     ValidationDistributions,
     bucket_shares,
@@ -19,7 +20,6 @@ from service.observability.history_recorder import (
     GAUGE_NAMES,
     GAUGES,
     QUEUE_UNIT_SECONDS,
-    REASONS,
     ROUTE,
     VERSION,
     VERSION_PARTS,
@@ -117,7 +117,7 @@ def _windows(parts: dict[str, Counts]) -> list[dict[str, Any]]:
     windows = []
     for number in range(len(WINDOWS_SECONDS)):
         totals = {name: each[number].tolist() for name, each in sums.items()}
-        abstentions = dict(zip(REASONS, totals.pop("abstentions"), strict=True))
+        abstentions = dict(zip(ABSTENTION_REASONS, totals.pop("abstentions"), strict=True))
         images = sum(totals["predictive_entropy"])
         windows.append({"images": images, "abstentions": abstentions, "histograms": totals})
     return windows

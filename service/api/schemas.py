@@ -24,10 +24,7 @@ MAX_SAMPLE_PROBABILITIES = 2**18
 """Most numbers that `per_sample` adds to a response: about 3 MB of JSON. A single image may have
 them all, and the interpreter serialises these without a pause, for some 10 ms."""
 
-_VERSION = (
-    "an active version, by its number or as stable or canary; if left out, the stable one, or the "
-    "canary for its share of the requests"
-)
+_VERSION = "an active version, by its number or as stable or canary; if left out, the stable one"
 
 
 class _Schema(BaseModel):
@@ -38,7 +35,9 @@ class ModelQuery(_Schema):
     """Query parameters of every route that answers for a model."""
 
     model: str | None = Field(None, description="model name; the default model if left out")
-    version: str | None = Field(None, description=_VERSION)
+    version: str | None = Field(
+        None, description=f"{_VERSION}, or the canary for its share of the requests"
+    )
 
 
 class NoQuery(_Schema):

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from model.container_resources import available_memory_bytes, available_processors
 from model.graphs.execution_provider import why_provider_is_unusable
 from service.check.findings import Finding, error, fine, warning
-from service.container_resources import available_memory_bytes, available_processors
 from service.settings import ServiceSettings
 
 _MIB = 2**20

@@ -28,11 +28,10 @@ from service.engine.pending_requests import DeadlineTimer, Floats, PendingReques
 from service.engine.request_scheduling import SLICE_SECONDS, Batch, RequestQueue
 from service.engine.thread_priority import lower_thread_priority
 from service.engine.traced_runs import note_in_traces
-from service.errors import NotReadyError, OverloadedError
+from service.errors import OverloadedError, StoppingError
 from service.observability.metrics_recorder import Metrics
 from service.observability.triton_statistics import ModelStatistics
 
-_STOPPING = "The server is stopping; send the request to another."
 _TERMINATION_SECONDS = 1.0
 """How long `close` waits for a run that it has terminated."""
 
@@ -145,7 +144,7 @@ class Batcher:
             TooCostlyError: the request alone would take longer than the timeout.
             OverloadedError: the queue is full, or would take longer than the timeout.
             DeadlineError: the result was not ready in time.
-            NotReadyError: the batcher is closing.
+            StoppingError: the batcher is closing.
         """
         return cast(Coroutine[Any, Any, Prediction], self._submit(images, None, timeout_seconds))
 
@@ -189,14 +188,14 @@ class Batcher:
         """Fail all pending requests and terminate the current run."""
         running = self._running.requests if self._running else ()
         for request in (*self._queue, *running):
-            request.fail(NotReadyError(_STOPPING))
+            request.fail(StoppingError())
         self._terminate_if_unawaited()
 
     async def _submit(
         self, images: Floats, sampling: Sampling | None, timeout_seconds: float | None
     ) -> Result:
         if self._closing:
-            raise NotReadyError(_STOPPING)
+            raise StoppingError
         queued = self._queue.rows
         if queued and not self._queue.has_room(len(images), self._limits.queue_rows):
             raise OverloadedError(f"{queued} images are waiting already; try again in a second.")

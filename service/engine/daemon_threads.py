@@ -12,13 +12,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from service.errors import StoppingError
+
 T = TypeVar("T")
 
 _MAX_STUCK_THREADS = 8
-
-
-class StoppingError(Exception):
-    """The service is stopping, so the call was abandoned."""
 
 
 class DaemonThreads:

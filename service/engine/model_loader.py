@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from model.bundle.store import Bundle, open_bundle
+from model.container_resources import available_processors
 from model.dropout.analytic_integration import QMC_POINTS
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import BundleError
@@ -21,7 +22,6 @@ from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibrator
-from service.container_resources import available_processors
 from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.daemon_threads import DaemonThreads
 from service.engine.latency_estimator import Costs

@@ -18,7 +18,6 @@ from typing import Self
 from model.errors import DropserveError
 
 SCHEMA_VERSION = 1
-LEAST_BYTES = 2**22
 _APPLICATION_ID = 0x44524642
 """Says in the file's header that it is one of feedback."""
 _BUSY_SECONDS = 5.0

@@ -223,15 +223,3 @@ def _add_all(
         except ServiceError as error:
             results.append(error)
     return results
-
-
-def start_feedback(feedback: Feedback | None) -> None:
-    """Start the thread of the feedback, if there is any."""
-    if feedback is not None:
-        feedback.start()
-
-
-def close_feedback(feedback: Feedback | None) -> None:
-    """Close the feedback, if there is any."""
-    if feedback is not None:
-        feedback.close()

@@ -7,7 +7,6 @@ after the file was moved or removed. Knows no route.
 """
 
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -21,6 +20,7 @@ from service.feedback.feedback_file import FeedbackFile, FeedbackFileError
 from service.feedback.label_transaction import LabelTransaction, forget_oldest_answers
 from service.feedback.remembered_answer import VersionIdentity
 from service.observability.metrics_recorder import Metrics
+from service.once_a_minute import OnceAMinute
 
 MAX_WAITING_BYTES = 16 * 2**20
 """Most bytes of answers that wait for the thread, each worker."""
@@ -30,7 +30,6 @@ CLOSING_SECONDS = 2.0
 _PAUSE_SECONDS = 0.05
 """So long answers gather. A true label does not wait for it."""
 _FORGOTTEN_AT_ONCE = 1000
-_WARNING_SECONDS = 60.0
 _MAX_JOBS_AT_ONCE = 512
 _MAX_LOST_REQUESTS = 10_000
 
@@ -85,14 +84,14 @@ class FeedbackWriter:
         self._has_work, self._is_urgent = threading.Event(), threading.Event()
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="feedback", daemon=True)
-        self._warned_at = -_WARNING_SECONDS
+        self._warnings = OnceAMinute()
         answers = metrics.feedback_answers
         self._remembered, self._dropped = answers.labels("remembered"), answers.labels("dropped")
         self._failing_gauge = metrics.feedback_failing
         self._is_failing = False
         """From a transaction that failed to one that stored something."""
         self._lost: OrderedDict[str, None] = OrderedDict()
-        """The latest requests whose answers could not be stored."""
+        """The latest requests whose answers could not be stored. Changed under the lock."""
 
     def start(self) -> None:
         """Start the thread, which opens the file at once, so that a fault is known early."""
@@ -116,7 +115,7 @@ class FeedbackWriter:
                 self._waiting_bytes += size
                 self._records.append((size, record))
         if not has_room:
-            self._dropped.inc()
+            self._drop([record])
         elif not self._has_work.is_set():
             self._has_work.set()
 
@@ -200,7 +199,7 @@ class FeedbackWriter:
         return self._file
 
     def _may_be_lost(self, request_id: str) -> bool:
-        """Return whether the answer to a request may have been dropped as the file failed."""
+        """Return whether the answer to a request may have been dropped."""
         return self._is_failing or request_id in self._lost
 
     def _show_failing(self, *, failing: bool) -> None:
@@ -236,20 +235,23 @@ class FeedbackWriter:
     def _fail(
         self, records: Sequence[AnswerRecord], jobs: Sequence[_Job], error: FeedbackFileError
     ) -> None:
-        self._dropped.inc(len(records))
-        self._lost.update((record.request_id, None) for record in records)
-        while len(self._lost) > _MAX_LOST_REQUESTS:
-            self._lost.popitem(last=False)
+        self._drop(records)
         self._show_failing(failing=True)
         if self._file is not None:
             self._file.close()
             self._file = None
         for job in jobs:
             _tell(job, FeedbackUnavailableError(str(error)))
-        now = time.monotonic()
-        if now - self._warned_at >= _WARNING_SECONDS:
-            self._warned_at = now
+        if self._warnings.may_log():
             logger.warning("feedback cannot be stored", reason=str(error))
+
+    def _drop(self, records: Sequence[AnswerRecord]) -> None:
+        """Count answers that are not stored, and keep whose they are; any thread may call it."""
+        self._dropped.inc(len(records))
+        with self._lock:
+            self._lost.update((record.request_id, None) for record in records)
+            while len(self._lost) > _MAX_LOST_REQUESTS:
+                self._lost.popitem(last=False)
 
 
 def _tell(job: _Job, result: Any) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +20,18 @@ _ROWS_AT_ONCE = 100
 
 class ExportError(DropserveError):
     """The images cannot be exported."""
+
+
+def models_with_kept_images(
+    connection: sqlite3.Connection, versions: Collection[int]
+) -> Sequence[str]:
+    """Return the models of those of the versions that have kept images."""
+    rows = connection.execute(
+        "SELECT DISTINCT labels.version, model FROM pictures "
+        "JOIN labels ON labels.id = pictures.label "
+        "JOIN versions ON versions.id = labels.version"
+    )
+    return sorted({model for version, model in rows if version in versions})
 
 
 def export_images(

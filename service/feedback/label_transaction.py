@@ -32,6 +32,10 @@ from service.feedback.version_figures import LabelCounts, bin_of
 
 Outcome = Literal["added", "unchanged", "replaced"]
 
+_COMPARED_ANSWERS = 64
+"""Among so many that were written last, the latest answer to a request is looked for: a client may
+give all of its requests one id."""
+
 
 class TrueLabel(NamedTuple):
     """The true label of one image of an earlier answer."""
@@ -98,8 +102,7 @@ class LabelTransaction:
         """Remember an answer unless the latest one to the request is the very same."""
         row = self._row(version)
         latest = self._connection.execute(
-            "SELECT version, content FROM answers WHERE request_id = ? ORDER BY id DESC LIMIT 1",
-            (request_id,),
+            "SELECT version, content FROM answers WHERE id = ?", (self._latest(request_id),)
         ).fetchone()
         if latest != (row, content):
             self._insert(request_id, row, content, self._time)
@@ -108,8 +111,8 @@ class LabelTransaction:
         """Return whether the latest answer to a request is of a version and has a label."""
         latest = self._connection.execute(
             "SELECT version, EXISTS (SELECT 1 FROM labels WHERE labels.answer = answers.id) "
-            "FROM answers WHERE request_id = ? ORDER BY id DESC LIMIT 1",
-            (request_id,),
+            "FROM answers WHERE id = ?",
+            (self._latest(request_id),),
         ).fetchone()
         return bool(latest == (self._row(version), 1))
 
@@ -163,18 +166,31 @@ class LabelTransaction:
             (request_id, version, moment, content),
         )
 
+    def _latest(self, request_id: str) -> int | None:
+        """Return the row of the latest answer to a request; None: there is none.
+
+        Another worker may have written an earlier answer after it.
+        """
+        found = self._connection.execute(
+            "SELECT id FROM (SELECT id, time FROM answers WHERE request_id = ? "
+            "ORDER BY id DESC LIMIT ?) ORDER BY time DESC, id DESC LIMIT 1",
+            (request_id, _COMPARED_ANSWERS),
+        ).fetchone()
+        return None if found is None else int(found[0])
+
     def _find(self, request_id: str) -> _Answer:
         row = self._connection.execute(
             "SELECT answers.id, versions.id, versions.model, versions.version, class_names, "
             "validation_images, content FROM answers "
             "JOIN versions ON versions.id = answers.version "
-            "WHERE request_id = ? ORDER BY answers.id DESC LIMIT 1",
-            (request_id,),
+            "WHERE answers.id = ?",
+            (self._latest(request_id),),
         ).fetchone()
         if row is None and self._may_be_lost(request_id):
             raise FeedbackUnavailableError(
                 f"The answer to a request {request_id[:128]!r} may be lost, since the file of "
-                "feedback could not be written; send the image with its label when it can be again."
+                "feedback could not be written, or not fast enough; send the image with its label "
+                "when it can be again."
             )
         if row is None:
             raise UnknownAnswerError(

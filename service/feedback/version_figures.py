@@ -105,6 +105,12 @@ class VersionFigures:
         }
 
     @property
+    def set_size(self) -> float | None:
+        """How many classes a prediction set has, on average; None: no set."""
+        total = self.total
+        return total.set_classes / total.sets if total.sets else None
+
+    @property
     def calibration_error(self) -> float | None:
         """The expected calibration error; None: no label. Few labels make it too high."""
         total = self.total.labels

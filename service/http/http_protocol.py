@@ -68,6 +68,15 @@ _BACK_OFF_SECONDS = (0.5, 1.0)
 
 It delays clients that retry at once; the time is random, so that they do not retry all together.
 """
+_UNKNOWN_VERSION = "Invalid HTTP version"
+"""The parser's reason where it refuses a version of HTTP, as in `GET / HTTP/3.0`."""
+
+
+def _refusal_status(error: HttpParserError) -> int:
+    """Return the HTTP status of the response to a request that the parser rejects."""
+    if isinstance(error.__context__, RefusedHeadError):
+        return error.__context__.status
+    return 505 if str(error) == _UNKNOWN_VERSION else 400
 
 
 @cache
@@ -441,9 +450,7 @@ class HttpProtocol(HttpToolsProtocol):
             else:  # such as HTTP/2 with prior knowledge
                 self._refuse(505)
         except HttpParserError as error:
-            cause = error.__context__
-            status = cause.status if isinstance(cause, RefusedHeadError) else 400
-            self._refuse_request(status)
+            self._refuse_request(_refusal_status(error))
 
     def _parse_without_upgrade(self) -> None:
         """Parse the head again without the headers that ask for another protocol."""

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import DropserveError
-from service.errors import InvalidQueryError, NotReadyError, OverloadedError
+from service.errors import InvalidQueryError, OverloadedError, StoppingError
 from service.http.asgi_request import CLIENT, HUNG_UP, KEY_NAME, REFUSED
 from service.http.client_quotas import CURRENT_CLIENT, Client, Clients
 from service.http.error_responses import domain_error_response, internal_error
@@ -45,8 +45,6 @@ HUNG_UP_STATUS = 499
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ID_BITS = 128
 _UNMATCHED = "unmatched"
-_STOPPING = "The server is stopping; send the request to another."
-"""The response to a request that was cancelled because the grace after SIGTERM is over."""
 _UNLIMITED = ("/health/", "/v2/health/", "/metrics")
 """Paths that are answered however many requests are in flight."""
 _OVERLOADED = "The server answers as many requests as it can already; try again in a second."
@@ -176,7 +174,7 @@ class RequestMiddleware:
             except DropserveError as error:
                 return domain_error_response(error)
         except asyncio.CancelledError:
-            return domain_error_response(NotReadyError(_STOPPING))
+            return domain_error_response(StoppingError())
         except Exception:
             logger.exception("request failed", method=request.method, path=request.url.path)
             return internal_error()
@@ -204,7 +202,7 @@ class RequestMiddleware:
         except asyncio.CancelledError:
             if sender.status is not None or scope.get(HUNG_UP):
                 raise
-            stopping = domain_error_response(NotReadyError(_STOPPING))
+            stopping = domain_error_response(StoppingError())
             await stopping(scope, admission.receive, sender.send)
         except Exception:
             logger.exception("request failed", method=scope["method"], path=scope["path"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from service.file_change_fingerprint import file_fingerprint
+from service.file_change_fingerprint import FileFingerprint, file_fingerprint
 from service.keys.key_file import (
     DIGEST_BYTES,
     TOKEN_LENGTH,
@@ -22,6 +22,8 @@ from service.keys.key_file import (
 
 _POLL_SECONDS = 1.0
 _NO_DIGEST = bytes(DIGEST_BYTES)
+_UNREAD: FileFingerprint = ()
+"""The fingerprint of no file."""
 
 logger = structlog.stdlib.get_logger("service")
 
@@ -47,7 +49,9 @@ class KeyRing:
         """Read the file; without one that can be read no key is good until there is one."""
         self._path = path
         self._keys = _Keys()
-        self._fingerprint: tuple[int, ...] | None = ()
+        self._fingerprint: FileFingerprint = _UNREAD
+        self._failure: str | None = None
+        """Why the file could not be read at the last look, as it was logged."""
         self.refresh()
 
     def find(self, token: str) -> ApiKey | None:
@@ -71,19 +75,27 @@ class KeyRing:
             await asyncio.sleep(_POLL_SECONDS)
             try:
                 await asyncio.to_thread(self.refresh)
-            except Exception:  # the next change of the file may be read
+            except Exception:  # the next look may succeed
                 logger.exception("keys not read")
 
     def refresh(self) -> None:
-        """Take the file's keys if it has changed; keep those there are if it cannot be read."""
+        """Take the file's keys if it has changed; keep those there are if it cannot be read.
+
+        A file that could not be read is read again at the next look: many a reason passes.
+        """
         fingerprint = file_fingerprint(self._path)
         if fingerprint == self._fingerprint:
             return
-        self._fingerprint = fingerprint
         try:
             self._keys = _Keys.of(read_key_file(self._path))
         except KeyFileError as error:
-            kept = len(self._keys.by_id)
-            logger.error("keys not read", reason=str(error), keys_kept=kept)  # noqa: TRY400
+            self._fingerprint = _UNREAD
+            self._log_failure(str(error))
         else:
+            self._fingerprint, self._failure = fingerprint, None
             logger.info("keys read", keys=len(self._keys.by_id))
+
+    def _log_failure(self, reason: str) -> None:
+        if reason != self._failure:
+            self._failure = reason
+            logger.error("keys not read", reason=reason, keys_kept=len(self._keys.by_id))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _FETCH_SECONDS = 10.0
 """Longest time to fetch one file, its answer's head and body together."""
 _DATA = "data:"
+_REFUSED_TOKEN = (401, 403)
+"""The statuses of an answer to a wrong token, or to one that may not read the file."""
 
 
 class TaskImageError(DropserveError):
@@ -105,7 +107,8 @@ class TaskImages:
         headers = {} if self._token is None else {"Authorization": await self._token.header(client)}
         async with client.stream("GET", url, headers=headers) as answer:
             if answer.status_code != 200:
-                raise ValueError(f"Label Studio answered {answer.status_code}; see its token")
+                cause = "token" if answer.status_code in _REFUSED_TOKEN else "log"
+                raise ValueError(f"Label Studio answered {answer.status_code}; see its {cause}")
             return await read_answer(answer, self._max_bytes)
 
 

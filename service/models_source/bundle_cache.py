@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from model.atomic_file_writing import write_whole
 from model.bundle.bounded_reading import RejectedFileError, read_file
 from model.bundle.store import (
     MANIFEST_FILE,
@@ -96,10 +97,7 @@ class BundleCache:
         shutil.rmtree(self.folder / _DRAFTS_FOLDER, ignore_errors=True)
         file = self.folder / _SOURCE_FILE
         if not file.exists():
-            draft = file.with_name(f"{_SOURCE_FILE}.draft")
-            draft.write_text(f"{self._place}\n", encoding="utf-8")
-            flush_to_disk(draft)
-            draft.replace(file)
+            write_whole(file, f"{self._place}\n".encode())
 
     def versions(self) -> dict[str, list[int]]:
         """Return the fetched versions of every model, the highest first.

@@ -39,7 +39,7 @@ _RETRIES = 2
 """Of one request; beyond that the next poll tries again."""
 
 
-_Version = Annotated[int, Field(ge=1, lt=10**18)]
+_Version = Annotated[int, Field(ge=1, lt=10**18, strict=True)]
 """As long as a folder's name may be, see `VERSION_NUMBER`."""
 
 

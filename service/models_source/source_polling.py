@@ -12,7 +12,8 @@ from typing import Self
 
 import structlog
 
-from service.engine.daemon_threads import DaemonThreads, StoppingError
+from service.engine.daemon_threads import DaemonThreads
+from service.errors import StoppingError
 from service.models_source.bundle_cache import BundleCache
 from service.models_source.exponential_backoff import Backoff
 from service.models_source.remote_bundles import RemoteBundles, SourceError, missing_package
@@ -21,7 +22,7 @@ from service.models_source.synchronisation import (
     Synchronisation,
     Versions,
     Wanted,
-    cannot_write,
+    unusable_cache,
 )
 from service.models_source.version_fetch import StoppedError, VersionFetch
 from service.observability.metrics_recorder import Metrics
@@ -161,7 +162,7 @@ class SourcePolling:
                 f"{self._url} has not been read within {_POLL_TIMEOUT_SECONDS:,.0f} s."
             )
         except OSError as error:
-            poll = self._failed(cannot_write(error))
+            poll = self._failed(unusable_cache(error))
         except Exception:  # whatever the library does, the service serves on
             logger.exception("models source")
             poll = Poll(problem="The models source cannot be read; the log has the reason.")

@@ -212,12 +212,12 @@ def _manifest_path(name: str, version: int) -> str:
 
 def _problem(error: SourceError | OSError) -> str:
     """Return an error as one sentence."""
-    return str(error) if isinstance(error, SourceError) else cannot_write(error)
+    return str(error) if isinstance(error, SourceError) else unusable_cache(error)
 
 
-def cannot_write(error: OSError) -> str:
+def unusable_cache(error: OSError) -> str:
     """Return in one sentence that the cache cannot be read or written."""
     return (
-        f"The cache cannot be written ({error.strerror or error}); free space, or name another "
+        f"The cache cannot be used ({error.strerror or error}); free space, or name another "
         "folder with --models-cache."
     )

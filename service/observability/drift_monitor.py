@@ -5,6 +5,7 @@ No image is kept. Knows no route.
 """
 
 import asyncio
+import struct
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -27,6 +28,8 @@ Floats = NDArray[np.floating[Any]]
 
 FIGURES: tuple[Figure, ...] = ("typicality", "confidence")
 """What is tested of an image. Each figure has half of the level."""
+_RESET_TIME = struct.Struct("d")
+"""It is stored in front of the states of the tests; 0 before the first reset."""
 _MAX_PENDING_IMAGES = 512
 """With so many values noted, the tests continue at once, which takes a millisecond. They also do so
 before the metrics are read. Fewer at once take up to four times as long an image."""
@@ -70,6 +73,8 @@ class DriftMonitor:
         """When each request was noted, and the typicality or the confidence of its images, [N]."""
         self._noted_images = 0
         self._advances_at_flush = False
+        self._reset_time = 0.0
+        """When a worker last began the tests anew, seconds since 1970."""
         self.tests: dict[Figure, DriftTest] = self._tests(b"")
         """The tests, as this process last knew them."""
         self.advance()
@@ -119,7 +124,9 @@ class DriftMonitor:
         raised: list[Figure] = []
 
         def step(state: bytes) -> bytes:
-            self.tests = self._tests(state)
+            if state:
+                (self._reset_time,) = _RESET_TIME.unpack_from(state)
+            self.tests = self._tests(state[_RESET_TIME.size :])
             for figure, test in self.tests.items():
                 had_alarm = test.alarm is not None
                 test.observe(*self._ranks_and_times(figure))
@@ -155,11 +162,11 @@ class DriftMonitor:
         """
 
         def step(_: bytes) -> bytes:
+            self._reset_time = time.time()
             self.tests = self._tests(b"")
             return self._show()
 
         await self._retry(lambda: self._states.update(self._key, step))
-        self._forget_noted()
 
     async def _retry(self, attempt: Callable[[], bool]) -> None:
         try:
@@ -184,8 +191,8 @@ class DriftMonitor:
         }
 
     def _ranks_and_times(self, figure: Figure) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the ranks of all images noted, and when they were."""
-        noted = self._noted[figure]
+        """Return the ranks of all images noted since the reset, and when they were."""
+        noted = [each for each in self._noted[figure] if each[0] > self._reset_time]
         if not noted:
             return np.empty(0, np.int64), np.empty(0)
         values = np.concatenate([values for _, values in noted])
@@ -200,7 +207,7 @@ class DriftMonitor:
         self._noted_images = 0
 
     def _show(self) -> bytes:
-        """Show the tests in the metrics, and return their states.
+        """Show the tests in the metrics, and return the state to store.
 
         Called while no other worker continues the tests, so that the most recent value of a gauge
         is that of the newest state.
@@ -208,7 +215,9 @@ class DriftMonitor:
         for figure, (log_wealth, alarm) in self._gauges.items():
             log_wealth.set(self.tests[figure].log_wealth)
             alarm.set(self.tests[figure].alarm is not None)
-        return b"".join(test.to_bytes() for test in self.tests.values())
+        return _RESET_TIME.pack(self._reset_time) + b"".join(
+            test.to_bytes() for test in self.tests.values()
+        )
 
 
 def _reason(figure: Figure, model: str) -> str:

@@ -15,6 +15,7 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client import Counter, Gauge, Histogram
 
+from model.uncertainty.calibration import ABSTENTION_REASONS
 from service.observability.history_rings import INTERVAL_SECONDS, HistoryRings, Subject
 from service.observability.memory_and_cpu_reading import ProcessUsage
 from service.observability.metrics_recorder import Metrics
@@ -37,13 +38,12 @@ ENGINE_WIDTH = len(ENGINE_SUMS) + len(ROWS) + 1
 ROUTE, VERSION = "route", "version"
 """Kinds of subjects: (ROUTE, path) counts as `RouteCounts`; (VERSION, model, version) counts
 images by VERSION_PARTS, one behind the other."""
-REASONS = ("unsure", "unusual", "both")
 VERSION_PARTS = {
     "predictive_entropy": len(NATS) + 1,
     "mutual_information": len(NATS) + 1,
     "typicality": len(TYPICALITIES) + 1,
     "set_size": len(SET_SIZES) + 1,
-    "abstentions": len(REASONS),
+    "abstentions": len(ABSTENTION_REASONS),
 }
 """Histograms of predictions, and abstentions by reason: how many numbers each has."""
 
@@ -159,7 +159,7 @@ class HistoryRecorder:
         for version in histograms["predictive_entropy"]:
             nothing = {name: np.zeros(width) for name, width in VERSION_PARTS.items()}
             parts = [each.get(version, nothing[name]) for name, each in histograms.items()]
-            abstained = [reasons.get((*version, reason), 0) for reason in REASONS]
+            abstained = [reasons.get((*version, reason), 0) for reason in ABSTENTION_REASONS]
             totals[version] = np.concatenate([*parts, abstained]).astype(np.int64)
         return totals
 

@@ -42,19 +42,22 @@ class ActiveVersions:
         return 0.0 if self.canary is None else self.rollout.share
 
 
-def select_version(active: ActiveVersions, version: str | None, request_id: str) -> LoadedModel:
+def select_version(
+    active: ActiveVersions, version: str | None, request_id: str | None
+) -> LoadedModel:
     """Return the version that answers a request.
 
     version: a number, `stable` or `canary`; None: the canary for its share of the request ids, and
-        the stable version for all others.
+        the stable version for all others and without an id.
 
     Raises:
         UnknownVersionError: the version is not in service.
     """
     if version is None:
-        if active.canary and routes_to_canary(request_id, active.rollout.share):
-            return active.canary
-        return active.stable
+        if active.canary is None or request_id is None:
+            return active.stable
+        to_canary = routes_to_canary(request_id, active.rollout.share)
+        return active.canary if to_canary else active.stable
     known: Mapping[str, LoadedModel] = {STABLE: active.stable, active.stable.version: active.stable}
     if active.canary is not None:
         known = {**known, CANARY: active.canary, active.canary.version: active.canary}

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from service.engine.daemon_threads import DaemonThreads, StoppingError
-from service.errors import DeadlineError, NotReadyError
+from service.engine.daemon_threads import DaemonThreads
+from service.errors import DeadlineError
 
 _TIMEOUT_SECONDS = 10.0
-STOPPING = "The server is stopping; send the request to another."
 
 T = TypeVar("T")
 
@@ -24,7 +23,7 @@ class Disk:
 
         Raises:
             DeadlineError: the disk does not answer in time.
-            NotReadyError: the service is stopping.
+            StoppingError: the service is stopping.
         """
         try:
             return await self._threads.call(_TIMEOUT_SECONDS, function, *arguments)
@@ -33,9 +32,7 @@ class Disk:
                 f"The disk has not answered within {_TIMEOUT_SECONDS:g} seconds; see to it, and "
                 "try again."
             ) from None
-        except StoppingError:
-            raise NotReadyError(STOPPING) from None
 
     def stop(self) -> None:
-        """Raise NotReadyError in every current and later call."""
+        """Raise StoppingError in every current and later call."""
         self._threads.abandon()

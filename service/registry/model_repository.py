@@ -33,8 +33,8 @@ from service.registry import not_ready_reasons
 from service.registry.active_versions import ActiveVersions, select_version
 from service.registry.default_model import DefaultModel
 from service.registry.file_access_timeout import Disk
+from service.registry.load_failures import LoadFailure
 from service.registry.models_folder_scan import ModelsFolder
-from service.registry.refused_versions import LoadFailure
 from service.registry.rollout_spec import RolloutSpec
 from service.registry.version_lifecycle import LoadedModels
 from service.registry.waiting_for_peer_processes import PeerFollowing
@@ -310,13 +310,16 @@ class Repository:
             return self._source.why_nothing_is_there
         return not_ready_reasons.no_bundle(default, self._settings.served_model_name)
 
-    def get(self, name: str | None, version: str | None, request_id: str = "") -> LoadedModel:
+    def get(
+        self, name: str | None, version: str | None, request_id: str | None = None
+    ) -> LoadedModel:
         """Return the model that answers a request; use it inside `with`, so that it stays open.
 
         Args:
             name: None for the default model.
             version: a number, `stable` or `canary`; None: `request_id` decides.
-            request_id: decides whether the canary answers, see `routes_to_canary`.
+            request_id: decides whether the canary answers, see `routes_to_canary`; None: it does
+                not.
 
         Raises:
             NotReadyError: the models are still being loaded, or the default one is not active.

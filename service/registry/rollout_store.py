@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from model.bundle.bounded_reading import read_file
 from service.errors import RolloutError
+from service.once_a_minute import OnceAMinute
 from service.registry import atomic_files
 from service.registry.peer_process_records import Peer, Peers
 from service.registry.process_identity import ProcessIdentity, this_process
@@ -40,7 +41,6 @@ _LOCK_SECONDS = 5.0
 _LOCK_RETRY_SECONDS = 0.02
 _MOST_TRIES = 50
 """How often a change is tried while other writers are faster, though the lock excludes them."""
-_WARNING_SECONDS = 60.0
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 
@@ -98,8 +98,7 @@ class RolloutStore:
         self._problem: str | None = None
         self._stopping = threading.Event()
         self._has_warned_of_links = False
-        self._clock = clock
-        self._warned_at = -_WARNING_SECONDS
+        self._warnings = OnceAMinute(clock)
 
     @property
     def generation(self) -> int:
@@ -192,9 +191,7 @@ class RolloutStore:
         try:
             yield
         except OSError as error:
-            now = self._clock()
-            if now - self._warned_at >= _WARNING_SECONDS:
-                self._warned_at = now
+            if self._warnings.may_log():
                 logger.warning(
                     "peers do not see this process",
                     folder=str(self._folder),

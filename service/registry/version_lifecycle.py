@@ -10,13 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 import structlog
 
 from model.images.preprocessing import InputSpec
-from service.engine.daemon_threads import StoppingError
 from service.engine.model_loader import LoadedModel, Loader, LoadTimeoutError
-from service.errors import NotReadyError
+from service.errors import StoppingError
 from service.observability.metrics_recorder import Metrics
-from service.registry.file_access_timeout import STOPPING, Disk
+from service.registry.file_access_timeout import Disk
+from service.registry.load_failures import LoadFailures
 from service.registry.models_folder_scan import ModelsFolder, fingerprint
-from service.registry.refused_versions import LoadFailures
 from service.settings import ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")
@@ -71,7 +70,7 @@ class LoadedModels:
 
         Raises:
             DeadlineError: the disk does not answer in time.
-            NotReadyError: the service is stopping.
+            StoppingError: the service is stopping.
         """
         key = name, version
         if key in self._loaded:
@@ -83,7 +82,7 @@ class LoadedModels:
         try:
             model = await self._loader.open(path, required_input)
         except StoppingError:
-            raise NotReadyError(STOPPING) from None
+            raise
         except LoadTimeoutError as error:
             retry_at = time.monotonic() + _RETRY_FACTOR * self._settings.load_timeout_seconds
             self.failures.add(key, path, error, files, retry_at)

@@ -12,17 +12,17 @@ from typing import Any
 
 import structlog
 
+from model.container_resources import available_memory_bytes, available_processors
 from model.errors import DropserveError
 from model.images.preprocessing import PEAK_BYTES_PER_PIXEL, InputSpec
 from service.codecs.body_to_images import MEMORY_BYTES_PER_JSON_BYTE
 from service.codecs.image_limits import Limits
-from service.container_resources import available_memory_bytes, available_processors
 from service.errors import (
     STATUS_AND_CODE,
     BodyTooCostlyError,
     DeadlineError,
-    NotReadyError,
     OverloadedError,
+    StoppingError,
 )
 from service.sandbox.child_process_handle import Bytes, SandboxProcess
 from service.sandbox.child_process_messages import RESERVED, Task, encode_message
@@ -45,8 +45,6 @@ _START_COST_SECONDS = 0.5
 """Processor time to replace a killed process, which is charged to the client that caused it."""
 _WALL_CLOCK_FACTOR = 3
 """The wall-clock limit of a task is this multiple of its limit of processor time."""
-
-_STOPPING = "The server is stopping; send the request to another."
 
 logger = structlog.stdlib.get_logger("service")
 
@@ -84,10 +82,10 @@ class SandboxPool:
         loop.call_later(_FIRST_START_DELAY_SECONDS, self._start_first_process)
 
     async def close(self) -> None:
-        """Kill every process, and fail all jobs with NotReadyError."""
+        """Kill every process, and fail all jobs with StoppingError."""
         self._is_closed = True
         for job in self._queue.waiting():
-            _fail(job, NotReadyError(_STOPPING))
+            _fail(job, StoppingError())
         for task in list(self._tasks):
             task.cancel()
         for process in self._idle:
@@ -112,7 +110,7 @@ class SandboxPool:
             DropserveError: the task found the body invalid.
         """
         if self._is_closed:
-            raise NotReadyError(_STOPPING)
+            raise StoppingError
         loop = asyncio.get_running_loop()
         job = Job(task, body, client, loop.create_future(), max_answer_bytes)
         self._queue.add(job)
@@ -158,7 +156,7 @@ class SandboxPool:
             self._queue.finish(job, time.perf_counter() - start + replacement_seconds)
             self._release_memory(job)
             if task.cancelled():
-                _fail(job, NotReadyError(_STOPPING))
+                _fail(job, StoppingError())
             if not self._is_closed:
                 self._dispatch()
 

@@ -18,6 +18,7 @@ from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from service.api.response_builders import sampling_fields, uncertain_predictions
 from service.api.sampling_validation import parse_sampling
+from service.errors import BodyTooCostlyError
 from service.observability.metrics_recorder import Metrics
 from service.sandbox.sandboxed_image_reader import ImageReader
 from service.scoring.image_file import ImageReference
@@ -30,6 +31,11 @@ Floats = NDArray[np.float32]
 _MAX_JOINT_BYTES = 4 * 2**20
 """Files that are decoded together have at most so many bytes: one time limit is for all of them."""
 _CLIENT = "score"
+_TOO_COSTLY = (
+    "It takes too much time or memory to decode; save it smaller or more simply encoded, or allow "
+    "more time with --decode-timeout-seconds."
+)
+"""Instead of a server's sentence, which speaks of a body that was sent."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,8 @@ class ImageScorer:
             )
         except DropserveError as error:
             if len(positions) == 1:
-                errors[positions[0]] = str(error)
+                is_costly = isinstance(error, BodyTooCostlyError)
+                errors[positions[0]] = _TOO_COSTLY if is_costly else str(error)
                 return {}
             decoded: dict[int, Floats] = {}
             for position in positions:

@@ -1,13 +1,13 @@
 """The arguments of the command -> the images that they name, in a fixed order.
 
-Folders and archives are searched for images, and what is none is counted; single files and the rows
-of tables are always taken, since somebody named them. Decodes nothing.
+Folders, archives and patterns are searched for images, and what is none is counted; single files
+and the rows of tables are always taken, since somebody named them. Decodes nothing.
 """
 
 import glob
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -33,34 +33,46 @@ class FoundImages:
 
     images: list[ImageReference] = field(default_factory=list)
     left_out: int = 0
-    """Files in folders and archives that are no images."""
+    """Files of folders, archives and patterns that are no images, and those of the output."""
     rows_without_path: int = 0
     """Of tables."""
     named_again: int = 0
     """Images that were named before."""
     _names: set[str] = field(default_factory=set)
+    _files: set[tuple[str, int | None]] = field(default_factory=set)
+    """Real path of each image's file, and its position in an archive."""
 
     def add(self, image: ImageReference) -> None:
-        """Add an image, unless it was named before."""
-        if image.name in self._names:
+        """Add an image, unless it was named before, by this path or another one."""
+        file = os.path.realpath(image.path), image.member
+        if image.name in self._names or file in self._files:
             self.named_again += 1
             return
         self._names.add(image.name)
+        self._files.add(file)
         self.images.append(image)
 
 
-def find_images(arguments: Sequence[str]) -> FoundImages:
+def find_images(arguments: Sequence[str], outputs: Collection[Path] = ()) -> FoundImages:
     """Find the images that the arguments name, each once: in their order, sorted within each.
+
+    outputs: the files that the run writes, which are left out.
 
     Raises:
         ImageSourceError: an argument does not exist or cannot be read, or there is no image.
         PathTableError, ZipArchiveError: a table or an archive cannot be read.
     """
     found = FoundImages()
+    own = {os.path.realpath(output) for output in outputs}
     for argument in arguments:
-        for path in _expand_pattern(argument):
+        is_pattern = glob.has_magic(argument) and not os.path.lexists(argument)
+        add = _add_match if is_pattern else _add_path
+        for path in _expand_pattern(argument) if is_pattern else [Path(argument)]:
+            if os.path.realpath(path) in own:
+                found.left_out += 1
+                continue
             try:
-                _add_path(path, found)
+                add(path, found)
             except OSError as error:
                 raise ImageSourceError(f"{display_name(str(path))}: {unreadable(error)}") from None
     if not found.images:
@@ -73,8 +85,6 @@ def find_images(arguments: Sequence[str]) -> FoundImages:
 
 
 def _expand_pattern(argument: str) -> Sequence[Path]:
-    if os.path.lexists(argument) or not glob.has_magic(argument):
-        return [Path(argument)]
     matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
     if not matches:
         raise ImageSourceError(f"No file matches {display_name(argument)}; check the pattern.")
@@ -107,6 +117,16 @@ def _add_path(path: Path, found: FoundImages) -> None:
                 found.rows_without_path += 1
             else:
                 found.add(ImageReference(str(each), display_name(str(each))))
+
+
+def _add_match(path: Path, found: FoundImages) -> None:
+    """Add what a pattern matches: a file only if a folder's search would find it, no table."""
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        _add_path(path, found)
+    elif _is_image_file(path):
+        found.add(ImageReference(str(path), display_name(str(path))))
+    else:
+        found.left_out += 1
 
 
 def _add_folder(folder: Path, found: FoundImages) -> None:

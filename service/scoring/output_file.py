@@ -7,11 +7,12 @@ none: the next run drops a line that was cut, and goes on after the others.
 import csv
 import fcntl
 import os
+import stat
 from collections.abc import Container, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from model.errors import DropserveError
 from service.scoring.result_lines import PATH, LineLayout, State, state_of
@@ -32,8 +33,6 @@ class OutputFile:
         """
         self.path = path
         self.layout = layout
-        if path.exists() and not path.is_file():  # reading a device may never end
-            raise OutputError(f"{path} is not a file; name another --output.")
         try:
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
@@ -127,6 +126,12 @@ class OutputFile:
         return states
 
 
+def require_file(path: Path) -> None:
+    """Raise OutputError for a folder or a device, of which reading may never end."""
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is a folder or a device, not a file; name another --output.")
+
+
 def drop_lines(path: Path, layout: LineLayout, names: Container[str]) -> None:
     """Drop the lines of some images from a whole output that no run has open.
 
@@ -182,14 +187,33 @@ def write_atomically(path: Path, pieces: Iterable[bytes], output: Path | None = 
     Raises:
         OutputError: it cannot be written.
     """
-    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with replacing(path) as file:
+            file.writelines(pieces)
+    except OSError as error:
+        raise unwritable(output or path, error) from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces another one in the end, and has its permissions.
+
+    Where the path is a link, the file that it leads to is replaced.
+
+    Raises:
+        OSError: it cannot be written; then the other file is as it was.
+    """
+    target = path.resolve()
+    draft = target.with_name(f".{target.name}.draft")
     try:
         with draft.open("wb") as file:
-            file.writelines(pieces)
+            if target.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
+        draft.replace(target)
+    except BaseException:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-        raise unwritable(output or path, error) from None
+        raise

@@ -1,8 +1,6 @@
 """Parquet files from lines of JSON, by pyarrow, which the extra `parquet` installs."""
 
-import os
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import orjson
 
 from model.errors import SettingsError
-from service.scoring.output_file import unwritable
+from service.scoring.output_file import OutputError, replacing, unwritable
 from service.scoring.result_lines import ABSTAIN, ERROR, PATH, LineLayout, State, state_of
 from service.scoring.score_settings import SortField
 from service.scoring.sort_output_by_field import sort_key
@@ -30,16 +28,13 @@ def require_pyarrow() -> None:
         )
 
 
-def states_in(output: Path) -> dict[str, State]:
-    """Return the images in a file of an earlier run, by name; none where there is no file."""
-    if not output.exists():
-        return {}
-    import pyarrow.parquet
+def states_in(output: Path, layout: LineLayout) -> dict[str, State]:
+    """Return the images in a file of an earlier run, by name; none where there is no file.
 
-    try:
-        table = pyarrow.parquet.read_table(output, columns=[PATH, ABSTAIN, ERROR])
-    except OSError as error:
-        raise unwritable(output, error) from None
+    Raises:
+        OutputError: the file was not written by this program, or cannot be read.
+    """
+    table = _read_table(output, layout, [PATH, ABSTAIN, ERROR])
     return {row[PATH]: state_of(row) for row in table.to_pylist()}
 
 
@@ -53,30 +48,57 @@ def write_parquet(
     sort: the field by which all rows are sorted, in memory.
 
     Raises:
-        OutputError: it cannot be written; then the file is as it was.
+        OutputError: it cannot be written, or `output` was not written by this program; then the
+            file is as it was.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(column, _type(column)) for column in layout.columns])
-    draft = output.with_name(f".{output.name}.draft")
-    old = pq.read_table(output, schema=schema) if output.exists() else schema.empty_table()
+    schema = _schema(layout)
     try:
-        old = _without_errors_of(old, lines)
+        old = _without_errors_of(_read_table(output, layout), lines)
         known = set(old[PATH].to_pylist())
         new = [pa.Table.from_pylist(rows, schema) for rows in _row_groups(lines, layout, known)]
         table = pa.concat_tables([old, *new])
         if sort is not None:
             keys = [sort_key(row, sort) for row in table.select({PATH, sort}).to_pylist()]
             table = table.take(sorted(range(len(keys)), key=keys.__getitem__))
-        pq.write_table(table, draft, row_group_size=_ROWS)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(output)
+        with replacing(output) as file:
+            pq.write_table(table, file, row_group_size=_ROWS)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise unwritable(output, error, lines) from None
+
+
+def _read_table(output: Path, layout: LineLayout, columns: Sequence[str] | None = None) -> Any:
+    """Return columns of a file of an earlier run, all if left out; no rows without a file.
+
+    Raises:
+        OutputError: the file was not written by this program, or cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema(layout)
+    if not output.exists():
+        return schema.empty_table()
+    try:
+        with pq.ParquetFile(output) as file:
+            if file.schema_arrow.equals(schema):
+                return file.read(columns)
+    except pa.ArrowException:
+        pass
+    except OSError as error:
+        if error.errno is not None:  # without a number, it is of the content
+            raise unwritable(output, error) from None
+    raise OutputError(
+        f"{output} was not written by this program, or is damaged; name another --output."
+    )
+
+
+def _schema(layout: LineLayout) -> Any:
+    import pyarrow as pa
+
+    return pa.schema([(column, _type(column)) for column in layout.columns])
 
 
 def _without_errors_of(old: Any, lines: Path) -> Any:

@@ -8,7 +8,12 @@ from typing import Any
 
 import orjson
 
-from service.scoring.output_file import OutputError, unwritable, write_atomically
+from service.scoring.output_file import (
+    OutputError,
+    require_file,
+    unwritable,
+    write_atomically,
+)
 from service.scoring.score_settings import ScoreSettings
 from service.scoring.scoring_process_messages import ModelFacts
 
@@ -39,8 +44,11 @@ def begin_or_continue(settings: ScoreSettings, model: ModelFacts, working: Path)
     working: the file to which lines are appended, the output itself or one beside it.
 
     Raises:
-        OutputError: the output was written with other settings, or by something else.
+        OutputError: the output was written with other settings, or by something else, or is no
+            file.
     """
+    require_file(settings.output)
+    require_file(working)
     file = settings_file(settings.output)
     now = _described(settings, model)
     if not any(path.exists() and path.stat().st_size for path in (settings.output, working)):

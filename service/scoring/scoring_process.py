@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +32,7 @@ class BatchFailedError(Exception):
     """The process has ended before it replied, or could not score a batch; says why."""
 
 
-class WorkerProcess:
+class ScoringProcess:
     """A running scoring process, which replies in the order of the batches."""
 
     def __init__(self, process: asyncio.subprocess.Process, facts: ModelFacts) -> None:
@@ -91,8 +92,21 @@ class WorkerProcess:
         await _kill(self._process)
 
     async def _receive_replies(self) -> None:
-        assert self._process.stdout is not None
+        """Pass each reply on to who waits for it; in the end nobody waits for one any more."""
+        reason = "its process was ended"
         try:
+            await self._read_replies()
+            reason = f"its process ended with status {await self._process.wait()}"
+        except Exception as error:  # where the next reply begins is not known
+            reason = f"its reply cannot be read, {type(error).__name__}: {error}"
+            await _kill(self._process)
+        finally:
+            while self._waiting:
+                self._reply(BatchFailedError(reason))
+
+    async def _read_replies(self) -> None:
+        assert self._process.stdout is not None
+        with suppress(asyncio.IncompleteReadError, ConnectionError):  # killed while it wrote
             while line := await self._process.stdout.readline():
                 content: dict[str, Any] = decode(line)
                 if "failure" in content:
@@ -100,11 +114,6 @@ class WorkerProcess:
                     continue
                 lines = await self._process.stdout.readexactly(content["bytes"])
                 self._reply(ScoredBatch(lines, content["errors"], content["abstentions"]))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # it was killed while it wrote
-        status = await self._process.wait()
-        while self._waiting:
-            self._reply(BatchFailedError(f"its process ended with status {status}"))
 
     def _reply(self, result: ScoredBatch | BatchFailedError) -> None:
         reply = self._waiting.popleft()

@@ -4,12 +4,12 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from model.container_resources import available_processors
 from model.errors import BundleError, SettingsError
 from model.graphs.execution_provider import why_provider_is_unusable
-from service.container_resources import available_processors
 from service.scoring.batch_queue import BatchQueue
 from service.scoring.image_file import ImageReference
 from service.scoring.image_sources import FoundImages, find_images
@@ -20,10 +20,10 @@ from service.scoring.parquet_output import require_pyarrow, states_in, write_par
 from service.scoring.progress import Progress
 from service.scoring.result_lines import LineLayout, State
 from service.scoring.run_outcome import Outcome, count_images
-from service.scoring.run_settings_file import begin_or_continue
+from service.scoring.run_settings_file import begin_or_continue, settings_file
 from service.scoring.score_settings import OutputFormat, ScoreSettings
 from service.scoring.scoring_process_messages import ModelFacts
-from service.scoring.scoring_process_pool import LANES, WorkerPool
+from service.scoring.scoring_process_pool import LANES, ScoringProcessPool
 from service.scoring.sort_output_by_field import sort_output
 from service.scoring.uncalibrated_model_check import uncalibrated_warning
 
@@ -42,7 +42,8 @@ async def run(settings: ScoreSettings) -> Outcome:
         require_pyarrow()
     if (problem := why_provider_is_unusable(settings.provider)) is not None:
         raise SettingsError(problem)
-    found = await asyncio.to_thread(find_images, settings.paths)
+    outputs = (settings.output, settings_file(settings.output), _lines_file(settings))
+    found = await asyncio.to_thread(find_images, settings.paths, outputs)
     processes = settings.processes or available_processors()
     async with await _open_pool(settings, processes) as pool:
         model = pool.facts
@@ -52,34 +53,41 @@ async def run(settings: ScoreSettings) -> Outcome:
         return await _score_into_output(settings, found, pool, model, layout)
 
 
-async def _open_pool(settings: ScoreSettings, processes: int) -> WorkerPool:
+def _lines_file(settings: ScoreSettings) -> Path:
+    """Return the file to which lines are appended: the output, or one beside a Parquet file."""
+    output = settings.output
+    is_parquet = settings.format is OutputFormat.PARQUET
+    return output.with_name(output.name + _LINES_SUFFIX) if is_parquet else output
+
+
+async def _open_pool(settings: ScoreSettings, processes: int) -> ScoringProcessPool:
     """Open the first bundle that passes its self-test, as a server does."""
     *candidates, last = candidate_bundles(settings)
     for bundle in candidates:
         try:
-            return await WorkerPool.open(settings, bundle, processes)
+            return await ScoringProcessPool.open(settings, bundle, processes)
         except BundleError as error:
             sys.stderr.write(f"Warning: {error} An earlier version scores instead.\n")
-    return await WorkerPool.open(settings, last, processes)
+    return await ScoringProcessPool.open(settings, last, processes)
 
 
 async def _score_into_output(
     settings: ScoreSettings,
     found: FoundImages,
-    pool: WorkerPool,
+    pool: ScoringProcessPool,
     model: ModelFacts,
     layout: LineLayout,
 ) -> Outcome:
     is_parquet = settings.format is OutputFormat.PARQUET
-    output = settings.output
-    working = output.with_name(output.name + _LINES_SUFFIX) if is_parquet else output
+    output, working = settings.output, _lines_file(settings)
     begin_or_continue(settings, model, working)
+    in_table = states_in(output, layout) if is_parquet else {}
     retried: set[str] = set()
     if settings.retry_errors:
-        retried = _forget_errors(working, layout, output if is_parquet else None, found)
+        retried = _forget_errors(working, layout, in_table, found)
     outcome = Outcome(found, is_calibrated=model.calibrated)
     with OutputFile(working, layout) as file:
-        states = (states_in(output) if is_parquet else {}) | file.states
+        states = in_table | file.states
         states = {name: state for name, state in states.items() if name not in retried}
         outcome.add_earlier(states.values())
         images = [image for image in found.images if image.name not in states]
@@ -90,7 +98,8 @@ async def _score_into_output(
         await _score(settings, images, pool, file, outcome)
         file.flush()
         if is_parquet:
-            write_parquet(output, working, layout, settings.sort)
+            if settings.sort is not None or working.stat().st_size:
+                write_parquet(output, working, layout, settings.sort)
             working.unlink()
         elif settings.sort is not None:
             sort_output(output, layout, settings.sort)
@@ -98,15 +107,17 @@ async def _score_into_output(
 
 
 def _forget_errors(
-    working: Path, layout: LineLayout, table: Path | None, found: FoundImages
+    working: Path, layout: LineLayout, in_table: Mapping[str, State], found: FoundImages
 ) -> set[str]:
     """Drop the errors of the images that are named from the lines; return the names of these.
 
-    After an interruption they have no line, so they are scored in any case. Rows of the Parquet
-    file `table` stay until lines take their place.
+    After an interruption they have no line, so they are scored in any case. Rows of a Parquet file
+    stay until lines take their place.
+
+    in_table: the images in that file.
     """
     with OutputFile(working, layout) as file:
-        states = ({} if table is None else states_in(table)) | file.states
+        states = {**in_table, **file.states}
         is_in_lines = any(state is State.FAILED for state in file.states.values())
     named = {image.name for image in found.images}
     failed = {name for name in named if states.get(name) is State.FAILED}
@@ -118,7 +129,7 @@ def _forget_errors(
 async def _score(
     settings: ScoreSettings,
     images: Sequence[ImageReference],
-    pool: WorkerPool,
+    pool: ScoringProcessPool,
     file: OutputFile,
     outcome: Outcome,
 ) -> None:

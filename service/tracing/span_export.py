@@ -7,7 +7,6 @@ whole requests are dropped and counted.
 import logging
 import os
 import threading
-import time
 from collections.abc import Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -15,6 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
+from service.once_a_minute import OnceAMinute
 from service.tracing.request_trace import HttpFacts, RequestTrace
 from service.tracing.spans import SampledRequest, SpanEncoder, count_spans
 
@@ -22,7 +22,6 @@ CLOSING_SECONDS = 2.0
 """The longest that the end of a process waits for the last spans."""
 
 _QUEUE_VARIABLE, _QUEUE_SPANS = "OTEL_BSP_MAX_QUEUE_SIZE", 2048
-_WARNING_SECONDS = 60.0
 _SDK_LOGGER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 
@@ -31,7 +30,7 @@ class SpanExport:
 
     def __init__(self, resource: Resource) -> None:
         """Start the thread; the SDK reads endpoint, headers, timeout and batches from OTEL_…."""
-        logging.getLogger(_SDK_LOGGER).addFilter(_OnceAMinute())
+        logging.getLogger(_SDK_LOGGER).addFilter(_FewLines())
         self._resource = resource
         self._exporter = _RequestExporter(resource)
         self._processor = BatchSpanProcessor(self._exporter)
@@ -102,19 +101,15 @@ class _RequestExporter(OTLPSpanExporter):
             super().shutdown()  # type: ignore[no-untyped-call]
 
 
-class _OnceAMinute(logging.Filter):
+class _FewLines(logging.Filter):
     """Lets one line a minute pass: a collector that is down fails each batch anew."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._logged_at = -_WARNING_SECONDS
+        self._limit = OnceAMinute()
 
     def filter(self, _record: logging.LogRecord) -> bool:
-        now = time.monotonic()
-        if now - self._logged_at < _WARNING_SECONDS:
-            return False
-        self._logged_at = now
-        return True
+        return self._limit.may_log()
 
 
 def _queue_limit() -> int:

@@ -8,12 +8,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Self
 
 import structlog
 
 from service.observability.log_format import CURRENT_KEY_NAME, CURRENT_REQUEST_ID
 from service.observability.metrics_recorder import Metrics
+from service.once_a_minute import OnceAMinute
 from service.settings import ServiceSettings
 from service.tracing.request_trace import CURRENT_TRACE_ID
 from service.traffic_log.log_folder import LogFolder, LogLimits
@@ -35,7 +36,6 @@ _PAUSE_SECONDS = 0.05
 _LINES_AT_ONCE, _IMAGE_BYTES_AT_ONCE = 64, 2**16
 """Lines are written together up to these. They go into one segment, so they must be few enough to
 leave little of it empty."""
-_WARNING_SECONDS = 60.0
 
 logger = structlog.stdlib.get_logger("service")
 
@@ -56,7 +56,7 @@ class TrafficLog:
         self._has_work = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traffic-log", daemon=True)
-        self._warned_at = -_WARNING_SECONDS
+        self._warnings = OnceAMinute()
         lines, images = metrics.traffic_log_lines, metrics.traffic_log_images
         self._written, self._dropped = lines.labels("written"), lines.labels("dropped")
         self._stored, self._lost = images.labels("written"), images.labels("dropped")
@@ -84,18 +84,6 @@ class TrafficLog:
         self._closing.set()
         self._has_work.set()
         self._thread.join(CLOSING_SECONDS)
-
-    def noting(
-        self, subject: Subject, rows: Callable[[], list[Any]], numbers: int
-    ) -> Callable[[], list[Any]]:
-        """Return a function that builds the answers by `rows`, and notes them as `note` does."""
-
-        def build() -> list[Any]:
-            built = rows()
-            self.note(subject, lambda: built, numbers)
-            return built
-
-        return build
 
     def note(self, subject: Subject, rows: Callable[[], Sequence[Row]], numbers: int) -> None:
         """Note the answers to a request; any thread may call it.
@@ -153,7 +141,7 @@ class TrafficLog:
                 made += 1
         except Exception:  # whatever one answer holds, the log goes on
             self._dropped.inc(len(record.subject.images) - made)
-            if self._may_warn():
+            if self._warnings.may_log():
                 logger.exception("an answer is not in the traffic log")
 
     def _write(self, lines: Sequence[TrafficLine]) -> None:
@@ -165,7 +153,7 @@ class TrafficLog:
             return
         except Exception:  # whatever one image holds, the log goes on
             self._dropped.inc(len(lines))
-            if self._may_warn():
+            if self._warnings.may_log():
                 logger.exception("answers are not in the traffic log")
             return
         self._written.inc(len(lines))
@@ -181,7 +169,7 @@ class TrafficLog:
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:
-        if self._may_warn():
+        if self._warnings.may_log():
             logger.warning(
                 "traffic log cannot be written",
                 folder=str(self._folder.path),
@@ -189,23 +177,3 @@ class TrafficLog:
                 hint="free space there or repair it; requests are answered meanwhile, and lines "
                 "that are lost are counted in dropserve_traffic_log_lines_total",
             )
-
-    def _may_warn(self) -> bool:
-        """Return whether to log a problem now: at most one a minute is logged."""
-        now = time.monotonic()
-        if now - self._warned_at < _WARNING_SECONDS:
-            return False
-        self._warned_at = now
-        return True
-
-
-def start_log(log: TrafficLog | None) -> None:
-    """Start the thread of a log, if there is one."""
-    if log is not None:
-        log.start()
-
-
-def close_log(log: TrafficLog | None) -> None:
-    """Close a log, if there is one."""
-    if log is not None:
-        log.close()

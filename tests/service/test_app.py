@@ -1,9 +1,10 @@
 """Tests of `create_app`: the routes, their OpenAPI description, startup and shutdown."""
 
+import asyncio
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,20 @@ from typing import Any
 import orjson
 import pytest
 from fastapi.routing import APIRoute
+from structlog.testing import capture_logs
 
 from service import API_VERSION
 from service.api import schemas
+from service.api.answer_by_another_version import answer_as_noted
 from service.api.open_inference import LENGTH_HEADER
 from service.api.recent_metrics_schemas import RecentMetrics
 from service.app import create_app, create_worker_app
 from service.codecs.body_to_images import FORM_TYPE, JSON_TYPE
+from service.registry.model_repository import Repository
 from service.sandbox.sandboxed_image_reader import IMAGE_TYPES
 from service.settings import ServiceSettings
+from service.shadow.background_comparison import ShadowComparison
+from service.shadow.spare_time import SpareTime
 from tests.service.bad_requests import PICTURE
 from tests.service.serving import (
     MAX_SAMPLES,
@@ -249,6 +255,50 @@ def test_app_shutdown_ends_inference_threads(models_folder: Path) -> None:
         (inference,) = [each for each in started if each.name.startswith("inference-digits")]
         assert inference.is_alive()
     assert not inference.is_alive()
+
+
+class OwnShadows(ShadowComparison):
+    """A comparison of shadows whose work is a function's."""
+
+    def __init__(self, repository: Repository, work: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(repository, answer_as_noted, SpareTime(1.0))
+        self._work = work
+
+    async def run(self) -> None:
+        await self._work()
+
+
+def test_background_task_that_fails_is_logged_at_once(tmp_path: Path) -> None:
+    settings = ServiceSettings(models_folder=tmp_path)
+    repository = WatchedRepository(settings)
+
+    async def fail() -> None:
+        raise RuntimeError("no room")
+
+    shadows = OwnShadows(repository, fail)
+    with capture_logs() as log, serving(create_app(settings, repository, shadows=shadows)):
+        wait(repository.loaded)
+        (line,) = [line for line in log if line["event"] == "background task failed"]
+        assert (line["log_level"], line["task"]) == ("error", "shadows")
+        assert str(line["exc_info"]) == "no room"
+
+
+def test_app_shutdown_waits_until_background_tasks_have_ended(tmp_path: Path) -> None:
+    settings = ServiceSettings(models_folder=tmp_path)
+    repository = WatchedRepository(settings)
+    has_begun, has_ended = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.to_thread(has_ended.set)
+
+    shadows = OwnShadows(repository, work)
+    with serving(create_app(settings, repository, shadows=shadows)):
+        wait(has_begun)
+    assert has_ended.is_set()
 
 
 def test_app_shutdown_answers_queued_requests(models_folder: Path) -> None:

@@ -15,9 +15,10 @@ from model.bundle.store import REPORT_FILE, open_bundle
 from model.errors import BundleError, ImageDecodeError
 from model.inference.predictor import Predictor
 from service import errors
-from service.feedback.feedback_file import LEAST_BYTES, FeedbackFile
+from service.feedback.feedback_file import FeedbackFile
 from service.http import error_responses
 from service.keys.key_file_changes import add_key
+from service.settings import LEAST_FEEDBACK_BYTES
 from tests.bundles import copy_bundle
 from tests.pictures import encode, instances
 from tests.service.bad_requests import CASES, PICTURE, Case
@@ -192,10 +193,12 @@ def _label(
 def _full_feedback(models_folder: Path, folder: Path) -> httpx.Response:
     """Let the file of feedback have no room by what another program keeps in it."""
     file = folder / "feedback.db"
-    FeedbackFile.open(file, LEAST_BYTES).close()
+    FeedbackFile.open(file, LEAST_FEEDBACK_BYTES).close()
     with closing(sqlite3.connect(file)) as connection, connection:
-        connection.execute("INSERT INTO pictures VALUES (1, zeroblob(?))", (LEAST_BYTES,))
-    with serving_models(models_folder, feedback=file, feedback_max_bytes=LEAST_BYTES) as service:
+        connection.execute("INSERT INTO pictures VALUES (1, zeroblob(?))", (LEAST_FEEDBACK_BYTES,))
+    with serving_models(
+        models_folder, feedback=file, feedback_max_bytes=LEAST_FEEDBACK_BYTES
+    ) as service:
         return service.post("/feedback?label=3", PICTURE, headers=PNG)
 
 

@@ -24,6 +24,8 @@ from service.http.graceful_shutdown import GracefulServer
 from service.http.http_protocol import HttpProtocol
 from service.run_server import (
     ShutdownSignal,
+    StartError,
+    _make_rate_table,
     _uvicorn_config,
     _warn_if_open,
     serve_in_process,
@@ -333,6 +335,14 @@ def test_foreign_host_exits_with_one_sentence_and_status_1() -> None:
     done = run_service("--host", "192.0.2.1", "--port", "0")
     assert (done.returncode, done.stdout) == (1, "")
     check_sentence(done.stderr, "Cannot listen on 192.0.2.1 port 0 (…); choose another with …\n")
+
+
+def test_table_of_rates_that_finds_no_room_is_a_refused_start_of_status_1(tmp_path: Path) -> None:
+    with pytest.raises(StartError) as refused:
+        _make_rate_table(tmp_path / "removed")
+    assert refused.value.exit_status == 1
+    sentence = "The rates of clients cannot be shared between workers (No such …); free space …"
+    check_sentence(str(refused.value), sentence)
 
 
 def test_taken_control_port_exits_with_one_sentence_and_status_1() -> None:

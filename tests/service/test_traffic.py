@@ -318,25 +318,60 @@ def test_canary_answers_its_share_of_request_ids_until_promoted_or_ended(
         assert (summary["version"], summary["held"]) == ("3", False)
 
 
-def test_canary_routing_uses_the_id_of_an_open_inference_request(
+def infer(service: Service, request_id: str, **fields: str) -> str:
+    """Return which version answers an Open Inference request."""
+    inputs = [{"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.5] * 64}]
+    answer = service.application.post(
+        "/v2/models/digits/infer",
+        headers={"X-Request-ID": request_id},
+        json={"inputs": inputs, **fields},
+    )
+    return str(answer.json()["model_version"])
+
+
+def test_canary_routing_uses_the_id_of_an_open_inference_request_unless_it_is_empty(
     models: Path, image: bytes, publish: Publish
 ) -> None:
     publish(2)
-    inputs = [{"name": "images", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.5] * 64}]
-
-    def version(service: Service, **fields: str) -> str:
-        answer = service.application.post(
-            "/v2/models/digits/infer",
-            headers={"X-Request-ID": "always the same"},
-            json={"inputs": inputs, **fields},
-        )
-        return str(answer.json()["model_version"])
-
     with running(models, image) as service:
         service.control("/models/digits/canary?version=1&share=0.5")
-        answers = [version(service, id=str(number)) for number in range(40)]
+        answers = [infer(service, "always the same", id=str(number)) for number in range(40)]
         assert set(answers) == {"1", "2"}
-        assert answers == [version(service, id=str(number)) for number in range(40)]
+        again = [infer(service, "always the same", id=str(number)) for number in range(40)]
+        assert answers == again
+        by_header = [infer(service, str(number)) for number in range(40)]
+        assert by_header == answers
+        assert [infer(service, str(number), id="") for number in range(40)] == by_header
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/models/digits", "manifest"),
+        *((f"/models/digits/{part}", "version") for part in ("drift", "examples", "feedback")),
+        ("/models/digits/examples/999", "error"),
+        ("/v2/models/digits/config", "version_policy"),
+    ],
+)
+def test_reads_without_a_version_are_of_the_stable_one_during_a_canary(
+    models: Path, image: bytes, publish: Publish, tmp_path: Path, path: str, field: str
+) -> None:
+    publish(2)
+    with running(models, image, feedback=tmp_path / "feedback.db") as service:
+        service.control("/models/digits/canary?version=1&share=1")
+        read, stable, canary = (
+            service.application.get(address).json()[field]
+            for address in (path, *_of_versions(path))
+        )
+    assert read == stable != canary
+
+
+def _of_versions(path: str) -> list[str]:
+    if path.startswith("/v2"):
+        return [
+            path.replace("/config", f"/versions/{each}/config") for each in ("stable", "canary")
+        ]
+    return [f"{path}?version={each}" for each in ("stable", "canary")]
 
 
 def test_rollout_to_a_version_that_fails_to_load_changes_nothing(

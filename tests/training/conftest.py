@@ -149,7 +149,8 @@ def train_result(layers: int, epochs: int, saturated: float | None = None) -> Tr
         for epoch in range(1, epochs + 1)
     ]
     network = classifier(nn.Sequential(nn.Flatten()), [16, 3])
-    return TrainResult(network, history, layers_after(0), diagnostics, layers_after(epochs))
+    last = layers_after(epochs)
+    return TrainResult(network, history, layers_after(0), diagnostics, last, last)
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from model.cli_and_env_settings import load
-from training.config import EvaluationConfig, TrainingConfig, check_data_name
+from training.config import TrainingConfig
+from training.data_options import check_data_name
+from training.evaluation_config import EvaluationConfig
 
 
 @pytest.mark.parametrize("flag", ["--ood", "--strangers"])

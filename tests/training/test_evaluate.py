@@ -1,6 +1,8 @@
 """`python -m training.evaluate`, over the real bundle."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,9 @@ from model.bundle.store import open_bundle
 from model.errors import SettingsError
 from tests.bundles import copy_bundle, edit_manifest
 from training.adopt import adopt
-from training.config import EvaluationConfig
 from training.data.dataset import Split
 from training.evaluate import evaluate_bundle, main
+from training.evaluation_config import EvaluationConfig
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,24 @@ def test_evaluate_bundle_reproduces_the_metrics_of_the_training(
     assert "none of them was seen in training" in page
     assert "Out-of-distribution images" not in page
     assert page.count("data:image/png;base64,") == len(list(folder.glob("*.png"))) == 8
+
+
+def test_evaluate_leaves_the_earlier_metrics_on_a_full_disk(
+    tmp_path: Path,
+    bundle_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    metrics = tmp_path / "digits-1" / "figures.json"
+    metrics.parent.mkdir()
+    metrics.write_text("earlier")
+    monkeypatch.setattr(os, "fsync", full)
+    assert main([str(bundle_folder), f"--output={tmp_path}"]) == 2
+    assert "(No space left on device); free space" in capsys.readouterr().err
+    assert [each.read_text() for each in metrics.parent.iterdir()] == ["earlier"]
 
 
 def test_evaluate_detects_out_of_distribution_images_of_another_size_in_a_folder_of_any_name(

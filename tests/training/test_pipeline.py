@@ -1,5 +1,6 @@
 """`python -m training`, in real processes where that makes a difference."""
 
+import errno
 import os
 import re
 import signal
@@ -13,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from model.bundle.store import open_bundle
+from model.errors import RunError
 from model.inference.predictor_loading import load_predictor
+from training import pipeline
 from training.__main__ import main
+from training.config import TrainingConfig
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -73,7 +77,9 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Refused:
         (["--data", "folder:/no/such"], "--data: there is no folder /no/such; name one"),
         (["--data-dir", "/no/such"], "--data-dir: there is no folder /no/such"),
         (["--name", "a/b"], "--name: 'a/b' cannot name a model"),
+        (["--name", "stats"], "--name: 'stats' cannot name a new model"),
         (["--max-norm", "0"], "--max-norm: input should be greater than 0, but got '0'."),
+        (["--max-norm", "inf"], "--max-norm: input should be a finite number, but got 'inf'."),
         (["--prune-dead", "--activation", "tanh"], "--prune-dead needs --activation relu: the"),
         (["--quantize", "--preset", "mlp"], "--quantize needs --preset cnn and --activation relu"),
         (["--config", "/no/such.toml"], "--config: cannot read /no/such.toml"),
@@ -145,6 +151,38 @@ def test_training_reports_unusable_folders_in_one_sentence(
     assert not list((tmp_path / "models").iterdir())
 
 
+RUN_FAILS = "Cannot write to RUN (Input/output error); free space on its disk, "
+FILE_FAILS = "/a/1.onnx cannot be read or written (Input/output error); mend that, then "
+
+
+@pytest.mark.parametrize(
+    ("file", "has_checkpoint", "sentence"),
+    [
+        (None, False, RUN_FAILS + "or choose another with --runs."),
+        (None, True, RUN_FAILS + "then go on with --resume."),
+        ("/a/1.onnx", False, FILE_FAILS + "start again."),
+        ("/a/1.onnx", True, FILE_FAILS + "go on with --resume."),
+    ],
+)
+def test_training_names_the_file_that_failed_and_says_how_to_go_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str | None,
+    has_checkpoint: bool,
+    sentence: str,
+) -> None:
+    def fail(_config: object, _data: object, run: Path, *_: object, **__: object) -> None:
+        if has_checkpoint:
+            (run / "last.ckpt").touch()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), file)
+
+    monkeypatch.setattr(pipeline, "fit", fail)
+    config = TrainingConfig(output=tmp_path / "models", runs=tmp_path / "runs")
+    with pytest.raises(RunError) as raised:
+        pipeline.train(config)
+    assert str(raised.value) == sentence.replace("RUN", str(config.runs / "digits" / "1"))
+
+
 def test_sigterm_after_the_training_has_failed_prints_no_traceback(tmp_path: Path) -> None:
     command = (
         "import atexit, os, signal, sys; from training.__main__ import main; "
@@ -197,7 +235,7 @@ def test_interrupted_training_resumes_and_is_not_repeated(
     assert not list(models.iterdir())
 
     assert main(["--epochs", "7", "--resume", *folders]) == 2
-    assert "was started with other options or images" in capsys.readouterr().err
+    assert "digits/1 was started with others: --epochs; use those in" in capsys.readouterr().err
 
     assert main(["--epochs", "6", "--resume", *folders]) == 0
     assert "epoch 6 of 6" in caplog.text

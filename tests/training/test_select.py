@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from training.config import TrainingConfig
 from training.data.dataset import Split
 from training.pipeline import train
 from training.select import main
+from training.selection.choose_images import Chosen, choose_images
 from training.selection.pool import FolderPool
 from training.selection.selection_list import SelectedImage
 
@@ -125,10 +127,34 @@ def test_no_file_is_left_where_one_of_two_cannot_be_written(
     files = ["--output", str(tmp_path / "a.csv"), "--contact-sheet", str(tmp_path / "a.html")]
     options = ["--model", str(bundle_folder), "--pool", "digits", "--count", "2", *files]
     with monkeypatch.context() as patch:
-        patch.setattr("training.select.write_whole", write_small_files)
+        patch.setattr("training.select.write_new", write_small_files)
         assert main([*options, *FEW_SAMPLES]) == 2
     assert not list(tmp_path.iterdir())
     assert main([*options, *FEW_SAMPLES]) == 0
+
+
+@pytest.mark.parametrize("taken", ["a.csv", "a.html"])
+def test_list_that_somebody_has_written_meanwhile_stays(
+    tmp_path: Path,
+    bundle_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    taken: str,
+) -> None:
+    file = tmp_path / taken
+
+    def choose_meanwhile(*arguments: Any) -> Chosen:
+        file.write_bytes(b"of somebody")
+        return choose_images(*arguments)
+
+    files = ["--output", str(tmp_path / "a.csv"), "--contact-sheet", str(tmp_path / "a.html")]
+    options = ["--model", str(bundle_folder), "--pool", "digits", "--count", "2", *files]
+    monkeypatch.setattr("training.selection.choose_images.choose_images", choose_meanwhile)
+    assert main([*options, *FEW_SAMPLES]) == 2
+    sentence = f"{file} exists by now, and somebody may work with it; name another.\n"
+    assert sentence in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_bytes() == b"of somebody"
 
 
 def test_list_agrees_with_what_the_bundle_says(
@@ -229,6 +255,7 @@ def test_uncalibrated_bundle_knows_no_typicality(
         (["--output", "{there}"], "exists, and somebody may work with it; name another."),
         (["--contact-sheet", "{there}"], "exists, and somebody may work with it; name another."),
         (["--contact-sheet", "new.csv"], "name one file; name two."),
+        (["--contact-sheet", "{new}"], "name one file; name two."),
         (["--shortlist", "5"], "--shortlist is less than --count 100; give at least that."),
         (["--shortlist", "200", "--method", "bald"], "of --method batchbald alone; leave it out."),
         (["--typicality-at-least", "0.5", "--typicality-at-most", "0.1"], "no image is between."),
@@ -247,7 +274,8 @@ def test_wrong_use_ends_with_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.csv").touch()
-    given = [each.format(there=tmp_path / "there.csv") for each in options]
+    named = {"there": tmp_path / "there.csv", "new": tmp_path / "new.csv"}
+    given = [each.format(**named) for each in options]
     arguments = ["--model", str(bundle_folder), "--pool", "digits", "--output", "new.csv"]
     try:
         status = main([*arguments, *given])

@@ -10,14 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from model.bundle.store import check_name
-from training.config import (
+from model.bundle.store import check_new_name
+from training.config import DEFAULT_EXAMPLES, Examples
+from training.data_options import (
     DATA_SETS,
-    DEFAULT_EXAMPLES,
     DEFAULT_MAX_IMAGE_MEGAPIXELS,
     FOLDER_PREFIX,
     DuplicatesOfFolder,
-    Examples,
     MaxImageMegapixels,
     PixelOptions,
     Resize,
@@ -79,7 +78,7 @@ class AdoptionConfig(PixelOptions):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        return check_name(name)
+        return check_new_name(name)
 
     @field_validator("dropout")
     @classmethod

@@ -14,8 +14,9 @@ from model.images.preprocessing import to_float
 from model.inference.predictor import Predictor
 from training.adoption.preprocessing_choice import nll
 from training.data.dataset import Split
+from training.evaluation.metrics import SAMPLES, SEED
 from training.evaluation.metrics_schema import DropoutChoiceMetrics
-from training.export.calibrate import SAMPLES, SEED, fit_temperature, mean_probabilities
+from training.export.calibrate import fit_temperature, mean_probabilities
 
 logger = logging.getLogger(__name__)
 

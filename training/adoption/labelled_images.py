@@ -19,9 +19,10 @@ from model.errors import DataError, SettingsError
 from model.images.preprocessing import InputSpec
 from model.uncertainty.calibration import MIN_CALIBRATION_IMAGES
 from training.adoption.adoption_config import AdoptionConfig
-from training.config import FOLDER_PREFIX, DatasetConfig
+from training.config import DatasetConfig
 from training.data.dataset import Dataset, Split, load_dataset
 from training.data.image_folder_layout import list_images
+from training.data_options import FOLDER_PREFIX
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnxruntime import InferenceSession, SessionOptions
 
+from model.container_resources import available_processors
 from model.errors import ExportError
+from model.graphs import sessions
 
 Array = NDArray[Any]
 
@@ -26,23 +27,18 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {each.name: helper.get_attribute_value(each) for each in node.attribute}
 
 
-def create_session(model: onnx.ModelProto, threads: int = 0) -> InferenceSession:
+def create_session(model: onnx.ModelProto, threads: int | None = None) -> sessions.Session:
     """Start ONNX Runtime on a network.
 
     Args:
         model: the network.
-        threads: of the processor; 0 for one a core.
+        threads: how many compute one run; None: one for each processor.
 
     Raises:
         ExportError: it cannot run it.
     """
-    options = SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
     try:
-        return InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return sessions.create_session(model.SerializeToString(), threads or available_processors())
     except Exception as error:  # ONNX Runtime raises its own untyped exceptions
         reason = str(error).partition("\n")[0]
         if _NEWER_OPSET in reason:
@@ -108,7 +104,7 @@ class NetworkGraph:
             part, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
         )
         try:
-            return np.asarray(create_session(model, threads=1).run(None, {})[0])
+            return np.asarray(create_session(model, threads=1).run([name], {})[0])
         except Exception:  # such as a sequence, or an operator without a kernel
             return None
 
@@ -148,7 +144,7 @@ class NetworkGraph:
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         session = create_session(model)
         try:
-            results = session.run(names, {session.get_inputs()[0].name: feed})
+            results = session.run(names, {self.graph.input[0].name: feed})
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise ExportError(

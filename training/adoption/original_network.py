@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime import InferenceSession
 from scipy.special import log_softmax
 
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
+from model.graphs.sessions import Session
 from model.inference.predictor import Predictor
 from model.uncertainty.uncertainty_measures import softmax
 from training.adoption.graph_cut import OutputKind, Tail
@@ -29,7 +29,7 @@ Float32Array = NDArray[np.float32]
 
 
 def run_network(
-    session: InferenceSession,
+    session: Session,
     output: str,
     image: NetworkInput,
     images: Float32Array,
@@ -59,7 +59,7 @@ def run_network(
 class Original:
     """The network of a file, with dropout inactive."""
 
-    session: InferenceSession
+    session: Session
     input: NetworkInput
     output: str
     output_kind: OutputKind

@@ -1,8 +1,6 @@
 """Exports a torch module to ONNX with its dropout modules kept, as `training.adoption` reads it."""
 
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from model.errors import ExportError
 from training.adoption.network_file import read_network
+from training.export.to_onnx import quiet_exporter
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -68,10 +67,7 @@ def export_module(module: nn.Module, example: Tensor) -> onnx.ModelProto:
 
 
 def _export(module: nn.Module, images: Tensor, path: Path, batch: object) -> None:
-    for logger in ("onnxscript", "torch.onnx"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside the exporter
+    with quiet_exporter():
         torch.onnx.export(
             module,
             (images,),

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import DataError, SettingsError
-from training.config import FOLDER_PREFIX, TrainingConfig
+from training.config import TrainingConfig
 from training.data.dataset import AddedCounts, Dataset, Split
 from training.data.duplicates import TooAlikeError, duplicate_groups
 from training.data.excluded_files import LeftOut, counted, printable
 from training.data.image_decoding import allocate_images, decode_files
 from training.data.image_folder_layout import LabelledFiles, list_labelled
 from training.data.image_inspection import Inspected, inspect_files, inspect_pixels
+from training.data_options import FOLDER_PREFIX
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.images.preprocessing import InputSpec, fit_image
-from training.config import FOLDER_PREFIX, Augmentation, TrainingConfig
+from training.config import Augmentation, TrainingConfig
 from training.data import published_archives
 from training.data.excluded_files import printable
 from training.data.folder_splits import FolderSplits, SplitOptions, split_folder
@@ -21,6 +21,7 @@ from training.data.image_decoding import decode_files
 from training.data.image_folder_layout import LabelledFiles
 from training.data.image_inspection import to_pillow
 from training.data.stratified_split import stratified_split
+from training.data_options import FOLDER_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,11 @@ class Split:
         """Return a copy of the images and labels at indices `rows`, int64 [M]."""
         names = None if self.names is None else tuple(self.names[row] for row in rows)
         return Split(self.images[rows], self.labels[rows], names)
+
+    def digest_of_images(self) -> str:
+        """Return a SHA-256 of the images, whatever their order and their labels."""
+        each = sorted(hashlib.sha256(image.tobytes()).digest() for image in self.images)
+        return hashlib.sha256(b"".join(each)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class Dataset:
     def manifest_entry(self) -> dict[str, object]:
         """Return `data` of the manifest: name, split sizes and a SHA-256 of all content.
 
+        Another one is of the test images alone: bundles that share it may be compared on them.
         For each class its number of training, validation and test images. Of a folder also how many
         files were left out, by reason, and how many are duplicates.
         """
@@ -118,6 +125,7 @@ class Dataset:
         return {
             "name": self.name,
             "sha256": digest.hexdigest(),
+            "test_sha256": self.test.digest_of_images(),
             "train": len(self.train),
             "validation": len(self.validation),
             "test": len(self.test),

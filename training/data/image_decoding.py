@@ -5,7 +5,8 @@ Judges no file: all of them were inspected before.
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,8 @@ def decode_files(
 
     def decode_row(row: int) -> None:
         try:
-            images[row] = decode_image(files[row].read_bytes(), spec, max_pixels)
-        except OSError as error:
-            raise DataError(
-                f"{printable(str(files[row]))} could be read before and cannot any more "
-                f"({error.strerror}); leave the folder as it is, and start again."
-            ) from None
+            with reading_again(files[row]):
+                images[row] = decode_image(files[row].read_bytes(), spec, max_pixels)
         except InputError as error:
             sentence = str(error).partition(";")[0].rstrip(".")
             raise DataError(
@@ -54,6 +51,18 @@ def decode_files(
 
     map_on_all_cores(decode_row, range(len(files)), "Decoding images")
     return images
+
+
+@contextmanager
+def reading_again(file: Path) -> Iterator[None]:
+    """Raise DataError where `file`, which was inspected before, cannot be read any more."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{printable(str(file))} could be read before and cannot any more "
+            f"({error.strerror}); leave the folder as it is, and start again."
+        ) from None
 
 
 def allocate_images(shape: tuple[int, ...], on_disk: Path | None) -> NDArray[np.uint8]:

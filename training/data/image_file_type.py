@@ -3,7 +3,6 @@
 Decodes no pixels.
 """
 
-import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,10 +28,8 @@ def image_format(file: BinaryIO) -> str | None:
     if _is_svg(head):
         return "SVG"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large and of odd images
-            with Image.open(file) as image:
-                return None if image.format in _NOT_IMAGES else image.format
+        with Image.open(file) as image:
+            return None if image.format in _NOT_IMAGES else image.format
     except Image.DecompressionBombError:
         return "image"
     except Exception:  # plugins raise many kinds for a header that they cannot read

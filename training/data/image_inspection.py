@@ -6,7 +6,6 @@ decoded is left out with the reason. Knows no classes.
 
 import hashlib
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from model.container_resources import available_processors
 from model.errors import ImageTooLargeError, InputError
 from model.images.file_formats import FORMATS
 from model.images.preprocessing import InputSpec, fit_image, open_all
@@ -60,7 +60,7 @@ class Rejected:
 def inspect_files(
     paths: Sequence[Path], spec: InputSpec, max_pixels: int, left_out: LeftOut
 ) -> list[Inspected | None]:
-    """Inspect all files on all cores; None stands for a file that was left out.
+    """Inspect all files in threads; None stands for a file that was left out.
 
     Args:
         paths: the files.
@@ -136,9 +136,9 @@ def map_on_all_cores(
 ) -> list[T]:
     """Call a function for each item in threads, with a progress bar; return the results.
 
-    threads: how many; one for each core if left out.
+    threads: how many; one for each processor that this process may use if left out.
     """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or available_processors()) as pool:
         return list(
             track(
                 pool.map(function, items),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
+from model.uncertainty.binomial_interval import wilson_interval
 from training.data.excluded_files import counted
 
 LEVEL = 0.05
@@ -40,8 +41,9 @@ class RightAnswers:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of the accuracy, 0..1 (Wilson 1927)."""
-        found = binomtest(self.right, self.images).proportion_ci(0.95, method="wilson")
-        return float(found.low), float(found.high)
+        found = wilson_interval(self.right, self.images)
+        assert found is not None, "there is at least one image"
+        return found.low, found.high
 
     @property
     def remark(self) -> str | None:

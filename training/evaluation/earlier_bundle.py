@@ -19,9 +19,6 @@ from training.evaluation.metrics_schema import EarlierMetrics
 
 logger = logging.getLogger(__name__)
 
-_TEST_OPTIONS = ("data", "split_seed", "test_share")
-"""Options of a training that decide which images are its test images."""
-
 
 def open_earlier(config: TrainingConfig, data: Dataset) -> Bundle | None:
     """Open the bundle that `config` compares with; None: it names none.
@@ -39,14 +36,25 @@ def open_earlier(config: TrainingConfig, data: Dataset) -> Bundle | None:
             f"--compare-with: {config.compare_with} has other classes, or takes images of another "
             "size, than this training; name an earlier bundle of the same data and --image-size."
         )
-    given = config.model_dump(mode="json", include=set(_TEST_OPTIONS))
-    if any(manifest.training.get(option) != given[option] for option in _TEST_OPTIONS):
-        logger.warning(
-            "%s was trained with other options for --data, --split-seed or --test-share, so it may "
-            "have been trained on test images of this training.",
-            config.compare_with,
-        )
+    doubt = _doubt(bundle, data)
+    if doubt is not None:
+        logger.warning("Warning: %s: %s", config.compare_with, doubt)
     return bundle
+
+
+def _doubt(earlier: Bundle, data: Dataset) -> str | None:
+    """Return why a comparison on the test images of `data` may flatter a bundle; None: it does not.
+
+    Bundles of earlier releases have no digest of their test images.
+    """
+    tested_on = earlier.manifest.data.get("test_sha256")
+    if tested_on == data.test.digest_of_images():
+        return None
+    why = "does not say what it was tested on" if tested_on is None else "was tested on others"
+    return (
+        f"the earlier bundle may have been trained on some of these test images, as it {why}, so "
+        "its figures may be too good."
+    )
 
 
 def compare_with_earlier(earlier: Bundle, data: Dataset, test: Evaluation) -> EarlierMetrics:
@@ -63,6 +71,7 @@ def compare_with_earlier(earlier: Bundle, data: Dataset, test: Evaluation) -> Ea
         "right_now": only_now,
         "right_before": only_before,
         "p_value": mcnemar_p_value(only_now, only_before),
+        "doubt": _doubt(earlier, data),
     }
 
 

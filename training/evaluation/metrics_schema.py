@@ -212,6 +212,8 @@ class EarlierMetrics(TypedDict):
     """Test images that only the earlier bundle answers rightly."""
     p_value: float
     """Chance of a difference at least as large if both were equally good (McNemar's exact test)."""
+    doubt: str | None
+    """Why the figures of the earlier bundle may be too good; None: it was tested on these."""
 
 
 class ComparedMetrics(TypedDict, total=False):

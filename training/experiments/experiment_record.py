@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from model.atomic_file_writing import write_whole
 from model.errors import SettingsError
 
 NOTES_FILE = "experiments.md"
@@ -54,7 +55,7 @@ class Record:
     def save(self, folder: Path, command: str) -> None:
         """Write the plot and the entry into `folder`."""
         self.draw(folder / f"{self.name}.svg")
-        (folder / "entry.md").write_text(self.entry(command), encoding="utf-8")
+        write_whole(folder / "entry.md", self.entry(command).encode())
 
     def add_to(self, notes: Path, command: str) -> None:
         """Insert the entry before all others in `notes`/experiments.md, and save its plot there.
@@ -69,7 +70,7 @@ class Record:
             raise SettingsError(f"--record: {file} has no dated entries; name the notes' folder.")
         (notes / PLOTS_FOLDER).mkdir(exist_ok=True)
         self.draw(notes / PLOTS_FOLDER / f"{self.name}.svg")
-        file.write_text(f"{head}\n{self.entry(command)}{heading}{rest}", encoding="utf-8")
+        write_whole(file, f"{head}\n{self.entry(command)}{heading}{rest}".encode())
 
     def draw(self, file: Path) -> None:
         """Write the plot as SVG, if there is one; the same numbers give the same bytes."""

@@ -8,7 +8,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from model.cli_and_env_settings import CommandSettings
 from training.cache_folders import default_cache_folder
-from training.config import data_dir_from_environment
+from training.data_options import data_dir_from_environment
 
 ExperimentName = Literal[
     "activations",

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 
 from model.bundle.store import require_writable
-from training.config import TrainingConfig
+from training.config import DatasetConfig
 from training.data.dataset import Dataset, load_dataset
 from training.experiments.settings import ExperimentSettings
 from training.experiments.trial import Trial, TrialResult, run_trial
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SWEEP_SEED = 1_000
 """The seed of every sweep; the repetitions of an arm never use it."""
+RESULTS_VERSION = 1
+"""To be raised when the same options give other results, so that cached results are not used."""
 
 Cached = TypeVar("Cached", bound=BaseModel)
 
@@ -59,7 +61,7 @@ class TrialRunner:
         if name not in self._data:
             settings = self._settings
             self._data[name] = load_dataset(
-                TrainingConfig(data=name, data_dir=settings.data_dir, cache_dir=settings.cache_dir)
+                DatasetConfig(data=name, data_dir=settings.data_dir, cache_dir=settings.cache_dir)
             )
         return self._data[name]
 
@@ -110,8 +112,11 @@ class TrialRunner:
         return self.run_all([trial])[0]
 
     def cached(self, key: BaseModel, kind: type[Cached], make: Callable[[], Cached]) -> Cached:
-        """Return the cached model of `key`, or call `make` and cache what it returns."""
-        text = key.model_dump_json(exclude_defaults=True)
+        """Return the cached model of `key`, or call `make` and cache what it returns.
+
+        The defaults of `key` count, too: with others the result is made again.
+        """
+        text = f"{RESULTS_VERSION} {key.model_dump_json()}"
         file = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         if file.is_file():
             return kind.model_validate_json(file.read_bytes())

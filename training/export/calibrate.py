@@ -5,8 +5,8 @@ typicality scale is then taken from the validation images.
 """
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.images.preprocessing import to_float
-from model.inference.predictor import Predictor
+from model.inference.predictor import Prediction, Predictor
 from model.uncertainty.calibration import (
     DEFAULT_MAX_FALSE_ALARM,
     MAX_CALIBRATION_IMAGES,
@@ -27,6 +27,7 @@ from model.uncertainty.calibration import (
 from model.uncertainty.prediction_sets import aps_scores, uniform_draws
 from model.uncertainty.uncertainty_measures import softmax, summarise
 from training.data.dataset import Dataset, Split
+from training.evaluation.metrics import SAMPLES, SEED
 from training.export.cross_fitted_outputs import HeldOut
 from training.export.mc_statistics_graph import mc_statistics_of
 from training.export.ood_graph import add_score, count_statistics, read_statistics
@@ -34,14 +35,15 @@ from training.export.ood_score import fit_ood_score
 
 logger = logging.getLogger(__name__)
 
-SAMPLES = 64
-SEED = 0
 GUARANTEE = 0.95
 """Confidence that abstention keeps its maximum risk."""
 _CANDIDATE_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """The default maximum risk is the lowest of these that some threshold keeps, else the last."""
 _MAX_SCORE_IMAGES = 20_000
+_SEED = 0
 _BATCH_SIZE = 1_000
+_IMAGES_AT_ONCE = 64
+"""Images that are float32 at the same time: all of them may need more memory than there is."""
 _MAX_ARRAY_SIZE = 2**26
 """Number of elements of the largest array in memory."""
 _LOG_TEMPERATURE_BOUNDS = (-9.0, 6.0)
@@ -75,7 +77,7 @@ def add_ood_score(graph: Path, data: Dataset, pixels: int) -> None:
         pixels: how many of the statistics are of the pixels.
     """
     rows = _score_rows(data.train, count_statistics(graph))
-    values, logits = read_statistics(graph, to_float(data.train.images[rows]))
+    values, logits = read_statistics(graph, _images_in_batches(data.train, rows))
     add_score(graph, fit_ood_score(values, logits, data.train.labels[rows], pixels))
 
 
@@ -99,7 +101,9 @@ def add_cross_fitted_score(
         float32 [N].
     """
     labels = data.train.labels
-    values, own_logits = read_statistics(graph, to_float(data.train.images))
+    values, own_logits = read_statistics(
+        graph, _images_in_batches(data.train, np.arange(len(labels)))
+    )
     scores = np.empty(len(labels), np.float32)
     for fold in np.unique(folds):
         inside = folds == fold
@@ -117,32 +121,32 @@ def calibrate(predictor: Predictor, data: Dataset) -> Calibrator | None:
         predictor: over the exported graphs, without a calibration.
         data: its training and validation images are used.
     """
-    validation = _at_most(MAX_CALIBRATION_IMAGES, data.validation)
     if not can_calibrate(data):
         return None
-    prediction = predictor.predict(to_float(validation.images))
+    rows = _rows_for_calibration(len(data.validation))
+    prediction = Prediction.concatenate(
+        [predictor.predict(images) for images in _images_in_batches(data.validation, rows)]
+    )
     sampling = FixedSamples(SEED, SAMPLES)
     return calibrate_held_out(
         HeldOut(
-            validation.labels,
+            data.validation.labels[rows],
             prediction.logits,
             prediction.features,
             prediction.ood_scores,
+            sampling,
             lambda rows: predictor.sample(prediction.features[rows], sampling),
         )
     )
 
 
 def calibrate_held_out(held_out: HeldOut) -> Calibrator:
-    """Fit the whole calibration to outputs for images that were not trained on.
-
-    held_out: of N images, with SAMPLES samples.
-    """
-    labels = held_out.labels
+    """Fit the whole calibration to outputs for images that were not trained on."""
+    labels, sampling = held_out.labels, held_out.sampling
     rows = np.arange(len(labels))
     classes = held_out.logits.shape[1]
     # As many images as fit into memory, evenly spaced: the images may be sorted by class.
-    spaced = rows[:: -(-len(rows) * SAMPLES * classes // _MAX_ARRAY_SIZE)]
+    spaced = rows[:: -(-len(rows) * sampling.samples * classes // _MAX_ARRAY_SIZE)]
     logits, sampled_logits = held_out.logits[:, np.newaxis], held_out.sample(spaced)
     temperature = fit_temperature(logits, labels)
     sampled_temperature = fit_temperature(sampled_logits, labels[spaced])
@@ -163,8 +167,8 @@ def calibrate_held_out(held_out: HeldOut) -> Calibrator:
         images=len(labels),
         temperature=temperature,
         sampled_temperature=sampled_temperature,
-        samples=SAMPLES,
-        seed=SEED,
+        samples=sampling.samples,
+        seed=sampling.seed,
         max_risk=_default_max_risk(arrays),
         guarantee=GUARANTEE,
     )
@@ -256,19 +260,23 @@ def _is_at_bound(temperature: float, logits: NDArray[np.floating]) -> bool:
     return not lowest + 0.01 < np.log(temperature / _scale(logits)) < highest - 0.01
 
 
-def _at_most(count: int, split: Split) -> Split:
-    """Return `count` images, evenly spaced, of a split that has more; it may be sorted by class."""
-    if len(split) <= count:
-        return split
-    return split.take(np.linspace(0, len(split) - 1, count).astype(np.int64))
+def _rows_for_calibration(images: int) -> NDArray[np.int64]:
+    """Return at most MAX_CALIBRATION_IMAGES rows, evenly spaced: they may be sorted by class."""
+    count = min(images, MAX_CALIBRATION_IMAGES)
+    return np.linspace(0, images - 1, count).astype(np.int64)
 
 
 def _score_rows(train: Split, width: int) -> NDArray[np.int64]:
     """Draw the rows of the training images whose `width` statistics the OOD score is fitted to."""
     count = min(len(train), _MAX_SCORE_IMAGES, _MAX_ARRAY_SIZE // width)
-    rows = np.random.Generator(np.random.PCG64(SEED)).permutation(len(train))[:count]
+    rows = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(train))[:count]
     return np.sort(rows)
 
 
-def _batches(rows: NDArray[Any]) -> list[NDArray[Any]]:
-    return [rows[start : start + _BATCH_SIZE] for start in range(0, len(rows), _BATCH_SIZE)]
+def _images_in_batches(split: Split, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+    """Read the images at `rows` batch by batch: float32 [B, C, H, W] in 0..1."""
+    return (to_float(split.images[batch]) for batch in _batches(rows, _IMAGES_AT_ONCE))
+
+
+def _batches(rows: NDArray[np.int64], size: int = _BATCH_SIZE) -> list[NDArray[np.int64]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.dropout.sampling_methods import FixedSamples
 from model.uncertainty.uncertainty_measures import softmax, summarise
 from training.evaluation.metrics import Answers
 from training.export.mc_statistics_graph import mc_statistics_of
@@ -26,8 +27,9 @@ class HeldOut:
     """[N, F]."""
     ood_scores: NDArray[np.float32] | None
     """[N]; None where none are fitted."""
+    sampling: FixedSamples
     sample: Callable[[NDArray[np.int64]], NDArray[np.float32]]
-    """Maps rows, int64 [M], to their logits with dropout active: [M, samples, K]."""
+    """Maps rows, int64 [M], to their logits sampled as `sampling` says: [M, samples, K]."""
 
     def __len__(self) -> int:
         return len(self.labels)

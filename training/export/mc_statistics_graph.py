@@ -51,9 +51,7 @@ from model.graphs.mc_statistics import (
     sample_count_inputs,
     temperature_input,
 )
-from training.export.onnx_nodes import Nodes
-
-_OPSET, _IR_VERSION = 20, 10
+from training.export.onnx_nodes import HEAD_OPSET, IR_VERSION, Nodes
 
 _DEFAULTS = {**sample_count_inputs(2, random=False), **temperature_input(1.0)}
 """Where the inputs are not fed, the standard errors are NaN, and all else holds for any number of
@@ -85,8 +83,8 @@ def mc_statistics_model(classes: int) -> onnx.ModelProto:
     add_mc_statistics(graph, LOGITS, classes)
     return helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", HEAD_OPSET)],
+        ir_version=IR_VERSION,
         producer_name="dropserve",
     )
 

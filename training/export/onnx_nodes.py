@@ -8,6 +8,9 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
+HEAD_OPSET, IR_VERSION = 20, 10
+"""Of the graphs that are built here: the statistics are also added to the head."""
+
 
 class Nodes:
     """Adds to a graph in the order of computation; values are known by their names."""
@@ -43,11 +46,16 @@ class Nodes:
         return self.array(np.array(values, np.int64))
 
     def node(
-        self, operator: str, *inputs: str, output: str | None = None, **attributes: Any
+        self,
+        operator: str,
+        *inputs: str | NDArray[np.generic],
+        output: str | None = None,
+        **attributes: Any,
     ) -> str:
-        """Add a node with one output; return the output's name."""
+        """Add a node with one output, and its inputs where they are arrays; return the output."""
+        names = [each if isinstance(each, str) else self.array(each) for each in inputs]
         name = output or self._new_name()
-        self._graph.node.append(helper.make_node(operator, inputs, [name], name, **attributes))
+        self._graph.node.append(helper.make_node(operator, names, [name], name, **attributes))
         return name
 
     def split(self, value: str, sizes: Sequence[int]) -> list[str]:

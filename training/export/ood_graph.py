@@ -8,20 +8,19 @@ another size (`training.export.mc_statistics_graph`), so logarithms, sums over o
 last one and products with a single column are not used here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime import InferenceSession, SessionOptions
 
+from model.container_resources import available_processors
+from model.graphs.sessions import create_session
 from model.inference.predictor import OOD_SCORES
 from training.export.onnx_nodes import Nodes
 from training.export.ood_score import OodScore
 from training.export.ood_statistics import STATISTICS
-
-_BATCH_SIZE = 64
 
 
 def count_statistics(path: Path) -> int:
@@ -30,21 +29,18 @@ def count_statistics(path: Path) -> int:
     return int(outputs[STATISTICS].type.tensor_type.shape.dim[1].dim_value)
 
 
-def read_statistics(path: Path, images: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+def read_statistics(
+    path: Path, batches: Iterable[NDArray[np.float32]]
+) -> Sequence[NDArray[np.float32]]:
     """Run the graph in `path`; return the statistics, float32 [N, S], and the logits [N, K].
 
     Args:
         path: of a graph that still has the statistics as output.
-        images: float32 [N, C, H, W] in 0..1.
+        batches: of N images together, each float32 [B, C, H, W] in 0..1.
     """
-    options = SessionOptions()
-    options.log_severity_level = 3  # it warns of the temperature, an input with a default
-    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    batches = [
-        session.run([STATISTICS, "logits"], {"images": images[start : start + _BATCH_SIZE]})
-        for start in range(0, len(images), _BATCH_SIZE)
-    ]
-    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    session = create_session(path.read_bytes(), available_processors())
+    outputs = [session.run([STATISTICS, "logits"], {"images": images}) for images in batches]
+    return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 
 def add_score(path: Path, score: OodScore) -> None:

@@ -5,7 +5,8 @@ contrast of the pixels, the mean of each channel of up to five activations, and 
 image are looked at as well; the trunk's graph computes them in the same run. Knows no score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,26 +27,36 @@ MAX_TAPPED_LAYERS = 5
 THUMBNAIL_SIZE = 7
 """Pixels of a thumbnail's side, about: the image's side is divided by a whole number."""
 
+T = TypeVar("T")
 
-def tapped_layers(network: Classifier) -> Sequence[HiddenLayer]:
-    """Return the convolution layers whose activations are averaged, at most MAX_TAPPED_LAYERS.
+
+def evenly_spread(candidates: Sequence[T]) -> list[T]:
+    """Return the layers that are averaged, at most MAX_TAPPED_LAYERS of the candidates.
 
     They are spread evenly over all but the last one, which is close to the features. The first sees
-    noise, brightness and contrast; later ones see textures and shapes. A network without
-    convolutions has none.
+    noise, brightness and contrast; later ones see textures and shapes.
     """
-    convolutions = [
-        layer for layer in network.hidden_layers() if isinstance(layer.layer, nn.Conv2d)
-    ]
-    candidates = convolutions[:-1] or convolutions
+    candidates = candidates[:-1] or candidates
     count = min(MAX_TAPPED_LAYERS, len(candidates))
     places = np.linspace(0, len(candidates) - 1, count).round().astype(int)
     return [candidates[place] for place in places]
 
 
+def names_with_layers(layers: Iterable[str]) -> list[str]:
+    """Return where the statistics come from, in their order; layers: those that are averaged."""
+    return ["pixels", *layers, "thumbnail", "features"]
+
+
+def tapped_layers(network: Classifier) -> Sequence[HiddenLayer]:
+    """Return the convolution layers whose activations are averaged; there may be none."""
+    return evenly_spread(
+        [layer for layer in network.hidden_layers() if isinstance(layer.layer, nn.Conv2d)]
+    )
+
+
 def names_of_statistics(network: Classifier) -> list[str]:
     """Return where the statistics come from, in their order, as the manifest records it."""
-    return ["pixels", *(name for name, _ in _taps(network)), "thumbnail", "features"]
+    return names_with_layers(name for name, _ in _taps(network))
 
 
 def count_pixel_statistics(network: Classifier, channels: int) -> int:
@@ -58,15 +69,11 @@ def count_pixel_statistics(network: Classifier, channels: int) -> int:
 
 
 def _taps(network: Classifier) -> Sequence[tuple[str, nn.Module]]:
-    """Return the modules whose outputs are averaged, by name; of a backbone some of its blocks.
-
-    Its last block, whose averages are the features, is not among them.
-    """
-    blocks = _blocks(network)[:-1]
-    if not blocks:
-        return [(layer.name, layer.activation) for layer in tapped_layers(network)]
-    places = np.linspace(0, len(blocks) - 1, MAX_TAPPED_LAYERS).round().astype(int)
-    return [blocks[place] for place in places]
+    """Return the modules whose outputs are averaged, by name; of a backbone some of its blocks."""
+    blocks = _blocks(network)
+    if blocks:
+        return evenly_spread(blocks)
+    return [(layer.name, layer.activation) for layer in tapped_layers(network)]
 
 
 def _blocks(network: Classifier) -> Sequence[tuple[str, nn.Module]]:

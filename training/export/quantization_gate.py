@@ -44,7 +44,7 @@ class PrecisionChoice:
 
     precision: Precision
     refusals: tuple[str, ...]
-    """Why int8 was refused, one phrase for each metric; empty where int8 was accepted."""
+    """Why int8 was refused, one clause for each metric; empty where int8 was accepted."""
     fp32: PrecisionMetrics
     int8: PrecisionMetrics
     calibration_images: int
@@ -143,7 +143,8 @@ def refusal_reasons(fp32: PrecisionMetrics, int8: PrecisionMetrics, images: int)
             allowed = MAX_INFORMATION_SHIFT
         # `worse > allowed` would accept NaN. 1e-12 allows for the rounding of the difference.
         if not worse <= allowed + 1e-12:
-            reasons.append(f"{name} {fp32[name]:.4f} became {int8[name]:.4f}")
+            values = f"{fp32[name]:.4f} became {int8[name]:.4f}"
+            reasons.append(f"the validation images' {name} {values}")
     return sorted(reasons)
 
 

@@ -35,7 +35,9 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from model.container_resources import available_processors
 from model.errors import ExportError
+from model.graphs.sessions import create_session
 
 PERCENTILE = 99.999
 """Of each layer's outputs on the calibration images: larger outputs are clipped.
@@ -227,9 +229,7 @@ def _tensor_values(model: onnx.ModelProto, name: str, images: Floats) -> Floats:
     observed.CopyFrom(model)
     float32 = onnx.TensorProto.FLOAT
     observed.graph.output.append(onnx.helper.make_tensor_value_info(name, float32, None))
-    session = onnxruntime.InferenceSession(
-        observed.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = create_session(observed.SerializeToString(), available_processors())
     return np.concatenate([session.run([name], {"images": batch})[0] for batch in _batches(images)])
 
 

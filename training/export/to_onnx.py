@@ -5,7 +5,8 @@ Knows no training loop and no report: the caller passes the images to compare on
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -197,10 +198,7 @@ def _export(
     outputs: Sequence[str],
     dynamic: dict[str, object],
 ) -> None:
-    for logger in ("onnxscript", "torch.onnx"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside the exporter
+    with quiet_exporter():
         torch.onnx.export(
             module.eval(),
             arguments,
@@ -214,6 +212,22 @@ def _export(
         )
     _strip_metadata(path)
     _check_graph(path)
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Suppress the warnings and the log of torch's exporter for as long as the block runs."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 def _strip_metadata(path: Path) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from model.atomic_file_writing import write_whole
 from model.errors import RunError, SettingsError
-from training.atomic_file_writing import write_whole
 from training.distributed.process_group import ALONE, Processes
 
 logger = logging.getLogger(__name__)

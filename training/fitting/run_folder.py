@@ -35,9 +35,10 @@ def prepare_run_folder(config: TrainingConfig, data: Dataset) -> Path:
         (run / _CONFIG_FILE).write_text(described)
         return run
     run = _last_resumable(folder)
-    if (run / _CONFIG_FILE).read_bytes() != described.encode():
+    differing = _differing_options(run, json.loads(described))
+    if differing:
         raise SettingsError(
-            f"--resume: {run} was started with other options or images; "
+            f"--resume: {run} was started with others: {', '.join(differing)}; "
             f"use those in {run / _CONFIG_FILE}, or start without --resume."
         )
     for bundle, options in _read_bundles(run).items():
@@ -47,6 +48,13 @@ def prepare_run_folder(config: TrainingConfig, data: Dataset) -> Path:
                 "without --resume."
             )
     return run
+
+
+def _differing_options(run: Path, described: dict[str, Any]) -> list[str]:
+    """Return the flags, and the word images, that a run was started with others of."""
+    started: dict[str, Any] = json.loads((run / _CONFIG_FILE).read_text())
+    names = [name for name in started | described if started.get(name) != described.get(name)]
+    return ["images" if name == "data" else f"--{name.replace('_', '-')}" for name in names]
 
 
 def record_bundle(run: Path, config: TrainingConfig, bundle: Path) -> None:

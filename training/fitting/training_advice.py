@@ -1,8 +1,10 @@
 """Explains unhealthy layers: for each the likely cause and a remedy, as sentences for the user.
 
 Measures nothing; it reads the diagnostics. Units that were dead before the first step have a bad
-initialisation. Dead units that would fire without their bias were silenced by it. Other units died
-during training, which a learning rate too high for the network causes (Lu et al. 2019).
+initialisation. Units that fire as soon as batch normalisation takes the statistics of training
+images are silenced by its own, which lag behind the weights. Dead units that would fire without
+their bias were silenced by it. Other units died during training, which a learning rate too high for
+the network causes (Lu et al. 2019).
 """
 
 from collections.abc import Sequence
@@ -23,8 +25,11 @@ is one of _IDENTITY_ABOVE_ZERO."""
 VANISHED_RATIO = 1e-3
 """Gradients vanish where the smallest gradient norm is below this share of the largest."""
 
-_TELLING_BOUND = 0.5
-"""A bound on how often a dead unit may fire that is higher says nothing, and is left out."""
+TELLING_IMAGES = 30
+"""On fewer images a sound unit, too, may fire on none of them or on all."""
+
+_LAGGING_SHARE = 0.1
+"""Statistics lag if with others at most this share of a layer's dead units is dead."""
 _LEAK = "--activation leaky_relu"
 _IDENTITY_ABOVE_ZERO: tuple[ActivationName, ...] = ("relu", "leaky_relu", "prelu", "rrelu", "elu")
 
@@ -34,6 +39,7 @@ def advise(
     learning_rate: float,
     before: Sequence[LayerHealth],
     after: Sequence[LayerHealth],
+    renormalised: Sequence[LayerHealth],
     epochs: Sequence[EpochDiagnostics],
 ) -> list[str]:
     """Return the advice for each unhealthy layer; empty for a healthy network.
@@ -43,16 +49,18 @@ def advise(
         learning_rate: the peak of the schedule.
         before: the layers' health before the first step.
         after: the layers' health with the weights of the result.
+        renormalised: the same, with batch normalisation's statistics of training images.
         epochs: the diagnostics of each epoch.
     """
     sentences = []
-    for initial, final in zip(before, after, strict=True):
-        if final.dead >= DEAD_SHARE * final.units and final.dead:
-            sentences.append(_dead_advice(activation, learning_rate, initial, final))
+    for initial, final, by_batch in zip(before, after, renormalised, strict=True):
+        is_telling = final.images >= TELLING_IMAGES
+        if is_telling and final.dead >= DEAD_SHARE * final.units and final.dead:
+            sentences.append(_dead_advice(activation, learning_rate, initial, final, by_batch))
         if final.saturated is not None and final.saturated >= SATURATED_SHARE:
             sentences.append(_saturated_advice(activation, learning_rate, initial, final))
         is_linear = activation in _IDENTITY_ABOVE_ZERO
-        if is_linear and final.always_on >= LINEAR_SHARE * final.units:
+        if is_telling and is_linear and final.always_on >= LINEAR_SHARE * final.units:
             sentences.append(
                 f"{final.name}: {final.always_on} of {final.units} units fire at every place of "
                 f"all {final.images:,} images, so they only add a linear map; biases that grew "
@@ -62,18 +70,28 @@ def advise(
 
 
 def _dead_advice(
-    activation: ActivationName, learning_rate: float, initial: LayerHealth, final: LayerHealth
+    activation: ActivationName,
+    learning_rate: float,
+    initial: LayerHealth,
+    final: LayerHealth,
+    by_batch: LayerHealth,
 ) -> str:
-    cause, remedies = _cause_of_dead_units(learning_rate, initial, final)
+    if by_batch.dead <= _LAGGING_SHARE * final.dead:
+        cause = (
+            "too few steps for batch normalisation's running means: with those of one batch of "
+            "training images most of them fire"
+        )
+        remedies = ["more --epochs", "a smaller --batch-size"]
+    else:
+        cause, remedies = _cause_of_dead_units(learning_rate, initial, final)
+        if activation == "relu":
+            remedies.append(_LEAK)
     units = f"{final.name}: {final.dead} of {final.units} units are"
     if activation == "relu":
-        bound = firing_rate_bound(final.images)
-        at_most = f", so each fires on fewer than {bound:.2%} of such images (95 %)"
         state = (
-            f"dead: they fired on none of {final.images:,} images"
-            f"{at_most if bound < _TELLING_BOUND else ''}"
+            f"dead: they fired on none of {final.images:,} images, so each fires on fewer than "
+            f"{firing_rate_bound(final.images):.2%} of such images (95 %)"
         )
-        remedies.append(_LEAK)
     else:
         state = (
             f"silent: none of {final.images:,} images takes them above 0. Below it they still pass "

@@ -7,6 +7,7 @@ take, up to the rounding of sums: each has a part of every batch.
 """
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -25,12 +26,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from model.bundle.architecture_description import Architecture
+from model.container_resources import available_processors
 from model.errors import RunError
 from training.config import EFFICIENTNET_LITE0, ONNX_BACKBONE, TrainingConfig
 from training.data.batches import EVALUATION_BATCH_SIZE, Batches, image_batches, pixel_mean_and_std
 from training.data.dataset import Dataset
 from training.distributed.process_group import ALONE, Processes
 from training.distributed.synchronised_layers import SynchronisedLayers
+from training.fitting.batch_statistics import with_batch_statistics
 from training.fitting.checkpoints import (
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
@@ -48,6 +51,10 @@ from training.network.pretrained_backbone import load_backbone
 logger = logging.getLogger(__name__)
 
 
+_MONITORED = "validation_loss"
+"""What the best weights have the least of."""
+
+
 class History(Callback):
     """Records the losses and the accuracy of each epoch; they are saved in checkpoints."""
 
@@ -62,6 +69,11 @@ class History(Callback):
             shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
             logger.info("epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, shown)
 
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the last epoch's validation loss is infinite or no number."""
+        return bool(self.epochs) and not math.isfinite(self.epochs[-1][_MONITORED])
+
     def state_dict(self) -> dict[str, Any]:
         """Return the recorded epochs for a checkpoint."""
         return {"epochs": self.epochs}
@@ -69,6 +81,10 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the recorded epochs from a checkpoint."""
         self.epochs = state_dict["epochs"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further epoch if the checkpoint is of a training that had diverged."""
+        trainer.should_stop = trainer.should_stop or self.has_diverged
 
 
 class StopEarly(EarlyStopping):
@@ -104,11 +120,14 @@ class TrainResult:
     """Losses and accuracy by name, for each epoch; the training loss alone, for equal parts of the
     steps, of a head on a frozen backbone."""
     before: tuple[LayerHealth, ...]
-    """Health of the hidden layers on the validation images before the first step."""
+    """Health of the hidden layers on the validation images before the first step, with batch
+    normalisation's statistics of training images."""
     epochs: list[EpochDiagnostics]
     """Diagnostics of each epoch."""
     after: tuple[LayerHealth, ...]
     """Health of the hidden layers on the validation images with the weights of `network`."""
+    renormalised: tuple[LayerHealth, ...]
+    """As `after`, with batch normalisation's statistics of training images."""
 
 
 def fit(
@@ -132,21 +151,49 @@ def fit(
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; the last checkpoint is kept.
         SettingsError: there is no sound checkpoint to resume.
-        RunError: the disk is too small, or the best checkpoint was damaged meanwhile.
+        RunError: the disk is too small, the best checkpoint was damaged meanwhile, or no epoch has
+            a finite validation loss.
         OSError: a checkpoint or log cannot be written; the last checkpoint is kept.
         SystemExit: another process has ended; the last checkpoint is kept.
     """
     network = _initial_network(config, data, processes)
     require_space(run, config.output, count_parameters(network))
-    before = diagnose(network, image_batches(data.validation))
+    before = _diagnose_by_batch(network, config, data)
     history, diagnosis = History(), Diagnosis()
     checkpoint = checkpoint_to_resume(run) if resume else None
     trainer = _trainer(config, data, run, [history, diagnosis, *callbacks], processes)
     with processes.connected():
         _run(trainer, network, config, data, checkpoint, processes)
+    if history.has_diverged:
+        _tell_of_divergence(config, history)
     network = _with_best_weights(network, run)
     after = diagnose(network, image_batches(data.validation))
-    return TrainResult(network, history.epochs, before, diagnosis.epochs, after)
+    renormalised = _diagnose_by_batch(network, config, data)
+    return TrainResult(network, history.epochs, before, diagnosis.epochs, after, renormalised)
+
+
+def _diagnose_by_batch(
+    network: Classifier, config: TrainingConfig, data: Dataset
+) -> tuple[LayerHealth, ...]:
+    """Return the health on the validation images as a training step normalises them."""
+    # A pretrained backbone keeps its own statistics in training.
+    by_batch = network if config.has_backbone else with_batch_statistics(network, data.train)
+    return diagnose(by_batch, image_batches(data.validation))
+
+
+def _tell_of_divergence(config: TrainingConfig, history: History) -> None:
+    """Log that the last weights are of no use; raise RunError if there are no others."""
+    losses = [epoch[_MONITORED] for epoch in history.epochs]
+    first = [math.isfinite(loss) for loss in losses].index(False)
+    diverged = (
+        f"training diverged: from epoch {first + 1} on the validation loss is {losses[first]}"
+    )
+    remedy = f"--learning-rate {config.peak_learning_rate / 3:.2g}"
+    if first == 0:
+        raise RunError(f"The {diverged}; train again, without --resume and with {remedy}.")
+    logger.warning(
+        "Warning: the %s, so the weights are those of an epoch before. Try %s.", diverged, remedy
+    )
 
 
 def help_fit(
@@ -168,7 +215,7 @@ def _initial_network(config: TrainingConfig, data: Dataset, processes: Processes
     silence_warnings()
     threads = config.threads or data.defaults.threads
     if threads is None and processes.local_count > 1:
-        threads = max(1, len(os.sched_getaffinity(0)) // processes.local_count)
+        threads = max(1, available_processors() // processes.local_count)
     if threads is not None:
         torch.set_num_threads(threads)
     seed_everything(config.seed, verbose=False)
@@ -219,7 +266,7 @@ def _trainer(
     share = averaged_share(config, data)
     # After the diagnosis, so that this sees the averages with which validation runs.
     averaging = [weight_averaging(share, device)] if share > 0 else []
-    monitored, epochs = "validation_loss", config.epochs or data.defaults.epochs
+    epochs = config.epochs or data.defaults.epochs
     return Trainer(
         max_epochs=epochs,
         precision="bf16-mixed" if _has_bf16() else "32-true",
@@ -231,8 +278,8 @@ def _trainer(
             *averaging,
             *([KeepTerminationHandler()] if processes.count > 1 else []),
             # The loss is noisy until the learning rate falls, in the second half of the schedule.
-            StopEarly(monitored, patience=config.patience or -(-epochs // 2)),
-            ModelCheckpoint(run, "best", monitor=monitored, enable_version_counter=False),
+            StopEarly(_MONITORED, patience=config.patience or -(-epochs // 2)),
+            ModelCheckpoint(run, "best", monitor=_MONITORED, enable_version_counter=False),
             ModelCheckpoint(run, "last", enable_version_counter=False),
             *bar,
         ],

@@ -15,7 +15,6 @@ from training.network.input_normalisation import Normalise
 FEATURES = 1280
 IMAGE_SIZE = 224
 """Height and width, in pixels, of the images that the published weights were trained on."""
-BLOCK_COUNT = 16
 
 _STEM = 32
 _STAGES = (

@@ -39,15 +39,6 @@ def prune(network: Classifier, dead_units: Iterable[Collection[int]]) -> tuple[C
     return smaller, removed
 
 
-def max_logit_difference(one: Classifier, other: Classifier, batches: Iterable[Tensor]) -> float:
-    """Return the largest absolute difference of a logit between two networks.
-
-    batches: images float32 [N, C, H, W] in 0..1; at least one batch.
-    """
-    with torch.no_grad():
-        return max(float((one(images) - other(images)).abs().max()) for images in batches)
-
-
 def _can_prune(network: Classifier, hidden: HiddenLayer, follower: nn.Module) -> bool:
     if any(isinstance(module, nn.LocalResponseNorm) for module in network.trunk.modules()):
         return hidden.layer in list(network.head.layers)

@@ -56,9 +56,10 @@ def _added(added: Mapping[str, Any]) -> str:
 
 def _compared(earlier: EarlierMetrics, test: HeldOutMetrics) -> str:
     name = f"{escaped(earlier['name'])}, version {earlier['version']}"
+    warning = "" if earlier["doubt"] is None else f" **Warning**: {earlier['doubt']}"
     return f"""| on the same test images | accuracy | NLL | ECE |
 |---|---|---|---|
 | before: {name} | {earlier["accuracy"]:.2%} | {earlier["nll"]:.4f} | {earlier["ece"]:.4f} |
 | now | {test["accuracy"]:.2%} | {test["nll"]:.4f} | {test["ece"]:.4f} |
 
-{sentence_of_difference(earlier)}."""
+{sentence_of_difference(earlier)}.{warning}"""

@@ -95,7 +95,10 @@ def uncertainty_histograms(evaluation: Evaluation, ood: OodAnswers | None) -> Fi
             if len(each):
                 weights = np.full(len(each), 100 / len(each))
                 axes.hist(each, bins=bins, weights=weights, histtype="step", label=name)
-        axes.set(title=title, xlabel=unit, ylabel="images of the group (%)", yscale="log")
+        # Matplotlib finds no limits where all images of each group are in one bin.
+        shares = (50 / max(1, *map(len, finite.values())), 200)
+        axes.set(title=title, xlabel=unit, ylabel="images of the group (%)", ylim=shares)
+        axes.set_yscale("log")
         axes.grid(alpha=0.3)
         if any(len(each) for each in finite.values()):
             axes.legend(loc="upper right")

@@ -12,7 +12,6 @@ For the same reason a gain never rises. An old one is an upper bound, and only t
 highest bounds are computed again (Minoux 1978). Knows no network and no files.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from model.container_resources import available_processors
 from model.uncertainty.uncertainty_measures import entropy
 from training.selection.joint_label_configurations import LabelConfigurations, Probabilities
 
@@ -62,14 +62,17 @@ def choose_batch(
             gains the first is chosen.
         count: how many to choose, at most S.
         seed: of the configurations that are drawn.
-        threads: that compute gains; one for each core if left out.
+        threads: that compute gains; one for each processor that this process may use if left out.
         block_share: share of ln T nats that one block may hold; inf for a single block.
 
     Yields:
         the row of an image, and its gain: the nats that its label tells beyond those before it.
     """
     # BLAS divides a product by its number of threads, which may round differently.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with (
+        threadpool_limits(1, "blas"),
+        ThreadPoolExecutor(threads or available_processors()) as pool,
+    ):
         greedy = _LazyGreedy(probabilities, np.random.default_rng(seed), block_share, pool)
         for _ in range(count):
             yield greedy.choose()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from model.errors import DataError, InputError
 from model.images.preprocessing import InputSpec, open_upright
-from training.config import FOLDER_PREFIX, TrainingConfig
+from training.config import TrainingConfig
 from training.data.dataset import load_dataset
 from training.data.directory_walk import read_tree
 from training.data.excluded_files import LeftOut, printable
@@ -26,6 +26,7 @@ from training.data.image_inspection import (
     inspect_pixels,
     to_pillow,
 )
+from training.data_options import FOLDER_PREFIX
 
 Pixels = NDArray[np.uint8]
 

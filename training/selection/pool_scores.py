@@ -4,7 +4,6 @@ All images get the same masks, so that the samples of different images belong to
 nothing.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from queue import SimpleQueue
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.store import open_bundle
+from model.container_resources import available_processors
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import DataError
 from model.images.preprocessing import to_float
@@ -69,7 +69,7 @@ class PoolPredictor:
         """
         self._pool = pool
         self._sampling = FixedSamples(config.seed, config.samples, summary_only=True)
-        self._threads = config.threads or len(os.sched_getaffinity(0))
+        self._threads = config.threads or available_processors()
         self._predictors: SimpleQueue[Predictor] = SimpleQueue()  # one thread may use one at a time
         for _ in range(self._threads):
             self._predictors.put(load_predictor(open_bundle(config.model)))

@@ -11,7 +11,7 @@ from pydantic_settings import SettingsConfigDict
 
 from model.dropout.masks import MAX_SEED
 from model.uncertainty.calibration import DEFAULT_MAX_FALSE_ALARM
-from training.config import (
+from training.data_options import (
     DATA_SETS,
     DEFAULT_MAX_IMAGE_MEGAPIXELS,
     FOLDER_PREFIX,
@@ -107,7 +107,7 @@ class SelectionConfig(DataFolders):
                 f"--typicality-at-least {at_least} is above --typicality-at-most {at_most}; no "
                 "image is between."
             )
-        if self.contact_sheet == self.output:
+        if self.contact_sheet and self.contact_sheet.resolve() == self.output.resolve():
             raise ValueError("--contact-sheet and --output name one file; name two.")
         if self.shortlist is not None and self.method != BATCHBALD:
             raise ValueError("--shortlist is of --method batchbald alone; leave it out.")

@@ -36,14 +36,19 @@ def choose_backbone(config: TrainingConfig) -> TrainingConfig:
 
     Raises:
         SettingsError: the backbone's package or file is not there, or an option is given that has
-            no meaning for a frozen one.
+            no meaning for a frozen one, or without a backbone.
     """
     if config.backbone is None:
         reason = reason_for_scratch(config)
         if reason is not None:
+            if config.options_of_backbones:
+                raise SettingsError(
+                    f"{', '.join(config.options_of_backbones)}: this training has no backbone, as "
+                    f"{reason}; leave that out."
+                )
             if config.is_folder:
                 logger.info("Training from scratch, as %s.", reason)
-            return config.model_copy(update={"backbone": NO_BACKBONE, "learn": None})
+            return config.model_copy(update={"backbone": NO_BACKBONE})
         config = config.model_copy(update={"backbone": EFFICIENTNET_LITE0})
         origin = f"the default for a folder, as {PACKAGE} is installed"
     elif not config.has_backbone:

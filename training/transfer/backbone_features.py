@@ -4,18 +4,22 @@ Knows no head.
 """
 
 import hashlib
-import os
+import io
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from model.atomic_file_writing import write_whole
+from model.container_resources import available_processors
+from model.errors import RunError
 from model.images.preprocessing import InputSpec, to_float
+from training.data.image_decoding import reading_again
 from training.transfer.frozen_backbone import Features, FrozenBackbone
 from training.transfer.random_crops import VIEWS_VERSION, random_views
 
@@ -44,7 +48,11 @@ class FeatureExtractor:
         self._folder = cache / _CACHE / f"{backbone.digest[:16]}-{spec.height}x{spec.width}"
 
     def of_images(self, images: Images) -> Features:
-        """Return the features of images uint8 [N, C, H, W]: float32 [N, F]."""
+        """Return the features of images uint8 [N, C, H, W]: float32 [N, F].
+
+        Raises:
+            RunError: the cache cannot be written.
+        """
 
         def key(row: int) -> str:
             return hashlib.sha256(images[row].tobytes()).hexdigest()
@@ -58,14 +66,20 @@ class FeatureExtractor:
         """Return the features of `count` random views of each file: float32 [N, count, F].
 
         max_pixels: limit on the height x width of a file.
+
+        Raises:
+            DataError: a file cannot be read any more.
+            RunError: the cache cannot be written.
         """
 
         def key(row: int) -> str:
-            content = hashlib.sha256(files[row].read_bytes()).hexdigest()
+            with reading_again(files[row]):
+                content = hashlib.sha256(files[row].read_bytes()).hexdigest()
             return f"{content}-views{VIEWS_VERSION}-{count}"
 
         def load(row: int) -> Images:
-            return random_views(files[row], count, self._spec, max_pixels)
+            with reading_again(files[row]):
+                return random_views(files[row], count, self._spec, max_pixels)
 
         return self._compute(len(files), count, key, load)
 
@@ -73,10 +87,11 @@ class FeatureExtractor:
         self, count: int, views: int, key: Callable[[int], str], load: Callable[[int], Images]
     ) -> Features:
         """Return the features float32 [count, views, F] of the images that `load` gives."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with _writing_to(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         title = "Features" if views == 1 else f"Features of {views} random views"
         bar = Progress(transient=True, disable=not sys.stdout.isatty())
-        with ThreadPoolExecutor(os.cpu_count()) as pool, bar as progress:
+        with ThreadPoolExecutor(available_processors()) as pool, bar as progress:
             task = progress.add_task(title, total=count)
             files = [self._folder / f"{name}.npy" for name in pool.map(key, range(count))]
             found = dict(enumerate(pool.map(_read, files)))
@@ -122,6 +137,18 @@ def _read(file: Path) -> Features | None:
 
 def _write(file: Path, features: Features) -> None:
     """Write a file of the cache in one step, so that no other process reads a part of it."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as draft:
-        np.save(draft, features)
-    Path(draft.name).replace(file)
+    content = io.BytesIO()
+    np.save(content, features)
+    with _writing_to(file.parent):
+        write_whole(file, content.getbuffer(), flush=False)
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"Features cannot be written to {folder} ({error.strerror or error}); free space, or "
+            "choose another folder with --cache-dir."
+        ) from error

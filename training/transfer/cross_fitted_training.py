@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from model.dropout import masks
+from model.dropout.sampling_methods import FixedSamples
 from model.images.preprocessing import to_float
 from model.uncertainty.uncertainty_measures import softmax
 from training.adoption.preprocessing_choice import possible_rules
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 FOLDS = 5
 VIEWS = 4
 """Random views of each training image, beside the whole image."""
+_SAMPLING = FixedSamples(SEED, SAMPLES)
 _DROPOUTS = (0.25, 0.5)
 _WEIGHT_DECAYS = (0.01, 1.0)
 _LEARNING_RATE = 3e-3
@@ -73,6 +75,7 @@ class FrozenResult:
             held_out_logits(self.fold_heads, self.features, self.folds),
             self.features,
             None,
+            _SAMPLING,
             self._sample,
         )
 
@@ -81,12 +84,11 @@ class FrozenResult:
         return {**asdict(self.options), "folds": int(self.folds.max()) + 1, "views": VIEWS}
 
     def _sample(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        layer_masks = [
-            torch.tensor(mask)
-            for mask in masks.draw(SEED, SAMPLES, self.fold_heads[0].dropout_layers)
-        ]
+        layers = self.fold_heads[0].dropout_layers
+        drawn = masks.draw(_SAMPLING.seed, _SAMPLING.samples, layers, _SAMPLING.design)
+        layer_masks = [torch.tensor(mask) for mask in drawn]
         classes = self.fold_heads[0].widths[-1]
-        logits = np.empty((len(rows), SAMPLES, classes), np.float32)
+        logits = np.empty((len(rows), _SAMPLING.samples, classes), np.float32)
         with torch.no_grad():
             for fold, head in enumerate(self.fold_heads):
                 inside = np.flatnonzero(self.folds[rows] == fold)
@@ -128,7 +130,7 @@ def fit_frozen(config: TrainingConfig, data: Dataset, backbone: FrozenBackbone) 
         *(options.dropout, options.weight_decay, 100 * metrics["accuracy"], folds.max() + 1),
     )
     network = Classifier(backbone.trunk, head).eval()
-    result = TrainResult(network, _history(losses), (), [], ())
+    result = TrainResult(network, _history(losses), (), [], (), ())
     return FrozenResult(result, options, folds, fold_heads, training.whole, labels)
 
 

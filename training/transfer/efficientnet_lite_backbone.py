@@ -1,14 +1,14 @@
 """EfficientNet-Lite0 as a frozen backbone. Knows no head."""
 
-import os
 import tempfile
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from model.container_resources import available_processors
+from model.graphs.sessions import Session, create_session
 from model.images.preprocessing import InputSpec
 from training.config import TrainingConfig
 from training.export.to_onnx import export_trunk
@@ -38,16 +38,12 @@ class LiteBackbone:
 
     def features(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the features, float32 [N, F], of images float32 [N, C, H, W] in 0..1."""
-        features: NDArray[np.float32] = self._session.run(None, {"images": images})[0]
+        features: NDArray[np.float32] = self._session.run(["features"], {"images": images})[0]
         return features
 
     @cached_property
-    def _session(self) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads or len(os.sched_getaffinity(0))
+    def _session(self) -> Session:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "trunk.onnx"
             export_trunk(self.trunk, (3, self._side, self._side), file)
-            return onnxruntime.InferenceSession(
-                file.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
+            return create_session(file.read_bytes(), self._threads or available_processors())

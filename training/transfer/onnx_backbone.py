@@ -5,7 +5,6 @@ It is read, cut and written by the code of `training.adoption`; only the head is
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +13,12 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
 from model.bundle.architecture_description import BackboneFile
+from model.container_resources import available_processors
 from model.errors import ExportError
+from model.graphs.sessions import Session
 from model.images.preprocessing import InputSpec
 from training.adoption.dynamic_batch import free_batch
 from training.adoption.graph_cut import choose_cut, find_tail
@@ -84,7 +84,7 @@ class OnnxBackbone:
         )
         bgr = config.colour == "bgr"
         rule = stated_rule(image, config.mean, config.std, config.pixel_maximum, bgr)
-        threads = config.threads or len(os.sched_getaffinity(0))
+        threads = config.threads or available_processors()
         return cls(file, cut_network(network, cut), image, cut, spec, rule, threads)
 
     def with_rule(self, rule: Preprocessing) -> "OnnxBackbone":
@@ -189,7 +189,7 @@ class OnnxBackbone:
         return self.rule
 
     @cached_property
-    def _session(self) -> InferenceSession:
+    def _session(self) -> Session:
         return create_session(self.model, self.threads)
 
 

@@ -20,9 +20,7 @@ _AREAS = (0.35, 1.0)
 the object (torchvision's 0.08 is meant for a training from scratch)."""
 _ASPECTS = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
-_TURNED = 5
-"""From this EXIF orientation on, width and height of the file are exchanged."""
-VIEWS_VERSION = 1
+VIEWS_VERSION = 2
 """To be raised when the views of a file change, so that cached features are not used."""
 
 
@@ -52,9 +50,7 @@ def random_views(file: Path, count: int, spec: InputSpec, max_pixels: int) -> ND
 def _decode_large(data: bytes, spec: InputSpec, max_pixels: int) -> NDArray[np.uint8]:
     """Decode the whole image, upright, at its own aspect: its shorter side at most twice `spec`."""
     (opened,) = open_all([data], max_pixels).images
-    width, height = opened.width, opened.height
-    if opened.file.orientation >= _TURNED:
-        width, height = height, width
+    width, height = opened.upright_size
     scale = min(1.0, 2 * max(spec.height, spec.width) / min(width, height))
     size = {"width": max(1, round(width * scale)), "height": max(1, round(height * scale))}
     whole = InputSpec(channels=spec.channels, resize="stretch", **size)

@@ -18,6 +18,7 @@ from model.bundle.store import (
     REPORT_FILE,
     Draft,
     check_name,
+    check_new_name,
     list_models,
     list_versions,
     new_version,
@@ -119,6 +120,20 @@ def test_new_version_reports_a_full_disk_and_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(BundleError, match=r"Cannot write to .* \(No space left on device\); free"):
         full()
     assert not list(tmp_path.iterdir())
+
+
+def test_new_version_leaves_an_error_of_a_file_elsewhere_as_it_is(tmp_path: Path) -> None:
+    def read_elsewhere() -> None:
+        with new_version(tmp_path / "models", "toy"):
+            (tmp_path / "weights.onnx").read_bytes()
+
+    with pytest.raises(FileNotFoundError, match=r"weights\.onnx"):
+        read_elsewhere()
+    with (
+        pytest.raises(BundleError, match=r"Cannot write to .*toy \(No such file"),
+        new_version(tmp_path / "models", "toy") as draft,
+    ):
+        (draft.path / "missing" / "file").write_bytes(b"")
 
 
 def test_require_writable_and_new_version_refuse_an_unwritable_folder(tmp_path: Path) -> None:
@@ -225,6 +240,14 @@ def test_check_name_accepts_valid_names(name: str) -> None:
 def test_check_name_refuses_invalid_names(name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a model"):
         check_name(name)
+
+
+def test_new_model_is_not_named_as_a_route() -> None:
+    with pytest.raises(ValueError, match="'stats' cannot name a new model, since GET /v2/models/"):
+        check_new_name("stats")
+    assert check_new_name("stats-1") == "stats-1"
+    with pytest.raises(ValueError, match="cannot name a model"):
+        check_new_name("a/b")
 
 
 def write_with_example(models: Path, image: bytes, **entry: str) -> Path:

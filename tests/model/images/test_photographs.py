@@ -257,6 +257,24 @@ def test_photograph_of_every_format_is_turned_upright(kind: str, orientation: in
     assert distance(decode(encoded(image, kind, quality=95, exif=exif), spec), expected) < 4
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_photograph_with_an_invalid_orientation_is_upright(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (opened,) = open_all([encoded(photograph(32, 16), kind, exif=exif)]).images
+    assert (opened.file.orientation, opened.upright_size) == (1, (32, 16))
+
+
+@pytest.mark.parametrize(("in_xmp", "applied"), [(6, 6), (0, 1), (9, 1)])
+def test_orientation_of_xmp_replaces_an_invalid_one_of_exif(in_xmp: int, applied: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    xmp = f'<rdf:Description tiff:Orientation="{in_xmp}"/>'.encode()
+    (opened,) = open_all([encoded(PICTURE, "JPEG", exif=exif, xmp=xmp)]).images
+    assert opened.file.orientation == applied
+
+
 def tiff_of(
     levels: NDArray[np.uint8], bits: int, *, white_is_zero: bool = False, order: str = "<"
 ) -> bytes:

@@ -1,4 +1,9 @@
 import io
+import struct
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -121,6 +126,29 @@ def test_decode_of_a_damaged_image_raises_only_input_errors(noise: bytes, place:
     damaged = whole[:place] + noise + whole[place + len(noise) :]
     with suppress(ImageDecodeError, ImageTooLargeError):
         assert decode(damaged, GREY).shape == (1, 8, 8)
+
+
+def test_decode_in_threads_leaves_the_filters_of_warnings_as_they_are() -> None:
+    data = encoded(Image.new("L", (64, 64), 77))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: decode(data, GREY), range(200)))
+    assert warnings.filters == before
+
+
+def test_decode_warns_of_no_odd_metadata() -> None:
+    plain = encoded(Image.new("L", (8, 8), 77), "TIFF")
+    one_value, two_values = (struct.pack("<HHII", 284, 3, count, 1) for count in (1, 2))
+    assert one_value in plain
+    program = (
+        "import sys; from model.images.preprocessing import InputSpec, decode\n"
+        "spec = InputSpec(channels=1, height=8, width=8, resize='pad')\n"
+        "assert (decode(sys.stdin.buffer.read(), spec) == 77).all()"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    odd = plain.replace(one_value, two_values)
+    done = subprocess.run(command, input=odd, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_decode_all_limits_the_pixels_of_each_image_and_of_all() -> None:

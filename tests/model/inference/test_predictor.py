@@ -1,5 +1,7 @@
+import io
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -253,6 +255,24 @@ def test_self_test_passes_and_detects_damage(cnn: Exported) -> None:
     assert abs(differences["sampled logits"] - 0.01) < 1e-4
     with pytest.raises(ArchiveError):
         Golden.read((cnn.folder / MODEL_FILE).read_bytes(), spec, cnn.predictor.classes)
+
+
+@pytest.mark.parametrize("name", ["logits", "sampled_logits"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_golden_outputs_that_are_not_finite_are_refused(name: str, value: float) -> None:
+    """Any outputs would be within the tolerance, which grows with the largest one."""
+    arrays: dict[str, Any] = {
+        "images": np.zeros((1, 1, 8, 8), np.float32),
+        "logits": np.zeros((1, 10), np.float32),
+        "seed": np.array(0),
+        "samples": np.array(2),
+        "sampled_logits": np.zeros((1, 2, 10), np.float32),
+    }
+    arrays[name][0, ..., 3] = value
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    with pytest.raises(ArchiveError, match="not all of its logits are finite numbers"):
+        Golden.read(file.getvalue(), DIGIT, 10)
 
 
 @pytest.mark.parametrize(("largest", "tolerance"), [(0.5, 1e-3), (10.0, 1e-3), (1_000.0, 0.1)])

@@ -24,6 +24,14 @@ def test_interval_is_the_published_one(
     assert tuple(interval) == pytest.approx((successes / trials, low, high), abs=5e-5)
 
 
+def test_interval_holds_its_estimate_and_lies_between_0_and_1() -> None:
+    for trials in [*range(1, 300), 10**6, 10**12]:
+        for successes in {0, 1, trials // 2, trials - 1, trials}:
+            interval = wilson_interval(successes, trials)
+            assert interval is not None
+            assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
+
+
 def test_no_trial_has_no_interval() -> None:
     assert wilson_interval(0, 0) is None
 

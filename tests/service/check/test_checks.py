@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from model.container_resources import available_processors
 from service.check.access_check import check_access
 from service.check.findings import Finding, Level
 from service.check.label_studio_check import check_label_studio
@@ -16,7 +17,6 @@ from service.check.listening_check import check_descriptors, check_listening
 from service.check.resource_check import check_memory, check_processors, check_provider
 from service.check.rights_and_disk_room_check import check_folders
 from service.check.settings_check import check_settings
-from service.container_resources import available_processors
 from service.keys import key_file_changes
 from service.keys.key_file import read_key_file
 from service.keys.key_file_changes import add_key

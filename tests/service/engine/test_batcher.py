@@ -18,7 +18,7 @@ from model.inference.predictor import Prediction
 from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.pending_requests import Floats
-from service.errors import DeadlineError, NotReadyError, OverloadedError
+from service.errors import DeadlineError, OverloadedError, StoppingError
 from service.observability.metrics_recorder import Metrics
 from tests.service.serving import BlockingPredictor, metric
 
@@ -319,7 +319,7 @@ def test_batcher_close_answers_pending_requests_and_refuses_new_ones() -> None:
         (first,) = await all_submitted(queue.predict(images(1)))
         await until_running(held)
         rest = await all_submitted(queue.predict(images(2)), queue.close())
-        with pytest.raises(NotReadyError, match=r"^The server is stopping; send the request"):
+        with pytest.raises(StoppingError, match=r"^The server is stopping; send the request"):
             await queue.predict(images(3))
         held.released.set()
         first_answer, queued_answer, _ = await asyncio.gather(first, *rest)
@@ -332,7 +332,7 @@ def test_batcher_close_returns_when_idle() -> None:
     async def scenario() -> None:
         queue = batcher(EchoPredictor())
         await queue.close()
-        with pytest.raises(NotReadyError):
+        with pytest.raises(StoppingError):
             await queue.predict(images(1))
 
     run(scenario())

@@ -9,7 +9,7 @@ from PIL import Image
 from service.feedback.feedback_command import main
 from service.feedback.image_export import folder_name
 from service.traffic_log.image_files import encode_image
-from tests.service.feedback.test_feedback_writer import Writing, writing
+from tests.service.feedback.test_feedback_writer import VERSION, Writing, writing
 
 
 @pytest.fixture
@@ -35,7 +35,41 @@ def test_show_has_the_figures_and_alarms(file: Path, capsys: pytest.CaptureFixtu
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "digits 1: 40 labels"
     assert "accuracy 0.0000 (0.0000 to 0.0876)" in lines
+    assert "set size 2.0000" in lines
+    assert "calibration error 0.8000" in lines
     assert any(line.startswith("max_risk broken since label") for line in lines)
+    assert any(line.startswith("coverage 0.9 (thr) broken since label") for line in lines)
+
+
+def test_show_tells_two_bundles_of_one_version_number_apart(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with writing(file) as service:
+        service.answer("new", version=VERSION._replace(digest="12345678" * 4))
+        service.label("new", "3")
+    assert main(["show", str(file)]) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.endswith("labels")]
+    assert heads == ["digits 1 (bundle 00000000): 40 labels", "digits 1 (bundle 12345678): 1 labels"]
+
+
+def test_images_of_two_models_are_exported_one_model_at_a_time(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    png = encode_image(np.zeros((1, 16, 16), np.float32))[1]
+    with writing(file) as service:
+        service.answer("other", version=VERSION._replace(model="other"))
+        service.label("other", "7")
+        command = ["export", str(file), "--output"]
+        assert main([*command, str(tmp_path / "one")]) == 0, "other has no image yet"
+        service.label("other", "8", png=png)
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "two")]) == 2
+    sentence = capsys.readouterr().err
+    assert "has kept images of several models" in sentence
+    assert sentence.endswith("name one with --model: digits, other.\n")
+    assert not (tmp_path / "two").exists()
+    assert main([*command, str(tmp_path / "two"), "--model", "other"]) == 0
+    assert f"1 images of other in {tmp_path / 'two'}" in capsys.readouterr().out
 
 
 def test_export_writes_kept_images_by_their_present_class(
@@ -43,7 +77,7 @@ def test_export_writes_kept_images_by_their_present_class(
 ) -> None:
     output = tmp_path / "new" / "images"
     assert main(["export", str(file), "--output", str(output)]) == 0
-    assert capsys.readouterr().out == f"7: 2 images\n8: 1 images\n3 images in {output}\n"
+    assert capsys.readouterr().out == f"7: 2 images\n8: 1 images\n3 images of digits in {output}\n"
     found = sorted(each.relative_to(output).parts[0] for each in output.rglob("*.png"))
     assert found == ["7", "7", "8"]
     with Image.open(next(output.rglob("*.png"))) as picture:

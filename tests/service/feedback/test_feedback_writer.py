@@ -15,7 +15,6 @@ from service.errors import (
     UnknownAnswerError,
 )
 from service.feedback.feedback_file import (
-    LEAST_BYTES,
     SCHEMA_VERSION,
     FeedbackFile,
     FeedbackFileError,
@@ -30,6 +29,7 @@ from service.feedback.remembered_answer import (
     VersionIdentity,
 )
 from service.observability.metrics_recorder import Metrics
+from service.settings import LEAST_FEEDBACK_BYTES
 from tests.service.serving import TIMEOUT_SECONDS, check_sentence, metric
 
 VERSION = VersionIdentity("digits", "1", "0" * 32, tuple("0123456789"), 500)
@@ -43,12 +43,18 @@ LABEL_BYTES = 256
 class Writing:
     """A writer, and what one does with it."""
 
-    def __init__(self, path: Path, max_bytes: int = LEAST_BYTES) -> None:
+    def __init__(self, path: Path, max_bytes: int = LEAST_FEEDBACK_BYTES) -> None:
         self.metrics = Metrics()
         self.writer = FeedbackWriter(path, FeedbackLimits(max_bytes, 100_000, 0.01), self.metrics)
 
-    def answer(self, request_id: str, answer: RememberedAnswer = ANSWER) -> None:
-        record = AnswerRecord(0.0, request_id, VERSION, answer.to_bytes)
+    def answer(
+        self,
+        request_id: str,
+        answer: RememberedAnswer = ANSWER,
+        moment: float = 0.0,
+        version: VersionIdentity = VERSION,
+    ) -> None:
+        record = AnswerRecord(moment, request_id, version, answer.to_bytes)
         self.writer.note(record, 1000)
 
     def label(
@@ -77,7 +83,7 @@ class Writing:
 
 
 @contextmanager
-def writing(path: Path, max_bytes: int = LEAST_BYTES) -> Iterator[Writing]:
+def writing(path: Path, max_bytes: int = LEAST_FEEDBACK_BYTES) -> Iterator[Writing]:
     writing = Writing(path, max_bytes)
     writing.writer.start()
     try:
@@ -118,7 +124,7 @@ def test_full_file_forgets_answers_first_and_then_refuses_labels_and_loses_none(
         with pytest.raises(ServiceError):
             service.label("old-0")
     assert 30 < added < 42
-    assert path.stat().st_size <= LEAST_BYTES
+    assert path.stat().st_size <= LEAST_FEEDBACK_BYTES
     assert not list(tmp_path.glob("*-wal")), "the last to close copies the write-ahead log"
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM labels").fetchone() == (added,)
@@ -134,12 +140,30 @@ def test_two_writers_share_a_file(tmp_path: Path) -> None:
         assert first.label("a", "5") == LabelledAnswer("unchanged", "digits", "1", "3", False)
 
 
+def test_latest_answer_counts_where_another_worker_writes_an_earlier_one_after_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "feedback.db"
+    latest = ANSWER._replace(images=(AnsweredImage(7, 0.9, False, (7,)),))
+    with writing(path) as first, writing(path) as second:
+        second.answer("a", latest, moment=2.0)
+        second.read()
+        first.answer("a", moment=1.0)
+        assert first.label("a", "7") == LabelledAnswer("added", "digits", "1", "7", True)
+
+        def add_again(change: LabelTransaction, _file: FeedbackFile) -> bool:
+            change.remember_once("a", VERSION, latest.to_bytes())
+            return change.has_label("a", VERSION)
+
+        assert second.writer.submit(add_again).result(TIMEOUT_SECONDS)
+
+
 def damage(path: Path) -> None:
     path.write_bytes(b"no database at all, and long enough to be looked at" * 100)
 
 
 def other_schema(path: Path) -> None:
-    FeedbackFile.open(path, LEAST_BYTES).close()
+    FeedbackFile.open(path, LEAST_FEEDBACK_BYTES).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
@@ -230,7 +254,7 @@ def move_without_logs(path: Path) -> None:
 
 def replace(path: Path) -> None:
     """Put another file of feedback in its place, which has no label yet."""
-    FeedbackFile.open(path.with_name("new.db"), LEAST_BYTES).close()
+    FeedbackFile.open(path.with_name("new.db"), LEAST_FEEDBACK_BYTES).close()
     path.with_name("new.db").rename(path)
 
 
@@ -323,6 +347,22 @@ def test_answers_beyond_the_memory_limit_are_dropped_and_counted(tmp_path: Path)
     for _ in range(3):
         service.writer.note(AnswerRecord(0.0, "big", VERSION, ANSWER.to_bytes), 2**23)
     assert service.metric("dropserve_feedback_answers_total", outcome="dropped") == 1
+
+
+def test_label_of_an_answer_that_found_no_room_is_told_that_it_may_be_lost(tmp_path: Path) -> None:
+    service = Writing(tmp_path / "feedback.db")
+    for request_id in ("kept", "lost"):
+        service.writer.note(AnswerRecord(0.0, request_id, VERSION, ANSWER.to_bytes), 2**23 + 1)
+    service.writer.start()
+    try:
+        assert service.label("kept").outcome == "added"
+        with pytest.raises(FeedbackUnavailableError) as raised:
+            service.label("lost")
+        check_sentence(str(raised.value), "The answer to a request 'lost' may be lost, …")
+        with pytest.raises(UnknownAnswerError):
+            service.label("never answered")
+    finally:
+        service.writer.close()
 
 
 def test_who_has_gone_does_not_keep_others_from_their_result(tmp_path: Path) -> None:

@@ -95,6 +95,9 @@ HEAD = "Host: a\r\n"
     [
         ("GET / HTTP/1.1\r\n\r\n", 400),
         (f"GET / HTTP/2.0\r\n{HEAD}\r\n", 505),
+        (f"GET / HTTP/1.2\r\n{HEAD}\r\n", 505),
+        (f"GET / HTTP/3.0\r\n{HEAD}\r\n", 505),
+        (f"GET / HTTP/3\r\n{HEAD}\r\n", 400),
         (f"GET /{'x' * 65_600}", 431),
         (f"GET / HTTP/1.1\r\n{HEAD}Transfer-Encoding: gzip\r\n\r\n", 501),
     ],

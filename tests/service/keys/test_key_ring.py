@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 from service.keys.key_file_changes import add_key, revoke_key
 from service.keys.key_ring import KeyRing
 from service.keys.scopes import Scope
+from tests.service.resource_limits import no_descriptors
 
 PREDICT: frozenset[Scope] = frozenset({"predict"})
 
@@ -83,6 +84,21 @@ def test_damaged_file_changes_nothing_and_is_logged_once(file: Path, damage: str
     with capture_logs() as log:
         ring.refresh()
     assert [line["event"] for line in log] == ["keys read"]
+
+
+def test_file_that_could_not_be_opened_for_a_moment_is_read_at_the_next_look(file: Path) -> None:
+    revoked = add_key(file, "me", PREDICT, None)
+    ring = KeyRing(file)
+    revoke_key(file, "me")
+    with capture_logs() as log:
+        with no_descriptors():
+            ring.refresh()
+            ring.refresh()
+        assert ring.find(revoked) is not None
+        ring.refresh()
+    assert [line["event"] for line in log] == ["keys not read", "keys read"]
+    assert "Too many open files" in log[0]["reason"]
+    assert ring.find(revoked) is None
 
 
 def test_ring_without_a_file_knows_no_key_until_there_is_one(file: Path) -> None:

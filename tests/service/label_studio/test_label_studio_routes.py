@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.bundles import copy_bundle
 from tests.pictures import Pixels, encode
 from tests.service.serving import JSON, PNG, Application, check_error, predictions, serving_models
 
@@ -57,6 +58,20 @@ def test_health_and_setup_name_the_model(backend: Application) -> None:
     body = {"project": "1.1", "schema": CONFIG, "hostname": "http://x", "access_token": "secret"}
     for prefix in ("", "models/digits/"):
         assert send(backend, f"{prefix}setup", body) == {"model_version": "digits@1"}
+
+
+def test_canary_never_answers_label_studio(bundle_folder: Path, tmp_path: Path) -> None:
+    for version in (1, 2):
+        copy_bundle(bundle_folder, tmp_path, version=version)
+    with serving_models(tmp_path, label_studio=STUDIO) as service:
+        service.post("/models/digits/canary?version=1&share=1").raise_for_status()
+        body = {
+            "project": "1.1",
+            "schema": CONFIG,
+            "hostname": "http://x",
+            "access_token": "secret",
+        }
+        assert send(service, "setup", body) == {"model_version": "digits@2"}
 
 
 def test_pre_annotations_are_the_answers_of_uncertainty(

@@ -205,7 +205,7 @@ def test_full_disk_leaves_nothing_behind(
     monkeypatch.setattr("os.fsync", fail)
     check_sentence(
         fetching.poll().problem or "",
-        "The cache cannot be written (No space left on device); free space, or name …",
+        "The cache cannot be used (No space left on device); free space, or name …",
     )
     assert fetching.versions() == {}
 

@@ -168,6 +168,22 @@ def test_workers_continue_one_test_and_any_of_them_resets_it(
     run(scenario)
 
 
+def test_reset_leaves_out_what_other_workers_had_noted_before_it(
+    calibrator: Calibrator, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        one, other = (monitor(calibrator, Metrics(), DriftStates(tmp_path)) for _ in range(2))
+        one.observe(np.zeros(40), np.zeros(40), FixedSamples(0, 128))
+        await other.reset()
+        one.observe_typicality(np.zeros(2))
+        await one.refresh()
+        assert [images(one), images(one, "confidence")] == [2, 0]
+        await other.refresh()
+        assert images(other) == 2
+
+    run(scenario)
+
+
 def test_version_that_is_loaded_again_goes_on_and_another_bundle_begins_anew(
     calibrator: Calibrator,
 ) -> None:

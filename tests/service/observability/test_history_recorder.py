@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from model.uncertainty.calibration import ABSTENTION_REASONS
 from service.observability.history_recorder import (
     ENGINE,
     ENGINE_SUMS,
     ENGINE_WIDTH,
     GAUGE_NAMES,
     GAUGES,
-    REASONS,
     VERSION_PARTS,
     HistoryRecorder,
 )
@@ -61,8 +61,8 @@ def test_only_what_is_new_is_recorded() -> None:
     entropies = VERSION_PARTS["predictive_entropy"]
     assert (before[1], before[entropies - 1], sum(before[:entropies])) == (2, 1, 3)
     assert (after[1], sum(after[:entropies])) == (1, 1)
-    assert before[-len(REASONS) :] == [2, 0, 0]
-    assert after[-len(REASONS) :] == [0, 1, 0]
+    assert before[-len(ABSTENTION_REASONS) :] == [2, 0, 0]
+    assert after[-len(ABSTENTION_REASONS) :] == [0, 1, 0]
 
 
 def test_version_that_was_removed_and_comes_back_is_recorded_from_0() -> None:

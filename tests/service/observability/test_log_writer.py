@@ -109,13 +109,16 @@ def test_log_writer_writes_every_byte_to_a_non_blocking_pipe(pipe: Pipe) -> None
     writer.close()
 
 
-def test_log_writer_survives_a_full_disk() -> None:
+def test_log_writer_survives_a_full_disk_and_counts_every_line_as_dropped() -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     writer = LineWriter(descriptor, format_dropped, max_waiting_bytes=1_000)
     for _ in range(1_000):
         writer.put(LINE)
-    writer.flush(0.01)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while writer.dropped_lines < 1_000 and time.monotonic() < deadline:
+        writer.flush(0.01)
     writer.close()
+    assert writer.dropped_lines == 1_000
     os.close(descriptor)
 
 
@@ -123,5 +126,8 @@ def test_log_writer_without_a_descriptor_ignores_lines() -> None:
     writer = LineWriter(None, format_dropped)
     for _ in range(10):
         writer.put(LINE)
+    started = time.monotonic()
     writer.flush(TIMEOUT_SECONDS)
     writer.close()
+    assert time.monotonic() - started < TIMEOUT_SECONDS
+    assert writer.dropped_lines == 0

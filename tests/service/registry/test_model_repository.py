@@ -17,8 +17,8 @@ from service.api import schemas
 from service.app import create_app
 from service.errors import ModelRequiredError, NotReadyError, UnknownModelError
 from service.observability.metrics_recorder import Metrics
+from service.registry.load_failures import LoadFailure
 from service.registry.model_repository import Repository
-from service.registry.refused_versions import LoadFailure
 from service.settings import ServiceSettings
 from tests.bundles import copy_bundle, edit_manifest, update_digest
 from tests.pictures import Pixels, encode

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from model.images.preprocessing import InputSpec, decode, to_float
-from service.errors import BodyTooCostlyError, NotReadyError, OverloadedError
+from service.errors import BodyTooCostlyError, OverloadedError, StoppingError
 from service.http import request_body
 from service.observability.metrics_recorder import Metrics
 from service.sandbox.sandboxed_image_reader import ImageReader
@@ -217,9 +217,9 @@ def test_sandbox_close_fails_waiting_and_running_jobs() -> None:
         await wait_until(lambda: bool(sandbox_pids()))
         await reader.close()
         for each in pending:
-            with pytest.raises(NotReadyError, match="The server is stopping"):
+            with pytest.raises(StoppingError, match="The server is stopping"):
                 await each
-        with pytest.raises(NotReadyError):
+        with pytest.raises(StoppingError):
             await reader.decode([PHOTO], SPEC, "a")
 
     run_with_reader(use)

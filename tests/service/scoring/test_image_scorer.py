@@ -12,6 +12,8 @@ import pytest
 
 from model.bundle.store import open_bundle
 from model.errors import DropserveError
+from service.errors import BodyTooCostlyError
+from service.sandbox.sandboxed_image_reader import ImageReader
 from service.scoring.image_file import ImageReference
 from service.scoring.image_scorer import ImageScorer
 from service.scoring.result_lines import FIGURES, STOPPING_FIGURES
@@ -161,6 +163,20 @@ def test_limits_are_those_of_the_settings(
     assert "160 x 160 pixels, more than the 1,000 allowed" in record["error"]
     (record,) = records(score(bundle_folder, [image], max_file_bytes=len(data) - 1))
     assert "--max-file-bytes" in record["error"]
+
+
+def test_image_that_takes_too_long_names_the_option_that_allows_more(
+    bundle_folder: Path,
+    pictures: dict[str, tuple[ImageReference, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def decode(*_: Any) -> None:
+        raise BodyTooCostlyError("To read this body takes too much time; send fewer.")
+
+    monkeypatch.setattr(ImageReader, "decode", decode)
+    for record in records(score(bundle_folder, [image for image, _ in pictures.values()])):
+        assert "body" not in record["error"]
+        assert record["error"].endswith("or allow more time with --decode-timeout-seconds.")
 
 
 def test_uncalibrated_bundle_has_figures_without_decisions(

@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,8 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
-def find(*arguments: Path | str) -> FoundImages:
-    return find_images([str(each) for each in arguments])
+def find(*arguments: Path | str, outputs: Collection[Path] = ()) -> FoundImages:
+    return find_images([str(each) for each in arguments], outputs)
 
 
 def names(found: FoundImages, folder: Path) -> list[str]:
@@ -78,10 +79,49 @@ def test_image_that_is_named_twice_is_found_once(folder: Path) -> None:
     ]
 
 
+def test_image_that_is_named_by_another_path_is_found_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "link.png").symlink_to("b.png")
+    with zipfile.ZipFile(folder / "set.zip", "w") as file:
+        file.writestr("a.png", PICTURE)
+        file.writestr("b.png", PICTURE)
+    monkeypatch.chdir(folder)
+    assert names(find("b.png", "set.zip"), folder) == ["b.png", "set.zip/a.png", "set.zip/b.png"]
+    again = (f"{folder}/b.png", "deep/../b.png", "link.png", "deep/../set.zip", f"{folder}/b.*")
+    found = find("b.png", "set.zip", *again)
+    assert len(found.images) == 3
+    assert found.named_again == 6
+
+
 def test_pattern_is_expanded_as_a_shell_does(folder: Path) -> None:
     assert names(find(f"{folder}/[a-b].*"), folder) == ["a.PNG", "b.png"]
     assert names(find(f"{folder}/**/*🐜*"), folder) == ["deep/ünï 🐜.jpg"]
     assert names(find(f"{folder}/d?ep/er"), folder) == ["deep/er/no_suffix"]
+
+
+@pytest.mark.parametrize("pattern", ["*", "**", "**/*"])
+def test_pattern_leaves_out_what_a_folder_would(folder: Path, pattern: str) -> None:
+    (folder / "a-gone.png").symlink_to("nowhere")
+    write(folder / "results.csv", b"path,label\nb.png,7\n")
+    found = find(f"{folder}/{pattern}")
+    assert {*IMAGES, "a-gone.png"} <= set(names(found, folder))
+    assert not {"notes.txt", "results.csv", "fifo.png"} & set(names(found, folder))
+    assert found.left_out >= 5  # Thumbs.db and pipe.csv, too
+
+
+def test_archive_that_a_pattern_matches_is_opened(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as file:
+        file.writestr("a.png", PICTURE)
+    assert names(find(f"{tmp_path}/*.zip"), tmp_path) == ["set.zip/a.png"]
+
+
+def test_file_that_the_run_writes_is_left_out_where_it_is_named(folder: Path) -> None:
+    output = write(folder / "results.csv", b"path,label\nb.png,7\n")
+    named = [folder / "a.PNG", folder / "deep" / ".." / "results.csv"]
+    found = find(*named, outputs=[output])
+    assert names(found, folder) == ["a.PNG"]
+    assert found.left_out == 1
 
 
 def test_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import csv
 import importlib.util
 import json
 import resource
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from model.errors import SettingsError
-from service.scoring.output_file import OutputError, OutputFile
+from service.scoring.output_file import OutputError, OutputFile, drop_lines, require_file
 from service.scoring.parquet_output import require_pyarrow, states_in, write_parquet
 from service.scoring.result_lines import FIGURES, LineLayout, State
 from service.scoring.score_settings import OutputFormat
@@ -130,9 +130,10 @@ def test_lines_that_find_no_room_are_an_error_and_not_half_written(tmp_path: Pat
     assert (tmp_path / "output").read_bytes() == b'{"path":"a"}\n'
 
 
-def test_output_is_a_file() -> None:
-    with pytest.raises(OutputError, match="/dev/zero is not a file; name another --output"):
-        OutputFile(Path("/dev/zero"), LAYOUTS[OutputFormat.JSONL])
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev"])
+def test_output_is_a_file(path: str) -> None:
+    with pytest.raises(OutputError, match=f"^{path} is a folder or a device, not a file; name"):
+        require_file(Path(path))
 
 
 VALUES = {"low": 0.1, "b-tie": 0.5, "high": 0.9, "none": None, "a-tie": 0.5}
@@ -165,13 +166,36 @@ def test_sorted_output_has_the_same_lines_what_to_look_at_first_on_top(
     assert [each.name for each in tmp_path.iterdir()] == ["output"]
 
 
+@pytest.mark.parametrize("kind", OutputFormat)
+def test_replaced_output_keeps_its_permissions_and_its_link(
+    tmp_path: Path, kind: OutputFormat
+) -> None:
+    layout, output, link = LAYOUTS[kind], tmp_path / "output", tmp_path / "folder" / "link"
+    link.parent.mkdir()
+    link.symlink_to(output)
+    is_parquet = kind is OutputFormat.PARQUET
+    lines = tmp_path / "lines" if is_parquet else link
+    written(layout, lines, ["low", "broken"])
+    if is_parquet:
+        write_parquet(link, lines, layout)
+    output.chmod(0o600)
+    if is_parquet:
+        write_parquet(link, lines, layout)
+    else:
+        drop_lines(link, layout, {"broken"})
+        sort_output(link, layout, "path")
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert link.readlink() == output
+    assert list(link.parent.iterdir()) == [link]
+
+
 def test_parquet_has_what_was_there_and_what_is_new(tmp_path: Path) -> None:
     layout, lines = LAYOUTS[OutputFormat.PARQUET], tmp_path / "lines"
     output = tmp_path / "output.parquet"
-    assert states_in(output) == {}
+    assert states_in(output, layout) == {}
     written(layout, lines, ["low", "broken"])
     write_parquet(output, lines, layout)
-    assert states_in(output) == {"low": State.ABSTAINED, "broken": State.FAILED}
+    assert states_in(output, layout) == {"low": State.ABSTAINED, "broken": State.FAILED}
     written(layout, lines, VALUES)  # low again, as after a kill before the lines were removed
     write_parquet(output, lines, layout, "mutual_information")
     table = pyarrow.parquet.read_table(output)
@@ -182,6 +206,38 @@ def test_parquet_has_what_was_there_and_what_is_new(tmp_path: Path) -> None:
     assert {name: row[name] for name in FIGURES} == {name: expected[name] for name in FIGURES}
     assert row["probability_bee,\n"] == 5e-324
     assert row["error"] is None
+
+
+def change_columns(output: Path, change: Callable[[Any], Any]) -> None:
+    pyarrow.parquet.write_table(change(pyarrow.parquet.read_table(output)), output)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda output: change_columns(output, lambda table: table.append_column("x", table[0])),
+        lambda output: change_columns(output, lambda table: table.drop_columns(["typicality"])),
+        lambda output: output.write_bytes(output.read_bytes()[:300]),
+        lambda output: output.write_bytes(bytes(4) + output.read_bytes()[4:-80] + bytes(80)),
+        lambda output: output.write_bytes(
+            output.read_bytes()[:4] + bytes(500) + output.read_bytes()[504:]
+        ),
+    ],
+    ids=["column added", "column removed", "cut", "footer damaged", "rows damaged"],
+)
+def test_parquet_of_another_program_is_one_sentence_and_stays(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    layout, lines = LAYOUTS[OutputFormat.PARQUET], tmp_path / "lines"
+    output = tmp_path / "output.parquet"
+    written(layout, lines, VALUES)
+    write_parquet(output, lines, layout)
+    spoil(output)
+    before = output.read_bytes()
+    for read in (states_in, lambda *_: write_parquet(output, lines, layout)):
+        with pytest.raises(OutputError, match=f"^{output} was not written by this program, or is"):
+            read(output, layout)
+    assert output.read_bytes() == before
 
 
 def test_parquet_without_pyarrow_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

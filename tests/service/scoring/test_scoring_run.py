@@ -12,17 +12,20 @@ from typing import Any
 
 import pytest
 
+from model.errors import BundleError
 from service.score import main
 from service.scoring.batch_queue import BatchQueue
 from service.scoring.image_file import ImageReference
 from service.scoring.progress import Progress
 from service.scoring.run_settings_file import settings_file
 from service.scoring.score_settings import ScoreSettings
-from service.scoring.scoring_process_pool import WorkerPool
+from service.scoring.scoring_process import BatchFailedError, ScoringProcess
+from service.scoring.scoring_process_messages import ModelFacts, ScoredBatch
+from service.scoring.scoring_process_pool import ScoringProcessPool
 from tests.bundles import copy_bundle, edit_manifest
 from tests.conftest import ROOT
 from tests.pictures import Pixels, encode
-from tests.service.serving import PNG, Application
+from tests.service.serving import PNG, TIMEOUT_SECONDS, Application
 
 
 @pytest.fixture(scope="module")
@@ -145,16 +148,76 @@ def test_killed_process_loses_no_line(folder: Path, bundle_folder: Path, whole: 
     settings = ScoreSettings(paths=["."], output=Path("x.jsonl"))
 
     async def run() -> bytes:
-        async with await WorkerPool.open(settings, bundle_folder, 1) as pool:
-            (worker,) = pool.workers
-            os.kill(worker.pid, signal.SIGSTOP)  # so that it cannot reply before it is killed
+        async with await ScoringProcessPool.open(settings, bundle_folder, 1) as pool:
+            (process,) = pool.running
+            os.kill(process.pid, signal.SIGSTOP)  # so that it cannot reply before it is killed
             scoring = asyncio.ensure_future(pool.score(0, images[:2]))
-            os.kill(worker.pid, signal.SIGKILL)
+            os.kill(process.pid, signal.SIGKILL)
             first = await scoring
             second = await pool.score(0, images[2:])
             return first.lines + second.lines
 
     assert asyncio.run(run()) == whole
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("no JSON", "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+        ("{}", "KeyError: 'bytes'"),
+        ("x" * 200, "ValueError: Separator is found, but chunk is longer than limit"),
+    ],
+)
+def test_reply_that_cannot_be_read_fails_every_batch_that_waits(reply: str, reason: str) -> None:
+    """Instead of waiting for ever; the process is ended, since what follows is out of step."""
+
+    async def run() -> list[ScoredBatch | BaseException]:
+        command = f"read batch; read batch; echo '{reply}'; cat >/dev/null"
+        child = await asyncio.create_subprocess_exec(
+            *("/bin/sh", "-c", command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            limit=100,
+        )
+        facts = ModelFacts("digits", 1, ("0", "1"), "", None, None, calibrated=False)
+        process = ScoringProcess(child, facts)
+        images = [ImageReference("a.png", "a.png")]
+        scoring = [process.score(images), process.score(images)]
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            results = await asyncio.gather(*scoring, return_exceptions=True)
+            assert await child.wait() == -signal.SIGKILL
+        return results
+
+    results = asyncio.run(run())
+    assert [str(each) for each in results] == 2 * [f"its reply cannot be read, {reason}"]
+    assert {type(each) for each in results} == {BatchFailedError}
+
+
+def test_processes_that_have_started_are_ended_where_another_cannot_start(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ScoreSettings(paths=["."], output=Path("x.jsonl"))
+    start, started = ScoringProcess.start, list[ScoringProcess]()
+
+    async def fail_at_the_second(*arguments: Any) -> ScoringProcess:
+        started.append(process := await start(*arguments))
+        if len(started) == 2:
+            await process.close()
+            raise BatchFailedError("it ended at its start, status 1")
+        return process
+
+    monkeypatch.setattr(ScoringProcess, "start", fail_at_the_second)
+
+    async def run() -> None:
+        async with await ScoringProcessPool.open(settings, bundle_folder, 3) as pool:
+            await pool.start_others(3)
+
+    with pytest.raises(BundleError, match=r"^A process that scores images cannot run \(it ended"):
+        asyncio.run(run())
+    assert len(started) == 3
+    for process in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process.pid, 0)
 
 
 def test_table_of_parquet_has_the_figures_of_the_lines(
@@ -173,6 +236,40 @@ def test_table_of_parquet_has_the_figures_of_the_lines(
         "results.parquet",
         "results.parquet.settings.json",
     ]
+
+
+def test_table_of_parquet_stays_where_nothing_is_new_or_it_is_of_another_program(
+    folder: Path, models_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "results.parquet"
+    command = arguments(folder / "00.png", models_folder, output, "--processes", "1")
+    assert main(command) == 0
+    before = output.stat().st_ino
+    assert main(command) == 0
+    assert output.stat().st_ino == before
+    output.write_bytes(b"text")
+    capsys.readouterr()
+    for more in ([], ["--retry-errors"]):
+        assert "was not written by this program" in refused(capsys, [*command, *more])
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "results.parquet",
+        "results.parquet.settings.json",
+    ]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
+def test_output_inside_its_own_pattern_is_no_image_of_the_next_run(
+    models_folder: Path, digits: Pixels, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "0.png").write_bytes(encode(digits[0]))
+    output = tmp_path / name
+    command = ["--models-folder", str(models_folder), "--output", str(output), "--processes", "1"]
+    assert main([f"{tmp_path}/**", *command]) == 0
+    before = output.read_bytes()
+    shell = [str(each) for each in tmp_path.iterdir()]
+    for paths in ([f"{tmp_path}/**"], shell):
+        assert main([*paths, *command, "--strict"]) == 0
+        assert output.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
@@ -286,6 +383,20 @@ def test_output_of_other_settings_or_of_something_else_is_refused_and_stays(
     assert f"{output} was written with seed 0, and now it is 5;" in sentence
     assert output.read_bytes() == whole
     assert json.loads(settings_file(output).read_bytes())["samples"] == 64
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
+def test_output_that_is_a_folder_is_said_to_be_one(
+    folder: Path,
+    models_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    (tmp_path / name).mkdir()
+    sentence = refused(capsys, arguments(folder, models_folder, tmp_path / name))
+    assert f"{tmp_path / name} is a folder or a device, not a file; name another" in sentence
+    assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
 def test_several_models_need_a_name(

@@ -10,6 +10,7 @@ from service.observability.metrics_recorder import Metrics
 from service.tls.certificate_files import TlsFiles
 from service.tls.server_certificate import ServerCertificate
 from tests.certificates import Authority, PairFiles
+from tests.service.resource_limits import no_descriptors
 
 EXPIRY = "dropserve_tls_certificate_expiry_timestamp_seconds"
 
@@ -87,6 +88,20 @@ def test_pair_that_cannot_be_used_keeps_the_one_before_and_is_logged_once(
     assert certificate.context is first
     authority.issue(tmp_path)
     assert refresh_twice(certificate) == ["certificate read"]
+
+
+def test_pair_that_could_not_be_opened_for_a_moment_is_read_at_the_next_look(
+    tmp_path: Path,
+) -> None:
+    authority = Authority()
+    certificate = follow(authority.issue(tmp_path))
+    first = certificate.context
+    authority.issue(tmp_path)
+    with no_descriptors():
+        assert refresh_twice(certificate) == ["certificate not read"]
+    assert certificate.context is first
+    assert refresh_twice(certificate) == ["certificate read"]
+    assert certificate.context is not first
 
 
 def test_worker_that_finds_no_usable_pair_has_one_once_there_is_one(tmp_path: Path) -> None:

@@ -338,6 +338,7 @@ def test_rule_of_pixels_that_the_network_cannot_take_is_one_sentence_and_writes_
         (["--pixel-maximum=2"], "--pixel-maximum: input should be 1 or 255, but got 2"),
         (["--mean=1,2"], "--mean: give one number or three, not 2"),
         (["--dropout=1"], "--dropout: must be at least 0 and below 1"),
+        (["--name=stats"], "--name: 'stats' cannot name a new model"),
         (["--size=big"], "--size: 'big' is neither a number of pixels nor HEIGHTxWIDTH"),
     ],
 )

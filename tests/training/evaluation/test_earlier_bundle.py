@@ -10,6 +10,7 @@ import pytest
 from model.bundle.store import open_bundle
 from model.errors import SettingsError
 from model.inference.predictor_loading import load_predictor
+from tests.bundles import copy_bundle, edit_manifest
 from training.config import DatasetConfig
 from training.data.dataset import load_dataset
 from training.evaluation.earlier_bundle import (
@@ -37,6 +38,7 @@ def test_bundle_is_compared_image_by_image(bundle_folder: Path) -> None:
     assert (metrics["accuracy"], metrics["nll"]) == (test["accuracy"], test["nll"])
     assert (metrics["right_now"], metrics["right_before"]) == (0, 7)
     assert metrics["p_value"] == pytest.approx(2 / 2**7)
+    assert metrics["doubt"] is None
     both = cast(BundleMetrics, {"test": test, "earlier": metrics})
     section = earlier_section({}, both)
     assert f"| before: digits, version 1 | {test['accuracy']:.2%} |" in section
@@ -56,12 +58,45 @@ def test_bundle_of_other_images_is_refused(bundle_folder: Path) -> None:
         open_earlier(config, other)
 
 
-def test_other_draw_of_the_test_images_causes_a_warning(
+def test_other_draw_of_the_test_images_causes_a_warning_in_log_and_report(
     bundle_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = DatasetConfig(data="digits", compare_with=bundle_folder, split_seed=1)
+    data = load_dataset(config)
+    earlier = open_earlier(config, data)
+    assert earlier is not None
+    warning = "may have been trained on some of these test images, as it was tested on others"
+    assert caplog.text.count(warning) == 1
+    test = evaluate(load_predictor(earlier), data.test, data.class_names)
+    metrics = compare_with_earlier(earlier, data, test)
+    both = cast(BundleMetrics, {"test": test.metrics, "earlier": metrics})
+    assert f"**Warning**: the earlier bundle {warning}" in earlier_section({}, both)
+
+
+def test_bundle_that_does_not_say_what_it_was_tested_on_causes_a_warning(
+    bundle_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = copy_bundle(bundle_folder, tmp_path)
+    entry = dict(open_bundle(old).manifest.data)
+    del entry["test_sha256"]
+    edit_manifest(old, data=entry)
+    config = DatasetConfig(data="digits", compare_with=old)
     open_earlier(config, load_dataset(config))
-    assert "may have been trained on test images of this training" in caplog.text
+    assert "as it does not say what it was tested on, so its figures may be" in caplog.text
+
+
+def test_other_test_images_cause_a_warning_where_the_options_are_the_same(
+    bundle_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = DatasetConfig(data="digits", compare_with=bundle_folder)
+    data = load_dataset(config)
+    open_earlier(config, data)
+    assert caplog.text == ""
+    in_other_order = data.test.take(np.arange(len(data.test))[::-1].copy())
+    open_earlier(config, replace(data, test=in_other_order))
+    assert caplog.text == ""
+    open_earlier(config, replace(data, test=data.test.take(np.arange(1, len(data.test)))))
+    assert "its figures may be too good" in caplog.text
 
 
 def test_section_counts_what_was_added_and_left_out() -> None:

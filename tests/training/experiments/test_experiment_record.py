@@ -54,6 +54,16 @@ def test_record_is_inserted_before_the_other_entries(record: Record, tmp_path: P
     assert (tmp_path / "plots" / "speed.svg").read_text().startswith("<?xml")
 
 
+def test_notes_are_replaced_as_a_whole(record: Record, tmp_path: Path) -> None:
+    before = "# Experiments\n\n## 2020-01-01 · Old\n\ntext\n"
+    notes = tmp_path / "experiments.md"
+    notes.write_text(before)
+    with notes.open() as reader:
+        record.add_to(tmp_path, "python -m x")
+        assert reader.read() == before
+    assert {each.name for each in tmp_path.iterdir()} == {"experiments.md", "plots"}
+
+
 @pytest.mark.parametrize("text", [None, "# Something else\n"])
 def test_record_refuses_notes_without_entries(
     record: Record, tmp_path: Path, text: str | None

@@ -1,11 +1,22 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydantic import BaseModel
 
+from tests.training.experiments.conftest import quick_runner
 from training.experiments import trial_runner
 from training.experiments.trial import Trial, TrialResult
 from training.experiments.trial_runner import SWEEP_SEED, TrialRunner
+
+
+class Options(BaseModel):
+    steps: int = 5
+
+
+class OptionsOfLater(BaseModel):
+    steps: int = 6
 
 
 def test_runner_reads_cached_results(
@@ -76,3 +87,25 @@ def test_runner_caches_each_trial_in_its_own_file(
 ) -> None:
     runner.run_all([small, small.model_copy(update={"seed": 1})])
     assert len(list((tmp_path / "table").glob("*.json"))) == 2
+
+
+def test_runner_caches_other_defaults_and_other_versions_as_other_results(
+    runner: TrialRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cached(key: BaseModel, made: int) -> int:
+        return runner.cached(key, Options, lambda: Options(steps=made)).steps
+
+    assert cached(Options(), 1) == cached(Options(), 2) == 1
+    assert cached(OptionsOfLater(), 3) == 3
+    monkeypatch.setattr(trial_runner, "RESULTS_VERSION", trial_runner.RESULTS_VERSION + 1)
+    assert cached(Options(), 4) == 4
+
+
+def test_runner_loads_the_same_images_whatever_the_options_of_trainings_are(
+    runner: TrialRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = runner.dataset("digits")
+    monkeypatch.setenv("DROPSERVE_TRAINING_SPLIT_SEED", "7")
+    monkeypatch.setenv("DROPSERVE_TRAINING_IMAGE_SIZE", "16")
+    after = quick_runner(tmp_path / "later", "table").dataset("digits")
+    np.testing.assert_array_equal(after.train.images, before.train.images)

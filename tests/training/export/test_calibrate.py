@@ -1,13 +1,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from model.bundle.architecture_description import Architecture
-from model.bundle.store import open_bundle
+from model.bundle.store import MODEL_FILE, open_bundle
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.images.preprocessing import to_float
@@ -18,6 +19,8 @@ from model.uncertainty.uncertainty_measures import softmax
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, load_dataset
 from training.export.calibrate import (
+    add_cross_fitted_score,
+    add_ood_score,
     calibrate,
     calibrate_held_out,
     fit_temperature,
@@ -82,7 +85,10 @@ def held_out_outputs(signal: float) -> HeldOut:
     noise = generator.normal(size=(200, 16, 3))
     sampled = (signal * np.eye(3)[labels, np.newaxis] + noise).astype(np.float32)
     features = generator.random((200, 2), dtype=np.float32)
-    return HeldOut(labels, sampled.mean(axis=1), features, features[:, 0], sampled.__getitem__)
+    sampling = FixedSamples(seed=3, samples=16)
+    return HeldOut(
+        *(labels, sampled.mean(axis=1), features, features[:, 0], sampling, sampled.__getitem__)
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,8 @@ def test_calibration_warns_where_nothing_useful_can_be_fitted(
     signal: float, max_risk: float, warned: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     fitted = calibrate_held_out(held_out_outputs(signal))
-    assert fitted.parameters.max_risk == max_risk
+    parameters = fitted.parameters
+    assert (parameters.max_risk, parameters.samples, parameters.seed) == (max_risk, 16, 3)
     assert len(caplog.messages) == len(warned)
     for message, phrase in zip(caplog.messages, warned, strict=True):
         assert message.startswith(f"Warning: {phrase}")
@@ -140,6 +147,37 @@ def test_calibrate_returns_none_for_too_few_images(
 ) -> None:
     few = digits.validation.take(np.arange(MIN_CALIBRATION_IMAGES - 1))
     assert calibrate(uncalibrated, replace(digits, validation=few)) is None
+
+
+class CountingImages(np.ndarray[Any, np.dtype[np.uint8]]):
+    """Images that count how many of them are converted at the same time."""
+
+    counts: ClassVar[list[int]] = []
+
+    def astype(self, *arguments: Any, **options: Any) -> Any:
+        """Convert as plain images are."""
+        self.counts.append(len(self))
+        return self.view(np.ndarray).astype(*arguments, **options)
+
+
+def test_images_become_floats_batch_by_batch(
+    tmp_path: Path, uncalibrated: Predictor, digits: Dataset
+) -> None:
+    """All together may need more memory than there is."""
+    train, validation = digits.train.take(np.arange(300)), digits.validation
+    train = replace(train, images=train.images.view(CountingImages))
+    validation = replace(validation, images=validation.images.view(CountingImages))
+    data = replace(digits, train=train, validation=validation)
+    network = build_classifier(Architecture(classes=10, input=data.input))
+    export_graphs(network, (1, 8, 8), tmp_path, with_statistics=True)
+    graph, copy = tmp_path / MODEL_FILE, tmp_path / "copy.onnx"
+    copy.write_bytes(graph.read_bytes())
+    add_ood_score(graph, data, pixels=2)
+    logits, folds = np.eye(10, dtype=np.float32)[train.labels], np.arange(300) % 2
+    add_cross_fitted_score(copy, data, logits, folds, pixels=2)
+    calibrate(uncalibrated, data)
+    assert sum(CountingImages.counts) == 2 * len(train) + len(validation)
+    assert max(CountingImages.counts) <= 64
 
 
 def test_calibrate_needs_a_graph_with_scores(tmp_path: Path, digits: Dataset) -> None:

@@ -76,7 +76,7 @@ def make_scored(
     if int8:
         quantize(file, images, file)
     copy.write_bytes(file.read_bytes())
-    values, logits = read_statistics(file, images)
+    values, logits = read_statistics(file, [images])
     labels = np.arange(count) % CLASSES
     score = fit_ood_score(values, logits, labels, PIXELS_PER_CHANNEL * spec.channels)
     add_score(file, score)
@@ -111,7 +111,7 @@ def test_graph_computes_the_fitted_score(scored: Scored) -> None:
     blanks = np.broadcast_to(levels, (11, *spread.shape[1:]))
     images = np.concatenate([scored.images, spread, blanks])
     found = scores_of(scored.predictor(), images)
-    expected = scored.score.score(*read_statistics(scored.statistics, images))
+    expected = scored.score.score(*read_statistics(scored.statistics, [images]))
     assert found.dtype == np.float32
     assert found.shape == (len(images),)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
@@ -197,6 +197,6 @@ def test_score_of_wide_statistics_is_computed_from_their_principal_components(
     assert scored.score.sizes[0] < 40
     images = scored.images[:6]
     found = scores_of(scored.predictor(), images)
-    expected = scored.score.score(*read_statistics(scored.statistics, images))
+    expected = scored.score.score(*read_statistics(scored.statistics, [images]))
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
     assert found[2].tobytes() == scores_of(scored.predictor(), images[2:3]).tobytes()

@@ -23,6 +23,7 @@ from training.export.ood_statistics import (
     PIXELS_PER_CHANNEL,
     THUMBNAIL_SIZE,
     average,
+    evenly_spread,
     features_and_statistics,
     names_of_statistics,
     root_mean_differences,
@@ -123,6 +124,14 @@ def test_activations_of_at_most_five_convolutions_before_the_last_are_averaged(
     assert names_of_statistics(network) == ["pixels", *names, "thumbnail", "features"]
 
 
+@pytest.mark.parametrize(
+    ("candidates", "spread"),
+    [("", ""), ("a", "a"), ("ab", "a"), ("abcdef", "abcde"), ("abcdefghij", "acegi")],
+)
+def test_at_most_five_are_spread_evenly_over_all_but_the_last(candidates: str, spread: str) -> None:
+    assert "".join(evenly_spread(candidates)) == spread
+
+
 @pytest.mark.parametrize("preset", ["cnn", "alexnet"])
 def test_tapped_layers_are_in_their_order_from_the_first_and_without_the_last(
     preset: PresetName,
@@ -182,7 +191,7 @@ def check_graph(network: Classifier, spec: InputSpec, folder: Path) -> None:
     images = np.random.default_rng(1).random((70, *shape), dtype=np.float32)
     images[0], images[1] = 0, 0.7  # blanks
     export_graphs(network, shape, folder, with_statistics=True)
-    statistics, logits = read_statistics(folder / MODEL_FILE, images)
+    statistics, logits = read_statistics(folder / MODEL_FILE, [images])
     with torch.no_grad():
         features, expected = features_and_statistics(network, torch.from_numpy(images))
         expected_logits = network.head(features).numpy()

@@ -41,7 +41,7 @@ def test_refusal_reasons_apply_the_tolerance_of_each_metric(
 ) -> None:
     assert refusal_reasons(FP32, FP32 | {name: allowed}, 5000) == []
     (phrase,) = refusal_reasons(FP32, FP32 | {name: too_much}, 5000)
-    assert phrase == f"{name} {FP32[name]:.4f} became {too_much:.4f}"
+    assert phrase == f"the validation images' {name} {FP32[name]:.4f} became {too_much:.4f}"
 
 
 def test_refusal_reasons_compare_only_metrics_of_both_graphs() -> None:

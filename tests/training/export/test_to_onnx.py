@@ -1,3 +1,5 @@
+import logging
+import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,12 @@ from model.graphs.mc_statistics import DETAIL_OUTPUTS, SUMMARY_OUTPUTS
 from model.inference.predictor import Predictor
 from tests.conftest import ROOT
 from tests.exported import DIGIT, Export, Exported
-from training.export.to_onnx import PARITY_TOLERANCE, check_parity, export_graphs
+from training.export.to_onnx import (
+    PARITY_TOLERANCE,
+    check_parity,
+    export_graphs,
+    quiet_exporter,
+)
 from training.network.classifier import Classifier, Head
 
 
@@ -114,3 +121,16 @@ def test_onnx_reference_evaluator_agrees_with_onnxruntime(cnn: Exported) -> None
     np.testing.assert_allclose(
         np.asarray(answers[0]), cnn.predictor.predict(cnn.images[:3]).logits, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("name", ["onnxscript", "torch.onnx"])
+def test_exporter_is_quiet_for_as_long_as_it_runs(name: str) -> None:
+    logger, filters = logging.getLogger(name), warnings.filters[:]
+    level = logger.level
+    with quiet_exporter():
+        assert not logger.isEnabledFor(logging.WARNING)
+        warnings.warn("of the exporter", stacklevel=1)
+    with pytest.raises(ExportError), quiet_exporter():
+        raise ExportError
+    assert logger.level == level
+    assert warnings.filters == filters

@@ -19,9 +19,10 @@ def advice(
     after: LayerHealth,
     activation: ActivationName = "relu",
     gradients: Sequence[dict[str, float]] = (),
+    renormalised: LayerHealth | None = None,
 ) -> list[str]:
     epochs = [EpochDiagnostics(layers=(after,), gradient_norms=norms) for norms in gradients]
-    sentences = advise(activation, RATE, [before], [after], epochs)
+    sentences = advise(activation, RATE, [before], [after], [renormalised or after], epochs)
     for sentence in sentences:
         for option in re.findall(r"--([a-z-]+)", sentence):
             assert option.replace("-", "_") in TrainingConfig.model_fields
@@ -68,9 +69,24 @@ def test_advise_names_the_cause_of_dead_and_of_silent_units(
         assert phrase in sentence
 
 
-def test_advise_leaves_out_a_bound_that_says_nothing() -> None:
-    (sentence,) = advice(health(images=3), health(images=3, dead=40))
-    assert "they fired on none of 3 images. The likely cause is" in sentence
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_advise_blames_running_means_where_the_statistics_of_a_batch_wake_the_units(
+    activation: ActivationName,
+) -> None:
+    (sentence,) = advice(health(), health(dead=40), activation, renormalised=health(dead=4))
+    assert "too few steps for batch normalisation's running means" in sentence
+    assert sentence.endswith("Try more --epochs, or a smaller --batch-size.")
+    (other,) = advice(health(), health(dead=40), activation, renormalised=health(dead=5))
+    assert "a learning rate too high" in other
+
+
+@pytest.mark.parametrize(("dead", "always_on"), [(40, 0), (0, 60)])
+def test_advise_calls_no_unit_dead_or_linear_on_a_handful_of_images(
+    dead: int, always_on: int
+) -> None:
+    few, enough = (health(images=count, dead=dead, always_on=always_on) for count in (29, 30))
+    assert advice(few, few) == []
+    assert len(advice(enough, enough)) == 1
 
 
 def test_advise_does_not_suggest_leaky_relu_to_leaky_relu() -> None:
@@ -125,13 +141,13 @@ def test_advise_is_empty_for_a_healthy_network(activation: ActivationName) -> No
     saturated = None if activation == "relu" else 0.49
     layer = health(dead=9, silenced_by_bias=9, always_on=49, saturated=saturated)
     assert advice(layer, layer, activation, [{"dense 1": 0.01, "output": 1.0}]) == []
-    assert advise(activation, RATE, [layer], [layer], []) == []
+    assert advise(activation, RATE, [layer], [layer], [layer], []) == []
 
 
 def test_advise_returns_one_sentence_per_unhealthy_layer() -> None:
     before = [health("convolution 1"), health("dense 1"), health("dense 2")]
     after = [health("convolution 1", dead=10), health("dense 1"), health("dense 2", dead=100)]
-    first, second = advise("relu", RATE, before, after, [])
+    first, second = advise("relu", RATE, before, after, after, [])
     assert first.startswith("convolution 1: 10 of 100")
     assert second.startswith("dense 2: 100 of 100")
 
@@ -142,7 +158,7 @@ def test_advise_explains_diagnosed_networks() -> None:
 
     def cause(weights: list[float], biases: list[float], activation: nn.Module) -> str:
         (layer,) = diagnose(one_pixel(weights, biases, activation), images)
-        return " ".join(advise("relu", RATE, [layer], [layer], []))
+        return " ".join(advise("relu", RATE, [layer], [layer], [layer], []))
 
     assert "is the initialisation" in cause([-1.0, -1.0], [0.0, 0.0], nn.ReLU())
     assert "biases that start below zero" in cause([1.0, 1.0], [-2.0, -2.0], nn.ReLU())
@@ -154,5 +170,6 @@ def test_advise_explains_diagnosed_networks() -> None:
 def test_advise_reports_a_layer_without_gradient_as_dead() -> None:
     norms = {"dense 1": 0.0, "dense 2": 1.0, "output": 1.0}
     epochs = [EpochDiagnostics(layers=(), gradient_norms=norms)]
-    (sentence,) = advise("relu", RATE, [health()], [health(dead=100)], epochs)
+    dead = [health(dead=100)]
+    (sentence,) = advise("relu", RATE, [health()], dead, dead, epochs)
     assert "100 of 100 units are dead" in sentence

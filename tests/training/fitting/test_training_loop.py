@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
-from lightning.pytorch import LightningModule, Trainer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from model.cli_and_env_settings import load as load_settings
+from model.errors import RunError
 from tests.training.conftest import same_weights, weight_norms
 from training.config import TrainingConfig
 from training.data.batches import image_batches
@@ -24,7 +26,8 @@ def digits() -> Dataset:
 
 def diagnostics_of(fitted: TrainResult) -> tuple[object, ...]:
     """Return what a run records: its losses, and how the hidden layers fired."""
-    return fitted.history, fitted.before, fitted.epochs, fitted.after
+    health = (fitted.before, fitted.after, fitted.renormalised)
+    return fitted.history, fitted.epochs, *health
 
 
 def test_fit_is_deterministic_in_its_seed(tmp_path: Path, digits: Dataset) -> None:
@@ -105,6 +108,49 @@ def test_fit_diagnoses_the_weights_that_it_returns(tmp_path: Path, digits: Datas
     assert fitted.after == diagnose(fitted.network, image_batches(digits.validation))
     assert fitted.before != fitted.after
     assert set(fitted.epochs[0].gradient_norms) == {"dense 1", "output"}
+
+
+def test_fit_measures_units_with_the_statistics_of_a_training_step(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    """In two steps the running means of batch normalisation hardly move."""
+    fitted = fit(config(1, "--batch-size", "700"), digits, tmp_path, resume=False)
+    assert fitted.after[-1].dead > 20
+    assert fitted.before[-1].dead == fitted.renormalised[-1].dead == 0
+
+
+def test_fit_says_that_the_training_diverged_and_does_not_go_on_with_it(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    options = ("--preset", "mlp", "--learning-rate", "3", "--weight-decay", "10")
+    settings = config(3, *options)
+    expected = (
+        r"The training diverged: from epoch 1 on the validation loss is (nan|inf); train again, "
+        r"without --resume and with --learning-rate 1\."
+    )
+    with pytest.raises(RunError, match=expected):
+        fit(settings, digits, tmp_path, resume=False)
+    before = (tmp_path / LAST_CHECKPOINT).read_bytes()
+    with pytest.raises(RunError, match=expected):
+        fit(settings, digits, tmp_path, resume=True)
+    assert (tmp_path / LAST_CHECKPOINT).read_bytes() == before
+
+
+class _SpoiltWeights(Callback):
+    """Makes the weights no numbers before the second epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            for weights in pl_module.parameters():
+                weights.data.fill_(torch.nan)
+
+
+def test_fit_returns_the_weights_of_an_epoch_before_the_training_diverged(
+    tmp_path: Path, digits: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted = fit(config(3, "--preset", "mlp"), digits, tmp_path, False, [_SpoiltWeights()])
+    assert "from epoch 2 on the validation loss is nan, so the weights are those" in caplog.text
+    assert all(weights.isfinite().all() for weights in fitted.network.parameters())
 
 
 def test_fit_averages_the_weights_that_validation_and_diagnostics_see(

@@ -50,6 +50,19 @@ def test_selective_plots_label_every_axis_and_add_a_legend_to_several_lines(
         assert len(axes.lines) < 2 or axes.get_legend() or figure.legends
 
 
+def test_histograms_of_images_that_are_all_alike_cause_no_warning(evaluation: Evaluation) -> None:
+    """The shares of 2 right and 22 wrong answers are 100 %, but for the rounding of the sums."""
+    alike = np.full(len(evaluation.labels), 0.5)
+    fields = dict.fromkeys(("predictive_entropy", "mutual_information", "typicality"), alike)
+    answers = replace(
+        evaluation.answers, uncertainty=replace(evaluation.answers.uncertainty, **fields)
+    )
+    labels = answers.mean_probabilities.argmax(axis=1)
+    labels[2:] = (labels[2:] + 1) % 3
+    same = replace(evaluation, answers=answers, labels=labels)
+    selective_plots.uncertainty_histograms(same, None).draw_without_rendering()
+
+
 def test_risk_coverage_plot_ends_at_the_error_rate_of_all_images(evaluation: Evaluation) -> None:
     (axes,) = drawn(selective_plots.risk_coverage(evaluation))
     mean = evaluation.answers.mean_probabilities

@@ -134,6 +134,25 @@ def test_option_of_networks_from_scratch_asks_for_one(
     assert choose_backbone(folder).backbone == "none"
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"learn": "fine-tuned"}, "--learn fine-tuned: this training has no backbone, as the data"),
+        ({"head_layers": 2}, "--head-layers 2: this training has no backbone, as the data set is"),
+        (
+            {"learn": "frozen", "backbone": "none"},
+            "--learn frozen without a --backbone has no effect; leave one of them out",
+        ),
+        ({"head_layers": 2, "backbone": "none"}, "--head-layers 2 without a --backbone has no"),
+    ],
+)
+def test_option_of_a_backbone_is_refused_without_one(
+    options: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises((SettingsError, ValueError), match=sentence):
+        choose_backbone(TrainingConfig.model_validate({"data": "digits", **options}))
+
+
 def test_folder_gets_the_backbone_by_default(tmp_path: Path) -> None:
     chosen = choose_backbone(TrainingConfig(data=f"folder:{tmp_path}"))
     assert chosen.backbone == "efficientnet-lite0"
@@ -153,6 +172,7 @@ def test_missing_weights_file_is_named(tmp_path: Path) -> None:
         ({"colour": "grey"}, "--colour rgb"),
         ({"image_size": 32}, "--image-size of 96"),
         ({"activation": "tanh"}, "--activation relu"),
+        ({"preset": "mlp"}, "no --preset"),
         ({"data": "digits"}, "--data folder:PATH"),
     ],
 )

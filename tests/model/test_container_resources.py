@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.container_resources import available_memory_bytes, available_processors
+from model.container_resources import available_memory_bytes, available_processors
 
 MACHINE_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
