@@ -49,7 +49,10 @@ def test_show_tells_two_bundles_of_one_version_number_apart(
         service.label("new", "3")
     assert main(["show", str(file)]) == 0
     heads = [line for line in capsys.readouterr().out.splitlines() if line.endswith("labels")]
-    assert heads == ["digits 1 (bundle 00000000): 40 labels", "digits 1 (bundle 12345678): 1 labels"]
+    assert heads == [
+        "digits 1 (bundle 00000000): 40 labels",
+        "digits 1 (bundle 12345678): 1 labels",
+    ]
 
 
 def test_images_of_two_models_are_exported_one_model_at_a_time(

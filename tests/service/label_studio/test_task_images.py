@@ -99,7 +99,10 @@ def test_nothing_else_is_asked_for(reference: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (httpx.Response(302, headers={"Location": "http://169.254.169.254/"}), "answered 302; see its log"),
+        (
+            httpx.Response(302, headers={"Location": "http://169.254.169.254/"}),
+            "answered 302; see its log",
+        ),
         (httpx.Response(404), "answered 404; see its log"),
         (httpx.Response(401), "answered 401; see its token"),
         (httpx.Response(403), "answered 403; see its token"),
