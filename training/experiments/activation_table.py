@@ -38,7 +38,7 @@ def run(runner: TrialRunner) -> Record:
         name="table",
         title="Nine activations in a deep network with plain SGD",
         setting=f"{len(plan.widths)} hidden layers of {plan.widths[0]} units on {plan.data}, SGD "
-        f"without momentum, batches of 128, {plan.epochs} epochs, {len(runner.seeds)} seeds; one "
+        f"without momentum, batches of 128, {plan.epochs} epochs, {runner.seed_count}; one "
         f"rate for all ({_FIXED_RATE:g}), then for each the best on validation images of "
         f"{_format_rates(plan)} in {plan.sweep_epochs} epochs.",
         columns=(

@@ -88,7 +88,7 @@ def _setting(runner: TrialRunner, plans: tuple[Plan, ...], rates: tuple[float, .
         f"{MOMENTUM}, batches of 128; the learning rate of each arm is the fastest of {tried} in "
         f"a sweep of its own. A run with more than {100 * GIVE_UP_ERROR:g} % wrong after "
         f"{GIVE_UP_SHARE:.0%} of its epochs is given up. "
-        f"{len(runner.seeds)} seeds. The training error is measured in evaluation mode on "
+        f"{runner.seed_count}. The training error is measured in evaluation mode on "
         f"{CHECK_IMAGES:,} training images, and the epoch interpolated between measurements."
     )
 

@@ -209,7 +209,7 @@ def _setting(runner: TrialRunner, plan: Plan) -> str:
         "orthogonal masks unless the row "
         "says otherwise. The error is that of weight scaling on all test images, measured every "
         "20 labels and interpolated; random labels 20 at a time. A run stops at its second error. "
-        f"{len(runner.seeds)} seeds."
+        f"{runner.seed_count}."
     )
 
 

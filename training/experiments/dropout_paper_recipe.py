@@ -103,7 +103,7 @@ def _setting(runner: TrialRunner, plan: Plan) -> str:
         f"100, {plan.epochs} epochs with a rate that falls linearly to 0. The rate is the one of "
         f"{tried} with the least validation loss after {plan.sweep_epochs} epochs; the final "
         f"training has all {images:,} training and validation images, as the paper's. "
-        f"{len(runner.seeds)} seeds."
+        f"{runner.seed_count}."
     )
 
 

@@ -61,7 +61,7 @@ def run(runner: TrialRunner) -> Record:
         f"and a rate that falls linearly to 0 over {plan.epochs} epochs, batches of 128, no "
         "augmentation; dropout zeroes 20 % of the pixels and 50 % of the hidden units. Rates "
         f"chosen for each arm on validation images in {plan.sweep_epochs} epochs; "
-        f"{len(runner.seeds)} seeds.",
+        f"{runner.seed_count}.",
         columns=("arm", "rate", "test error", "training error", "sparsity of hidden units"),
         rows=rows,
         finding=_finding(results),

@@ -74,7 +74,7 @@ def run(runner: TrialRunner) -> Record:
         title="Dying units, and slopes that revive them",
         setting=f"{len(plan.widths)} hidden layers of {plan.widths[0]} units on {plan.data}, SGD "
         f"with momentum {_MOMENTUM} at rate {_RATE:g}, batches of 128, {plan.epochs} epochs, "
-        f"{len(runner.seeds)} seeds. A unit counts as dead where its weighted sum is above 0 on "
+        f"{runner.seed_count}. A unit counts as dead where its weighted sum is above 0 on "
         f"none of the validation images; of {units} units in all.",
         columns=(
             "killed by",

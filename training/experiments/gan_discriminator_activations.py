@@ -172,7 +172,7 @@ def _setting(runner: TrialRunner, plan: Plan) -> str:
         f"two transposed convolutions against two convolutions ({plan.channels} and "
         f"{2 * plan.channels} channels), batch normalisation as in the paper, the generator with "
         f"ReLU; {' and '.join(sizes)}, {plan.epochs} epochs of batches of 64, Adam at .0002 with "
-        f"β₁ .5, {len(runner.seeds)} seeds. {plan.judged_images:,} generated images are compared "
+        f"β₁ .5, {runner.seed_count}. {plan.judged_images:,} generated images are compared "
         "with as many test images on the features of a classifier that the experiment trains "
         f"itself ({plan.classifier_epochs} epochs, {'-'.join(map(str, _CLASSIFIER_WIDTHS))} "
         "channels), so the Fréchet distance is not the FID of Inception. Precision and recall "

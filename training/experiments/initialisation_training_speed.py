@@ -95,7 +95,7 @@ def _setting(runner: TrialRunner, plan: Plan, rates: tuple[float, ...]) -> str:
         f"epochs. Weights are scaled to each layer (He for ReLU, Glorot for the others; biases 0) "
         "or drawn from N(0, .01²) for all layers with biases of 1 in the second and fourth "
         "convolution. The learning rate of each pair is the fastest of "
-        f"{tried} in a sweep of its own. {len(runner.seeds)} seeds. The training error is measured "
+        f"{tried} in a sweep of its own. {runner.seed_count}. The training error is measured "
         f"in evaluation mode on {CHECK_IMAGES:,} training images, and the epoch interpolated."
     )
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from model.bundle.store import require_writable
 from training.config import DatasetConfig
 from training.data.dataset import Dataset, load_dataset
+from training.data.excluded_files import counted
 from training.experiments.settings import ExperimentSettings
 from training.experiments.trial import Trial, TrialResult, run_trial
 
@@ -55,6 +56,11 @@ class TrialRunner:
         require_writable(self.folder)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
+
+    @property
+    def seed_count(self) -> str:
+        """How many seeds there are, in words such as `3 seeds`."""
+        return counted(len(self.seeds), "seed")
 
     def dataset(self, name: str) -> Dataset:
         """Return a data set, which is loaded only once."""
