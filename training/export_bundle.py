@@ -256,7 +256,8 @@ def _choose_precision(folder: Path, network: Classifier, data: Dataset) -> Preci
     choice = choose_precision(folder, network.head.dropout_layers, data)
     if choice.refusals:
         logger.warning(
-            "Warning: int8 was refused and float32 kept: %s.", "; ".join(choice.refusals)
+            "Warning: int8 was refused on the validation images, and float32 kept: %s.",
+            "; ".join(choice.refusals),
         )
     else:
         logger.info(

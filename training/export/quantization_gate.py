@@ -143,8 +143,7 @@ def refusal_reasons(fp32: PrecisionMetrics, int8: PrecisionMetrics, images: int)
             allowed = MAX_INFORMATION_SHIFT
         # `worse > allowed` would accept NaN. 1e-12 allows for the rounding of the difference.
         if not worse <= allowed + 1e-12:
-            values = f"{fp32[name]:.4f} became {int8[name]:.4f}"
-            reasons.append(f"the validation images' {name} {values}")
+            reasons.append(f"{name} {fp32[name]:.4f} became {int8[name]:.4f}")
     return sorted(reasons)
 
 

@@ -41,7 +41,7 @@ def test_refusal_reasons_apply_the_tolerance_of_each_metric(
 ) -> None:
     assert refusal_reasons(FP32, FP32 | {name: allowed}, 5000) == []
     (phrase,) = refusal_reasons(FP32, FP32 | {name: too_much}, 5000)
-    assert phrase == f"the validation images' {name} {FP32[name]:.4f} became {too_much:.4f}"
+    assert phrase == f"{name} {FP32[name]:.4f} became {too_much:.4f}"
 
 
 def test_refusal_reasons_compare_only_metrics_of_both_graphs() -> None:
@@ -122,7 +122,9 @@ def test_training_keeps_float32_when_int8_is_refused(
     assert again.path != quantised
     assert again.manifest.precision == "fp32"
     (line,) = [each.getMessage() for each in caplog.records if "int8" in each.getMessage()]
-    assert line.startswith("Warning: int8 was refused and float32 kept, because of ")
+    assert line.startswith(
+        "Warning: int8 was refused on the validation images, and float32 kept: ece "
+    )
     refusals = again.manifest.metrics["quantization"]["refusals"]
     named = {each.partition(" ")[0] for each in refusals}
     assert named >= {"ece", "nll", "sampled_ece", "sampled_nll"}
