@@ -119,12 +119,11 @@ def run(runner: TrialRunner) -> Record:
 
 
 def _trial(plan: Plan, target: Target, arm: Arm, seed: int) -> ActiveTrial:
-    is_random = arm == _RANDOM
     trial = ActiveTrial(
         data=target.data,
         method=arm.method,
         sampling=arm.sampling,
-        max_labels=target.max_random_labels if is_random else target.max_labels,
+        max_labels=_most_labels(target, arm),
         target_error=min(target.errors),
         pool_images=plan.pool_images,
         samples=plan.samples,
@@ -132,8 +131,12 @@ def _trial(plan: Plan, target: Target, arm: Arm, seed: int) -> ActiveTrial:
         seed=seed,
     )
     # What random chooses does not depend on the network, so it is trained only to be checked.
-    step = trial.labels_per_check if is_random else trial.labels_per_step
+    step = trial.labels_per_check if arm == _RANDOM else trial.labels_per_step
     return trial.model_copy(update={"labels_per_step": step})
+
+
+def _most_labels(target: Target, arm: Arm) -> int:
+    return target.max_random_labels if arm == _RANDOM else target.max_labels
 
 
 def _run(runner: TrialRunner, arm: Arm, trial: ActiveTrial) -> ActiveResult:
@@ -165,12 +168,13 @@ def _labels(results: list[ActiveResult], error: float) -> list[float]:
 
 def _row(results: Results, target: Target, arm: Arm) -> tuple[str, ...]:
     own, random = results[target, arm], results[target, _RANDOM]
+    most = _most_labels(target, arm)
     cells = []
     for error in target.errors:
         labels = _labels(own, error)
         cells += [
-            f"{100 * error:g} %: {_format_labels(labels, own[0].checks[-1].labels)}",
-            format_ratio(labels, _labels(random, error), target.max_random_labels),
+            f"{100 * error:g} %: {_format_labels(labels, most)}",
+            format_ratio(labels, _labels(random, error), most, target.max_random_labels),
         ]
     return target.data, arm.title, *cells, arm.paper if target.data == "mnist" else "-"
 
@@ -182,18 +186,22 @@ def _format_labels(labels: list[float], most: int) -> str:
     return format_mean_std(labels, "{:.0f}")
 
 
-def format_ratio(labels: list[float], random: list[float], most: int) -> str:
+def format_ratio(labels: list[float], random: list[float], most: int, most_random: int) -> str:
     """Format random's labels over a method's, seed by seed so that its deviation can be given.
 
-    Where a seed of random did not get there with `most` labels, it is the least of the ratios with
-    these for its own: a lower bound.
+    Where a method did not get there with `most` labels, or random with `most_random`, these stand
+    for the labels that it needs. That bounds the ratio of the seed, and the loosest bound is given:
+    an upper bound where a seed of the method is missing, a lower one where random's is.
     """
-    if np.isnan(labels).any():
+    labels_missing, random_missing = bool(np.isnan(labels).any()), bool(np.isnan(random).any())
+    if labels_missing and random_missing:
         return "-"
-    if np.isnan(random).any():
-        least = np.nan_to_num(random, nan=most) / np.array(labels)
-        return f"> {least.min():.2f}"
-    return format_mean_std([theirs / own for own, theirs in zip(labels, random, strict=True)])
+    ratios = np.nan_to_num(random, nan=most_random) / np.nan_to_num(labels, nan=most)
+    if labels_missing:
+        return f"≤ {ratios.max():.2f}"
+    if random_missing:
+        return f"≥ {ratios.min():.2f}"
+    return format_mean_std(list(ratios))
 
 
 def _setting(runner: TrialRunner, plan: Plan) -> str:

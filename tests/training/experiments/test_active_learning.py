@@ -104,7 +104,9 @@ def test_labels_to_error_interpolates_the_learning_curve() -> None:
     assert math.isnan(labels_to_error(result, 0.05))
 
 
-def test_ratio_is_a_lower_bound_where_random_did_not_reach_the_error() -> None:
-    assert format_ratio([100, 200], [200, 600], 1000) == "2.50 ± 0.71"
-    assert format_ratio([100, 200], [200, math.nan], 1000) == "> 2.00"
-    assert format_ratio([100, math.nan], [200, 600], 1000) == "-"
+def test_ratio_is_a_bound_where_one_of_the_two_did_not_reach_the_error() -> None:
+    assert format_ratio([100, 200], [200, 600], 400, 1000) == "2.50 ± 0.71"
+    assert format_ratio([100, 200], [200, math.nan], 400, 1000) == "≥ 2.00"
+    assert format_ratio([100, math.nan], [200, 900], 400, 1000) == "≤ 2.25"
+    assert format_ratio([math.nan, math.nan], [200, 900], 400, 1000) == "≤ 2.25"
+    assert format_ratio([100, math.nan], [200, math.nan], 400, 1000) == "-"
