@@ -155,7 +155,7 @@ class _Parts:
                 answer_as_noted,
                 SpareTime(available_processors() / settings.workers),
             ),
-            keys=None if settings.api_keys_file is None else KeyRing(settings.api_keys_file),
+            keys=None if settings.api_keys_file is None else KeyRing(settings.api_keys_file, metrics),
             certificate=None if tls_files is None else ServerCertificate(tls_files, metrics),
             clients=Clients(
                 ResourceLimits(

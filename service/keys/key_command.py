@@ -82,7 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
                 sys.stdout.write(f"{token}\n")
             case "revoke", str(name):
                 revoke_key(settings.file, name)
-                sys.stdout.write(f"{name}: revoked; a running service knows in a second\n")
+                sys.stdout.write(
+                    f"{name}: revoked; a service that reads this file refuses it within two "
+                    "seconds, one that has a copy (systemd's LoadCredential, a Secret) once that "
+                    "is renewed\n"
+                )
             case _:
                 sys.stdout.write(_table(read_key_file(settings.file)))
     except KeyFileError as error:

@@ -95,8 +95,8 @@ def read_key_file(path: Path) -> KeyFile:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise KeyFileError(
-            f"{path} is no file of keys ({place}: {first['msg'].lower()}); restore it, or make "
-            "another with python -m service.keys add."
+            f"{path} is no file of keys ({place}: {first['msg'].lower()}); restore it, or move it "
+            "away and make another with python -m service.keys add."
         ) from None
 
 

@@ -19,6 +19,7 @@ from service.keys.key_file import (
     read_key_file,
     token_id,
 )
+from service.observability.metrics_recorder import Metrics
 
 _POLL_SECONDS = 1.0
 _NO_DIGEST = bytes(DIGEST_BYTES)
@@ -45,9 +46,10 @@ class _Keys:
 class KeyRing:
     """Knows the keys of a file; a file that is damaged or gone changes nothing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, metrics: Metrics) -> None:
         """Read the file; without one that can be read no key is good until there is one."""
         self._path = path
+        self._unreadable = metrics.keys_unreadable
         self._keys = _Keys()
         self._fingerprint: FileFingerprint = _UNREAD
         self._failure: str | None = None
@@ -90,12 +92,14 @@ class KeyRing:
             self._keys = _Keys.of(read_key_file(self._path))
         except KeyFileError as error:
             self._fingerprint = _UNREAD
-            self._log_failure(str(error))
+            self._report_failure(str(error))
         else:
             self._fingerprint, self._failure = fingerprint, None
+            self._unreadable.set(0)
             logger.info("keys read", keys=len(self._keys.by_id))
 
-    def _log_failure(self, reason: str) -> None:
+    def _report_failure(self, reason: str) -> None:
+        self._unreadable.set(1)
         if reason != self._failure:
             self._failure = reason
             logger.error("keys not read", reason=reason, keys_kept=len(self._keys.by_id))

@@ -83,6 +83,12 @@ class PrometheusSeries:
             ("reason",),
             registry=registry,
         )
+        self.keys_unreadable = Gauge(
+            "dropserve_keys_unreadable",
+            "1 while the file of keys cannot be read; the keys that were read last stay good.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.rate_refusals = Counter(
             "dropserve_rate_refusals",
             "Requests refused since their client sends too many requests or images a second.",

@@ -39,6 +39,7 @@ WRONG_KEYS, TOO_MANY_KEYS = (
     f'dropserve_access_refusals_total{{{_JOB},reason="{reason}"}}'
     for reason in ("wrong_key", "too_many")
 )
+KEYS_UNREADABLE = f"dropserve_keys_unreadable{{{_JOB}}}"
 CERTIFICATE = f'dropserve_tls_certificate_expiry_timestamp_seconds{{{_JOB},certificate="server"}}'
 OPEN = f'process_open_fds{{{_JOB},pid="7"}}'
 
@@ -71,6 +72,7 @@ ORDINARY = {
     WRONG_KEYS: "0x20 0+2x54",  # somebody tries an old key
     TOO_MANY_KEYS: "0x75",
     f'dropserve_access_refusals_total{{{_JOB},reason="no_key"}}': "0+5x75",
+    KEYS_UNREADABLE: "0x30 1x1 0x43",  # the file was being replaced
     CERTIFICATE: "2592000x75",  # promtool begins at 1970: thirty days
     OPEN: "60x75",
     f'process_max_fds{{{_JOB},pid="7"}}': "1024x75",
@@ -191,6 +193,13 @@ CASES = {
         {},
         "1 requests a second have a key that is not good.",
     ),
+    "DropserveKeysUnreadable": Case(
+        {KEYS_UNREADABLE: "0x9 1x65"},
+        11,
+        13,
+        _INSTANCE,
+        "service:8000 cannot read its file of keys: those that have been revoked since stay good.",
+    ),
     "DropserveCertificateExpires": Case(
         {CERTIFICATE: "432000x75"},
         8,
@@ -206,3 +215,13 @@ CASES = {
         "A worker of service:8000 has 93.75% of its file descriptors open.",
     ),
 }
+
+NO_INSTANCE_IS_LEFT = Case(
+    {UP: "1x9 stale", LOADED: "1x9 stale"},
+    10,
+    12,
+    {},
+    "There is no instance that answers Prometheus.",
+    without=tuple(ORDINARY),
+)
+"""The other cause of DropserveDown: no Pod can start, or Prometheus has lost its targets."""

@@ -12,11 +12,15 @@ MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 RULES = MONITORING / "rules"
 
 
+def groups() -> list[dict[str, Any]]:
+    """Return every group of rules, the recording ones first."""
+    files = (RULES / "recording.yml", RULES / "alerts.yml")
+    return [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+
+
 def rules() -> list[dict[str, Any]]:
     """Return every rule, the recording ones first."""
-    files = (RULES / "recording.yml", RULES / "alerts.yml")
-    groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
-    return [rule for group in groups for rule in group["rules"]]
+    return [rule for group in groups() for rule in group["rules"]]
 
 
 def alerts() -> dict[str, dict[str, Any]]:

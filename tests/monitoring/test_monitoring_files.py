@@ -8,10 +8,12 @@ import pytest
 import yaml
 
 from deploy.monitoring.dashboard import FILE, dashboard_json
+from deploy.monitoring.prometheus_rule import FILE as FILE_OF_RULES
+from deploy.monitoring.prometheus_rule import prometheus_rule
 from service.observability.metrics_recorder import Metrics
 from tests.conftest import ROOT
 from tests.monitoring.alert_cases import CASES
-from tests.monitoring.monitoring_files import MONITORING, alerts, metric_names, rules
+from tests.monitoring.monitoring_files import MONITORING, alerts, groups, metric_names, rules
 
 ALERTS_PAGE = (ROOT / "docs" / "alerts.md").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -25,6 +27,13 @@ def dashboard_queries() -> list[str]:
 
 def test_dashboard_file_is_what_its_source_makes() -> None:
     assert FILE.read_text() == dashboard_json(), "run python -m deploy.monitoring.dashboard"
+
+
+def test_object_for_the_prometheus_operator_has_the_groups_of_the_rule_files() -> None:
+    assert FILE_OF_RULES.read_text() == prometheus_rule(), (
+        "run python -m deploy.monitoring.prometheus_rule"
+    )
+    assert yaml.safe_load(FILE_OF_RULES.read_text())["spec"]["groups"] == groups()
 
 
 def test_panels_of_the_dashboard_have_ids_of_their_own_and_do_not_overlap() -> None:

@@ -178,6 +178,23 @@ def test_a_damaged_bundle_alone_fires_that_nothing_serves(
         service.end()
 
 
+def test_a_file_of_keys_that_others_may_change_fires_that_it_cannot_be_read(
+    models: Path, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.json"
+    for_prometheus = add_key(keys, "prometheus", frozenset({"metrics"}), None)
+    with (
+        service_process(models, "--api-keys-file", str(keys)) as service,
+        prometheus_process(tmp_path, service.url, key=for_prometheus) as prometheus,
+    ):
+        prometheus.wait_for_data("dropserve_keys_unreadable")
+        assert prometheus.firing() == {}
+        keys.chmod(0o620)
+        prometheus.wait_for_alert("DropserveKeysUnreadable")
+        keys.chmod(0o600)
+        prometheus.wait_until("It goes on firing.", lambda: prometheus.firing() == {})
+
+
 def test_more_work_than_processors_fires_that_requests_wait_and_answers_are_late(
     models: Path, held_out: Split, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.bundles import copy_bundle
-from tests.monitoring.alert_cases import CASES, ORDINARY, Case
+from tests.monitoring.alert_cases import CASES, NO_INSTANCE_IS_LEFT, ORDINARY, Case
 from tests.monitoring.monitoring_files import MONITORING, RULES, alerts, promtool
 from tests.pictures import Pixels, encode
 from tests.service.process import service_process
@@ -25,7 +25,8 @@ def test_promtool_accepts_configuration_and_rules() -> None:
 
 
 def test_every_alert_fires_for_its_cause_after_its_time_and_no_other_does(tmp_path: Path) -> None:
-    tests = [_case_test(name, case) for name, case in CASES.items()]
+    causes = [*CASES.items(), ("DropserveDown", NO_INSTANCE_IS_LEFT)]
+    tests = [_case_test(name, case) for name, case in causes]
     _test_rules(tests, tmp_path)
 
 

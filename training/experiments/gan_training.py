@@ -96,7 +96,9 @@ class Gan:
         for_discriminator.step()
         for_generator.zero_grad()
         generated.retain_grad()
+        self.discriminator.requires_grad_(False)  # its own gradients are not wanted here
         self._loss(generated, is_real=True).backward()  # type: ignore[no-untyped-call]
+        self.discriminator.requires_grad_(True)
         for_generator.step()
         # The loss is a mean over the batch, so the gradient of one image is divided by its size.
         return float(generated.grad.flatten(1).norm(dim=1).sum())

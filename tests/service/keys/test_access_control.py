@@ -28,7 +28,7 @@ class Access:
         file = folder / "keys.json"
         self.token = add_key(file, "me", frozenset({"predict", "read"}), None)
         self.metrics = Metrics()
-        self.control = AccessControl(KeyRing(file), self.metrics)
+        self.control = AccessControl(KeyRing(file, self.metrics), self.metrics)
 
     def refusals(self) -> dict[str, float]:
         exposed = self.metrics.render().decode()

@@ -105,7 +105,7 @@ def test_revoked_key_is_gone_and_its_name_is_free(file: Path) -> None:
     ("content", "reason"),
     [
         (b"", "is no file of keys (the file: invalid json: "),
-        (b"{}", "is no file of keys (secret: field required); restore it, or make another with "),
+        (b"{}", "is no file of keys (secret: field required); restore it, or move it away and "),
         (b'{"secret": "0"}', "is no file of keys (secret: "),
         (b'{"format": 2, "secret": "%s"}' % (b"0" * 64), "is no file of keys (format: "),
         (b"\xff" * 9, "is no file of keys ("),
@@ -152,7 +152,10 @@ def test_command_shows_a_key_once_on_standard_output(
     assert yours.split()[2] == "predict,read"
     assert token.strip()[-43:] not in listed + note
     assert main(["revoke", str(file), "--name", "me"]) == 0
-    assert capsys.readouterr().out == "me: revoked; a running service knows in a second\n"
+    assert capsys.readouterr().out == (
+        "me: revoked; a service that reads this file refuses it within two seconds, one that has a "
+        "copy (systemd's LoadCredential, a Secret) once that is renewed\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 from service.keys.key_file_changes import add_key, revoke_key
 from service.keys.key_ring import KeyRing
 from service.keys.scopes import Scope
+from service.observability.metrics_recorder import Metrics
 from tests.service.resource_limits import no_descriptors
 
 PREDICT: frozenset[Scope] = frozenset({"predict"})
@@ -18,9 +19,13 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
+def are_unreadable(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("dropserve_keys_unreadable")
+
+
 def test_ring_finds_each_key_and_no_other(file: Path) -> None:
     tokens = {name: add_key(file, name, PREDICT, None) for name in ("one", "two")}
-    ring = KeyRing(file)
+    ring = KeyRing(file, Metrics())
     for name, token in tokens.items():
         found = ring.find(token)
         assert found is not None
@@ -37,12 +42,12 @@ def test_ring_finds_each_key_and_no_other(file: Path) -> None:
 
 def test_expired_key_is_not_found(file: Path) -> None:
     token = add_key(file, "me", PREDICT, 1e-9)
-    assert KeyRing(file).find(token) is None
+    assert KeyRing(file, Metrics()).find(token) is None
 
 
 def test_ring_follows_additions_and_revocations(file: Path) -> None:
     first = add_key(file, "one", PREDICT, None)
-    ring = KeyRing(file)
+    ring = KeyRing(file, Metrics())
     second = add_key(file, "two", PREDICT, None)
     assert ring.find(second) is None
     with capture_logs() as log:
@@ -57,10 +62,13 @@ def test_ring_follows_additions_and_revocations(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "removed", "writable", "folder"])
-def test_damaged_file_changes_nothing_and_is_logged_once(file: Path, damage: str) -> None:
+def test_damaged_file_changes_no_key_is_logged_once_and_is_on_the_metrics_until_it_is_mended(
+    file: Path, damage: str
+) -> None:
     token = add_key(file, "me", PREDICT, None)
-    content = file.read_bytes()
-    ring = KeyRing(file)
+    content, metrics = file.read_bytes(), Metrics()
+    ring = KeyRing(file, metrics)
+    assert are_unreadable(metrics) == 0
     match damage:
         case "truncated":
             file.write_bytes(content[:100])
@@ -77,6 +85,7 @@ def test_damaged_file_changes_nothing_and_is_logged_once(file: Path, damage: str
     assert (line["event"], line["log_level"], line["keys_kept"]) == ("keys not read", "error", 1)
     assert str(file) in line["reason"]
     assert ring.find(token) is not None
+    assert are_unreadable(metrics) == 1
     if damage == "folder":
         file.rmdir()
     file.write_bytes(content)
@@ -84,11 +93,12 @@ def test_damaged_file_changes_nothing_and_is_logged_once(file: Path, damage: str
     with capture_logs() as log:
         ring.refresh()
     assert [line["event"] for line in log] == ["keys read"]
+    assert are_unreadable(metrics) == 0
 
 
 def test_file_that_could_not_be_opened_for_a_moment_is_read_at_the_next_look(file: Path) -> None:
     revoked = add_key(file, "me", PREDICT, None)
-    ring = KeyRing(file)
+    ring = KeyRing(file, Metrics())
     revoke_key(file, "me")
     with capture_logs() as log:
         with no_descriptors():
@@ -102,8 +112,11 @@ def test_file_that_could_not_be_opened_for_a_moment_is_read_at_the_next_look(fil
 
 
 def test_ring_without_a_file_knows_no_key_until_there_is_one(file: Path) -> None:
-    ring = KeyRing(file)
+    metrics = Metrics()
+    ring = KeyRing(file, metrics)
+    assert are_unreadable(metrics) == 1
     token = add_key(file, "me", PREDICT, None)
     assert ring.find(token) is None
     ring.refresh()
     assert ring.find(token) is not None
+    assert are_unreadable(metrics) == 0
