@@ -30,7 +30,8 @@ class DaemonThreads:
         """
         self._name = name
         self._initializer = initializer
-        self._stuck = 0
+        self._late: set[threading.Thread] = set()
+        """Those whose call had its timeout, until it is seen that they have ended."""
         self._futures: set[asyncio.Future[Any]] = set()
         self._stopped = False
 
@@ -43,7 +44,8 @@ class DaemonThreads:
         """
         if self._stopped:
             raise StoppingError
-        if self._stuck >= _MAX_STUCK_THREADS:
+        self._late = {thread for thread in self._late if thread.is_alive()}
+        if len(self._late) >= _MAX_STUCK_THREADS:
             raise TimeoutError
         call = _Call(self._name, self._initializer, partial(function, *arguments))
         self._futures.add(call.future)
@@ -53,14 +55,10 @@ class DaemonThreads:
                 return result
         except TimeoutError:
             if call.future.cancelled():  # else the function itself raised TimeoutError
-                self._stuck += 1
-                call.on_late_end = self._release_stuck
+                self._late.add(call.thread)
             raise
         finally:
             self._futures.discard(call.future)
-
-    def _release_stuck(self) -> None:
-        self._stuck -= 1
 
     def abandon(self) -> None:
         """Raise StoppingError in every current and later call."""
@@ -81,9 +79,8 @@ class _Call:
         self._function = function
         self._context = contextvars.copy_context()
         self.future: asyncio.Future[Any] = self._loop.create_future()
-        self.on_late_end: Callable[[], None] | None = None
-        """Called on the event loop if the call ends after its timeout."""
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
 
     def _run(self) -> None:
         result, error = None, None
@@ -97,8 +94,6 @@ class _Call:
             self._loop.call_soon_threadsafe(self._finish, result, error)
 
     def _finish(self, result: object, error: BaseException | None) -> None:
-        if self.on_late_end is not None:
-            self.on_late_end()
         if self.future.done():
             return
         if error is None:

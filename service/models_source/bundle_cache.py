@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from model.bundle.store import (
     flush_to_disk,
     list_models,
     list_versions,
+    parse_manifest,
 )
+from model.errors import BundleError
 from service.models_source.remote_bundles import SourceError
 
 _SOURCE_FILE = ".source"
@@ -115,11 +117,23 @@ class BundleCache:
         """
         return read_file(self._path(name, version) / MANIFEST_FILE, MAX_MANIFEST_BYTES)
 
+    def has_manifest(self, name: str, version: int) -> bool:
+        """Return whether a version was fetched and its manifest is not damaged.
+
+        Raises:
+            OSError: that cannot be read.
+        """
+        try:
+            parse_manifest(self.manifest(name, version), MANIFEST_FILE)
+        except (FileNotFoundError, NotADirectoryError, RejectedFileError, BundleError):
+            return False
+        return True
+
     @contextmanager
     def draft(self, name: str, version: int) -> Iterator[Path]:
         """Yield an empty folder, and make it the version when the block ends, flushed to the disk.
 
-        If the block raises, nothing is left behind.
+        It replaces a damaged one. If the block raises, nothing is left behind.
 
         Raises:
             OSError: the folder cannot be written.
@@ -132,6 +146,8 @@ class BundleCache:
                 flush_to_disk(folder)
             target = self._path(name, version)
             target.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                self.remove(name, version)
             path.rename(target)
             flush_to_disk(target.parent)
             flush_to_disk(self.folder)

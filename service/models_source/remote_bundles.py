@@ -5,6 +5,7 @@ no cache. The credentials are those that the library finds in the environment.
 """
 
 import os
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "index.json"
 _MAX_INDEX_BYTES = 16 * 2**20
-_CHUNK_BYTES = 2**20
 _MAX_REASON_CHARACTERS = 200
 _MAX_SENTENCE_CHARACTERS = 800
 _KEPT_AT_THE_END = 200
@@ -35,6 +35,9 @@ _READ_TIMEOUT = timedelta(seconds=30)
 """For each piece of an answer."""
 _WHOLE_TIMEOUT = timedelta(hours=1)
 """For a whole file."""
+_WINDOW_SECONDS = 60.0
+_LEAST_BYTES_PER_SECOND = 10_000
+"""A file that brings fewer in a window is given up, so that others do not wait for it."""
 _RETRIES = 2
 """Of one request; beyond that the next poll tries again."""
 
@@ -158,12 +161,22 @@ class RemoteBundles:
 
     def _chunks(self, path: str, result: "_Readable", limit: int) -> Iterator[bytes]:
         remaining = limit
-        for chunk in result.stream(_CHUNK_BYTES):
+        since, arrived = time.monotonic(), 0
+        for chunk in result.stream(1):  # as it arrives
             remaining -= len(chunk)
+            arrived += len(chunk)
             if remaining < 0:
                 raise SourceError(
                     f"{self.place}/{path} is larger than the {limit:,} bytes that it may have."
                 )
+            seconds = time.monotonic() - since
+            if seconds >= _WINDOW_SECONDS:
+                if arrived < _LEAST_BYTES_PER_SECOND * seconds:
+                    raise SourceError(
+                        f"{self.place}/{path} arrives more slowly than "
+                        f"{_LEAST_BYTES_PER_SECOND:,} bytes a second; see to the network."
+                    )
+                since, arrived = time.monotonic(), 0
             yield bytes(chunk)
 
     def _list_folders(self, names: Collection[str]) -> dict[str, list[int]]:

@@ -6,7 +6,7 @@ Whoever serves from the cache looks at its folder; nothing is told about what wa
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
@@ -17,14 +17,9 @@ from service.errors import StoppingError
 from service.models_source.bundle_cache import BundleCache
 from service.models_source.exponential_backoff import Backoff
 from service.models_source.remote_bundles import RemoteBundles, SourceError, missing_package
-from service.models_source.synchronisation import (
-    Poll,
-    Synchronisation,
-    Versions,
-    Wanted,
-    unusable_cache,
-)
+from service.models_source.synchronisation import Poll, Synchronisation, unusable_cache
 from service.models_source.version_fetch import StoppedError, VersionFetch
+from service.models_source.wanted_bundles import Versions, Wanted
 from service.observability.metrics_recorder import Metrics
 from service.settings import ServiceSettings
 from service.source_url import SourceUrl
@@ -35,6 +30,9 @@ _RETRY_SECONDS = 1.0
 _POLL_TIMEOUT_SECONDS = 6 * 3600.0
 """Of a poll with all that it fetches; each read and each version has its own, shorter limit."""
 _DISK_TIMEOUT_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
+_QUIET_SECONDS = 60.0
+"""A service starts with the versions that there are when none has been added for so long."""
 
 
 def why_source_is_unusable(settings: ServiceSettings) -> str | None:
@@ -75,17 +73,17 @@ class SourcePolling:
         settings: ServiceSettings,
         url: SourceUrl,
         metrics: Metrics,
-        named: Callable[[], Versions],
+        wanted: Callable[[], Wanted],
         source: RemoteBundles | None = None,
     ) -> None:
         """Read nothing yet.
 
-        named: returns the versions that a rollout names, by model; they are fetched, too.
+        wanted: returns what is wanted of the source, as a value that does not change.
         source: replaces the bundles at `url`, for tests.
         """
         self._settings = settings
         self._url = url
-        self._named = named
+        self._wanted = wanted
         self._cache = BundleCache(settings.bundles_folder, str(url))
         self._source = source
         self._synchronisation: Synchronisation | None = None
@@ -95,17 +93,19 @@ class SourcePolling:
         self._has_polled = asyncio.Event()
         self._is_due = asyncio.Event()
         self._problem: str | None = None
+        self.is_filling = True
+        """Whether `wait_until_filled` has not ended yet."""
         self._success = metrics.models_source_success.labels(str(url))
         self._failures = metrics.models_source_failures.labels(str(url))
         self._fetched = metrics.models_source_fetched.labels(str(url))
 
     @classmethod
     def of(
-        cls, settings: ServiceSettings, metrics: Metrics, named: Callable[[], Versions]
+        cls, settings: ServiceSettings, metrics: Metrics, wanted: Callable[[], Wanted]
     ) -> Self | None:
         """Return what follows the source that the settings name; None if they name none."""
         url = settings.source_url
-        return None if url is None else cls(settings, url, metrics, named)
+        return None if url is None else cls(settings, url, metrics, wanted)
 
     @property
     def why_nothing_is_there(self) -> str:
@@ -130,11 +130,31 @@ class SourcePolling:
             self._is_due.clear()
 
     async def wait_until_filled(self) -> None:
-        """Wait for the first poll, if the cache has no version yet."""
-        with suppress(OSError, TimeoutError, StoppingError):
-            if await self._threads.call(_DISK_TIMEOUT_SECONDS, self._cache.versions):
+        """Wait for the first poll if the cache has no version yet, though not for a slow one.
+
+        Which process adds the versions makes no difference.
+        """
+        if not await self._cached():
+            await self._wait_while_versions_are_added()
+        self.is_filling = False
+
+    async def _wait_while_versions_are_added(self) -> None:
+        cached: Versions = {}
+        changed_at = time.monotonic()
+        while not self._has_polled.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._has_polled.wait()
+            before, cached = cached, await self._cached()
+            if cached != before:
+                changed_at = time.monotonic()
+            elif cached and time.monotonic() - changed_at >= _QUIET_SECONDS:
                 return
-        await self._has_polled.wait()
+
+    async def _cached(self) -> Versions:
+        with suppress(OSError, TimeoutError, StoppingError):
+            return await self._threads.call(_DISK_TIMEOUT_SECONDS, self._cache.versions)
+        return {}
 
     def poll_soon(self) -> None:
         """Poll now instead of at the next time, since other versions are wanted."""
@@ -144,15 +164,17 @@ class SourcePolling:
         """End `run` and what it fetches."""
         self._stopping.set()
         self._threads.abandon()
+        if self._synchronisation is not None:
+            self._synchronisation.close()
         self._has_polled.set()
         self._is_due.set()
 
     async def _poll(self) -> float:
         """Poll once; return in how many seconds to poll again."""
-        settings = self._settings
-        wanted = Wanted(settings.models_source_versions, settings.pins, _copy(self._named()))
         try:
-            poll = await self._threads.call(_POLL_TIMEOUT_SECONDS, self._synchronise, wanted)
+            poll = await self._threads.call(
+                _POLL_TIMEOUT_SECONDS, self._synchronise, self._wanted()
+            )
         except (StoppingError, StoppedError):
             return 0.0
         except SourceError as error:
@@ -201,8 +223,3 @@ class SourcePolling:
         self._success.set(poll.succeeded_at)
         age = time.time() - poll.succeeded_at
         return max(_RETRY_SECONDS, self._settings.models_source_seconds - age)
-
-
-def _copy(named: Versions) -> Mapping[str, tuple[int, ...]]:
-    """Return the versions as a value that the thread can read while rollouts change."""
-    return {name: tuple(versions) for name, versions in named.items() if versions}

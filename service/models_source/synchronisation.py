@@ -1,60 +1,31 @@
 """Brings the cache to what is wanted of the source: one poll. Knows no event loop and no schedule.
 
 The newest versions of each model are fetched, and those that a rollout names. What is gone at the
-source is removed, except the last versions of a model; what was replaced there is not followed.
+source is removed once another version is there that is not, and so are versions that became old;
+what was replaced there is not followed.
 """
 
-import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 import structlog
 
 from model.bundle.store import MANIFEST_FILE, MAX_MANIFEST_BYTES
 from service.models_source.bundle_cache import BundleCache
+from service.models_source.cache_users import CacheUsers
 from service.models_source.exponential_backoff import Backoff
 from service.models_source.remote_bundles import RemoteBundles, SourceError
 from service.models_source.version_fetch import VersionFetch
+from service.models_source.wanted_bundles import Versions, Wanted
 
 logger = structlog.stdlib.get_logger("service")
 
 _RETRY_SECONDS = 1.0
 _MOST_RETRY_SECONDS = 600.0
-"""A version that cannot be fetched is downloaded again after at most this time."""
-
-Versions = Mapping[str, Collection[int]]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which versions of the source are wanted."""
-
-    newest: int
-    """How many of each model, from the highest on."""
-    pins: Mapping[str, int | None] = field(default_factory=dict)
-    """The only models, each with its only version or None; empty: all models."""
-    named: Versions = field(default_factory=dict)
-    """Further versions, by model."""
-
-    def of(self, name: str, published: Collection[int]) -> list[int]:
-        """Return the wanted ones of a model's published versions, the highest first."""
-        pin = self.pins.get(name)
-        if pin is not None:
-            return [pin]
-        highest = sorted(published, reverse=True)[: self.newest]
-        return sorted({*highest, *self.names(name)} & {*published}, reverse=True)
-
-    def names(self, name: str) -> set[int]:
-        """Return the versions of a model that are wanted whichever others there are."""
-        pin = self.pins.get(name)
-        return {*self.named.get(name, ()), *(() if pin is None else (pin,))}
-
-    def __str__(self) -> str:
-        """Return a text that differs where other versions are wanted."""
-        named = {name: sorted(self.named[name]) for name in sorted(self.named)}
-        return json.dumps([self.newest, dict(sorted(self.pins.items())), named])
+"""A version that cannot be fetched is downloaded again after at most this time, or after as long
+as the last try took."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +60,7 @@ class Synchronisation:
         self._source = source
         self._cache = cache
         self._fetch = fetch
+        self._users = CacheUsers(cache.folder)
         self._refused: dict[tuple[str, int], _Refused] = {}
         self._compared: dict[tuple[str, int], str] = {}
         """The tags of the published manifests that are the fetched ones."""
@@ -102,50 +74,66 @@ class Synchronisation:
             OSError: the cache cannot be read or written.
         """
         with self._cache.locked() as is_held:
+            self._users.announce(wanted)
             if not is_held:
                 return Poll(is_busy=True)
-            polled_at = self._cache.polled_at(str(wanted))
+            polled_at = self._cache.polled_at(wanted.request)
             if 0 <= time.time() - polled_at < fresh_seconds:
                 return Poll(succeeded_at=polled_at)
             published = self._source.list_versions(wanted.pins)
+            # Before fetching, so that it waits for no slow version; and what was fetched since the
+            # poll before has been loaded meanwhile, or has failed to.
+            self._remove_unneeded(published, wanted)
             before = self._cache.versions()
             problems = [
                 problem
-                for name in sorted({*published, *wanted.pins})
-                for version in wanted.of(name, published.get(name, ()))
-                for problem in self._bring(name, version, before.get(name, ()))
+                for name, version in self._in_order_of_need(published, wanted)
+                for problem in self._bring(name, version)
             ]
+            problems += self._vanished(published, before, wanted)
+            self._log_new(problems)
             fetched = _count(self._cache.versions()) - _count(before)
-            vanished = self._remove_withdrawn(published, before, wanted)
-            self._log_new([*problems, *vanished])
             if problems:
                 return Poll(fetched=fetched, problem=problems[0])
-            return Poll(succeeded_at=self._cache.mark_polled(str(wanted)), fetched=fetched)
+            return Poll(succeeded_at=self._cache.mark_polled(wanted.request), fetched=fetched)
 
-    def _bring(self, name: str, version: int, cached: Collection[int]) -> Iterator[str]:
+    def close(self) -> None:
+        """Release the cache: nothing has to stay in it for this process."""
+        self._users.close()
+
+    def _in_order_of_need(self, published: Versions, wanted: Wanted) -> Sequence[tuple[str, int]]:
+        """Return the wanted versions: one of each model first, those that failed before last."""
+        ranked = [
+            (rank, (name, version))
+            for name in sorted({*published, *wanted.pins})
+            for rank, version in enumerate(wanted.of(name, published.get(name, ())))
+        ]
+        ranked.sort(key=lambda each: (each[1] in self._refused, each[0]))
+        return [key for _, key in ranked]
+
+    def _bring(self, name: str, version: int) -> Iterator[str]:
         """Fetch a version, or compare it if it was fetched before; yield what is wrong with it."""
         key = name, version
         refused = self._refused.get(key)
         if refused is not None and time.monotonic() < refused.retry_at:
             yield refused.problem
             return
+        began = time.monotonic()
         try:
-            if version in cached:
+            if self._cache.has_manifest(name, version):
                 self._compare(name, version)
             else:
                 self._fetch_new(name, version)
         except (SourceError, OSError) as error:
-            yield self._refuse(key, _problem(error))
+            yield self._refuse(key, _problem(error), time.monotonic() - began)
         else:
             self._refused.pop(key, None)
 
-    def _refuse(self, key: tuple[str, int], problem: str) -> str:
-        """Note that a version could not be fetched, and when that is tried again."""
+    def _refuse(self, key: tuple[str, int], problem: str, seconds: float) -> str:
+        """Note that a version could not be fetched in a try of so many seconds."""
         refused = self._refused.get(key)
-        backoff = (
-            Backoff(_RETRY_SECONDS, _MOST_RETRY_SECONDS) if refused is None else (refused.backoff)
-        )
-        retry_at = time.monotonic() + backoff.after_failure()
+        backoff = refused.backoff if refused else Backoff(_RETRY_SECONDS, _MOST_RETRY_SECONDS)
+        retry_at = time.monotonic() + max(backoff.after_failure(), seconds)
         self._refused[key] = _Refused(problem, retry_at, backoff)
         return problem
 
@@ -175,24 +163,34 @@ class Synchronisation:
         if published.e_tag is not None:
             self._compared[name, version] = published.e_tag
 
-    def _remove_withdrawn(
-        self, published: Versions, cached: Versions, wanted: Wanted
-    ) -> Sequence[str]:
-        """Remove fetched versions that are gone at the source; return which models are gone.
+    def _remove_unneeded(self, published: Versions, wanted: Wanted) -> None:
+        """Remove what is gone at the source, or old there, and needed by no process.
 
-        A model that is gone altogether stays, since that is how an accident looks.
+        What is gone stays until a version is there that the source has and that can be loaded.
         """
-        vanished = []
-        for name, versions in cached.items():
-            if wanted.pins and name not in wanted.pins:
-                continue
-            if not published.get(name):
-                vanished.append(f"{self._source.place}/{name} is gone; what was fetched serves on.")
-                continue
-            for version in sorted({*versions} - {*published[name]} - wanted.names(name)):
+        users = (wanted, *self._users.others())
+        if not all(each.may_remove for each in users):
+            return
+        for name, versions in self._cache.versions().items():
+            listed = {*versions} & {*published.get(name, ())}
+            if any((name, version) not in wanted.failed for version in listed):
+                named = {version for each in users for version in each.names(name)}
+                for version in sorted({*versions} - listed - named):
+                    self._cache.remove(name, version)
+                    logger.warning("version withdrawn", model=name, version=version)
+            kept = {version for each in users for version in each.keeps(name, listed)}
+            for version in sorted(listed - kept):
                 self._cache.remove(name, version)
-                logger.warning("version withdrawn", model=name, version=version)
-        return vanished
+                logger.info("old version removed", model=name, version=version)
+
+    def _vanished(self, published: Versions, cached: Versions, wanted: Wanted) -> Sequence[str]:
+        """Return in a sentence each which models are gone altogether, which may be an accident."""
+        return [
+            f"{self._source.place}/{name} has no version any more, and what was fetched serves on; "
+            "publish one again, or unload the model and remove its folder from the cache."
+            for name in cached
+            if not published.get(name) and (not wanted.pins or name in wanted.pins)
+        ]
 
     def _log_new(self, problems: Sequence[str]) -> None:
         """Log the problems that the poll before had not."""

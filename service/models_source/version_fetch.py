@@ -3,6 +3,7 @@
 Knows neither which versions are wanted nor when they are looked for.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from service.models_source.remote_bundles import RemoteBundles, SourceError
 MAX_FILES = 10_000
 """Most files of a version."""
 MOST_SECONDS = 3600.0
-"""How long all files of a version may take."""
+"""How long all files of a version may take that arrive steadily."""
 
 
 class StoppedError(Exception):
@@ -103,6 +104,13 @@ class VersionFetch:
             raise SourceError(
                 f"{self._source.place}/{folder}: its manifest names {file} beside another file of "
                 "that name; export it again."
+            ) from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise SourceError(
+                f"{self._source.place}/{folder}: its manifest names a file by a longer name than "
+                f"the cache's disk takes ({file}); export it with a shorter one."
             ) from None
         if actual.hexdigest() != digest:
             raise SourceError(

@@ -1,6 +1,5 @@
 """Which versions could not be loaded, and why: for the log, a metric, the API and readiness."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,8 +31,10 @@ class _Entry:
     failure: LoadFailure
     fingerprint: Fingerprint
     """Of the bundle that failed: another one is tried again."""
+    pause: float
+    """So long loading is not tried again, seconds; infinity: for ever."""
     retry_at: float
-    """Or when `time.monotonic` reaches this; infinity: never."""
+    """Where `time.monotonic` is then."""
 
 
 class LoadFailures:
@@ -71,19 +72,27 @@ class LoadFailures:
             and time.monotonic() < entry.retry_at
         )
 
+    def pause(self, key: tuple[str, int], fingerprint: Fingerprint) -> float:
+        """Return the last `pause` of a version with these files; 0: they have not failed."""
+        entry = self._entries.get(key)
+        return 0.0 if entry is None or entry.fingerprint != fingerprint else entry.pause
+
     def add(
         self,
         key: tuple[str, int],
         path: Path,
         error: Exception,
         fingerprint: Fingerprint,
-        retry_at: float = math.inf,
+        pause: float,
     ) -> None:
-        """Record why the bundle in the folder `path` was not loaded; log it if that is new."""
+        """Record why the bundle in the folder `path` was not loaded; log it if that is new.
+
+        pause: how long it is not tried again while its files stay as they are, seconds.
+        """
         name, version = key
         failure = LoadFailure(name, version, _reason(error, path, f"{name}/{version}"))
         known = self._entries.get(key)
-        self._entries[key] = _Entry(failure, fingerprint, retry_at)
+        self._entries[key] = _Entry(failure, fingerprint, pause, time.monotonic() + pause)
         self._metrics.refused_versions.labels(name, str(version)).set(1)
         if known is None or known.failure != failure:
             logger.error("bundle refused", model=name, version=version, reason=str(error))

@@ -28,7 +28,9 @@ from service.errors import (
     VersionRefusedError,
 )
 from service.models_source.source_polling import SourcePolling
+from service.models_source.wanted_bundles import Wanted
 from service.observability.metrics_recorder import Metrics
+from service.observability.watched_tasks import watched
 from service.registry import not_ready_reasons
 from service.registry.active_versions import ActiveVersions, select_version
 from service.registry.default_model import DefaultModel
@@ -71,7 +73,7 @@ class Repository:
         self._disk = Disk()
         self._rollouts = rollouts_of(settings)
         self._following = PeerFollowing(self._rollouts, self._disk)
-        self._source = SourcePolling.of(settings, metrics, self._named_versions)
+        self._source = SourcePolling.of(settings, metrics, self._wanted_of_source)
         self._reconciled_generation = -1
         """The generation of the rollouts that all models were last reconciled with."""
         self._missing: Mapping[str, Sequence[int]] = {}
@@ -162,21 +164,32 @@ class Repository:
 
     async def run(self) -> None:
         """Load, then follow the models folder and the rollouts until `stop`."""
-        tasks = [asyncio.create_task(self._following.run())]
+        tasks = [watched("peers", self._following.run())]
         try:
             if self._source is not None:
                 await self._try_read_rollouts()  # they may name versions to fetch
-                tasks.append(asyncio.create_task(self._source.run()))
+                tasks.append(watched("models source", self._source.run()))
                 await self._source.wait_until_filled()
             await self.load()
             await self._follow()
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _named_versions(self) -> dict[str, Sequence[int]]:
-        """Return the versions that rollouts name, by model."""
-        return {name: each.versions for name, each in self._rollouts.models.items()}
+    def _wanted_of_source(self) -> Wanted:
+        """Return what is wanted of the source, and what has to stay in the cache."""
+        rollouts = self._rollouts.models
+        loaded = (each for active in self._active.values() for each in active.loaded)
+        previous = {(name, each.previous) for name, each in rollouts.items() if each.previous}
+        return Wanted(
+            newest=self._settings.models_source_versions,
+            pins=self._pins,
+            named={name: each.versions for name, each in rollouts.items() if each.versions},
+            kept={(each.name, each.version_number) for each in loaded} | previous,
+            failed=frozenset(self._loaded.failures),
+            may_remove=not (self._loading or self._awaits_rollouts),
+        )
 
     async def _try_read_rollouts(self) -> None:
         with suppress(DeadlineError, NotReadyError):  # `load` reads them again, and logs it
@@ -291,6 +304,8 @@ class Repository:
 
     def not_ready_reason(self) -> str | None:
         """Return in one sentence why the service is not ready; None when it is."""
+        if self._loading and self._source is not None and self._source.is_filling:
+            return self._source.why_nothing_is_there
         if self._loading:
             return "The models are still being loaded; try again in a second."
         if self._rollouts.unread_reason is not None:

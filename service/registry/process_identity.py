@@ -9,15 +9,16 @@ import hashlib
 import os
 import secrets
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Self
 
+from service.observability.process_stat import stat_fields
+
 _PROC = Path("/proc")
 _STATE, _START_TIME = 0, 19
-"""Places of the fields of /proc/PID/stat behind the command's name (proc_pid_stat(5))."""
+"""Places among `stat_fields`."""
 _ENDED_STATES = "ZX"
 
 
@@ -59,7 +60,7 @@ class ProcessIdentity:
             return True
         except PermissionError:  # another user's, which /proc may hide
             pass
-        fields = _stat_fields(self.pid)
+        fields = stat_fields(self.pid)
         if not fields:
             return False
         return fields[_STATE] in _ENDED_STATES or int(fields[_START_TIME]) != self.started
@@ -78,7 +79,7 @@ def this_hostname() -> str:
 
 @cache
 def _start_of(pid: int) -> int:
-    fields = _stat_fields(pid)
+    fields = stat_fields(pid)
     return int(fields[_START_TIME]) if fields else 0
 
 
@@ -92,10 +93,3 @@ def _host() -> str:
     # With the name: machines that were started from one snapshot have the same boot id.
     text = f"{boot}/{namespace}/{this_hostname()}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _stat_fields(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat behind the command's name; none if it cannot be read."""
-    with suppress(OSError):
-        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    return []

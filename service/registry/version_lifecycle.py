@@ -4,24 +4,28 @@ Knows no rollout: the repository decides which versions to load and which to kee
 """
 
 import asyncio
-import time
+import math
 from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
+from model.errors import UnreadableBundleError
 from model.images.preprocessing import InputSpec
 from service.engine.model_loader import LoadedModel, Loader, LoadTimeoutError
 from service.errors import StoppingError
 from service.observability.metrics_recorder import Metrics
+from service.observability.watched_tasks import watched
 from service.registry.file_access_timeout import Disk
 from service.registry.load_failures import LoadFailures
-from service.registry.models_folder_scan import ModelsFolder, fingerprint
+from service.registry.models_folder_scan import Fingerprint, ModelsFolder, fingerprint
 from service.settings import ServiceSettings
 
 logger = structlog.stdlib.get_logger("service")
 
 _RETRY_FACTOR = 10
 """A version that took too long to load is tried again after this many times that timeout."""
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 300.0
+"""One that cannot be read now is tried again after the first pause, then after twice as long."""
 
 
 class LoadedModels:
@@ -83,17 +87,24 @@ class LoadedModels:
             model = await self._loader.open(path, required_input)
         except StoppingError:
             raise
-        except LoadTimeoutError as error:
-            retry_at = time.monotonic() + _RETRY_FACTOR * self._settings.load_timeout_seconds
-            self.failures.add(key, path, error, files, retry_at)
-            return None
         except Exception as error:  # BundleError or not: one version must not stop the others
-            self.failures.add(key, path, error, files)
+            self.failures.add(key, path, error, files, self._pause_after(error, key, files))
             return None
         self.failures.forget(key)
         self.add(model)
         logger.info("model loaded", model=name, version=version)
         return model
+
+    def _pause_after(self, error: Exception, key: tuple[str, int], files: Fingerprint) -> float:
+        """Return how long a version that failed is not tried again with the same files, seconds."""
+        match error:
+            case LoadTimeoutError():
+                return _RETRY_FACTOR * self._settings.load_timeout_seconds
+            case UnreadableBundleError():
+                twice = 2 * self.failures.pause(key, files)
+                return min(twice or _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+            case _:
+                return math.inf
 
     def drain_except(self, kept: Collection[LoadedModel]) -> None:
         """Begin to drain every loaded version that is not in `kept`."""
@@ -101,13 +112,13 @@ class LoadedModels:
             if model in kept:
                 continue
             del self._loaded[key]
-            task = asyncio.create_task(self._drain(model))
+            task = watched("drain", self._drain(model))
             self._draining[task] = model
             task.add_done_callback(self._finish_drain)
 
     async def wait_until_drained(self) -> None:
         """Wait until every draining version has answered its requests and is closed."""
-        await asyncio.gather(*self._draining)
+        await asyncio.gather(*self._draining, return_exceptions=True)
 
     async def _drain(self, model: LoadedModel) -> None:
         await model.drain()

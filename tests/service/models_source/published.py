@@ -1,22 +1,25 @@
 """Publishes bundles at a source in memory, and looks at the cache that they are fetched into."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from obstore.store import MemoryStore
 
 from service.models_source.bundle_cache import BundleCache
 from service.models_source.remote_bundles import RemoteBundles
-from service.models_source.synchronisation import Poll, Synchronisation, Wanted
+from service.models_source.synchronisation import Poll, Synchronisation
 from service.models_source.version_fetch import VersionFetch
+from service.models_source.wanted_bundles import Wanted
 
 PLACE = "memory://bundles"
 
 
 class Published:
-    """A source in memory."""
+    """A source in memory; `bundles` has bundles that can be published there, by version."""
 
-    def __init__(self) -> None:
+    def __init__(self, bundles: Mapping[int, Path]) -> None:
         self.store = MemoryStore()
+        self.bundles = bundles
 
     def put(self, bundle: Path, path: str) -> None:
         """Publish all files of a bundle below a path."""
@@ -42,6 +45,10 @@ class Fetching:
 
     def poll(self, wanted: Wanted | None = None, fresh_seconds: float = 0) -> Poll:
         return self._synchronisation.poll(wanted or Wanted(newest=2), fresh_seconds)
+
+    def close(self) -> None:
+        """End, as far as other processes see it."""
+        self._synchronisation.close()
 
     def versions(self) -> dict[str, list[int]]:
         """Return what is in the cache, and fail if a draft is."""

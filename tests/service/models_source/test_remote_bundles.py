@@ -1,5 +1,6 @@
 """What is read at a source: lists, limits, conditional reads, and errors as sentences."""
 
+from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
@@ -86,6 +87,27 @@ def test_file_is_read_up_to_its_limit(store: MemoryStore) -> None:
     with pytest.raises(SourceError) as caught:
         list(source.read_chunks("file", 4))
     assert str(caught.value) == f"{PLACE}/file is larger than the 4 bytes that it may have."
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda source: source.read("file", 10**6),
+        lambda source: list(source.read_chunks("file", 10**6)),
+    ],
+)
+def test_file_that_arrives_too_slowly_is_given_up(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, read: Callable[[RemoteBundles], object]
+) -> None:
+    seconds = iter(range(0, 10_000, 61))
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    store.put("file", bytes(610_000))
+    read(RemoteBundles(store, PLACE))
+    store.put("file", bytes(609_999))
+    with pytest.raises(SourceError) as caught:
+        read(RemoteBundles(store, PLACE))
+    sentence = f"{PLACE}/file arrives more slowly than 10,000 bytes a second; see to the network."
+    assert str(caught.value) == sentence
 
 
 @pytest.mark.parametrize("path", ["absent", "../file", "a//b"])

@@ -1,6 +1,7 @@
 """The service with bundles that an HTTP server has: the first start, new versions, no network."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,24 @@ from typing import Any
 import httpx
 import pytest
 
+from service.app import create_app
 from service.check.findings import Finding, Level
 from service.check.models_source_check import check_models_source
+from service.models_source import source_polling
+from service.models_source.bundle_cache import BundleCache
 from service.settings import ServiceSettings
-from tests.bundles import copy_bundle
+from tests.bundles import copy_bundle, update_digest
 from tests.pictures import Pixels, encode
 from tests.service.models_source.file_server import serving_files
-from tests.service.serving import PNG, TIMEOUT_SECONDS, Application, check_sentence, serving_models
+from tests.service.serving import (
+    PNG,
+    TIMEOUT_SECONDS,
+    Application,
+    WatchedRepository,
+    check_sentence,
+    serving,
+    serving_models,
+)
 
 SUCCESS = "dropserve_models_source_last_success_timestamp_seconds"
 FAILURES = "dropserve_models_source_failures_total"
@@ -88,6 +100,84 @@ def test_versions_are_fetched_followed_and_served_on_without_a_network(
     assert not models.exists()
 
 
+def wait_until_fetched(application: Application, source: str, versions: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while application.metric(FETCHED, source=source) < versions:
+        assert time.monotonic() < deadline
+
+
+def test_what_another_process_has_fetched_is_served_though_that_one_is_not_done(
+    bundle_folder: Path, tmp_path: Path, digit: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_polling, "_QUIET_SECONDS", 0.0)
+    url = "http://127.0.0.1:1"
+    settings = ServiceSettings(models_folder=tmp_path / "models", **options(tmp_path, url))
+    with (
+        BundleCache(tmp_path / "cache", url).locked(),
+        serving(create_app(settings, WatchedRepository(settings))) as application,
+    ):
+        sentence = ready(application, 503).json()["error"]
+        assert sentence == f"The models are being fetched from {url}; try again in a few seconds."
+        copy_bundle(bundle_folder, tmp_path / "draft")
+        (tmp_path / "draft" / "digits").rename(tmp_path / "cache" / "digits")
+        ready(application, 200)
+        assert answering_version(application, digit) == "1"
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "rollouts"),
+    [
+        ("control_folder", "releases.json", '{"models": {"digits": {"held": 1}}}'),
+        ("rollouts", "rollouts.json", '{"models": {"digits": {"version": 1}}}'),
+    ],
+)
+def test_version_that_damaged_rollouts_name_stays_and_serves_once_they_are_mended(
+    bundle_folder: Path,
+    site: Path,
+    tmp_path: Path,
+    digit: Pixels,
+    setting: str,
+    name: str,
+    rollouts: str,
+) -> None:
+    file = tmp_path / "state" / name
+    file.parent.mkdir()
+    file.write_text(rollouts)
+    models = tmp_path / "models"
+    publish(bundle_folder, site, 2)
+    with serving_files(site) as server:
+        given = options(tmp_path, server.url)
+        given[setting] = file.parent if setting == "control_folder" else file
+        with serving_models(models, **given) as application:
+            ready(application, 200)
+        shutil.rmtree(site / "digits" / "1")
+        file.write_text(rollouts[:-1])
+        with serving_models(models, **given) as application:
+            publish(bundle_folder, site, 3)
+            wait_until_fetched(application, server.url, 1)
+            file.write_text(rollouts)
+            ready(application, 200)
+            assert answering_version(application, digit) == "1"
+
+
+def test_version_that_serves_stays_however_many_newer_ones_cannot_be_loaded(
+    bundle_folder: Path, site: Path, tmp_path: Path, digit: Pixels
+) -> None:
+    broken = copy_bundle(bundle_folder, tmp_path / "broken")
+    (broken / "golden.npz").write_bytes(b"")
+    update_digest(broken, "golden.npz")
+    with serving_files(site) as server:
+        given = options(tmp_path, server.url) | {"models_source_versions": 1}
+        with serving_models(tmp_path / "models", **given) as application:
+            ready(application, 200)
+            for version in (2, 3, 4):
+                publish(broken, site, version)
+                wait_until_fetched(application, server.url, version)
+    with serving_models(tmp_path / "models", **given) as application:
+        ready(application, 200)
+        assert answering_version(application, digit) == "1"
+
+
 @pytest.mark.source
 def test_service_without_network_and_cache_says_why_and_goes_on_trying(
     site: Path, tmp_path: Path, digit: Pixels
@@ -112,8 +202,9 @@ def test_service_without_network_and_cache_says_why_and_goes_on_trying(
             assert answering_version(application, digit) == "1"
 
 
-def finding(tmp_path: Path, url: str) -> Finding:
-    settings = ServiceSettings(models_folder=tmp_path / "models", **options(tmp_path, url))
+def finding(tmp_path: Path, url: str, **more: Any) -> Finding:
+    given = options(tmp_path, url) | more
+    settings = ServiceSettings(models_folder=tmp_path / "models", **given)
     (found,) = check_models_source(settings)
     return found
 
@@ -134,6 +225,24 @@ def test_check_examines_the_source_and_fetches_nothing(site: Path, tmp_path: Pat
     found = finding(tmp_path, url)
     assert found.level == Level.ERROR
     check_sentence(found.sentence, f"{url}/index.json: it cannot be read (…). Nothing was …")
+
+
+@pytest.mark.parametrize("models", [{}, {"letters": [1]}])
+def test_check_warns_where_the_cache_has_what_the_source_has_lost(
+    bundle_folder: Path, site: Path, tmp_path: Path, models: dict[str, list[int]]
+) -> None:
+    (site / "index.json").write_text(json.dumps({"models": models}))
+    with serving_files(site) as server:
+        with BundleCache(tmp_path / "cache", server.url).locked():
+            copy_bundle(bundle_folder, tmp_path / "cache")
+        found = finding(tmp_path, server.url)
+        assert found.level == Level.WARNING
+        check_sentence(
+            found.sentence,
+            f"{server.url} has no version of digits that is wanted; publish one there as "
+            "NAME/VERSION/. What was fetched into … serves meanwhile.",
+        )
+        assert finding(tmp_path, server.url, models="digits@2").level == Level.ERROR
 
 
 def test_check_refuses_a_folder_that_is_no_cache(bundle_folder: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from model.bundle.store import open_bundle
 from service.models_source import version_fetch
 from service.models_source.bundle_cache import BundleCache
 from service.models_source.remote_bundles import SourceError
-from service.models_source.synchronisation import Wanted
 from service.models_source.version_fetch import StoppedError
+from service.models_source.wanted_bundles import Wanted
 from tests.bundles import copy_bundle, edit_manifest
 from tests.service.models_source.published import PLACE, Fetching, Published
 from tests.service.serving import check_sentence
@@ -21,10 +21,13 @@ from tests.service.serving import check_sentence
 @pytest.fixture
 def published(bundle_folder: Path, tmp_path: Path) -> Published:
     """A source with versions 1, 2 and 3 of a model."""
-    source = Published()
+    bundles = {
+        version: copy_bundle(bundle_folder, tmp_path / "elsewhere", "digits", version)
+        for version in range(1, 6)
+    }
+    source = Published(bundles)
     for version in (1, 2, 3):
-        bundle = copy_bundle(bundle_folder, tmp_path / "elsewhere", "digits", version)
-        source.put(bundle, f"digits/{version}")
+        source.put(bundles[version], f"digits/{version}")
     return source
 
 
@@ -64,12 +67,10 @@ def test_pinned_version_that_is_not_published_is_a_problem(fetching: Fetching) -
         assert poll.problem == f"{PLACE}/{name}/7/manifest.json: it is not there."
 
 
-def test_second_poll_fetches_only_what_is_new(
-    published: Published, fetching: Fetching, bundle_folder: Path, tmp_path: Path
-) -> None:
+def test_second_poll_fetches_only_what_is_new(published: Published, fetching: Fetching) -> None:
     fetching.poll()
     assert fetching.poll().fetched == 0
-    published.put(copy_bundle(bundle_folder, tmp_path / "elsewhere", "digits", 4), "digits/4")
+    published.put(published.bundles[4], "digits/4")
     assert fetching.poll().fetched == 1
     assert fetching.versions() == {"digits": [4, 3, 2]}
 
@@ -109,6 +110,7 @@ def test_version_that_is_not_whole_is_fetched_once_it_is(
 def test_damaged_version_is_not_downloaded_again_at_once(
     published: Published, fetching: Fetching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
     published.store.put("digits/3/golden.npz", b"damaged")
     sentence = f"{PLACE}/digits/3/golden.npz differs from its SHA-256 in …; copy …"
     check_sentence(fetching.poll().problem or "", sentence)
@@ -142,6 +144,17 @@ def test_manifest_that_cannot_be_used_is_refused(
     check_sentence(fetching.poll().problem or "", sentence)
     assert fetching.versions() == {"digits": [2]}
     assert not (tmp_path / "stolen").exists()
+
+
+def test_manifest_with_a_name_that_the_disk_does_not_take_is_refused(
+    published: Published, fetching: Fetching, tmp_path: Path
+) -> None:
+    manifest = manifest_of_version_3(tmp_path, files={"a" * 300: "0" * 64})
+    published.store.put("digits/3/manifest.json", manifest)
+    check_sentence(
+        fetching.poll().problem or "",
+        f"{PLACE}/digits/3: its manifest names a file by a longer name than the cache's disk …",
+    )
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.onnx/x"])
@@ -188,11 +201,154 @@ def test_withdrawn_version_is_removed_unless_it_is_named(
     assert fetching.versions() == {"digits": [2, 1]}
 
 
-def test_model_that_is_gone_altogether_stays(published: Published, fetching: Fetching) -> None:
+def test_nothing_is_removed_while_it_is_not_known_what_is_named(
+    published: Published, fetching: Fetching
+) -> None:
+    fetching.poll(Wanted(newest=2, named={"digits": [1]}))
+    published.remove("digits/1")
+    fetching.poll(Wanted(newest=1, may_remove=False))
+    assert fetching.versions() == {"digits": [3, 2, 1]}
+
+
+@pytest.mark.parametrize("missing", ["golden.npz", "manifest.json", None])
+def test_withdrawn_version_stays_until_another_one_is_whole_and_can_be_loaded(
+    published: Published, fetching: Fetching, missing: str | None
+) -> None:
+    published.remove("digits/2")
+    published.remove("digits/3")
+    fetching.poll()
+    published.remove("digits/1")
+    published.put(published.bundles[2], "digits/2")
+    if missing is not None:
+        published.store.delete(f"digits/2/{missing}")
+    failed = frozenset({("digits", 2)} if missing is None else ())
+    for _ in range(2):
+        fetching.poll(Wanted(newest=2, failed=failed))
+        assert 1 in fetching.versions()["digits"]
+
+
+def test_old_versions_are_removed_except_those_that_serve_or_are_named(
+    published: Published, fetching: Fetching
+) -> None:
+    wanted = Wanted(newest=2, named={"digits": [1]}, kept=frozenset({("digits", 2)}))
+    for version in (3, 4, 5):
+        published.put(published.bundles[version], f"digits/{version}")
+        fetching.poll(wanted)
+    fetching.poll(wanted)
+    assert fetching.versions() == {"digits": [5, 4, 2, 1]}
+    fetching.poll()
+    assert fetching.versions() == {"digits": [5, 4]}
+
+
+def test_old_version_stays_while_a_newer_one_cannot_be_fetched(
+    published: Published, fetching: Fetching
+) -> None:
+    fetching.poll()
+    published.put(published.bundles[4], "digits/4")
+    published.store.delete("digits/4/head.onnx")
+    for _ in range(2):
+        fetching.poll()
+        assert fetching.versions() == {"digits": [3, 2]}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(newest=1, pins={"digits": 1}),
+        Wanted(newest=1, named={"digits": [1]}),
+        Wanted(newest=1, may_remove=False),
+    ],
+)
+def test_version_that_another_process_names_stays_until_that_one_ends(
+    published: Published, fetching: Fetching, tmp_path: Path, wanted: Wanted
+) -> None:
+    fetching.poll(Wanted(newest=1, named={"digits": [1]}))
+    other = Fetching(published, tmp_path / "cache")
+    other.poll(wanted)
+    published.remove("digits/1")
+    fetching.poll()
+    assert fetching.versions() == {"digits": [3, 2, 1]}
+    other.close()
+    fetching.poll()
+    assert fetching.versions() == {"digits": [3, 2]}
+
+
+def test_processes_that_want_more_or_fewer_versions_keep_those_of_each_other(
+    published: Published, fetching: Fetching, tmp_path: Path
+) -> None:
+    other = Fetching(published, tmp_path / "cache")
+    for _ in range(2):
+        fetching.poll(Wanted(newest=3))
+        assert other.poll(Wanted(newest=1)).fetched == 0
+        assert fetching.versions() == {"digits": [3, 2, 1]}
+
+
+def test_model_that_is_gone_altogether_stays_and_the_poll_has_failed(
+    published: Published, fetching: Fetching
+) -> None:
     fetching.poll()
     published.remove("digits")
-    assert fetching.poll().problem is None
+    poll = fetching.poll()
+    assert poll.succeeded_at is None
+    check_sentence(poll.problem or "", f"{PLACE}/digits has no version any more, and what …")
     assert fetching.versions() == {"digits": [3, 2]}
+    assert fetching.poll(Wanted(newest=2, pins={"letters": None})).problem is None
+
+
+@pytest.mark.parametrize("damage", ["{", None])
+def test_version_whose_fetched_manifest_is_damaged_is_fetched_again(
+    published: Published, fetching: Fetching, damage: str | None
+) -> None:
+    fetching.poll()
+    manifest = fetching.cache.folder / "digits" / "3" / "manifest.json"
+    manifest.unlink()
+    if damage is not None:
+        manifest.write_text(damage)
+    published.store.delete("digits/3/head.onnx")
+    assert fetching.poll().problem == f"{PLACE}/digits/3/head.onnx: it is not there."
+    assert (manifest.parent / "head.onnx").exists()
+    published.put(published.bundles[3], "digits/3")
+    assert Fetching(published, fetching.cache.folder).poll().problem is None
+    open_bundle(manifest.parent)
+    assert fetching.versions() == {"digits": [3, 2]}
+
+
+def test_every_model_has_a_version_before_one_has_two_and_failed_ones_are_last(
+    published: Published, fetching: Fetching, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried: list[str] = []
+
+    def fail(_self: object, name: str, version: int, _manifest: bytes) -> None:
+        tried.append(f"{name} {version}")
+        raise SourceError("It fails.")
+
+    monkeypatch.setattr(version_fetch.VersionFetch, "fetch", fail)
+    monkeypatch.setattr("time.monotonic", lambda: float("inf"))  # the back-off is over at once
+    published.put(copy_bundle(published.bundles[1], tmp_path, "letters", 1), "letters/1")
+    fetching.poll(Wanted(newest=2, named={"digits": [1]}))
+    assert tried == ["digits 1", "letters 1", "digits 3", "digits 2"]
+    tried.clear()
+    published.put(copy_bundle(published.bundles[1], tmp_path, "letters", 2), "letters/2")
+    fetching.poll()
+    assert tried == ["letters 2", "digits 3", "digits 2", "letters 1"]
+
+
+def test_version_is_tried_again_after_as_long_as_the_last_try_took(
+    fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+    clock = [0.0]
+
+    def fail(*_: object) -> None:
+        tries.append(clock[0])
+        clock[0] += 500
+        raise SourceError("It arrives slowly.")
+
+    monkeypatch.setattr(version_fetch.VersionFetch, "fetch", fail)
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    for clock[0] in (0.0, 900.0, 1001.0):
+        fetching.poll(Wanted(newest=1))
+    assert tries == [0.0, 1001.0]
 
 
 def test_full_disk_leaves_nothing_behind(

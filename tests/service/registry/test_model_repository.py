@@ -1,7 +1,9 @@
 """Which bundles are loaded, which are refused, and how failures are reported."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import onnx
 import pytest
 from structlog.testing import capture_logs
 
+from model.bundle.bounded_reading import read_chunks_at
 from model.bundle.store import GOLDEN_FILE, MC_STATISTICS_FILE, MODEL_FILE
 from model.inference.predictor import OOD_SCORES
 from service.api import schemas
@@ -19,11 +22,13 @@ from service.errors import ModelRequiredError, NotReadyError, UnknownModelError
 from service.observability.metrics_recorder import Metrics
 from service.registry.load_failures import LoadFailure
 from service.registry.model_repository import Repository
+from service.registry.models_folder_scan import fingerprint
 from service.settings import ServiceSettings
 from tests.bundles import copy_bundle, edit_manifest, update_digest
 from tests.pictures import Pixels, encode
 from tests.service.serving import (
     PNG,
+    TIMEOUT_SECONDS,
     WatchedRepository,
     check_error,
     check_sentence,
@@ -282,6 +287,82 @@ def test_version_that_is_no_folder_is_refused_as_a_damaged_one_is(
     check_sentence(failure.reason, f"digits/4/manifest.json cannot be read ({reason}); …")
 
 
+class FaultyDisk:
+    """Reads files as the real one does, after some errors."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        self._error = error
+        self.errors_left = times
+
+    def read_chunks_at(self, folder: int, name: str, limit: int) -> Iterator[bytes]:
+        if name == MODEL_FILE and self.errors_left:
+            self.errors_left -= 1
+            raise self._error
+        yield from read_chunks_at(folder, name, limit)
+
+
+WHOLE = "digits/1/model.onnx cannot be read (…); the bundle may be whole: see to its disk …"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), WHOLE),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), WHOLE),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), WHOLE),
+        (MemoryError(), "digits/1 could not be opened and tested for want of memory; give the …"),
+    ],
+)
+def test_version_that_cannot_be_read_now_is_tried_again_without_a_change_of_its_files(
+    models: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
+) -> None:
+    disk = FaultyDisk(error, 2)
+    monkeypatch.setattr("model.bundle.store.read_chunks_at", disk.read_chunks_at)
+    monkeypatch.setattr("service.registry.version_lifecycle._FIRST_PAUSE_SECONDS", 0.0)
+
+    async def scenario() -> tuple[str | None, str | None]:
+        repository = Repository(ServiceSettings(models_folder=models), Metrics())
+        await repository.load()
+        reason = repository.not_ready_reason()
+        while disk.errors_left:
+            await repository.refresh()
+        await repository.refresh()
+        later = repository.not_ready_reason()
+        await repository.close()
+        return reason, later
+
+    reason, later = asyncio.run(scenario())
+    check_sentence(reason or "", sentence)
+    assert later is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "units"),
+    [(1e-12, [1, 2, 4, 4]), (60.0, [1, 1, 1, 1])],
+    ids=["over at once", "not over yet"],
+)
+def test_version_that_cannot_be_read_now_is_tried_again_after_ever_longer_pauses(
+    models: Path, monkeypatch: pytest.MonkeyPatch, unit: float, units: list[int]
+) -> None:
+    disk = FaultyDisk(OSError(errno.EIO, os.strerror(errno.EIO)), 100)
+    monkeypatch.setattr("model.bundle.store.read_chunks_at", disk.read_chunks_at)
+    monkeypatch.setattr("service.registry.version_lifecycle._FIRST_PAUSE_SECONDS", unit)
+    monkeypatch.setattr("service.registry.version_lifecycle._LONGEST_PAUSE_SECONDS", 4 * unit)
+
+    async def scenario() -> list[float]:
+        repository = Repository(ServiceSettings(models_folder=models), Metrics())
+        failures = repository._loaded.failures
+        files = fingerprint(models / "digits" / "1")
+        pauses = []
+        for _ in units:
+            await repository.refresh()
+            pauses.append(failures.pause(("digits", 1), files))
+        await repository.close()
+        return pauses
+
+    assert asyncio.run(scenario()) == [each * unit for each in units]
+
+
 def test_service_stays_live_and_is_not_ready_when_every_version_is_damaged(
     models: Path, digit: Pixels
 ) -> None:
@@ -358,6 +439,34 @@ def test_repository_serves_no_model_before_all_are_loaded(
         with pytest.raises(UnknownModelError):
             repository.get("cats", None)
         assert repository.get("later", "1").bundle.manifest.name == "later"
+
+
+@pytest.mark.parametrize(
+    ("failing", "task"),
+    [
+        ("service.registry.waiting_for_peer_processes.PeerFollowing.run", "peers"),
+        ("service.engine.model_loader.LoadedModel.drain", "drain"),
+    ],
+)
+def test_background_task_of_the_repository_that_fails_is_logged_at_once(
+    models: Path, monkeypatch: pytest.MonkeyPatch, failing: str, task: str
+) -> None:
+    async def fail(_self: object) -> None:
+        raise ValueError("what nobody expected")
+
+    async def scenario() -> None:
+        repository = Repository(ServiceSettings(models_folder=models), Metrics())
+        running = asyncio.create_task(repository.run())
+        await repository.wait_until_loaded(TIMEOUT_SECONDS)
+        repository.stop()
+        await running
+        await repository.close()
+
+    monkeypatch.setattr(failing, fail)
+    with capture_logs() as log:
+        asyncio.run(scenario())
+    (line,) = [line for line in log if line["event"] == "background task failed"]
+    assert (line["task"], str(line["exc_info"])) == (task, "what nobody expected")
 
 
 def test_repository_ignores_folders_that_are_no_versions(models: Path) -> None:

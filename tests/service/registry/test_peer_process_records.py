@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.observability.process_stat import stat_fields
 from service.registry import atomic_files, process_identity
 from service.registry.peer_process_records import (
     FORGET_SECONDS,
@@ -74,7 +75,7 @@ def test_replica_of_this_host_lives_as_long_as_its_process(tmp_path: Path) -> No
     clock = Clock()
     here = Peers(tmp_path, this_process(), clock)
     with subprocess.Popen(["sleep", "60"]) as other:
-        started = int(process_identity._stat_fields(other.pid)[19])
+        started = int(stat_fields(other.pid)[19])
         identity = replace(this_process(), pid=other.pid, started=started)
         announced(tmp_path, identity)
         look_for(here, clock, 10 * FORGET_SECONDS)
