@@ -1,6 +1,7 @@
 """Settings: sliders and methods change the answer, and the shown request is the sent one."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import FilePayload, expect
+from playwright.sync_api import FilePayload, Page, Request, Route, expect
 
 from tests.browser.try_page import Answer, TryPage
 from tests.pictures import encode
@@ -154,6 +155,65 @@ def test_copied_javascript_gives_the_answer_of_the_page(asked: TryPage, four: by
     with asked.page.expect_console_message() as message:
         asked.page.evaluate(f"async () => {{ {code} }}")
     assert message.value.text.startswith("4 0.9")
+
+
+def test_moving_slider_asks_about_a_list_once_it_rests_and_ends_former_requests(
+    page: Page, four: bytes
+) -> None:
+    page.clock.install()
+    try_page = TryPage.open(page)
+    try_page.upload(*[four] * 10)
+    expect(try_page.answer.get_by_text("10 images", exact=True)).to_be_visible()
+    try_page.open_settings()
+    page.clock.pause_at(page.evaluate("() => Date.now() / 1000") + 60)
+    in_flight: list[Request] = []
+    ended: list[Request] = []
+
+    def hold(route: Route) -> None:
+        in_flight.append(route.request)
+
+    def of_seed(seed: int) -> list[str]:
+        return [request.url for request in in_flight if f"seed={seed}" in request.url]
+
+    def end(request: Request) -> None:
+        in_flight.remove(request)
+        ended.append(request)
+
+    page.route("**/uncertainty*", hold)
+    page.on("requestfailed", end)
+    seed = try_page.slider("Which variants")
+    with page.expect_request("**/uncertainty*"):
+        seed.press("ArrowRight")  # of the image that is shown, one request at a time
+    for last in (20, 21):
+        while seed.input_value() != str(last):
+            seed.press("ArrowRight")
+        page.clock.run_for(200)
+        assert of_seed(last) == []
+        page.clock.run_for(200)
+        while len(of_seed(last)) < 8:
+            page.wait_for_timeout(10)
+        assert len(in_flight) == 9
+    assert len(ended) == 8
+
+
+def test_answer_of_a_version_that_is_not_listed_has_a_typicality_without_a_count(
+    page: Page, four: bytes
+) -> None:
+    """As where another replica has a newer version."""
+
+    def list_another(route: Route) -> None:
+        body = route.fetch().json()
+        for model in body["models"]:
+            for version in model["versions"]:
+                version["version"] = "9"
+        route.fulfill(json=body)
+
+    page.route("**/models", list_another)
+    try_page = TryPage.open(page)
+    try_page.upload(four)
+    expect(try_page.spoken).to_contain_text("4.")
+    expect(try_page.answer).to_contain_text(re.compile(r"\d\s% of such images are as strange"))
+    expect(try_page.answer).not_to_contain_text("of the 0 images")
 
 
 def test_heat_map_takes_one_request_and_is_described(asked: TryPage) -> None:

@@ -4,18 +4,43 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import ACTION_TIMEOUT_SECONDS, MAX_BODY_BYTES, OpenContext
 from tests.browser.try_page import TryPage
 from tests.pictures import bomb
-from tests.service.process import service_process
+from tests.service.process import ServiceProcess, service_process
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("page_may_ask_in_vain")]
 
 UNREACHABLE = "The service does not answer. The page goes on trying."
 SENTENCE = re.compile(r"^[A-Z].* .*\.$", re.DOTALL)
 BUSY = {"error": "The service is busy; try again in a second.", "code": "overloaded"}
+TIMES_OUT_SOON = """() => {
+  const { timeout } = AbortSignal;
+  AbortSignal.timeout = () => {
+    AbortSignal.timeout = timeout;
+    return AbortSignal.timeout(50);
+  };
+}"""
+"""Lets the next request of the page have 50 ms."""
+BREAKS_OFF = """() => {
+  const { fetch } = window;
+  window.fetch = async () => {
+    window.fetch = fetch;
+    const start = (body) => {
+      body.enqueue(new TextEncoder().encode('{"model": "digits", "predic'));
+      body.error(new TypeError("network error"));
+    };
+    return new Response(new ReadableStream({ start }));
+  };
+}"""
+"""Lets the connection break within the response to the next request of the page."""
+
+
+def hold(page: Page, address: str) -> None:
+    """Hold the requests to an address from now on."""
+    page.route(address, lambda _: None)
 
 
 def test_file_that_is_no_image_is_named_as_such(try_page: TryPage) -> None:
@@ -115,9 +140,10 @@ def test_model_that_is_gone_is_named(try_page: TryPage) -> None:
     expect(try_page.refusal).to_contain_text("No model 'gone'")
 
 
-def test_busy_service_is_asked_again_until_it_answers(try_page: TryPage) -> None:
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_busy_service_is_asked_again_until_it_answers(status: int, try_page: TryPage) -> None:
     def refuse(route: Route) -> None:
-        route.fulfill(status=503, json=BUSY, headers={"Retry-After": "1"})
+        route.fulfill(status=status, json=BUSY)
 
     try_page.page.route("**/uncertainty*", refuse, times=1)
     try_page.example("Blank").click()
@@ -133,6 +159,108 @@ def test_error_page_of_a_proxy_is_a_sentence_with_its_status(try_page: TryPage) 
     try_page.page.route("**/uncertainty*", fail)
     try_page.example("Blank").click()
     expect(try_page.refusal).to_have_text("The service answered with status 502.")
+
+
+@pytest.mark.parametrize("status", [429, 502, 504])
+def test_list_of_models_that_was_refused_is_asked_for_again(status: int, page: Page) -> None:
+    def refuse(route: Route) -> None:
+        route.fulfill(status=status, body="<h1>Not now</h1>", content_type="text/html")
+
+    page.route("**/models", refuse, times=1)
+    page.goto("/")
+    alert = page.get_by_role("alert")
+    expect(alert).to_have_text(f"The service answered with status {status}.")
+    expect(TryPage(page).example("Noise")).to_be_visible()
+    expect(alert).to_be_hidden()
+
+
+def test_examples_that_were_refused_are_asked_for_again(page: Page) -> None:
+    page.route(
+        "**/models/digits/examples/0*", lambda route: route.fulfill(status=429, json=BUSY), times=1
+    )
+    page.goto("/")
+    examples = page.get_by_role("group", name="Or one of these").get_by_role("button")
+    expect(examples).to_have_count(10)
+
+
+def test_service_is_asked_again_when_it_says(page: Page) -> None:
+    page.clock.install()
+    try_page = TryPage.open(page)
+    asked: list[str] = []
+
+    def refuse_once(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.continue_()
+        else:
+            route.fulfill(status=429, json=BUSY, headers={"Retry-After": "50"})
+
+    page.route("**/uncertainty*", refuse_once)
+    try_page.example("Blank").click()
+    expect(try_page.refusal).to_have_text(BUSY["error"])
+    page.clock.run_for(30_000)
+    assert len(asked) == 1
+    page.clock.run_for(20_000)
+    expect(try_page.refusal).to_be_hidden()
+    expect(try_page.spoken).to_contain_text("No answer")
+
+
+def test_page_that_is_not_the_service_is_named_as_such(try_page: TryPage) -> None:
+    def log_in(route: Route) -> None:
+        route.fulfill(body="<h1>Log in</h1>", content_type="text/html")
+
+    try_page.page.route("**/uncertainty*", log_in)
+    try_page.example("Blank").click()
+    expect(try_page.refusal).to_contain_text("What has answered is not the service")
+
+
+def test_answer_that_does_not_come_keeps_no_other_image_waiting(
+    try_page: TryPage, four: bytes
+) -> None:
+    asked: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        asked.append(route)
+        if len(asked) > 1:
+            route.continue_()
+
+    try_page.page.route("**/uncertainty*", hold_the_first)
+    try_page.example("Blank").click()
+    expect(try_page.spoken).to_have_text("Waiting for the answer…")
+    try_page.upload(four)
+    expect(try_page.spoken).to_contain_text("4.")
+
+
+def test_answer_that_does_not_come_in_time_is_asked_for_again(try_page: TryPage) -> None:
+    hold(try_page.page, "**/uncertainty*")
+    try_page.page.evaluate(TIMES_OUT_SOON)
+    try_page.example("Blank").click()
+    expect(try_page.refusal).to_have_text(UNREACHABLE)
+    try_page.page.unroute("**/uncertainty*")
+    expect(try_page.spoken).to_contain_text("No answer. ")
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [("/", "models"), ("/ui/models", "models"), ("/ui/monitor", "metrics/recent")],
+)
+def test_page_says_that_its_first_answer_does_not_come_in_time_and_asks_again(
+    path: str, asked: str, page: Page, server: ServiceProcess
+) -> None:
+    page.add_init_script(f"({TIMES_OUT_SOON})()")
+    hold(page, f"{server.url}/{asked}")
+    page.goto(path)
+    expect(page.get_by_role("alert")).to_have_text(UNREACHABLE)
+    page.unroute(f"{server.url}/{asked}")
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_answer_that_breaks_off_is_asked_for_again(try_page: TryPage) -> None:
+    try_page.page.evaluate(BREAKS_OFF)
+    try_page.example("Blank").click()
+    expect(try_page.refusal).to_have_text(UNREACHABLE)
+    expect(try_page.refusal).to_be_hidden()
+    expect(try_page.spoken).to_contain_text("No answer. ")
 
 
 def test_error_goes_away_with_the_next_answer(try_page: TryPage, four: bytes) -> None:
@@ -178,6 +306,20 @@ def test_list_goes_on_when_the_service_comes_back(try_page: TryPage, four: bytes
     try_page.page.unroute("**/uncertainty*")
     expect(table.get_by_text("✓ Sure")).to_have_count(10)
     expect(try_page.spoken).to_contain_text("✓ Sure")
+
+
+def test_images_of_the_list_that_were_refused_are_asked_about_again(
+    try_page: TryPage, four: bytes
+) -> None:
+    def refuse(route: Route) -> None:
+        route.fulfill(status=429, json=BUSY, headers={"Retry-After": "1"})
+
+    try_page.page.route("**/uncertainty*", refuse, times=6)
+    try_page.upload(*[four] * 10)
+    table = try_page.answer.get_by_role("table")
+    expect(table.get_by_text(BUSY["error"])).not_to_have_count(0)
+    expect(try_page.answer.get_by_text("10 images", exact=True)).to_be_visible()
+    expect(table.get_by_text("✓ Sure")).to_have_count(10)
 
 
 def test_heat_map_is_tried_again_until_the_service_answers(try_page: TryPage, four: bytes) -> None:

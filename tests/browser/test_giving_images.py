@@ -104,6 +104,39 @@ def test_several_images_are_listed_the_most_doubtful_first(
     expect(rows.first.get_by_role("button")).to_have_text("0-image.png")
 
 
+def test_rows_stay_as_they_are_until_all_images_are_answered(
+    try_page: TryPage, four: bytes
+) -> None:
+    def answer(route: Route, doubt: float) -> None:
+        body = route.fetch().json()
+        body["predictions"][0]["predictive_entropy"] = doubt
+        route.fulfill(json=body)
+
+    def names() -> list[str]:
+        return rows.get_by_role("button").all_inner_texts()
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    held: list[Route] = []
+    try_page.page.route("**/uncertainty*", hold)
+    try_page.upload(four, four, four)
+    rows = try_page.answer.get_by_role("table").locator("tbody").get_by_role("row")
+    expect(rows).to_have_count(3)
+    first = rows.first.element_handle()
+    given = names()
+    while len(held) < 4:  # with the request of the image that is shown
+        try_page.page.wait_for_timeout(10)
+    for route in held[:3]:
+        answer(route, 1.0)
+    expect(rows.get_by_text("✓ Sure")).to_have_count(2)
+    assert names() == given
+    answer(held[3], 2.0)
+    expect(try_page.answer.get_by_text("3 images", exact=True)).to_be_visible()
+    expect(rows.first.get_by_role("button")).to_have_text(given[2])
+    assert first.evaluate("(row) => row.isConnected")
+
+
 @pytest.mark.parametrize("look", ["light", "phone"])
 def test_list_of_images_with_long_names_is_read_without_scrolling_sideways(
     look: str, open_context: OpenContext, four: bytes, page_may_ask_in_vain: None

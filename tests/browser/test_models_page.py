@@ -17,6 +17,8 @@ from tests.service.process import ServiceProcess, service_process
 
 pytestmark = pytest.mark.browser
 
+RECOVERY_MILLISECONDS = 10_000
+"""The page asks every 5 seconds."""
 REASON = "digits/3/model.onnx differs from its SHA-256; copy the bundle again."
 FEW_METRICS = {"test": {"accuracy": 0.93, "images": 120}}
 
@@ -192,10 +194,46 @@ def test_page_says_when_the_service_is_gone_and_recovers(
 ) -> None:
     models_page.route("**/models", lambda route: route.abort())
     alert = models_page.get_by_role("alert")
-    expect(alert).to_have_text("The service does not answer. The page goes on trying.")
+    expect(alert).to_have_text(
+        "The service does not answer. The page goes on trying.", timeout=RECOVERY_MILLISECONDS
+    )
     expect(row(models_page, "digits version 1")).to_be_visible()
     models_page.unroute("**/models")
     expect(alert).to_be_hidden()
+
+
+def test_details_that_were_refused_are_said_and_asked_for_again(
+    rollout_page: Page, page_may_ask_in_vain: None
+) -> None:
+    refusal = {"error": "The service is busy; try again in a second.", "code": "overloaded"}
+    rollout_page.route(
+        "**/models/digits?version=1",
+        lambda route: route.fulfill(status=503, json=refusal),
+        times=1,
+    )
+    rollout_page.goto("/ui/models")
+    expect(rollout_page.get_by_role("alert")).to_have_text(refusal["error"])
+    title = rollout_page.get_by_role("heading", name="digits version 1", exact=True)
+    expect(title).to_be_visible(timeout=RECOVERY_MILLISECONDS)
+    expect(rollout_page.get_by_role("alert")).to_be_hidden()
+
+
+def test_share_that_is_nearly_all_or_nearly_none_is_not_written_as_such(
+    rollout_page: Page, rollout: str
+) -> None:
+    def measure(route: Route) -> None:
+        body = route.fetch().json()
+        test = {"accuracy": 0.9999, "images": 10_000, "answered": 0.5, "error": 0.0004}
+        for model in body["models"]:
+            for version in model["versions"]:
+                version["test"] |= test
+        route.fulfill(json=body)
+
+    rollout_page.route(f"{rollout}/models", measure)
+    opened(rollout_page)
+    summary = rollout_page.locator(".summary")
+    expect(summary).to_contain_text("Right on >\u00a099.9\u00a0% of 10,000 test images.")
+    expect(summary).to_contain_text("and <\u00a00.1\u00a0% of these answers are wrong.")
 
 
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])

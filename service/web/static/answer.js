@@ -55,7 +55,7 @@ export class AnswerView {
 
   /**
    * @param {any} response of POST /uncertainty for one image
-   * @param {number} images that the model was calibrated on
+   * @param {number | null} images that the model was calibrated on; null if that is not known
    * @param {number} milliseconds from the request to the response
    */
   show(response, images, milliseconds) {

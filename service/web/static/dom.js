@@ -40,6 +40,12 @@ export function byId(id) {
   return element;
 }
 
+/** Show a sentence in a notice; hide it if there is none. The same is not said again. @param {HTMLElement} notice @param {string} sentence */
+export function say(notice, sentence) {
+  if (notice.textContent !== sentence) notice.textContent = sentence;
+  notice.hidden = sentence === "";
+}
+
 /** @param {Element} element @param {Attributes} attributes @param {Child[]} children */
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {

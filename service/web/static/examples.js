@@ -1,6 +1,7 @@
 /** Images to try: some of the model's own validation images, a blank and noise. */
 
 import { address, fetchBlob, fetchJson } from "./api.js";
+import { untilAnswered } from "./asking.js";
 import { html } from "./dom.js";
 
 /**
@@ -14,14 +15,15 @@ let noises = 0;
  * Return the model's own images, with their true classes; none of an older bundle. They are loaded at once, since
  * the version that they belong to may be replaced while the page is open.
  * @param {string} model
+ * @param {AbortSignal} signal
  * @returns {Promise<{label: string, image: Blob}[]>}
  */
-export async function ownExamples(model) {
+export async function ownExamples(model, signal) {
   try {
     const url = address(`models/${encodeURIComponent(model)}/examples`);
-    const { examples } = await fetchJson(url);
+    const { examples } = await untilAnswered(() => fetchJson(url, { signal }), { signal });
     return await Promise.all(
-      examples.map(async (/** @type {any} */ { label, href }) => ({ label, image: await fetchBlob(new URL(href, url)) })),
+      examples.map(async (/** @type {any} */ { label, href }) => ({ label, image: await untilAnswered(() => fetchBlob(new URL(href, url), signal), { signal }) })),
     );
   } catch {
     return [];

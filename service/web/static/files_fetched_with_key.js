@@ -1,10 +1,11 @@
 /** Shows images of the service and links to its pages, also where these need the key of this tab. */
 
-import { fetchBlob } from "./api.js";
-import { html } from "./dom.js";
+import { fetchBlob, sentenceOf } from "./api.js";
+import { untilAnswered } from "./asking.js";
+import { html, say } from "./dom.js";
 import { hasKey } from "./key.js";
 
-const POLICY = `<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">`;
+const POLICY = `<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">`;
 
 /**
  * Return where an element can load an image from. An element sends no key, so with one it is a copy.
@@ -27,13 +28,22 @@ export function serviceImage(url, attributes) {
  * @param {URL} url @param {string} file @param {string} text
  */
 export function serviceLink(url, file, text) {
-  const onclick = async (/** @type {Event} */ event) => {
+  const notice = html("span", { class: "notice", role: "alert", hidden: true });
+  const refuse = (/** @type {unknown} */ error) => say(notice, sentenceOf(error));
+  const onclick = (/** @type {Event} */ event) => {
     if (!hasKey()) return;
     event.preventDefault();
-    // The copy keeps what the service's headers forbid: a report may come from anybody.
-    const address = URL.createObjectURL(new Blob([POLICY, await fetchBlob(url)], { type: "text/html" }));
-    html("a", { href: address, download: file }).click();
-    URL.revokeObjectURL(address);
+    untilAnswered(() => fetchBlob(url), { onPause: refuse }).then((page) => {
+      say(notice, "");
+      save(page, file);
+    }, refuse);
   };
-  return html("a", { class: "button", href: String(url), onclick }, text);
+  return html("span", { class: "row" }, html("a", { class: "button", href: String(url), onclick }, text), notice);
+}
+
+/** Save a page. The copy keeps what the service's headers forbid: a report may come from anybody. @param {Blob} page @param {string} file */
+function save(page, file) {
+  const address = URL.createObjectURL(new Blob([POLICY, page], { type: "text/html" }));
+  html("a", { href: address, download: file }).click();
+  URL.revokeObjectURL(address);
 }

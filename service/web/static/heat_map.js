@@ -1,54 +1,42 @@
 /** Shows what an answer hangs on: the image under the drop of the label's probability, place by place. */
 
 import { postImage, sentenceOf } from "./api.js";
-import { byId } from "./dom.js";
+import { Question } from "./asking.js";
+import { byId, say } from "./dom.js";
 import { percent } from "./format.js";
-import { Retry } from "./retry.js";
 
 const SIDE = 448; // pixels of the picture's longer side, at most twice as many as shown
 
-/** @typedef {{image: Blob, query: Record<string, any>}} Question of POST /occlusion */
+/** @typedef {{image: Blob, query: Record<string, any>}} Explained an image that was answered, and the query of POST /occlusion */
 
 export class HeatMap {
   constructor() {
-    /** @type {Question | null} */
+    /** @type {Question<Explained, {picture: ImageBitmap, map: any}> | null} */
     this.question = null;
-    this.retry = new Retry();
-    byId("show-heat-map").addEventListener("click", () => void this.#show());
+    this.button = byId("show-heat-map");
+    this.button.addEventListener("click", () => {
+      this.button.disabled = true;
+      void this.question?.ask();
+    });
   }
 
-  /** Offer the map of an image that was answered, or none; the one of an earlier image is hidden. @param {Question | null} question */
-  offer(question) {
-    this.retry.stop();
-    this.question = question;
-    byId("heat-map").hidden = question === null;
+  /** Offer the map of an image that was answered, or none; the one of an earlier image is hidden. @param {Explained | null} explained */
+  offer(explained) {
+    this.question?.end();
+    this.question = explained && new Question(explained, mapOf, (answer) => this.#show(answer), (error) => this.#say(sentenceOf(error)));
+    byId("heat-map").hidden = explained === null;
     byId("heat-figure").hidden = true;
     this.#say("");
   }
 
-  async #show() {
-    const { question } = this;
-    if (!question) return;
-    const button = byId("show-heat-map");
-    button.disabled = true;
-    try {
-      const picture = await decode(question.image);
-      const map = await postImage("occlusion", question.query, question.image);
-      if (question !== this.question) return;
-      this.#draw(picture, map);
-      this.#say("");
-    } catch (error) {
-      if (question !== this.question) return;
-      this.#say(sentenceOf(error));
-      this.retry.after(error, () => void this.#show());
-    } finally {
-      button.disabled = false;
-    }
+  #say(/** @type {string} */ sentence) {
+    this.button.disabled = false;
+    say(byId("heat-notice"), sentence);
   }
 
-  #say(/** @type {string} */ sentence) {
-    const notice = byId("heat-notice");
-    [notice.textContent, notice.hidden] = [sentence, sentence === ""];
+  #show(/** @type {{picture: ImageBitmap, map: any}} */ { picture, map }) {
+    this.#draw(picture, map);
+    this.#say("");
   }
 
   #draw(/** @type {ImageBitmap} */ picture, /** @type {any} */ map) {
@@ -76,6 +64,12 @@ export class HeatMap {
     canvas.setAttribute("aria-label", caption);
     byId("heat-figure").hidden = false;
   }
+}
+
+/** @param {Explained} explained @param {AbortSignal} signal */
+async function mapOf({ image, query }, signal) {
+  const picture = await decode(image);
+  return { picture, map: await postImage("occlusion", query, image, signal) };
 }
 
 /** @param {Blob} image @returns {Promise<ImageBitmap>} */

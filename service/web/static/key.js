@@ -3,17 +3,25 @@
 import { html } from "./dom.js";
 
 const STORED = "dropserve-key"; // in sessionStorage: for this tab, until it is closed
+const KEY = /^[\x21-\x7e]+$/; // what a header can carry
+const NO_KEY = "A key has only letters from A to Z, digits and signs such as “-”, without accents or spaces; copy it anew.";
 
 /** @type {Promise<boolean> | null} what comes of the question that is open */
 let asking = null;
 let isDeclined = false;
 
+/** Return the key of this tab; none if no header can carry it. @returns {string | null} */
+function storedKey() {
+  const key = sessionStorage.getItem(STORED);
+  return key !== null && KEY.test(key) ? key : null;
+}
+
 /** Whether the service wants a key, and has got one. */
-export const hasKey = () => sessionStorage.getItem(STORED) !== null;
+export const hasKey = () => storedKey() !== null;
 
 /** Return the headers that carry the key. @returns {Record<string, string>} */
 export function keyHeaders() {
-  const key = sessionStorage.getItem(STORED);
+  const key = storedKey();
   return key === null ? {} : { Authorization: `Bearer ${key}` };
 }
 
@@ -34,6 +42,8 @@ export function askForKey(sentence, sent) {
 function ask(sentence) {
   sessionStorage.removeItem(STORED);
   const input = html("input", { id: "api-key", type: "password", autocomplete: "off", spellcheck: "false", required: true, autofocus: true });
+  const key = () => input.value.trim();
+  input.addEventListener("input", () => input.setCustomValidity(KEY.test(key()) ? "" : NO_KEY));
   const form = html(
     "form",
     { class: "stack" },
@@ -47,7 +57,7 @@ function ask(sentence) {
   const dialog = html("dialog", { "aria-labelledby": "api-key-title" }, form);
   form.addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
     event.preventDefault();
-    sessionStorage.setItem(STORED, input.value.trim());
+    sessionStorage.setItem(STORED, key());
     dialog.close();
   });
   return new Promise((resolve) => {

@@ -1,14 +1,13 @@
 /** The page Models: asks which versions serve, again and again, and shows what is known of them. */
 
-import { ServiceError, address, fetchJson, getModel, getModels } from "./api.js";
-import { byId, html, renew } from "./dom.js";
+import { ServiceError, address, fetchJson, getModel, getModels, sentenceOf } from "./api.js";
+import { byId, html, renew, say } from "./dom.js";
 import { counted } from "./format.js";
+import { Poll } from "./poll.js";
 import { titleOf, versionDetails } from "./version_details.js";
 import { keyOf, versionRows } from "./version_table.js";
 
 /** @typedef {import("./version_figures.js").Entry} Entry */
-
-const REFRESH_MILLISECONDS = 4000;
 
 /** @type {Entry[]} */
 let entries = [];
@@ -20,27 +19,16 @@ let shownDetails = "";
 /** Return the key in the page's address, which no key is encoded for. */
 const selectedKey = () => location.hash.slice(1);
 
-/** Show a sentence about what went wrong; none if it is empty. @param {string} sentence */
-function say(sentence) {
-  const notice = byId("notice");
-  if (notice.textContent !== sentence) notice.textContent = sentence;
-  notice.hidden = sentence === "";
+/** Return the response of GET /models, and a sentence on why there is none to show. */
+async function listing() {
+  const models = await getModels();
+  return { models, sentence: models.models.length === 0 ? await whyEmpty() : "" };
 }
 
-async function refresh() {
-  try {
-    const models = await getModels();
-    say(models.models.length === 0 ? await whyEmpty() : "");
-    byId("main").classList.remove("stale");
-    const text = JSON.stringify(models);
-    if (text !== shownText) {
-      shownText = text;
-      show(models);
-    }
-  } catch (error) {
-    say(error instanceof Error ? error.message : String(error));
-    byId("main").classList.add("stale");
-  }
+/** @param {unknown} error */
+function showSilence(error) {
+  say(byId("notice"), sentenceOf(error));
+  byId("main").classList.add("stale");
 }
 
 /** Return why no model serves. */
@@ -54,8 +42,20 @@ async function whyEmpty() {
   return "";
 }
 
+/** Show an answer, and what is still lacking of the details. @param {{models: any, sentence: string}} answer */
+function show({ models, sentence }) {
+  say(byId("notice"), sentence);
+  byId("main").classList.remove("stale");
+  const text = JSON.stringify(models);
+  if (text !== shownText) {
+    shownText = text;
+    showModels(models);
+  }
+  void showDetails();
+}
+
 /** @param {any} models the response of GET /models */
-function show(models) {
+function showModels(models) {
   entries = models.models.flatMap((/** @type {any} */ model) => model.versions.map((/** @type {any} */ version) => ({ name: model.name, model, version })));
   const counts = [counted(models.models.length, "model"), counted(entries.length, "version"), models.refused.length > 0 && `${models.refused.length} refused`, models.unloaded.length > 0 && `unloaded: ${models.unloaded.join(", ")}`];
   byId("status").textContent = `${counts.filter((part) => part).join(" · ")}. Updated by itself.`;
@@ -63,7 +63,6 @@ function show(models) {
   showRows(models.default);
   byId("refused").hidden = models.refused.length === 0;
   byId("refused-list").replaceChildren(...models.refused.map((/** @type {any} */ { name, version, reason }) => html("li", {}, html("strong", {}, `${name} version ${version}`), html("span", {}, reason))));
-  void showDetails();
 }
 
 /** @param {string | null} defaultModel */
@@ -97,16 +96,19 @@ async function showDetails() {
   const other = entries.find((each) => keyOf(each) === byId("other").value) ?? null;
   const shown = other ? [chosen.entry, other] : [chosen.entry];
   const wanted = JSON.stringify(shown.map(({ name, version }) => [name, version]));
-  if (wanted === shownDetails) return;
+  const isWanted = () => selected()?.key === chosen.key && byId("other").value === (other ? keyOf(other) : "");
   try {
-    const all = await Promise.all(shown.map(manifestOf));
-    if (selected()?.key !== chosen.key || (other && byId("other").value !== keyOf(other))) return;
-    const [first, second] = shown.map((entry, place) => ({ entry, manifest: all[place] }));
-    shownDetails = wanted;
-    byId("details-title").textContent = other ? `${titleOf(chosen.entry)} and ${titleOf(other)}` : titleOf(chosen.entry);
-    renew(byId("columns"), ...versionDetails(first, second ?? null));
+    if (wanted !== shownDetails) {
+      const all = await Promise.all(shown.map(manifestOf));
+      if (!isWanted() || wanted === shownDetails) return;
+      const [first, second] = shown.map((entry, place) => ({ entry, manifest: all[place] }));
+      shownDetails = wanted;
+      byId("details-title").textContent = other ? `${titleOf(chosen.entry)} and ${titleOf(other)}` : titleOf(chosen.entry);
+      renew(byId("columns"), ...versionDetails(first, second ?? null));
+    }
+    say(byId("details-notice"), "");
   } catch (error) {
-    say(error instanceof Error ? error.message : String(error));
+    if (isWanted()) say(byId("details-notice"), sentenceOf(error));
   }
 }
 
@@ -123,15 +125,9 @@ function showChoice(chosen) {
   choice.disabled = others.length === 0;
 }
 
-async function follow() {
-  if (!document.hidden) await refresh();
-  setTimeout(follow, REFRESH_MILLISECONDS);
-}
-
 addEventListener("hashchange", () => {
   showRows(JSON.parse(shownText || "{}").default ?? null);
   void showDetails();
 });
-document.addEventListener("visibilitychange", () => !document.hidden && refresh());
 byId("other").addEventListener("change", () => void showDetails());
-void follow();
+new Poll(listing, show, showSilence);

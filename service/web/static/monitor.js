@@ -1,7 +1,7 @@
 /** The page /ui/monitor: asks the service every few seconds, and shows what it says. */
 
-import { ROOT, address, fetchJson } from "./api.js";
-import { byId, html } from "./dom.js";
+import { ROOT, address, fetchJson, sentenceOf } from "./api.js";
+import { byId, html, say } from "./dom.js";
 import { doubtTiles, showDoubt } from "./monitor_doubt.js";
 import { engineTiles, showEngine } from "./monitor_engine.js";
 import { feedbackAlarms } from "./monitor_feedback.js";
@@ -14,7 +14,7 @@ let shownWindow = 2;
 /** When the last answer came, of `Date.now()`. */
 let answered = 0;
 
-const poll = new Poll((signal) => fetchJson(address("metrics/recent"), { signal }), show, showSilence);
+const poll = new Poll(() => fetchJson(address("metrics/recent")), show, showSilence);
 
 byId("pause").addEventListener("click", () => {
   poll.isPaused = !poll.isPaused;
@@ -36,19 +36,17 @@ byId("example").textContent = `curl -F file=@image.png ${new URL("uncertainty", 
 function show(answer) {
   recent = answer;
   answered = Date.now();
-  byId("notice").hidden = true;
+  say(byId("notice"), "");
   byId("figures").classList.remove("is-stale");
   const workers = answer.workers[answer.workers.length - 1];
   setState("live", `Live${workers > 1 ? `, ${workers} workers` : ""}`);
   draw();
 }
 
-/** @param {Error} error */
+/** @param {unknown} error */
 function showSilence(error) {
-  const text = error.name === "TimeoutError" ? "The service does not answer. The page goes on trying." : error.message;
   const since = answered ? ` The numbers below are of ${clock(answered)}.` : "";
-  if (byId("notice").hidden || byId("notice").textContent !== text + since) byId("notice").textContent = text + since;
-  byId("notice").hidden = false;
+  say(byId("notice"), sentenceOf(error) + since);
   byId("figures").classList.add("is-stale");
   setState("silent", "No answer");
 }

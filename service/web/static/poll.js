@@ -1,8 +1,8 @@
 /** Asks for the same thing again and again, with pauses, and says when nothing comes. */
 
-const PAUSE = 5000;
-const PAUSE_AFTER_ERROR = 2000;
-const TIMEOUT = 10000;
+import { pauseAfter } from "./asking.js";
+
+const PAUSE_MILLISECONDS = 5000;
 
 export class Poll {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -13,9 +13,9 @@ export class Poll {
   /**
    * Ask at once, and go on while the page is visible.
    * @template T
-   * @param {(signal: AbortSignal) => Promise<T>} ask
+   * @param {() => Promise<T>} ask
    * @param {(answer: T) => void} onAnswer
-   * @param {(error: Error) => void} onError
+   * @param {(error: unknown) => void} onError
    */
   constructor(ask, onAnswer, onError) {
     this.ask = ask;
@@ -43,13 +43,13 @@ export class Poll {
   async #step() {
     if (this.#isAsking) return;
     this.#isAsking = true;
-    let pause = PAUSE;
+    let pause = PAUSE_MILLISECONDS;
     try {
-      const answer = await this.ask(AbortSignal.timeout(TIMEOUT));
+      const answer = await this.ask();
       if (!this.#isPaused) this.onAnswer(answer);
     } catch (error) {
-      pause = PAUSE_AFTER_ERROR;
-      this.onError(/** @type {Error} */ (error));
+      pause = pauseAfter(error);
+      this.onError(error);
     }
     this.#isAsking = false;
     this.#again(pause);

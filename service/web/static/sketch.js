@@ -20,6 +20,8 @@ export class Sketch {
     this.onChange = onChange;
     /** @type {Point[][]} */
     this.strokes = [];
+    /** @type {Map<number, Point[]>} those that grow, by the pointer that draws them */
+    this.growing = new Map();
     this.fits = true;
     this.penScale = 1;
     this.frame = DEFAULT_FRAME;
@@ -143,16 +145,20 @@ export class Sketch {
   #listen() {
     const { pad } = this;
     pad.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
+      if (event.button !== 0 || !event.isPrimary) return; // a second finger, or the palm
       pad.setPointerCapture(event.pointerId);
       this.cursor.isShown = false;
-      this.strokes.push([this.#point(event)]);
+      const stroke = [this.#point(event)];
+      this.strokes.push(stroke);
+      this.growing.set(event.pointerId, stroke);
       this.changed();
     });
+    pad.addEventListener("lostpointercapture", (event) => this.growing.delete(event.pointerId));
     pad.addEventListener("pointermove", (event) => {
-      if (!pad.hasPointerCapture(event.pointerId)) return;
+      const stroke = this.growing.get(event.pointerId);
+      if (!stroke) return;
       const events = event.getCoalescedEvents?.() ?? [];
-      this.strokes.at(-1)?.push(...(events.length ? events : [event]).map((each) => this.#point(each)));
+      stroke.push(...(events.length ? events : [event]).map((each) => this.#point(each)));
       this.changed();
     });
     pad.addEventListener("keydown", (event) => this.#key(event));

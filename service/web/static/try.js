@@ -2,16 +2,15 @@
 
 import { AnswerView } from "./answer.js";
 import { postImage, sentenceOf } from "./api.js";
-import { byId, isolated, listed } from "./dom.js";
+import { Question, untilAnswered } from "./asking.js";
+import { byId, isolated, listed, say } from "./dom.js";
 import { exampleButtons, examples, ownExamples } from "./examples.js";
 import { measureFrame } from "./margins_of_model_images.js";
 import { HeatMap } from "./heat_map.js";
 import { listenForFiles, readFile } from "./image_files.js";
 import { ImageList } from "./image_list.js";
-import { latestOnly } from "./latest_request_only.js";
 import { ModelChoice } from "./model_choice.js";
 import { Preview } from "./preview.js";
-import { Retry } from "./retry.js";
 import { Settings } from "./settings.js";
 import { Sketch } from "./sketch.js";
 import { copy, snippet } from "./snippets.js";
@@ -25,8 +24,10 @@ const PATIENCE_MILLISECONDS = 150; // a quicker answer replaces that to another 
  * @typedef {{name: string, read: () => Promise<Blob>, file: File | null}} Picture
  */
 
-/** @type {Picture | null} */
-let picture = null;
+/** @type {Question<Picture, any> | null} */
+let question = null;
+let modelShown = new AbortController(); // ended when another model is shown
+let padReady = Promise.resolve(); // once the pad has the frame of the model that is shown
 let language = "curl";
 let patience = 0;
 
@@ -37,21 +38,13 @@ const heatMap = new HeatMap();
 const preview = new Preview();
 const list = new ImageList((file) => choose(fileAsPicture(file)));
 const sketch = new Sketch(byId("pad"), byId("sent"), takeDrawing);
-const ask = latestOnly(answerPicture);
-const [retry, modelsRetry] = [new Retry(), new Retry()];
 
 const query = () => ({ model: choice.name, ...settings.query() });
 
-/** Show a sentence about what is wrong with all models; none if it is empty. @param {string} sentence */
-function say(sentence) {
-  const notice = byId("notice");
-  [notice.textContent, notice.hidden] = [sentence, sentence === ""];
-}
-
 /** Ask anew about another picture, or show that there is none. @param {Picture | null} next */
 function choose(next) {
-  picture = next;
-  retry.stop();
+  question?.end();
+  question = next && new Question(next, answerTo, showAnswer, (error) => show(() => answer.refuse(sentenceOf(error)), null));
   clearTimeout(patience);
   answer.hush();
   markExample("");
@@ -60,10 +53,15 @@ function choose(next) {
   if (!next) return show(() => answer.clear(), null);
   showRequest();
   patience = setTimeout(() => show(() => answer.wait(), null), PATIENCE_MILLISECONDS);
-  ask(next);
+  ask();
 }
 
-/** Show what is known of the picture, everywhere. @param {() => void} draw it in the answer's place @param {import("./heat_map.js").Question | null} explained */
+/** Ask the question as it is now; without a model `loadModels` has said why there is none. */
+function ask() {
+  if (choice.model) void question?.ask();
+}
+
+/** Show what is known of the picture, everywhere. @param {() => void} draw it in the answer's place @param {import("./heat_map.js").Explained | null} explained */
 function show(draw, explained) {
   clearTimeout(patience);
   draw();
@@ -74,45 +72,45 @@ function show(draw, explained) {
 /** Ask about the same pictures with other settings. */
 function askAgain() {
   showRequest();
-  if (picture) ask(picture);
-  list.ask(query());
+  ask();
+  list.askAgain(query());
 }
 
-/** @param {Picture} asked */
-async function answerPicture(asked) {
-  if (asked !== picture || !choice.model) return; // `loadModels` has said why there is no model
-  retry.stop();
+/** Send one request, and return what is shown of its answer. @param {Picture} picture @param {AbortSignal} signal */
+async function answerTo(picture, signal) {
   answer.expect();
-  const sent = { ...query(), per_sample: settings.method === "analytic" ? null : true };
-  try {
-    const image = await asked.read();
-    const start = performance.now();
-    const response = await postImage("uncertainty", sent, image);
-    const milliseconds = performance.now() - start;
-    const version = await versionOf(response);
-    if (asked !== picture) return;
-    show(() => answer.show(response, version?.calibration_images ?? 0, milliseconds), { image, query: { model: sent.model, version: response.version, label: response.predictions[0].label } });
-    settings.follow(response);
-  } catch (error) {
-    if (asked !== picture) return;
-    show(() => answer.refuse(sentenceOf(error)), null);
-    retry.after(error, () => ask(asked));
-  }
+  const image = await picture.read();
+  const sent = query();
+  const start = performance.now();
+  const response = await postImage("uncertainty", { ...sent, per_sample: settings.method === "analytic" ? null : true }, image, signal);
+  const milliseconds = performance.now() - start;
+  const images = (await versionOf(response))?.calibration_images ?? null;
+  return { response, images, milliseconds, explained: { image, query: { model: sent.model, version: response.version, label: response.predictions[0].label } } };
 }
 
-/** Return the version that has answered; if it was published since, show it. @param {any} response */
+/** @param {any} answered what `answerTo` gives */
+function showAnswer({ response, images, milliseconds, explained }) {
+  show(() => answer.show(response, images, milliseconds), explained);
+  settings.follow(response);
+}
+
+/**
+ * Return the version that has answered; if it was published since, show it. Another replica may have one that is
+ * not known here.
+ * @param {any} response
+ */
 async function versionOf(response) {
   if (!choice.version(response.version)) {
-    await choice.load();
-    void showModel();
+    await choice.load().catch(() => null); // the answer is there all the same
+    if (choice.version(response.version)) padReady = showModel();
   }
   return choice.version(response.version);
 }
 
 function showRequest() {
-  byId("request").hidden = picture === null;
+  byId("request").hidden = question === null;
   byId("copied").textContent = "";
-  if (picture) byId("snippet").textContent = snippet(language, picture.name, query());
+  if (question) byId("snippet").textContent = snippet(language, question.subject.name, query());
   for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", String(button.getAttribute("data-language") === language));
 }
 
@@ -122,24 +120,24 @@ const fileAsPicture = (file) => ({ name: file.name, read: () => readFile(file), 
 /** @param {File[]} files */
 function takeFiles(files) {
   showMode("files");
-  list.start(files);
+  list.start(files, query());
   choose(fileAsPicture(files[0]));
-  list.ask(query());
 }
 
 /** Ask about the drawing, which has changed. */
 function takeDrawing() {
-  const isAsked = picture?.read === readDrawing;
+  const isAsked = question?.subject.read === readDrawing;
   if (sketch.isEmpty) {
     byId("save").hidden = true;
     sketch.paintSent();
     if (isAsked) choose(null);
-  } else if (isAsked) ask(picture);
+  } else if (isAsked) ask();
   else choose({ name: "drawing.png", read: readDrawing, file: null });
 }
 
 /** Return the drawing as it is now, and offer to save it. */
 async function readDrawing() {
+  await padReady;
   const blob = await sketch.toBlob();
   const save = byId("save");
   URL.revokeObjectURL(save.href);
@@ -157,23 +155,27 @@ function showMode(mode) {
 
 /** Show the chosen model, and ask it about the same pictures. */
 function useModel() {
-  void showModel();
-  if (picture) choose({ ...picture });
-  list.ask(query());
+  padReady = showModel();
+  if (question) choose(question.subject);
+  list.askAgain(query());
 }
 
 async function showModel() {
+  modelShown.abort();
+  modelShown = new AbortController();
+  const { signal } = modelShown;
   const { name, input, class_names: classes } = choice.model;
   const side = Math.max(input.height, input.width);
   const named = classes.length <= NAMED_CLASSES ? listed(classes) : [...listed(classes.slice(0, NAMED_CLASSES - 2)), " … ", isolated(classes.at(-1))];
   byId("knows").replaceChildren(`It knows ${classes.length} classes: `, ...named, `. It sees ${input.width} × ${input.height} pixels.`);
-  if (!picture) showMode(input.channels === 1 && side <= LARGEST_PAD ? "sketch" : "files");
-  const own = await ownExamples(name);
-  if (choice.model.name !== name) return;
+  if (!question) showMode(input.channels === 1 && side <= LARGEST_PAD ? "sketch" : "files");
+  const own = await ownExamples(name, signal);
+  const frame = await measureFrame(own.map(({ image }) => image));
+  if (signal.aborted) return;
   const place = byId("examples");
   for (const { src } of place.querySelectorAll("img")) URL.revokeObjectURL(src);
   place.replaceChildren(...exampleButtons(examples(own, input), (example) => void takeExample(example)));
-  sketch.setModel(await measureFrame(own.map(({ image }) => image)), side);
+  sketch.setModel(frame, side);
 }
 
 /** @param {import("./examples.js").Example} example */
@@ -189,13 +191,13 @@ function markExample(name) {
 }
 
 async function loadModels() {
+  const refuse = (/** @type {unknown} */ error) => say(byId("notice"), sentenceOf(error));
   try {
-    await choice.load();
-    say("");
+    await untilAnswered(() => choice.load(), { onPause: refuse });
+    say(byId("notice"), "");
     useModel();
   } catch (error) {
-    say(sentenceOf(error));
-    modelsRetry.after(error, () => void loadModels());
+    refuse(error);
   }
 }
 

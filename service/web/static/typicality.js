@@ -9,10 +9,10 @@ const RARE = 0.05; // up to here images are counted, not given in per cent
 /**
  * @param {number} typicality a p-value, 0..1
  * @param {number} maxFalseAlarm at most this counts as unusual
- * @param {number} images how many validation images it is measured by
+ * @param {number | null} images how many validation images it is measured by; null if that is not known
  */
 export function typicalityScale(typicality, maxFalseAlarm, images) {
-  const least = Math.max(LEAST, 1 / (images + 1)); // the smallest value that there is
+  const least = images === null ? LEAST : Math.max(LEAST, 1 / (images + 1)); // the smallest value that there is
   const at = (/** @type {number} */ share) => `${(100 * (1 - Math.log(Math.max(share, least)) / Math.log(least))).toFixed(2)}%`;
   return html(
     "div",
@@ -27,8 +27,15 @@ export function typicalityScale(typicality, maxFalseAlarm, images) {
       svg("text", { x: 0, y: 40 }, "unlike them: no answer"),
       svg("text", { x: "100%", y: 40, "text-anchor": "end" }, "ordinary"),
     ),
-    html("p", { class: "small" }, belonging(typicality, maxFalseAlarm, images)),
+    html("p", { class: "small" }, images === null ? belongingByShare(typicality, maxFalseAlarm) : belonging(typicality, maxFalseAlarm, images)),
   );
+}
+
+function belongingByShare(/** @type {number} */ typicality, /** @type {number} */ maxFalseAlarm) {
+  const share = `${percent(typicality)} of such images are as strange`;
+  if (typicality <= maxFalseAlarm) return `No: only ${share} as this one.`;
+  if (typicality <= RARE) return `Just about: only ${share} as this one.`;
+  return `Yes, an ordinary one: ${share} or stranger.`;
 }
 
 function belonging(/** @type {number} */ typicality, /** @type {number} */ maxFalseAlarm, /** @type {number} */ images) {

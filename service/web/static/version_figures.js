@@ -16,8 +16,11 @@ const MISSING = "–";
 
 const whole = (/** @type {number} */ value) => value.toLocaleString("en");
 
-/** Write a share with one decimal, on one line. @param {number} value */
-export const share = (value) => (value > 0 && value < 1 ? `${(100 * value).toFixed(1)}\u00a0%` : percent(value).replace(" ", "\u00a0"));
+/** Write a share with one decimal, which never makes it all or none, on one line. @param {number} value */
+export function share(value) {
+  const rounded = (100 * value).toFixed(1);
+  return rounded === "0.0" || rounded === "100.0" ? percent(value) : `${rounded}\u00a0%`;
+}
 
 /** Write a loss or an error with enough digits to tell two versions apart. @param {number} value */
 function precise(value) {
