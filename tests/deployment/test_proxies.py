@@ -39,6 +39,7 @@ CONTROL_PATHS = (
     *("/v2/repository/models/digits/unload", "/v2/repository/%6dodels/digits/unload"),
     *("/v2/x/../repository/models/digits/unload", "/v2//repository/models/digits/unload"),
 )
+ORIGIN = "https://app.example.org"
 SPOOFED = {
     "X-Forwarded-For": "10.0.0.1",
     "X-Forwarded-Proto": "ftp",
@@ -54,7 +55,8 @@ CLIENTS, ROUNDS = 8, 24  # together fewer than an address may send at once
 @pytest.fixture(scope="module")
 def service(models_folder: Path) -> Iterator[ServiceProcess]:
     """A service whose public port changes models, so that what the proxy refuses is seen."""
-    with service_process(models_folder, "--control", "anyone") as process:
+    options = ("--control", "anyone", "--cors-origins", ORIGIN)
+    with service_process(models_folder, *options) as process:
         yield process
 
 
@@ -97,6 +99,13 @@ def test_prediction_has_the_bytes_that_the_service_gives(
     assert answer.headers["Strict-Transport-Security"].startswith("max-age=")
 
 
+@pytest.mark.parametrize("name", PROXIES)
+def test_proxy_reads_its_configuration_without_a_warning(name: ProxyName, tmp_path: Path) -> None:
+    with recording_replica() as replica, running_proxy(name, tmp_path, [replica.port]):
+        logs = [file.read_text() for file in tmp_path.glob("*log")]
+    assert [log for log in logs if "warn" in log.lower()] == []
+
+
 def test_plain_http_is_redirected(proxy: RunningProxy) -> None:
     url = f"http://127.0.0.1:{proxy.http_port}/models?x=1"
     answer = httpx.get(url, headers={"Host": HOST})
@@ -108,6 +117,16 @@ def test_plain_http_is_redirected(proxy: RunningProxy) -> None:
 )
 def test_pages_and_models_are_reachable(proxy: RunningProxy, path: str) -> None:
     assert status_of(proxy, "GET", path) == 200
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/digits", "/models/digits/examples"])
+def test_page_of_another_origin_may_ask_to_read_models(proxy: RunningProxy, path: str) -> None:
+    asking = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET"}
+    asking["Access-Control-Request-Headers"] = "authorization"
+    with proxy.client() as client:
+        answer = client.options(path, headers=asking)
+    assert answer.status_code == 200
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
 
 
 @pytest.mark.parametrize("path", METRICS_PATHS)

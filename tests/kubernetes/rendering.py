@@ -25,9 +25,12 @@ def rendered(folder: str) -> list[Manifest]:
     return render(KUBERNETES / folder)
 
 
-def with_component(name: str, folder: Path) -> list[Manifest]:
-    """Return the objects of `base` with one component, by a kustomization written to `folder`."""
-    above = os.path.relpath(KUBERNETES, folder.resolve())
+def with_component(name: str, folder: Path, above: Path = KUBERNETES) -> list[Manifest]:
+    """Return the objects of `base` with one component, by a kustomization written to `folder`.
+
+    above: deploy/kubernetes, or a copy of it.
+    """
+    above = Path(os.path.relpath(above.resolve(), folder.resolve()))
     content = {"resources": [f"{above}/base"], "components": [f"{above}/components/{name}"]}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
     return render(folder)

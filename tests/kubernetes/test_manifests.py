@@ -1,6 +1,11 @@
 """The manifests agree with the service, its settings, routes and metrics, and with each other."""
 
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service.check.edge_check import check_edge
+from service.keys.key_ring import KeyRing
 from service.observability.metrics_recorder import Metrics
 from service.registry.rollouts_file import RolloutsFile
 from service.settings import ServiceSettings
@@ -22,10 +29,12 @@ from tests.kubernetes.rendering import (
     of_kind,
     options,
     pod_spec,
+    render,
     rendered,
     the,
     with_component,
 )
+from tests.monitoring.monitoring_files import groups
 from tests.service.serving import serving_models
 from training.config import TrainingConfig
 
@@ -33,6 +42,10 @@ PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 IMAGE = (ROOT / "Dockerfile").read_text()
 SERVING = ("Deployment", "ServingRuntime")
 WORKLOADS = (*SERVING, "Job")
+WRITTEN_OVERLAYS = re.findall(
+    r"^(mkdir (deploy/kubernetes/overlays/\w+)\n.*?^END\n)", PAGE, re.MULTILINE | re.DOTALL
+)
+"""The commands of the page that write an overlay, and its folder."""
 MEBIBYTE = {"Mi": 1, "Gi": 1024}
 
 
@@ -155,6 +168,57 @@ def test_prometheus_finds_the_service_under_the_job_that_rules_ask_for() -> None
     assert labels[monitor["jobLabel"]] == "dropserve"
     names = [each["name"] for each in service["spec"]["ports"]]
     assert [each["port"] for each in monitor["endpoints"]] == names
+
+
+def test_prometheus_operator_gets_every_rule() -> None:
+    rules = the(rendered("overlays/production"), "PrometheusRule")
+    assert rules["spec"]["groups"] == groups()
+
+
+def test_key_of_prometheus_goes_into_its_secret_without_a_newline(tmp_path: Path) -> None:
+    commands = "\n".join(re.findall(r"^python -m service\.keys add .*", PAGE, re.MULTILINE))
+    script = commands.replace("python -m", f"{shlex.quote(sys.executable)} -m")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, check=True)
+    key = KeyRing(tmp_path / "keys.json", Metrics()).find((tmp_path / "metrics.key").read_text())
+    assert key is not None
+    assert key.scopes == {"metrics"}
+
+
+@pytest.mark.parametrize(("commands", "overlay"), WRITTEN_OVERLAYS)
+def test_written_overlay_runs_the_images_that_were_pushed(
+    commands: str, overlay: str, tmp_path: Path
+) -> None:
+    shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
+    subprocess.run(["bash", "-ec", commands], cwd=tmp_path, check=True)
+    manifests = render(tmp_path / overlay)
+    images = {container(each)["image"] for each in manifests if each["kind"] in WORKLOADS}
+    assert images
+    assert images <= set(re.findall(r"docker push (\S+)", PAGE))
+
+
+def test_page_applies_overlays_that_name_the_images_and_nothing_else() -> None:
+    applied = re.findall(r"^kubectl apply .*-k (\S+)", PAGE, re.MULTILINE)
+    assert applied == [overlay for _, overlay in WRITTEN_OVERLAYS]
+
+
+def test_production_believes_the_proxies_before_it() -> None:
+    settings = settings_of(the(rendered("overlays/production"), "Deployment"))
+    assert settings.api_keys_file is not None
+    assert settings.trusted_networks
+    assert list(check_edge(settings)) == []
+
+
+def test_rules_for_roles_and_for_other_ports_are_valid_once_they_are_no_comments(
+    tmp_path: Path,
+) -> None:
+    copy = shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    file = copy / "components" / "models-source" / "kustomization.yaml"
+    text = re.sub(r"^( +)# ((?:- |  )\w+: \[)", r"\1\2", file.read_text(), flags=re.MULTILINE)
+    file.write_text(text)
+    policy = the(with_component("models-source", tmp_path, copy), "NetworkPolicy")
+    opened = [(rule["ports"][-1]["port"], "to" in rule) for rule in policy["spec"]["egress"]]
+    assert opened == [(443, False), (80, True), (988, True), (9000, False)]
 
 
 def test_autoscaler_and_adapter_read_a_metric_that_exists() -> None:
