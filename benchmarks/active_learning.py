@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import end_like_ctrl_c
 from model.bundle.store import open_bundle
 from training.config import DatasetConfig
 from training.data.dataset import Dataset, Split, load_dataset
@@ -49,6 +50,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/active-learning"))
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("DROPSERVE_DATA_DIR"))
     options = parser.parse_args(arguments)
+    end_like_ctrl_c()
     data = load_dataset(DatasetConfig(data=options.data, data_dir=options.data_dir))
     rounds = [Round(options, data, seed) for seed in range(options.repeats)]
     table = Table("method", *(f"repeat {seed}" for seed in range(options.repeats)))

@@ -76,19 +76,24 @@ class Row:
     alarms: Sequence[Alarm | None]
 
     @property
+    def counted(self) -> int:
+        """The number of streams; with drift, of those without an alarm before the change."""
+        return sum(alarm is None or alarm.delay > 0 for alarm in self.alarms)
+
+    @property
     def raised(self) -> float:
-        """Share of streams with an alarm; with drift, of those without one before the change."""
-        counted = [alarm for alarm in self.alarms if alarm is None or alarm.delay > 0]
-        return sum(alarm is not None for alarm in counted) / max(1, len(counted))
+        """Share of the counted streams with an alarm."""
+        return len(self.delays) / max(1, self.counted)
 
     @property
     def delays(self) -> list[int]:
         """Images from the change to each alarm."""
         return sorted(each.delay for each in self.alarms if each is not None and each.delay > 0)
 
-    @property
-    def meets_bar(self) -> bool:
-        """Whether false alarms are rare enough, or detections frequent enough."""
+    def meets_bar(self, level: float) -> bool:
+        """Whether false alarms are rare enough for a level, or detections frequent enough."""
+        if self.share == 0:
+            return self.raised <= _MOST_FALSE * level
         if self.share == _TESTED_SHARE:
             few = self.measured.validation_images < _LEAST_VALIDATION_IMAGES
             return few or self.raised >= _LEAST_DETECTED
@@ -111,10 +116,7 @@ def main(arguments: list[str]) -> int:
         for bundle, ood in zip(options.bundle, options.ood, strict=True)
         for row in simulate(measure(bundle, ood, options.data_dir), options)
     ]
-    met = all(
-        row.raised <= _MOST_FALSE * options.level if row.share == 0 else row.meets_bar
-        for row in rows
-    )
+    met = all(row.meets_bar(options.level) for row in rows)
     record = describe(rows, options, met=met)
     record.print(Console())
     if options.record:
@@ -225,7 +227,7 @@ def _observe(tests: list[DriftTest], ranks: Ranks, change: int) -> Alarm | None:
     for figure, test in enumerate(tests):
         test.observe(ranks[:, figure], times)
     found = [
-        Alarm(test.alarm.image - change, test.since.image - change)
+        Alarm(test.alarm.event - change, test.since.event - change)
         for test in tests
         if test.alarm is not None and test.since is not None
     ]
@@ -293,7 +295,7 @@ def _figure(rows: list[Row]) -> Figure:
     axes = figure.subplots()
     for row in rows:
         if row.share:
-            shares = np.arange(1, len(row.delays) + 1) / len(row.alarms)
+            shares = np.arange(1, len(row.delays) + 1) / max(1, row.counted)
             axes.step(row.delays, shares, where="post", label=f"{row.measured.name}: {row.stream}")
     axes.set(xlabel="images since the change", ylabel="share of streams with an alarm")
     axes.set(xlim=(0, _HORIZON), ylim=(0, 1.02))

@@ -2,27 +2,22 @@
 
 Two services answer the same requests in turns, one with the feature and one without it. What is
 compared is the processor time of each process for a request, which other programs disturb less than
-they disturb its duration. Two services without any feature (`nothing`) show what the method
-resolves. Takes about half a minute for each feature.
+they disturb its duration; all that it does between two turns is included, since the traffic log and
+the feedback are written after the responses. Two services without any feature (`nothing`) show what
+the method resolves. Takes about half a minute for each feature.
 """
 
-import http.client
+import statistics
 import sys
 import tempfile
 import timeit
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from benchmarks.features import NOTHING, Feature, features
-from benchmarks.machine import describe_machine
-from benchmarks.processor_time import (
-    compare_in_turns,
-    picture,
-    processor_seconds,
-    running_service,
-)
+from benchmarks.machine import describe_machine, end_like_ctrl_c
+from benchmarks.processor_time import KeptConnection, connected, picture, seconds_from_turn_to_turn
 from service.http.client_rate_limits import ClientRates, RateLimits
 from service.http.rate_table_of_all_workers import table_in_memory
 from service.keys.access_control import AccessControl
@@ -33,50 +28,35 @@ _TURNS, _REQUESTS = 20, 100
 _MODELS_FOLDER = Path("models")
 _ROUTES = ("/predict", "/uncertainty")
 _CHECKS = 100_000
+_WITHOUT, _WITH = "without", "with"
 
 
-@dataclass(frozen=True)
-class _Service:
-    """A running service, and what the requests to it have."""
-
-    pid: int
-    connection: http.client.HTTPConnection
-    headers: Mapping[str, str]
-
-
-@contextmanager
-def _service(models_folder: Path, feature: Feature) -> Iterator[_Service]:
-    """Run a service, and connect to it."""
-    options = ("--control", "nobody", *feature.options)
-    with running_service(models_folder, *options) as service:
-        connection = http.client.HTTPConnection("127.0.0.1", service.port)
-        yield _Service(service.pid, connection, {"Content-Type": "image/png", **feature.headers})
-        connection.close()
-
-
-def _cost(service: _Service, route: str) -> float:
-    """Return the service's processor time for a request, seconds."""
-    body = picture()
-    before = processor_seconds(service.pid)
-    for _ in range(_REQUESTS):
-        service.connection.request("POST", route, body, service.headers)
-        response = service.connection.getresponse()
-        response.read()
-        assert response.status == 200, response.status
-    return (processor_seconds(service.pid) - before) / _REQUESTS
-
-
-def _compare(plain: _Service, featured: _Service, name: str, route: str) -> str:
+def _compare(services: Mapping[str, KeptConnection], name: str, route: str) -> str:
     """Measure a route in turns, and return a line about it."""
-    cost = compare_in_turns(lambda: _cost(plain, route), lambda: _cost(featured, route), _TURNS)
+    turns = seconds_from_turn_to_turn(
+        {each: service.processor_seconds for each, service in services.items()},
+        lambda each: services[each].post(route, "image/png", picture(), _REQUESTS),
+        _TURNS,
+    )
+    costs = ", ".join(
+        f"{1e6 / _REQUESTS * statistics.median(turn[each] for turn in turns):.1f} us {each}"
+        for each in services
+    )
+    ratio = statistics.median(turn[_WITH] / turn[_WITHOUT] for turn in turns)
     return (
-        f"{name}: POST {route} {cost.first * 1e6:.1f} us without, {cost.second * 1e6:.1f} us with; "
-        f"median ratio of {_TURNS} turns of {_REQUESTS} requests {cost.ratio:.3f}\n"
+        f"{name}: POST {route} {costs}; "
+        f"median ratio of {_TURNS} turns of {_REQUESTS} requests {ratio:.3f}\n"
     )
 
 
+def _service(feature: Feature) -> AbstractContextManager[KeptConnection]:
+    options = ("--control", "nobody", *feature.options)
+    return connected(_MODELS_FOLDER, *options, headers=feature.headers)
+
+
 def _keys_alone(feature: Feature) -> str:
-    access = AccessControl(KeyRing(Path(feature.options[-1])), Metrics())
+    metrics = Metrics()
+    access = AccessControl(KeyRing(Path(feature.options[-1]), metrics), metrics)
     header = feature.headers["Authorization"]
     seconds = timeit.repeat(
         lambda: access.authorize(header, None, "192.0.2.1", "predict"), repeat=5, number=_CHECKS
@@ -94,6 +74,7 @@ def _rates_alone() -> str:
 
 def main(names: list[str]) -> None:
     """Print what each feature costs: the median of the ratios with it and without."""
+    end_like_ctrl_c()
     with tempfile.TemporaryDirectory() as folder:
         every = features(Path(folder))
         unknown = set(names) - set(every)
@@ -105,12 +86,12 @@ def main(names: list[str]) -> None:
             if name in alone:
                 sys.stdout.write(alone[name]())
             with ExitStack() as stack:
-                plain, featured = (
-                    stack.enter_context(_service(_MODELS_FOLDER, each))
-                    for each in (NOTHING, every[name])
-                )
+                services = {
+                    which: stack.enter_context(_service(feature))
+                    for which, feature in ((_WITHOUT, NOTHING), (_WITH, every[name]))
+                }
                 for route in _ROUTES:
-                    sys.stdout.write(_compare(plain, featured, name, route))
+                    sys.stdout.write(_compare(services, name, route))
                     sys.stdout.flush()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, end_like_ctrl_c
 from benchmarks.seeds import Outcome, train
 from model.errors import DropserveError
 from training.data.folds import stratified_folds
@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
         images = list_images(root)
     except DropserveError as error:
         parser.error(str(error))
+    end_like_ctrl_c()
     with tempfile.TemporaryDirectory() as work:
         folders = link_folds(images, options.folds, Path(work), root.name)
         outcomes = []

@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 
 import httpx
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, end_like_ctrl_c
 from benchmarks.processor_time import picture, running_service
 from tests.browser.page_paths import page_paths
 
@@ -95,10 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page_memory")
     parser.add_argument("--models-folder", type=Path, default=Path("models"))
     parsed = parser.parse_args(arguments)
+    end_like_ctrl_c()
     sys.stdout.write(f"{describe_machine()}\n")
     with (
         running_service(parsed.models_folder) as service,
-        httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=30) as client,
+        httpx.Client(base_url=service.url, timeout=30) as client,
     ):
         _warm(client)
         first = last = anonymous_kib(service.pid)

@@ -20,6 +20,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from benchmarks.machine import end_like_ctrl_c
 from benchmarks.training_loop import BATCH_SIZE, EPOCHS, random_images
 from training.config import TrainingConfig
 from training.distributed.launcher import find_processes, is_launched, launch
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.processes:
         return launch(_MODULE, arguments, options.processes, 1)
+    end_like_ctrl_c()
     _compare(options)
     return 0
 

@@ -49,7 +49,7 @@ class Promise:
         """Return the label at which a stream raises the alarm; None: it does not."""
         test = PromisedRateTest(self.level)
         self.observe(test, misses, np.zeros(len(misses)))
-        return None if test.alarm is None else test.alarm[0]
+        return None if test.alarm is None else test.alarm.event
 
 
 def _sets_that_miss(generator: np.random.Generator, labels: int) -> Misses:

@@ -24,7 +24,7 @@ import numpy as np
 import orjson
 from rich.console import Console
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, end_like_ctrl_c
 from benchmarks.reliability.ray_cluster import RayCluster
 from benchmarks.reliability.ray_replicas import PYTHON
 from benchmarks.reliability.report import markdown_table
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--models-folder", type=Path, default=ROOT / "models")
     parsed = parser.parse_args()
+    end_like_ctrl_c()
     if not PYTHON.exists():
         raise SystemExit("There is no environment with Ray; make it with `make .venv-ray`.")
     console = Console(stderr=True)

@@ -13,10 +13,8 @@ import argparse
 import itertools
 import json
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +28,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
+from benchmarks.machine import end_like_ctrl_c
+from benchmarks.reliability.services import Service
 from model.bundle.store import list_models
 from model.images.preprocessing import InputSpec
 from tests.pictures import Pixels, encode, form, instances, numbers
@@ -81,6 +81,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--requests", type=int, default=10_000, help="of all starts together")
     parser.add_argument("--record", type=Path, help="folder of the notes")
     options = parser.parse_args(arguments)
+    end_like_ctrl_c()
     found = [name for name in list_models(options.models) if options.model in {None, name}]
     if len(found) != 1:
         parser.error(
@@ -130,25 +131,17 @@ def measure(model: Path, requests: int) -> tuple[Record, int]:
 @contextmanager
 def _service(model: Path, threads: int, workers: int) -> Iterator[httpx.Client]:
     """Serve one model, yield a client once all workers have loaded it, and end the service."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, ".log")
-        Path(folder, model.name).symlink_to(model.resolve())
-        options = f"--port 0 --threads {threads} --workers {workers} --max-body-bytes 100000000"
-        options += " --inference-timeout-seconds 600 --models-folder"
-        command = [sys.executable, "-m", "service", *options.split(), folder]
-        with log.open("w") as lines, subprocess.Popen(command, stdout=lines) as process:  # noqa: S603
-            try:
-                while (text := log.read_text()).count("model loaded") < workers:
-                    if process.poll() is not None or "not ready" in text:
-                        raise SystemExit(f"The service cannot start:\n{text}")
-                    time.sleep(0.1)
-                (url,) = re.findall(r"http://[\d.:]+", text)
-                # No connection is kept alive, so that any worker may accept the next request.
-                limits = httpx.Limits(max_keepalive_connections=0)
-                with httpx.Client(base_url=url, limits=limits, timeout=600) as client:
-                    yield client
-            finally:
-                process.terminate()
+    options = f"--models {model.name} --threads {threads} --workers {workers}"
+    options += " --max-body-bytes 100000000 --inference-timeout-seconds 600"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Service(Path(folder), model.parent.resolve(), 0, *options.split()) as service,
+        # No connection is kept alive, so that any worker may accept the next request.
+        httpx.Client(
+            base_url=service.url, limits=httpx.Limits(max_keepalive_connections=0), timeout=600
+        ) as client,
+    ):
+        yield client
 
 
 def _pictures(spec: InputSpec) -> list[Pixels]:

@@ -23,7 +23,8 @@ from model.bundle.store import open_bundle
 from model.dropout.masks import Design
 from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples
 from model.images.preprocessing import to_float
-from model.inference.predictor import Prediction, Predictor
+from model.inference.prediction import Prediction
+from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from model.uncertainty.uncertainty_measures import Float64Array, Uncertainty, entropy, softmax
 from training.config import DatasetConfig

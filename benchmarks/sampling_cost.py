@@ -24,7 +24,8 @@ from rich.console import Console
 
 from model.bundle.store import GOLDEN_FILE, open_bundle
 from model.dropout.sampling_methods import FixedSamples
-from model.inference.predictor import Float32Array, Predictor
+from model.inference.prediction import Float32Array
+from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
 from training.experiments.experiment_record import Record
 

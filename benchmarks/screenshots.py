@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from benchmarks.machine import end_like_ctrl_c
 from tests.browser.chromium import LOOKS, running_chromium
 from tests.browser.page_paths import page_paths
 from tests.browser.try_page import FOUR, TryPage
@@ -75,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000, help="of the service; it is shown")
     parser.add_argument("--traffic-seconds", type=float, default=60, help="before the other pages")
     parsed = parser.parse_args(arguments)
+    end_like_ctrl_c()
     models_folder = parsed.models_folder.resolve()
     parsed.output.mkdir(parents=True, exist_ok=True)
     test_images = load_dataset(DatasetConfig(data="digits")).test.images[:, 0]

@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, end_like_ctrl_c
 from model.bundle.store import MANIFEST_FILE
 from training.experiments.experiment_record import Record
 
@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--record", type=Path, help="folder of the notes")
     parser.add_argument("options", nargs="*", help="of python -m training, after --")
     options = parser.parse_args(arguments)
+    end_like_ctrl_c()
     outcomes = []
     for seed in range(options.seeds):
         split = ["--split-seed", str(seed)] if options.splits else []

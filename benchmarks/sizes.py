@@ -1,8 +1,8 @@
 """How much memory and processor time a service takes: `python -m benchmarks.sizes`.
 
-The memory of all its processes, pages that they share counted once (PSS): at rest, at most during
-load, and some seconds after it; and the processor time of a request, which other programs disturb
-less than they disturb its duration. Takes two minutes.
+The memory of all its processes, pages that they share counted once (PSS): at rest and at most
+during load; and the processor time of a request, which other programs disturb less than they
+disturb its duration. Takes two minutes.
 """
 
 import io
@@ -20,12 +20,11 @@ from PIL import Image
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, end_like_ctrl_c
 from benchmarks.reliability.services import MemoryWatch, Service
 from model.bundle.store import open_bundle
 from model.cli_and_env_settings import CommandSettings, PathArguments, load_or_exit
 
-_PORT = 9473
 _CLIENTS = 8
 _PNG, _JPEG = {"Content-Type": "image/png"}, {"Content-Type": "image/jpeg"}
 _CAMERA_IMAGE = (4000, 3000)
@@ -102,16 +101,16 @@ def _measure(bundle: Path, settings: SizesSettings, write: Callable[[str], None]
     models = bundle.parent.parent.resolve()
     with (
         tempfile.TemporaryDirectory() as folder,
-        Service(Path(folder), models, _PORT, *flags, cores="0") as service,
+        Service(Path(folder), models, 0, *flags, cores="0") as service,
     ):
         name = f"{bundle.parent.name}, {settings.workers} worker(s)"
         write(f"| {name} | at rest | {service.server.proportional_memory():.0f} | |")
         for load in _loads(bundle, settings):
-            _send(f"http://127.0.0.1:{_PORT}", replace(load, count=_CLIENTS))
+            _send(service.url, replace(load, count=_CLIENTS))
             watch = MemoryWatch(service)
             watch.start()
             before = service.server.processor_seconds()
-            _send(f"http://127.0.0.1:{_PORT}", load)
+            _send(service.url, load)
             each = 1000 * (service.server.processor_seconds() - before) / load.count
             write(f"| {name} | {load.name} | {watch.end():.0f} | {each:.2f} |")
 
@@ -119,6 +118,7 @@ def _measure(bundle: Path, settings: SizesSettings, write: Callable[[str], None]
 def main() -> None:
     """Measure each bundle in turn and print a table in Markdown."""
     settings = load_or_exit(SizesSettings, sys.argv[1:])
+    end_like_ctrl_c()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
     def write(line: str) -> None:

@@ -25,6 +25,8 @@ import orjson
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from benchmarks.machine import end_like_ctrl_c
+from benchmarks.reliability.services import Service
 from model.bundle.store import Manifest
 from tests.bundles import copy_bundle
 from training.experiments.experiment_record import Record
@@ -130,6 +132,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--pause", type=int, default=60, help="of each connection, milliseconds")
     parser.add_argument("--record", type=Path, help="folder of the notes")
     options = parser.parse_args(arguments)
+    if options.swaps % _ROUNDS or options.swaps * options.every < _ROUNDS:
+        parser.error(
+            f"--swaps: write a multiple of {_ROUNDS}, so large that each of the {_ROUNDS} rounds "
+            "takes a second or more."
+        )
+    end_like_ctrl_c()
     record, bad = measure([options.one, options.other], options)
     record.print(Console())
     if options.record:
@@ -143,9 +151,14 @@ def measure(bundles: Sequence[Path], options: argparse.Namespace) -> tuple[Recor
         folder = Path(temporary)
         for version, bundle in enumerate(bundles, start=1):
             copy_bundle(bundle, folder / "models", _NAME, version)
-        with _service(folder) as (pid, client):
+        # Versions are pinned over the public port.
+        flags = ("--control", "anyone")
+        with (
+            Service(folder, folder / "models", 0, *flags, cores="0") as service,
+            httpx.Client(base_url=service.url, timeout=60) as client,
+        ):
             body = _body(folder / "models" / _NAME / "1")
-            load = Load(folder, f"{client.base_url}/v2/models/{_NAME}/infer", body, options.pause)
+            load = Load(folder, f"{service.url}/v2/models/{_NAME}/infer", body, options.pause)
             for version in (1, 2):
                 _pin(client, version)
                 load.expect(client.post(f"/v2/models/{_NAME}/infer", content=body).content)
@@ -165,7 +178,7 @@ def measure(bundles: Sequence[Path], options: argparse.Namespace) -> tuple[Recor
                     for _ in range(swaps_per_round):
                         started = time.monotonic()
                         _pin(client, 1 + len(memory) % 2)
-                        memory.append(_resident_megabytes(pid))
+                        memory.append(_resident_megabytes(service.pid))
                         time.sleep(max(0.0, options.every - (time.monotonic() - started)))
     return _record(quiet, swapped, memory, options)
 
@@ -207,29 +220,6 @@ def _record(
         figure=_plot(quiet, swapped, memory),
     )
     return record, bad
-
-
-@contextmanager
-def _service(folder: Path) -> Iterator[tuple[int, httpx.Client]]:
-    """Serve on one core; yield the process id and a client."""
-    log = folder / "log"
-    command = ["taskset", "-c", "0", sys.executable, "-m", "service", "--port", "0"]
-    options = ["--models-folder", str(folder / "models"), "--log-level", "info"]
-    options += ["--control", "anyone"]  # versions are pinned over the public port
-    with (
-        log.open("w") as lines,
-        subprocess.Popen(command + options, stdout=lines) as process,  # noqa: S603
-    ):
-        try:
-            while "model in service" not in (text := log.read_text()):
-                if process.poll() is not None or "not ready" in text:
-                    raise SystemExit(f"The service cannot start:\n{text}")
-                time.sleep(0.1)
-            (url,) = re.findall(r"http://[\d.:]+", text)
-            with httpx.Client(base_url=url, timeout=60) as client:
-                yield process.pid, client
-        finally:
-            process.terminate()
 
 
 def _pin(client: httpx.Client, version: int) -> None:

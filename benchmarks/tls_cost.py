@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trustme
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, end_like_ctrl_c
 from benchmarks.processor_time import (
     compare_in_turns,
     picture,
@@ -72,6 +72,7 @@ def _compare(pid: int, ports: tuple[int, int], context: ssl.SSLContext, *, is_ke
 
 def main(models_folder: Path = Path("models")) -> None:
     """Print what a request costs by http and by https, for both usual kinds of key."""
+    end_like_ctrl_c()
     lines = []
     authority = trustme.CA()
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
@@ -84,7 +85,8 @@ def main(models_folder: Path = Path("models")) -> None:
             certificate = ("--tls-certificate", str(folder / "server.pem"))
             options = (*certificate, "--tls-key", str(folder / "server.key"), "--control-port", "0")
             with running_service(models_folder, *options) as service:
-                ports = (service.control_port or 0, service.port)
+                assert service.control_address is not None
+                ports = (service.control_address[1], service.address[1])
                 for is_kept in (True, False):
                     line = _compare(service.pid, ports, context, is_kept=is_kept)
                     lines.append(f"{kind.name} {line}")

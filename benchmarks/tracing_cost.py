@@ -6,7 +6,6 @@ in this process. What is compared is the processor time of each process for a re
 does between two turns included, since spans are sent later. Takes five to ten minutes.
 """
 
-import http.client
 import json
 import statistics
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import describe_machine
-from benchmarks.processor_time import picture, processor_seconds, running_service
+from benchmarks.machine import describe_machine, end_like_ctrl_c
+from benchmarks.processor_time import KeptConnection, connected, picture, seconds_from_turn_to_turn
 
 _TURNS, _REQUESTS = 20, 300
 _EXPORT_MILLISECONDS = 2000
@@ -37,25 +36,6 @@ _REQUESTS_BY_ROUTE = {
     "/predict": ("image/png", picture()),
     "/uncertainty": ("image/png", picture()),
 }
-
-
-class _Service:
-    """A running service, and a connection to it."""
-
-    def __init__(self, pid: int, port: int) -> None:
-        self._pid = pid
-        self._connection = http.client.HTTPConnection("127.0.0.1", port)
-
-    def processor_seconds(self) -> float:
-        return processor_seconds(self._pid)
-
-    def answer(self, route: str, count: int) -> None:
-        kind, body = _REQUESTS_BY_ROUTE[route]
-        for _ in range(count):
-            self._connection.request("POST", route, body, {"Content-Type": kind})
-            response = self._connection.getresponse()
-            response.read()
-            assert response.status == 200, response.status
 
 
 @contextmanager
@@ -80,31 +60,18 @@ def _collector() -> Iterator[str]:
         server.shutdown()
 
 
-@contextmanager
-def _service(models_folder: Path, variables: Mapping[str, str]) -> Iterator[_Service]:
-    options = ("--control", "nobody", "--keep-alive-seconds", "3600")
-    with running_service(models_folder, *options, variables=variables) as service:
-        yield _Service(service.pid, service.port)
-
-
-def _compare(services: Mapping[str, _Service], route: str) -> str:
+def _compare(services: Mapping[str, KeptConnection], route: str) -> str:
     """Measure a route in turns, and return a line for each service."""
-    before = {name: each.processor_seconds() for name, each in services.items()}
-    turns: list[dict[str, float]] = []
-    names = list(services)
-    for turn in range(_TURNS + 1):
-        costs = {}
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            services[name].answer(route, _REQUESTS)
-        for name, each in services.items():
-            now = each.processor_seconds()
-            costs[name], before[name] = (now - before[name]) / _REQUESTS, now
-        turns.append(costs)
-    del turns[0]  # which has warmed them
+    kind, body = _REQUESTS_BY_ROUTE[route]
+    turns = seconds_from_turn_to_turn(
+        {name: each.processor_seconds for name, each in services.items()},
+        lambda name: services[name].post(route, kind, body, _REQUESTS),
+        _TURNS,
+    )
     lines = []
-    for name in names:
+    for name in services:
         ratio = statistics.median(each[name] / each["off"] for each in turns)
-        cost = statistics.median(each[name] for each in turns) * 1e6
+        cost = statistics.median(each[name] for each in turns) / _REQUESTS * 1e6
         total = sum(each[name] for each in turns) / sum(each["off"] for each in turns)
         lines.append(f"  {name}: {cost:.1f} us, ratio {ratio:.3f}, of the sums {total:.3f}\n")
     return f"POST {route}, {_TURNS} turns of {_REQUESTS} requests\n{''.join(lines)}"
@@ -112,6 +79,8 @@ def _compare(services: Mapping[str, _Service], route: str) -> str:
 
 def main(models_folder: Path = Path("models")) -> None:
     """Print what each route costs with each sampler, and the ratios to no traces at all."""
+    end_like_ctrl_c()
+    options = ("--control", "nobody", "--keep-alive-seconds", "3600")
     with ExitStack() as stack:
         url = stack.enter_context(_collector())
         services = {}
@@ -124,7 +93,9 @@ def main(models_folder: Path = Path("models")) -> None:
                     "OTEL_TRACES_SAMPLER_ARG": "0.1",
                     "OTEL_BSP_SCHEDULE_DELAY": str(_EXPORT_MILLISECONDS),
                 }
-            services[name] = stack.enter_context(_service(models_folder, variables))
+            services[name] = stack.enter_context(
+                connected(models_folder, *options, variables=variables)
+            )
         sys.stdout.write(f"{describe_machine()}\n")
         for route in _REQUESTS_BY_ROUTE:
             sys.stdout.write(_compare(services, route))

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, CDPSession, Page
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, end_like_ctrl_c
 from tests.browser.chromium import LOOKS, running_chromium
 from tests.browser.page_paths import page_paths
 from tests.browser.try_page import Stroke, TryPage
@@ -96,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="digits", help="of small grey images, to draw on")
     parser.add_argument("--loads", type=int, default=15, help="of each page")
     parsed = parser.parse_args(arguments)
+    end_like_ctrl_c()
     options = ["--models", parsed.model]
     with (
         service_process(parsed.models_folder.resolve(), *options) as service,

@@ -1,7 +1,7 @@
 """MC dropout as it is usually written: FastAPI and 100 passes through a whole torch module.
 
 The architecture is the bundle's, built by `training.network.classifier`. The weights are random,
-since torch cannot read those of a bundle; they cost the same time.
+since torch cannot read those of a bundle; they cost the same time. The access log is on.
 """
 
 import os

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from benchmarks.reliability.wire import Address, Response, complete_length, parse_responses
 
@@ -161,7 +162,14 @@ class Client:
             self._stream = None
 
 
-async def load_while(clients: Sequence[Client], action: Callable[[], Awaitable[None]]) -> None:
+class Runs(Protocol):
+    """A client of any kind."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send requests until the event is set."""
+
+
+async def load_while(clients: Sequence[Runs], action: Callable[[], Awaitable[object]]) -> None:
     """Run clients while an action is under way; return when both have ended."""
     stop = asyncio.Event()
     tasks = [asyncio.create_task(each.run(stop)) for each in clients]

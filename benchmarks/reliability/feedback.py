@@ -29,6 +29,7 @@ from benchmarks.reliability.report import Criterion, Report
 from benchmarks.reliability.requests import predict
 from benchmarks.reliability.services import Service
 from benchmarks.reliability.wire import Address, request
+from benchmarks.serving.servers import ServerFailedError
 
 _LABELS, _QUICK_LABELS = 100_000, 5_000
 _KILLS, _QUICK_KILLS = 6, 3
@@ -37,6 +38,7 @@ _IMAGES, _SIDE = 64, 8
 _SINGLE = 8
 """Of the labels of an answer so many are sent one by one, and the others in one list."""
 _LEAST_RATE = 500
+_PATIENCE_SECONDS = 60.0
 _MAX_BYTES = 2**26
 _LOG_BYTES = 16 * 2**20
 """The write-ahead log beside the file may have as many."""
@@ -54,7 +56,7 @@ Key = tuple[str, int]
 
 
 @dataclass
-class _Labelling:
+class Labelling:
     """What all clients together have had acknowledged."""
 
     wanted: int
@@ -67,13 +69,14 @@ class _Labelling:
 
     @property
     def is_done(self) -> bool:
+        """Whether all wanted labels are acknowledged."""
         return len(self.acknowledged) >= self.wanted
 
 
 class _LabellingClient(Client):
     """Asks about many images, then sends the true label of each."""
 
-    def __init__(self, address: Address, stats: ClientStats, labelling: _Labelling) -> None:
+    def __init__(self, address: Address, stats: ClientStats, labelling: Labelling) -> None:
         super().__init__(address, [_QUESTION], stats)
         self._labelling = labelling
 
@@ -108,7 +111,7 @@ class _LabellingClient(Client):
 
 def measure(options: Options) -> Report:
     """Send the labels, kill the service meanwhile, and compare the file with what was sent."""
-    labelling = _Labelling(_QUICK_LABELS if options.quick else _LABELS)
+    labelling = Labelling(_QUICK_LABELS if options.quick else _LABELS)
     kills = _QUICK_KILLS if options.quick else _KILLS
     file, stats, other = options.folder("feedback") / "feedback.db", ClientStats(), ClientStats()
     served, largest = 0.0, 0
@@ -160,7 +163,7 @@ async def _label_until_killed(
     options: Options,
     file: Path,
     target: int,
-    labelling: _Labelling,
+    labelling: Labelling,
     stats: Sequence[ClientStats],
 ) -> float:
     """Kill the service when so many labels are acknowledged; return how long it served, seconds."""
@@ -174,8 +177,7 @@ async def _label_until_killed(
     started = time.monotonic()
 
     async def kill() -> None:
-        while len(labelling.acknowledged) < target:
-            await asyncio.sleep(0.01)
+        await wait_for_labels(labelling, target)
         processes = [service.pid, *service.workers()]
         labelling.processor_seconds += sum(processor_seconds(each) for each in processes)
         for process in processes:
@@ -198,7 +200,27 @@ async def _label_until_killed(
     return seconds
 
 
-def _compare(file: Path, labelling: _Labelling) -> tuple[int, int, str]:
+async def wait_for_labels(
+    labelling: Labelling, target: int, patience: float = _PATIENCE_SECONDS
+) -> None:
+    """Wait until so many labels are acknowledged.
+
+    Raises:
+        ServerFailedError: none was for `patience` seconds.
+    """
+    known, since = 0, time.monotonic()
+    while (count := len(labelling.acknowledged)) < target:
+        if count > known:
+            known, since = count, time.monotonic()
+        if time.monotonic() - since >= patience:
+            raise ServerFailedError(
+                f"it has acknowledged no label for {patience:g} seconds, after {count:,} of "
+                f"{target:,}; {labelling.forgotten:,} were refused; read its log"
+            )
+        await asyncio.sleep(0.01)
+
+
+def _compare(file: Path, labelling: Labelling) -> tuple[int, int, str]:
     """Return how many labels are lost, how many counts are wrong, and what the file holds."""
     with closing(sqlite3.connect(file)) as connection:
         rows = connection.execute(

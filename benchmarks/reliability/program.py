@@ -4,14 +4,13 @@ import argparse
 import os
 import shlex
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, end_like_ctrl_c
 from benchmarks.reliability.report import Report
 from benchmarks.serving.environments import ROOT
 
@@ -77,7 +76,7 @@ def run(
     parsed = parser.parse_args(arguments)
     if not (parsed.models_folder / "digits" / "1").is_dir():
         raise SystemExit(f"{parsed.models_folder} has no digits/1; make it with `make train`.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the started processes, too
+    end_like_ctrl_c()
     scratch = ROOT / "build" / f"reliability-{name}-{parsed.port}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)

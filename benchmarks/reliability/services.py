@@ -43,12 +43,15 @@ class Service:
         """Start the service.
 
         folder: gets its log.
+        port: 0 for any free one, which the service names in its log: that has to be of level info.
         flags: as `python -m service` takes them.
         cores: as `taskset -c` takes them; empty for all.
         cgroup: a folder of cgroups; the service gets a child of MEMORY_LIMIT bytes there.
         wrapper: a command that runs the service's command, which is appended.
         """
         self.address: Address = ("127.0.0.1", port)
+        self.control_address: Address | None = None
+        """Of the control listener of a service at a free port; None where it has no port."""
         self._log = folder / "log.txt"
         self._cgroup = None if cgroup is None else _make_cgroup(cgroup)
         program = [sys.executable, "-m", "service", "--port", str(port), "--log-format", "json"]
@@ -80,6 +83,11 @@ class Service:
         """The id of the process that was started."""
         return self.server.pid
 
+    @property
+    def url(self) -> str:
+        """The URL of the public listener of a service without TLS."""
+        return f"http://{self.address[0]}:{self.address[1]}"
+
     def workers(self) -> list[int]:
         """Return the ids of the worker processes; none where the service has a single process."""
         found = []
@@ -98,7 +106,7 @@ class Service:
             ServerFailedError: it ended, or was not ready in time.
         """
         deadline = time.monotonic() + seconds
-        while not all(self.is_ready() for _ in range(_READY_IN_A_ROW)):
+        while not (self._is_listening() and all(self.is_ready() for _ in range(_READY_IN_A_ROW))):
             self.server.require_running()
             if time.monotonic() > deadline:
                 raise ServerFailedError(f"it is not ready: {self.server.log_tail()}")
@@ -106,8 +114,18 @@ class Service:
 
     def is_ready(self) -> bool:
         """Send a request to /health/ready."""
-        response = exchange(self.address, request("GET", "/health/ready"), timeout=2)
+        address = self.control_address or self.address  # the public listener may take TLS alone
+        message = request("GET", "/health/ready", host=address[0])  # one of any --allowed-hosts
+        response = exchange(address, message, timeout=2)
         return response is not None and response.status == 200
+
+    def _is_listening(self) -> bool:
+        """Whether the port is known; a free one is read from the log."""
+        if not self.address[1]:
+            for entry in self.logged("listening"):
+                self.address = _address(entry["url"]) or self.address
+                self.control_address = next(filter(None, map(_address, entry["control"])), None)
+        return self.address[1] > 0
 
     def log(self) -> str:
         """Return the whole output of the service."""
@@ -122,6 +140,12 @@ class Service:
                 if isinstance(entry, dict) and entry.get("event") == event:
                     found.append(entry)
         return found
+
+
+def _address(url: str) -> Address | None:
+    """Return the address of a URL; None of a Unix socket."""
+    number = url.rpartition(":")[2]
+    return ("127.0.0.1", int(number)) if number.isdecimal() else None
 
 
 def _all_cores() -> str:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import cast
 
@@ -31,6 +32,7 @@ import uvloop
 
 _FIRST_CONNECTIONS = 16
 _TIMEOUT_SECONDS = 10.0  # after the last request was due
+_MAX_LATENESS_MILLISECONDS = 1.0
 _WAITING = 0
 _HUNG_UP = 1
 _NO_RESPONSE = {_WAITING: "given up", _HUNG_UP: "hung up"}
@@ -39,7 +41,10 @@ _NO_RESPONSE = {_WAITING: "given up", _HUNG_UP: "hung up"}
 
 @dataclass(frozen=True)
 class OpenLoopResult:
-    """One measurement of an open loop. Latencies are of the responses with status 200."""
+    """One measurement of an open loop.
+
+    Latencies are of the responses with status 200 and of the requests without a response.
+    """
 
     rate: float
     """The requested rate, requests per second."""
@@ -53,18 +58,21 @@ class OpenLoopResult:
     answered: float
     """Responses with status 200 as a share of the requests that were due in the same time."""
     lateness: float
-    """99th percentile of the delay of sending, milliseconds; large: the result is invalid."""
+    """99th percentile of the delay of this program itself, milliseconds, without the time that a
+    request waits for a connection; above 1 ms `late_note` marks the result, since the latencies
+    have it, too."""
 
 
 @dataclass(slots=True)
 class Request:
-    """One request; times are seconds of `perf_counter`, 0 for never.
+    """One request; times are seconds of `perf_counter`.
 
     uvloop's own clock counts whole milliseconds, and requests sent by it would come in bursts.
     """
 
     due: float
-    sent: float = 0.0
+    taken: float
+    """When the loop came to it: later than due if this program is too slow."""
     answered: float = 0.0
     status: int = _WAITING
 
@@ -99,7 +107,6 @@ class _Connection(asyncio.Protocol):
         """Send a request; False if the connection has closed meanwhile."""
         if self._transport.is_closing():
             return False
-        request.sent = perf_counter()
         self._request = request
         self._transport.write(message)
         return True
@@ -143,14 +150,13 @@ class OpenLoop:
             due = begun + time
             while perf_counter() < due:
                 await asyncio.sleep(0)
-            requests.append(Request(due))
+            requests.append(Request(due, taken=perf_counter()))
             self._take(requests[-1])
         deadline = perf_counter() + _TIMEOUT_SECONDS
         while perf_counter() < deadline and any(not each.answered for each in requests):
             await asyncio.sleep(0.01)
         for each in requests:
             each.answered = each.answered or perf_counter()
-            each.sent = each.sent or each.due  # it waited for a connection all the time
         for connection in list(self._connections):
             connection.close()
         return requests, begun
@@ -201,8 +207,14 @@ def summarize(
         good_rate=sum(each.status == 200 for each in in_time) / seconds,
         latencies=percentiles(charged),
         answered=sum(each.status == 200 for each in in_time) / max(1, len(counted)),
-        lateness=1000 * float(np.quantile([each.sent - each.due for each in counted], 0.99)),
+        lateness=1000 * float(np.quantile([each.taken - each.due for each in counted], 0.99)),
     )
+
+
+def late_note(results: Sequence[OpenLoopResult]) -> str:
+    """Return what to write behind latencies that the load generator itself has made longer."""
+    late = median(each.lateness for each in results)
+    return f" (sent {late:.1f} ms late)" if late > _MAX_LATENESS_MILLISECONDS else ""
 
 
 def due_times(rate: float, seconds: float, seed: int) -> list[float]:

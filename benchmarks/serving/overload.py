@@ -7,8 +7,9 @@ in an open loop, from a core of its own: at random, and with equal gaps too. (A 
 the same time for each request, one after another, has under random arrivals, at half of its
 saturation, a p99 of 4.3 times its p50: M/D/1.) Twice the saturation is sent by h2load, over 1,024
 connections at equal gaps. In the retry storm 1,024 clients retry at once. On two cores services
-take turns: one worker, two workers, and one worker with two threads, each with both cores, and one
-worker with one of them. wrk has the same cores as the service, and so slows all of them down alike.
+take turns, each round beginning with another: one worker, two workers, and one worker with two
+threads, each with both cores, and one worker with one of them. wrk has the same cores as the
+service, and so slows all of them down alike.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from urllib.request import urlopen
@@ -27,27 +28,28 @@ from urllib.request import urlopen
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.reliability.clients import Client, ClientStats, load_while
-from benchmarks.reliability.wire import request
-from benchmarks.serving.comparison import first_response, image_of
+from benchmarks.reliability.clients import load_while
+from benchmarks.reliability.health_probe import HealthProbe, ProbeStats
+from benchmarks.serving.comparison import first_response, image_of, rotated
 from benchmarks.serving.load import ClosedLoopResult, LoadGenerator, PacedResult, Target
-from benchmarks.serving.open_loop import OpenLoopResult, percentiles
+from benchmarks.serving.open_loop import OpenLoopResult, late_note
 from benchmarks.serving.payloads import open_inference
 from benchmarks.serving.peers import OURS, LaunchSpec, service
 from benchmarks.serving.servers import Server
 from benchmarks.serving.setup import Setup, add_flags, read_flags, recorded_flags
+from service.http.middleware import HUNG_UP_STATUS
 from training.experiments.experiment_record import Record
 
 _CONNECTIONS = 32
 _STORM_CONNECTIONS = 1024
-_PROBE_SECONDS = 0.05
 _TIMEOUT_SECONDS = 10.0
 _KEPT_AT_TWICE, _KEPT_IN_A_STORM, _LIVE_MILLISECONDS = 0.85, 0.7, 250.0
-_ALLOWED = {"200", "503", "2xx", "5xx"}
-"""Allowed statuses; h2load counts classes only, so the service's own metrics are read too."""
-_SERVER_ERROR = re.compile(
-    r'^dropserve_requests_total\{.*status="(5\d\d)".*\} ([\d.e+]+)$', re.MULTILINE
+_GOOD, _REFUSED = "200", "503"
+_REQUESTS = re.compile(
+    r'^dropserve_requests_total\{.*route="([^"]*)".*status="(\d+)".*\} ([\d.e+]+)$', re.MULTILINE
 )
+_OWN_ROUTES = {"/metrics", "/health/live"}
+"""What the benchmark itself asks for beside the load."""
 _VARIANTS = {
     "1 worker": (),
     "2 workers": ("--workers", "2"),
@@ -62,6 +64,8 @@ class RetryStorm:
     """The measurements of a retry storm: many clients that retry at once."""
 
     result: ClosedLoopResult
+    statuses: Counter[str]
+    """How many responses of each status the service counts."""
     live_p99: float
     """99th percentile of the latency of /health/live during the storm, milliseconds."""
 
@@ -76,7 +80,18 @@ class Round:
     evenly: OpenLoopResult
     """Half of saturation, with equal gaps between requests."""
     twice: PacedResult
+    """With each status, which the service counts: h2load knows classes of them."""
     storm: RetryStorm
+
+    @property
+    def forbidden(self) -> Counter[str]:
+        """The responses that must not be: below saturation all are 200, above it 200 or 503."""
+        below = Counter(self.half.statuses) + Counter(self.evenly.statuses)
+        above = Counter(self.twice.statuses) + self.storm.statuses
+        found = Counter(lost=self.storm.result.lost)
+        found += Counter({each: count for each, count in below.items() if each != _GOOD})
+        allowed = {_GOOD, _REFUSED}
+        return found + Counter({each: n for each, n in above.items() if each not in allowed})
 
     @property
     def kept_at_twice(self) -> float:
@@ -144,22 +159,23 @@ class OverloadBenchmark:
                     storm = self._retry_storm(load, target)
                     at_half = load.open_loop(target, half, self._seconds, seed=number)
                     evenly = load.open_loop(target, half, self._seconds, seed=number, even=True)
-                    at_twice = load.paced(target, twice, _STORM_CONNECTIONS, self._seconds)
-                    at_twice.statuses.update(server_errors(metrics_of(target)))
+                    at_twice = self._at_twice(load, target, twice)
                 found.append(Round(most, at_half, evenly, at_twice, storm))
         return found
 
+    def _at_twice(self, load: LoadGenerator, target: Target, rate: float) -> PacedResult:
+        """Offer more than is possible, and let the service itself count the statuses."""
+        before = status_counts(metrics_of(target))
+        result = load.paced(target, rate, _STORM_CONNECTIONS, self._seconds)
+        counted = status_counts(metrics_of(target)) - before
+        lost = {"lost": result.statuses["lost"]} if "lost" in result.statuses else {}
+        return replace(result, statuses=counted | lost)
+
     def _retry_storm(self, load: LoadGenerator, target: Target) -> RetryStorm:
         """Let many connections retry at once, and probe /health/live meanwhile."""
-        stats = ClientStats()
-        probe = Client(
-            ("127.0.0.1", target.port),
-            [request("GET", "/health/live", None, "Connection: close")],
-            stats,
-            keep_alive=False,
-            every=_PROBE_SECONDS,
-            timeout=_TIMEOUT_SECONDS,
-        )
+        stats = ProbeStats()
+        probe = HealthProbe(("127.0.0.1", target.port), stats, timeout=_TIMEOUT_SECONDS)
+        before = status_counts(metrics_of(target))
         results: list[ClosedLoopResult] = []
 
         async def action() -> None:
@@ -168,9 +184,8 @@ class OverloadBenchmark:
             )
 
         asyncio.run(load_while([probe], action))
-        failed = stats.lost + stats.counts["late"] + stats.counts["refused"]
-        waits = [*stats.latencies, *[_TIMEOUT_SECONDS] * failed]
-        return RetryStorm(results[0], percentiles(waits)["p99"])
+        statuses = status_counts(metrics_of(target)) - before
+        return RetryStorm(results[0], statuses, stats.p99)
 
     def on_both_cores(self, rounds: int, cores: str) -> dict[str, list[float]]:
         """Let services with several workers and threads take turns; return responses per second."""
@@ -188,12 +203,14 @@ class OverloadBenchmark:
                         stack, f"variant-{index}", index, service_cores, flags
                     )
                     running[title][0].suspend()
-            for _ in range(rounds):
+            for number in range(rounds):
                 with self._setup.exclusive():
-                    for title, (server, target) in running.items():
+                    for title in rotated(list(running), number):
+                        server, target = running[title]
                         load = loads[shared[title]]
                         server.resume()
                         load.closed_loop(target, _CONNECTIONS, 1)
+                        server.wait_until_idle()
                         rates[title].append(
                             load.closed_loop(target, _CONNECTIONS, self._seconds).rate
                         )
@@ -224,20 +241,22 @@ def metrics_of(target: Target) -> str:
     return text.decode()
 
 
-def server_errors(exposition: str) -> dict[str, int]:
-    """Count the responses of each status from 500 except 503: there must be none."""
+def status_counts(exposition: str) -> Counter[str]:
+    """Count the responses of each status since the start of the service.
+
+    Clients that hung up, as those of a load generator do at its end, got none.
+    """
     found: Counter[str] = Counter()
-    for status, count in _SERVER_ERROR.findall(exposition):
-        if status != "503":
+    for route, status, count in _REQUESTS.findall(exposition):
+        if route not in _OWN_ROUTES and status != f"{HUNG_UP_STATUS}":
             found[status] += int(float(count))
-    return dict(found)
+    return found
 
 
 def meets_criteria(rounds: Sequence[Round]) -> bool:
-    """Whether the medians meet their limits, and every response has status 200 or 503."""
+    """Whether the medians meet their limits, and every response has an allowed status."""
     return (
-        not set(_status_counts(rounds)) - _ALLOWED
-        and not any(each.storm.result.lost for each in rounds)
+        not _forbidden(rounds)
         and median(each.kept_at_twice for each in rounds) >= _KEPT_AT_TWICE
         and median(each.kept_in_the_storm for each in rounds) >= _KEPT_IN_A_STORM
         and median(each.storm.live_p99 for each in rounds) <= _LIVE_MILLISECONDS
@@ -249,19 +268,19 @@ def overload_record(rounds: Sequence[Round], setting: str) -> Record:
     kept = [each.kept_at_twice for each in rounds]
     kept_in_storm = [each.kept_in_the_storm for each in rounds]
     live = [each.storm.live_p99 for each in rounds]
-    shares = _status_counts(rounds)
-    odd = {status: count for status, count in shares.items() if status not in _ALLOWED}
     return Record(
         name="serving-overload",
         title="At half and at twice saturation",
-        setting=f"{setting} Latencies: milliseconds from when a request was due, for status 200.",
+        setting=f"{setting} Latencies: milliseconds from when a request was due, for status 200; a "
+        "request without a response counts until it was given up.",
         columns=("load", "offered a second", "200s a second", "p50", "p99", "responses"),
         rows=_overload_rows(rounds),
         finding=f"At twice saturation the service still answers {100 * median(kept):.0f} % of its "
         f"most with 200 {_range(kept)}, in the retry storm {100 * median(kept_in_storm):.0f} % "
         f"{_range(kept_in_storm)}, with /health/live within {median(live):,.0f} ms in the 99th "
-        "percentile. Responses that "
-        f"were neither 200 nor 503: {odd or 'none'}.",
+        "percentile. Responses "
+        "other than 200 at half, and other than 200 and 503 above saturation: "
+        f"{dict(_forbidden(rounds)) or 'none'}.",
         figure=_overload_figure(rounds),
     )
 
@@ -290,7 +309,7 @@ def _overload_rows(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
                 f"{median(each.rate for each in results):,.0f}",
                 f"{median(each.good_rate for each in results):,.0f}",
                 f"{p50:.2f}",
-                f"{p99:.2f}",
+                f"{p99:.2f}{late_note(results)}",
                 status_shares(results),
             )
         )
@@ -306,7 +325,7 @@ def _overload_rows(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
         )
     )
     storms = [each.storm.result for each in rounds]
-    refused, lost = sum(each.refused for each in storms), sum(each.lost for each in storms)
+    lost = sum(each.lost for each in storms)
     rows.append(
         (
             f"storm of {_STORM_CONNECTIONS:,}",
@@ -314,7 +333,7 @@ def _overload_rows(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
             f"{median(each.rate for each in storms):,.0f}",
             f"{median(each.p50 for each in storms):.0f}",
             f"{median(each.p99 for each in storms):.0f}",
-            f"refused: {refused:,}, lost: {lost:,}",
+            f"{status_shares([each.storm for each in rounds])}, lost: {lost:,}",
         )
     )
     return rows
@@ -358,7 +377,7 @@ def scaling_record(rates: dict[str, list[float]], setting: str, cores: str) -> R
     )
 
 
-def status_shares(results: Sequence[OpenLoopResult | PacedResult]) -> str:
+def status_shares(results: Sequence[OpenLoopResult | PacedResult | RetryStorm]) -> str:
     """Format the share of each status: `200: 61.0 %, 503: 39.0 %`."""
     total = sum((Counter(each.statuses) for each in results), Counter[str]())
     return ", ".join(
@@ -366,9 +385,8 @@ def status_shares(results: Sequence[OpenLoopResult | PacedResult]) -> str:
     )
 
 
-def _status_counts(rounds: Sequence[Round]) -> Counter[str]:
-    results = [part for each in rounds for part in (each.half, each.evenly, each.twice)]
-    return sum((Counter(each.statuses) for each in results), Counter[str]())
+def _forbidden(rounds: Sequence[Round]) -> Counter[str]:
+    return sum((each.forbidden for each in rounds), Counter[str]())
 
 
 if __name__ == "__main__":

@@ -82,12 +82,12 @@ def png(image: Floats) -> Content:
 
 def jpeg(image: Floats) -> Content:
     """Write a photograph of one megapixel, in the colours of the image, as the body."""
-    return Content({"Content-Type": "image/jpeg"}, _photograph(len(image)))
+    return Content({"Content-Type": "image/jpeg"}, photograph(len(image)))
 
 
 def jpeg_form(image: Floats, field: str = "file") -> Content:
     """Write the photograph as the one field of a form."""
-    return _form(_photograph(len(image)), field, "jpeg")
+    return _form(photograph(len(image)), field, "jpeg")
 
 
 def form(image: Floats, field: str = "file") -> Content:
@@ -96,7 +96,7 @@ def form(image: Floats, field: str = "file") -> Content:
 
 
 @cache
-def _photograph(channels: int) -> bytes:
+def photograph(channels: int) -> bytes:
     """Encode filtered noise of several scales, 1152 x 864, as a JPEG of a camera's quality."""
     rng = np.random.default_rng(0)
     pixels = rng.normal(0, 6, (864, 1152, 3))

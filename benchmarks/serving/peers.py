@@ -116,7 +116,7 @@ def service(spec: LaunchSpec, *options: str, root: Path = ROOT) -> Command:
     models = ["--models-folder", str(spec.bundle.path.resolve().parent.parent)]
     model = ["--models", f"{manifest.name}@{manifest.version}"]
     program = [str(spec.python), "-m", "service", "--port", str(spec.port)]
-    # No server here logs each request, except "FastAPI, as usual".
+    # No server here logs each request, except the two with FastAPI, which are run as people do.
     quiet = ["--log-level", "warning"]
     return Command([*program, *models, *model, *quiet, *options], {"PYTHONPATH": str(root)})
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.serving.comparison import Comparison, MeasuredServer, Plan
 from benchmarks.serving.load import ClosedLoopResult
+from benchmarks.serving.open_loop import late_note
 from benchmarks.serving.peers import OURS, Kind
 from training.experiments.experiment_record import Record
 
@@ -161,7 +162,7 @@ def _latency(comparison: Comparison, plan: Plan, setting: str) -> Record:
             p50, p99 = (median(each.latencies[p] for each in results) for p in ("p50", "p99"))
             answered = median(each.answered for each in results)
             note = "" if answered > _SUSTAINED else f" ({100 * answered:.0f} % answered)"
-            cells.append(f"{p50:.1f}, {p99:.1f}{note}")
+            cells.append(f"{p50:.1f}, {p99:.1f}{note}{late_note(results)}")
         rows.append((server.peer.title, server.open_kind, *cells))
     lateness = [
         each.lateness
@@ -177,8 +178,8 @@ def _latency(comparison: Comparison, plan: Plan, setting: str) -> Record:
         f"was due, medians of {plan.rounds} rounds of {plan.seconds:g} s.",
         columns=("server", "request", *(f"{each:,.0f}/s" for each in plan.rates)),
         rows=rows,
-        finding=f"99 of 100 requests were sent within {median(lateness):.2f} ms of when they were "
-        f"due (median of all measurements; the worst: {max(lateness):.2f} ms).",
+        finding=f"The load generator came to 99 of 100 requests within {median(lateness):.2f} ms "
+        f"of when they were due (median of all measurements; the worst: {max(lateness):.2f} ms).",
         figure=_curves(comparison),
     )
 

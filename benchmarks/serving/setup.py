@@ -4,13 +4,12 @@ import argparse
 import fcntl
 import platform
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, end_like_ctrl_c
 from benchmarks.serving.environments import ROOT, environment
 from model.bundle.store import Bundle, open_bundle
 
@@ -90,7 +89,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def read_flags(options: argparse.Namespace) -> Setup:
     """Return the `Setup` of the parsed flags; from now on SIGTERM ends the program like Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_like_ctrl_c()
     return Setup(
         bundle=_bundle(options.bundle),
         server_cores=options.server_cores,

@@ -2,14 +2,23 @@ import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import cycle, repeat
+from itertools import chain, cycle, repeat
+from time import perf_counter
 from typing import cast
 
 import numpy as np
 import pytest
 
 from benchmarks.serving.load import Target
-from benchmarks.serving.open_loop import OpenLoop, Request, due_times, percentiles, summarize
+from benchmarks.serving.open_loop import (
+    OpenLoop,
+    OpenLoopResult,
+    Request,
+    due_times,
+    late_note,
+    percentiles,
+    summarize,
+)
 from benchmarks.serving.payloads import Content
 
 
@@ -31,19 +40,27 @@ def test_due_times_are_poisson_arrivals_at_the_requested_rate() -> None:
 
 
 def test_latency_is_measured_from_when_a_request_was_due() -> None:
-    late = Request(due=11.0, sent=11.5, answered=12.0, status=200)
+    late = Request(due=11.0, taken=11.5, answered=12.0, status=200)
     result = summarize([late], begun=10.0, rate=1, warm_up=1, seconds=2)
     assert result.latencies["p50"] == pytest.approx(1000)
     assert result.lateness == pytest.approx(500)
 
 
+@pytest.mark.parametrize(("lateness", "note"), [(0.9, ""), (5.0, " (sent 5.0 ms late)")])
+def test_result_is_marked_where_the_load_generator_itself_was_late(
+    lateness: float, note: str
+) -> None:
+    result = OpenLoopResult(100, 100, {"200": 100}, 100, percentiles([0.01]), 1.0, lateness)
+    assert late_note([result]) == note
+
+
 def test_summarize_leaves_out_the_warm_up_and_late_responses() -> None:
     requests = [
-        Request(due=10.5, sent=10.5, answered=10.6, status=200),  # while warming up
-        Request(due=11.0, sent=11.0, answered=11.1, status=200),
-        Request(due=11.5, sent=11.5, answered=11.6, status=503),
-        Request(due=12.0, sent=12.0, answered=14.0, status=200),  # after the end
-        Request(due=12.5, sent=12.5, answered=17.5),  # never answered: until we give up
+        Request(due=10.5, taken=10.5, answered=10.6, status=200),  # while warming up
+        Request(due=11.0, taken=11.0, answered=11.1, status=200),
+        Request(due=11.5, taken=11.5, answered=11.6, status=503),
+        Request(due=12.0, taken=12.0, answered=14.0, status=200),  # after the end
+        Request(due=12.5, taken=12.5, answered=17.5),  # never answered: until we give up
     ]
     result = summarize(requests, begun=10.0, rate=2, warm_up=1, seconds=2)
     assert result.offered == 4
@@ -85,7 +102,19 @@ def test_open_loop_sends_requests_and_records_their_statuses() -> None:
     )
     requests = load_local_server(30, cycle([good, good, refused]))
     assert sorted(each.status for each in requests) == [200] * 20 + [503] * 10
-    assert all(each.due <= each.sent <= each.answered for each in requests)
+    assert all(each.due <= each.taken <= each.answered for each in requests)
+
+
+def test_lateness_is_not_the_wait_for_a_connection_that_the_server_keeps_busy() -> None:
+    good = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
+    first_responses: list[float] = []
+
+    def note_time() -> Iterator[bytes]:
+        first_responses.append(perf_counter())
+        yield good
+
+    requests = load_local_server(30, chain(note_time(), repeat(good)))  # over 20 connections
+    assert all(each.taken < first_responses[0] for each in requests)
 
 
 def test_open_loop_distinguishes_a_closed_connection_from_a_timeout() -> None:

@@ -1,12 +1,16 @@
+import io
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.features import features
+from benchmarks.serving.comparison import Expected, rotated
 from benchmarks.serving.environments import REQUIREMENTS
+from benchmarks.serving.payloads import photograph
 from benchmarks.serving.peers import (
     INT8,
     OURS,
@@ -17,6 +21,8 @@ from benchmarks.serving.peers import (
     with_feature,
 )
 from model.bundle.store import open_bundle
+from model.images.preprocessing import decode, to_float
+from model.inference.predictor_loading import load_predictor
 
 
 @pytest.mark.parametrize("peer", [*PEERS, INT8], ids=lambda each: each.name)
@@ -25,6 +31,31 @@ def test_every_peer_has_requirements_with_pinned_versions(peer: Peer) -> None:
     named = [line for line in text.splitlines() if not line.startswith(("#", "--"))]
     assert named or peer.environment == OURS
     assert all(re.fullmatch(r"[\w\[\]-]+==[\d.]+", line) for line in named)
+
+
+@pytest.mark.parametrize("is_cropped", [True, False], ids=["cropped", "squeezed"])
+def test_answer_to_the_photograph_has_to_be_right_for_one_of_the_ways_to_reduce_it(
+    models_folder: Path, is_cropped: bool
+) -> None:
+    bundle = open_bundle(models_folder / "digits" / "1")
+    peer = next(each for each in PEERS if each.name == "fastapi")
+    endpoint = next(each for each in peer.endpoints if each.kind == "JPEG")
+    file = photograph(1)
+    squeezed = Image.open(io.BytesIO(file)).resize((8, 8), Image.Resampling.BILINEAR)
+    pixels = decode(file, bundle.manifest.input) if is_cropped else np.asarray(squeezed)[None]
+    answer = load_predictor(bundle).predict(to_float(pixels[None])).probabilities[0]
+    expected = Expected(bundle)
+    assert not expected.mismatch(peer, endpoint, answer.tolist())
+    assert "off by" in expected.mismatch(peer, endpoint, [0.1] * 10)
+
+
+def test_another_one_goes_first_in_each_round() -> None:
+    assert [rotated("abc", number) for number in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
 
 
 def test_names_titles_and_kinds_of_request_are_unique() -> None:

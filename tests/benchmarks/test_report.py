@@ -18,9 +18,11 @@ def closed_loop_results(*rates: float, refused: int = 0) -> list[ClosedLoopResul
     return [ClosedLoopResult(32, rate, refused, 0, p50=2.0, p99=9.0) for rate in rates]
 
 
-def measured_server(name: str, rates: Sequence[float], answered: float = 1.0) -> MeasuredServer:
+def measured_server(
+    name: str, rates: Sequence[float], answered: float = 1.0, lateness: float = 0.1
+) -> MeasuredServer:
     latencies = percentiles([0.002] * 99 + [0.05])
-    result = OpenLoopResult(100, 100, {"200": 100}, 100.0, latencies, answered, lateness=0.1)
+    result = OpenLoopResult(100, 100, {"200": 100}, 100.0, latencies, answered, lateness)
     return MeasuredServer(
         peer=BY_NAME[name],
         versions="it 1.0",
@@ -64,6 +66,12 @@ def test_records_show_throughput_footprint_and_latency(tmp_path: Path) -> None:
     ]
     for record in (throughput, footprint, latency):
         record.draw(tmp_path / f"{record.name}.svg")
+
+
+def test_latency_record_marks_what_the_load_generator_sent_too_late() -> None:
+    late = measured_server("ours", (200, 100, 300), lateness=30)
+    *_, latency = records(Comparison([late], {}), PLAN, "")
+    assert latency.rows == [("ours", "OIP JSON", "2.0, 50.0 (sent 30.0 ms late)", "")]
 
 
 def test_throughput_record_shows_failed_requests() -> None:
