@@ -9,13 +9,10 @@ from types import FrameType
 
 from model.bundle.store import list_models
 from model.cli_and_env_settings import USAGE_EXIT_STATUS, load_or_exit
+from model.command_exit_status import INTERRUPTED_STATUS
 from model.errors import DataError, DropserveError, SettingsError
 from training.cache_folders import use_writable_caches
-from training.command_exit_status import (
-    INTERRUPTED_STATUS,
-    log_to_stdout,
-    names_missing_extra,
-)
+from training.command_setup import log_to_stdout, names_missing_extra
 from training.config import TrainingConfig
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from model.cli_and_env_settings import describe_validation_error, load_or_exit
 from model.errors import SettingsError
 from training.adoption.adoption_config import AdoptionConfig
-from training.command_exit_status import names_missing_extra, run_command
+from training.command_setup import names_missing_extra, run_logged_command
 
 # torch, onnx and matplotlib take seconds to import; `--help` and wrong options need none of them.
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Adopt one network; return the exit status."""
     config = load_or_exit(AdoptionConfig, arguments)
-    return run_command(lambda: adopt_file(config), "Interrupted; no bundle was written.")
+    return run_logged_command(lambda: adopt_file(config), "Interrupted; no bundle was written.")
 
 
 def adopt_file(config: AdoptionConfig) -> Path:

@@ -5,11 +5,10 @@ as in many containers, into a folder of this user in the temporary folder.
 """
 
 import os
-import stat
 import tempfile
 from pathlib import Path
 
-_PRIVATE_MODE = 0o700
+from model.private_folder import make_private_folder
 
 
 def default_cache_folder() -> Path:
@@ -37,7 +36,7 @@ def use_writable_caches() -> None:
         has_home = _can_be_created(config / "matplotlib") and _can_be_created(cache / "matplotlib")
     if not has_home:
         folder = _temporary_folder()
-        _make_private(folder)
+        make_private_folder(folder)
         os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torchinductor"))
         os.environ.setdefault("LOGNAME", str(os.getuid()))  # getpass.getuser() reads it first
@@ -61,11 +60,3 @@ def _can_be_created(folder: Path) -> bool:
 
 def _temporary_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"dropserve-cache-{os.getuid()}"
-
-
-def _make_private(folder: Path) -> None:
-    """Create a folder for this user alone; raises OSError, also if another user owns it."""
-    folder.mkdir(mode=_PRIVATE_MODE, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise PermissionError(0, f"{folder} belongs to another user")

@@ -19,7 +19,7 @@ from model.cli_and_env_settings import describe_validation_error, load_or_exit
 from model.errors import DataError, SettingsError
 from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor
-from training.command_exit_status import names_missing_extra, run_command
+from training.command_setup import names_missing_extra, run_logged_command
 from training.config import NO_BACKBONE, DatasetConfig, TrainingConfig
 from training.data_options import DataFolders
 from training.evaluation.metrics_schema import EvaluationMetrics, OodEntry
@@ -51,7 +51,9 @@ _SPLIT_OPTIONS = (
 def main(arguments: list[str] | None = None) -> int:
     """Measure one bundle; return the exit status."""
     config = load_or_exit(EvaluationConfig, arguments)
-    return run_command(lambda: evaluate_bundle(config), "Interrupted; no report was written.")
+    return run_logged_command(
+        lambda: evaluate_bundle(config), "Interrupted; no report was written."
+    )
 
 
 def evaluate_bundle(config: EvaluationConfig) -> Path:

@@ -52,7 +52,7 @@ from training.export.ood_statistics import (
     names_of_statistics,
 )
 from training.export.quantization_gate import PrecisionChoice, choose_precision
-from training.export.to_onnx import check_parity, export_graphs, write_golden
+from training.export.to_onnx import PARITY_IMAGES, check_parity, export_graphs, write_golden
 from training.fitting.training_loop import TrainResult, averaged_share, describe_architecture
 from training.fitting.unit_diagnostics import count_deaths_and_revivals
 from training.network.classifier import Classifier, Head, count_parameters
@@ -64,7 +64,6 @@ from training.transfer.onnx_backbone import OnnxTrunk
 
 logger = logging.getLogger(__name__)
 
-_PARITY_IMAGES = 256  # of the validation split, for the parity check and the golden file
 _LIBRARIES = ("torch", "lightning", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 
@@ -219,7 +218,7 @@ def _calibrated_predictor(
 
 
 def _parity_images(data: Dataset) -> NDArray[np.float32]:
-    return to_float(data.validation.images[:_PARITY_IMAGES])
+    return to_float(data.validation.images[:PARITY_IMAGES])
 
 
 def _label_candidates(

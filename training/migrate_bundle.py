@@ -26,7 +26,7 @@ from model.bundle.store import (
 from model.cli_and_env_settings import CommandSettings, load_or_exit
 from model.errors import BundleError
 from model.inference.predictor_loading import load_predictor
-from training.command_exit_status import names_missing_extra, run_command
+from training.command_setup import names_missing_extra, run_logged_command
 
 logger = logging.getLogger("training.migrate_bundle")
 
@@ -45,7 +45,7 @@ class MigrationConfig(CommandSettings):
 def main(arguments: list[str] | None = None) -> int:
     """Migrate one bundle; return the exit status."""
     config = load_or_exit(MigrationConfig, arguments)
-    return run_command(lambda: migrate(config.bundle), "Interrupted; no bundle was written.")
+    return run_logged_command(lambda: migrate(config.bundle), "Interrupted; no bundle was written.")
 
 
 def migrate(folder: Path) -> Path:

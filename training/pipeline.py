@@ -71,7 +71,7 @@ def train(config: TrainingConfig, processes: Processes = ALONE) -> Path:
     unequal = warn_of_unequal_classes(data.train.labels, data.class_names, config.class_weights)
     if unequal is not None:
         logger.warning("Warning: %s", unequal)
-    _check_batch_size(config, data, processes)
+    check_batch_size(config, data, processes)
     data = share_dataset(data, processes, config.cache_dir)
     run = prepare_run_folder(config, data)
     with _telling_how_to_go_on(run), lock_run(run):
@@ -81,17 +81,31 @@ def train(config: TrainingConfig, processes: Processes = ALONE) -> Path:
         return path
 
 
-def _check_batch_size(config: TrainingConfig, data: Dataset, processes: Processes) -> None:
-    """Raise SettingsError if the processes cannot all have the same number of images a step."""
+def check_batch_size(config: TrainingConfig, data: Dataset, processes: Processes) -> None:
+    """Raise SettingsError if the processes cannot all have the same number of images a step.
+
+    Or if one of them has no image to validate with.
+    """
     size, count = config.batch_size or data.defaults.batch_size, processes.count
+    images, validation = len(data.train), len(data.validation)
     if size % count or size < 2 * count:
         raise SettingsError(
             f"--batch-size: the {size} images of a step cannot be divided equally among {count} "
             f"processes, two or more each; use a multiple of {count}, at least {2 * count}."
         )
-    if len(data.train) < 2 * count:
+    if images < 2 * count:
         raise SettingsError(
-            f"--devices: {len(data.train)} training images are too few for {count} processes."
+            f"--devices: {images} training images are too few for {count} processes; use fewer."
+        )
+    if size > images and images % count:
+        raise SettingsError(
+            f"--batch-size: {size} is more than the {images} training images, which cannot be "
+            f"divided equally among {count} processes; use {images - images % count}."
+        )
+    if validation < count:
+        raise SettingsError(
+            f"--devices: {validation} validation images are too few for {count} processes; use "
+            "fewer."
         )
 
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model.atomic_file_writing import write_new
-from model.bundle.store import open_bundle
+from model.bundle.store import Bundle, open_bundle
 from model.cli_and_env_settings import load_or_exit
-from model.errors import RunError
-from training.command_exit_status import names_missing_extra, run_command
-from training.selection.selection_config import SelectionConfig
+from model.errors import RunError, SettingsError
+from training.command_setup import names_missing_extra, run_logged_command
+from training.selection.selection_config import WITHOUT_SAMPLES, SelectionConfig
 
 # Not `__name__`, which is `__main__` on the command line: `training` is what is logged.
 logger = logging.getLogger("training.select")
@@ -24,7 +24,7 @@ logger = logging.getLogger("training.select")
 def main(arguments: list[str] | None = None) -> int:
     """Choose images; return the exit status."""
     config = load_or_exit(SelectionConfig, arguments)
-    return run_command(lambda: select(config), "Interrupted; no list was written.")
+    return run_logged_command(lambda: select(config), "Interrupted; no list was written.")
 
 
 def select(config: SelectionConfig) -> Path:
@@ -41,6 +41,7 @@ def select(config: SelectionConfig) -> Path:
     from training.selection.selection_list import encode_list, list_chosen
 
     bundle = open_bundle(config.model)
+    require_dropout(config, bundle)
     class_names = bundle.manifest.class_names
     shortlist = shortlist_size(config, len(class_names))
     limits = {"max_image_megapixels": config.max_image_megapixels}
@@ -65,6 +66,16 @@ def select(config: SelectionConfig) -> Path:
         *(f"{len(listed):,}", f"{len(scores):,}", config.output),
     )
     return config.output
+
+
+def require_dropout(config: SelectionConfig, bundle: Bundle) -> None:
+    """Raise SettingsError if all samples of an image are equal, and a method compares them."""
+    has_dropout = any(layer.p > 0 for layer in bundle.manifest.dropout_layers)
+    if config.method not in WITHOUT_SAMPLES and not has_dropout:
+        raise SettingsError(
+            f"{config.model} has no dropout, so all samples of an image are equal and tell no "
+            f"image from another; use --method {' or '.join(WITHOUT_SAMPLES)}."
+        )
 
 
 def _write(files: Mapping[Path, bytes]) -> None:

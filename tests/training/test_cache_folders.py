@@ -1,6 +1,7 @@
 """Caches of a user without a home and without an entry in the list of users, as in a container."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,11 @@ def test_matplotlib_gets_a_folder_where_the_home_cannot_be_written(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("os.environ", {"HOME": "/proc/none"})
+    folder = tmp_path / f"dropserve-cache-{os.getuid()}"
+    folder.mkdir(mode=0o777)
     use_writable_caches()
-    assert Path(os.environ["MPLCONFIGDIR"]).parent == tmp_path / f"dropserve-cache-{os.getuid()}"
+    assert Path(os.environ["MPLCONFIGDIR"]).parent == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     monkeypatch.setattr("os.environ", {"HOME": str(tmp_path)})
     use_writable_caches()
     assert os.environ == {"HOME": str(tmp_path)}

@@ -7,18 +7,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
+from dataclasses import replace
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.bundle.store import open_bundle
-from model.errors import RunError
+from model.errors import RunError, SettingsError
 from model.inference.predictor_loading import load_predictor
 from training import pipeline
 from training.__main__ import main
 from training.config import TrainingConfig
+from training.data.dataset import load_dataset
+from training.distributed.process_group import Processes
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -89,6 +93,32 @@ def test_training_reports_a_wrong_option_in_one_sentence_with_status_2(
     refused: Refused, arguments: list[str], sentence: str
 ) -> None:
     assert sentence in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "validation", "devices", "sentence"),
+    [
+        (9, 2, 2, "the 9 images of a step cannot be divided equally among 2 processes, two or"),
+        (12, 9, 6, "--devices: 11 training images are too few for 6 processes; use fewer."),
+        (12, 2, 2, "12 is more than the 11 training images, .* among 2 processes; use 10."),
+        (9, 2, 3, "--devices: 2 validation images are too few for 3 processes; use fewer."),
+        (10, 2, 2, None),
+        (12, 1, 1, None),
+    ],
+)
+def test_processes_have_equal_shares_of_a_step_and_validation_images_each(
+    batch_size: int, validation: int, devices: int, sentence: str | None
+) -> None:
+    data = load_dataset(TrainingConfig(data="digits"))
+    small = replace(
+        data,
+        train=data.train.take(np.arange(11)),
+        validation=data.validation.take(np.arange(validation)),
+    )
+    config = TrainingConfig(batch_size=batch_size)
+    refusal = pytest.raises(SettingsError, match=sentence) if sentence else nullcontext()
+    with refusal:
+        pipeline.check_batch_size(config, small, Processes(count=devices))
 
 
 NOT_UTF8 = os.fsdecode(b"m\xff")

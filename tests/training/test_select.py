@@ -19,9 +19,10 @@ from tests.training.data.folders import write
 from training.config import TrainingConfig
 from training.data.dataset import Split
 from training.pipeline import train
-from training.select import main
+from training.select import main, require_dropout
 from training.selection.choose_images import Chosen, choose_images
 from training.selection.pool import FolderPool
+from training.selection.selection_config import SelectionConfig
 from training.selection.selection_list import SelectedImage
 
 FEW_SAMPLES = ["--samples", "32"]
@@ -245,6 +246,33 @@ def test_uncalibrated_bundle_knows_no_typicality(
     options = ["--pool", "digits", "--output", str(tmp_path / "b.csv"), "--method", "typical"]
     assert main(["--model", str(bundle), *options]) == 2
     assert "is not calibrated and knows no typicality" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["batchbald", "bald", "variation-ratio", "typical"])
+def test_method_that_compares_samples_is_refused_without_dropout(
+    method: str, tmp_path: Path, bundle_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = without_dropout(bundle_folder, tmp_path)
+    options = ["--pool", "digits", "--output", str(tmp_path / "a.csv"), "--method", method]
+    assert main(["--model", str(bundle), *options]) == 2
+    sentence = "has no dropout, so all samples of an image are equal and tell no image from another"
+    assert f"{bundle} {sentence}; use --method entropy or random.\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["entropy", "random"])
+def test_method_without_samples_needs_no_dropout(
+    method: str, tmp_path: Path, bundle_folder: Path
+) -> None:
+    bundle = without_dropout(bundle_folder, tmp_path)
+    options = {"model": bundle, "pool": "digits", "method": method, "output": tmp_path / "a.csv"}
+    require_dropout(SelectionConfig.model_validate(options), open_bundle(bundle))
+
+
+def without_dropout(bundle_folder: Path, folder: Path) -> Path:
+    bundle = copy_bundle(bundle_folder, folder / "models")
+    layers = open_bundle(bundle).manifest.dropout_layers
+    edit_manifest(bundle, dropout_layers=[{"p": 0, "width": layer.width} for layer in layers])
+    return bundle
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,12 @@ from training.export.calibrate import (
 )
 from training.export.example_images import write_examples
 from training.export.ood_statistics import PIXELS_PER_CHANNEL
-from training.export.to_onnx import write_golden
+from training.export.to_onnx import PARITY_IMAGES, write_golden
 from training.report.html_report import ReportData, write_card, write_plots
 from training.report.summary_in_the_log import log_result
 
 logger = logging.getLogger(__name__)
 
-_PARITY_IMAGES = 256
 _LIBRARIES = ("onnx", "onnxruntime", "numpy", "pillow")
 HEURISTIC = (
     "The network was not trained with this dropout: it is a heuristic, chosen afterwards, and no "
@@ -180,7 +179,7 @@ class _Adoption:
         """Write the files of the bundle and its manifest."""
         data, calibrated = self.data, can_calibrate(self.data)
         write_graphs(self.network, self.image, self.rule, self.cut, draft.path, calibrated)
-        images = to_float(data.validation.images[:_PARITY_IMAGES])
+        images = to_float(data.validation.images[:PARITY_IMAGES])
         undropped = Predictor.open(
             draft.path, _layers([0.0] * len(self.cut.widths), self.cut.widths)
         )

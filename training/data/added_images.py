@@ -1,11 +1,12 @@
 """Adds labelled images of a folder to the training images of a data set, and to no other split.
 
 So the validation and test images stay those of the trainings before. An image whose picture they
-show is left out. Knows no network.
+show is left out, and so is one that is a training image already. Knows no network.
 """
 
+import hashlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from model.errors import DataError, SettingsError
 from training.config import TrainingConfig
 from training.data.dataset import AddedCounts, Dataset, Split
 from training.data.duplicates import TooAlikeError, duplicate_groups
-from training.data.excluded_files import LeftOut, counted, printable
+from training.data.excluded_files import MAX_NAMES, LeftOut, counted, printable
 from training.data.image_decoding import allocate_images, decode_files
 from training.data.image_folder_layout import LabelledFiles, list_labelled
 from training.data.image_inspection import Inspected, inspect_files, inspect_pixels
@@ -47,7 +48,8 @@ def add_images(data: Dataset, config: TrainingConfig) -> Dataset:
     folder = Path(config.add.removeprefix(FOLDER_PREFIX))
     left_out = LeftOut(folder)
     try:
-        added = _new_images(data, _read(folder, data, config, left_out), folder, left_out)
+        read = _read(folder, data, config, left_out)
+        added = _not_trained_on(data, _not_held_out(data, read, folder, left_out), folder, left_out)
     finally:
         left_out.log()
     if not len(added):
@@ -76,7 +78,7 @@ def _read(folder: Path, data: Dataset, config: TrainingConfig, left_out: LeftOut
     )
 
 
-def _new_images(data: Dataset, added: Split, folder: Path, left_out: LeftOut) -> Split:
+def _not_held_out(data: Dataset, added: Split, folder: Path, left_out: LeftOut) -> Split:
     """Leave out the images whose picture a validation or test image shows."""
     is_copy = np.zeros(len(added), np.bool_)
     images = list(map(inspect_pixels, added.images))
@@ -88,6 +90,44 @@ def _new_images(data: Dataset, added: Split, folder: Path, left_out: LeftOut) ->
     for row in np.flatnonzero(is_copy).tolist():
         left_out.add("duplicate", folder / added.names[row])
     return added.take(np.flatnonzero(~is_copy))
+
+
+def _not_trained_on(data: Dataset, added: Split, folder: Path, left_out: LeftOut) -> Split:
+    """Leave out the images that are training images, pixel for pixel and with the same label."""
+    assert added.names is not None
+    trained = _labels_by_digest(data.train)
+    labels = [trained.get(_digest(image), set()) for image in added.images]
+    is_known = np.zeros(len(added), np.bool_)
+    contradicting = []
+    for row, label in enumerate(added.labels.tolist()):
+        path = folder / added.names[row]
+        if label in labels[row]:
+            is_known[row] = True
+            left_out.add("trained_on", path)
+        elif labels[row]:
+            contradicting.append(left_out.name(path))
+    _warn_of_other_labels(contradicting)
+    return added.take(np.flatnonzero(~is_known))
+
+
+def _labels_by_digest(split: Split) -> dict[bytes, set[int]]:
+    labels: defaultdict[bytes, set[int]] = defaultdict(set)
+    for image, label in zip(split.images, split.labels.tolist(), strict=True):
+        labels[_digest(image)].add(label)
+    return labels
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
+
+
+def _warn_of_other_labels(names: list[str]) -> None:
+    if names:
+        logger.warning(
+            "Warning: added beside an equal training image of another class (%d): %s%s; one of the "
+            "labels is wrong, so remove that image.",
+            *(len(names), ", ".join(names[:MAX_NAMES]), ", ..." if names[MAX_NAMES:] else ""),
+        )
 
 
 def _are_copies(added: list[Inspected], held_out: list[Inspected]) -> NDArray[np.bool_]:

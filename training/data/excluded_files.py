@@ -25,6 +25,7 @@ Reason = Literal[
     "too_small",
     "damaged",
     "duplicate",
+    "trained_on",
 ]
 
 DESCRIPTIONS: dict[Reason, str] = {
@@ -41,6 +42,7 @@ DESCRIPTIONS: dict[Reason, str] = {
     "too_small": "images that are too small or too narrow",
     "damaged": "damaged images",
     "duplicate": "duplicates of validation or test images",
+    "trained_on": "images that are training images already",
 }
 """What is left out for each reason, as the log and the report write it."""
 

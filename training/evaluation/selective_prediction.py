@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from model.uncertainty.calibration import DEFAULT_MAX_FALSE_ALARM, Calibrator
 from model.uncertainty.prediction_sets import SetKind, classes_up_to, conformal_threshold
 from model.uncertainty.uncertainty_measures import Uncertainty
+from model.uncertainty.uncertainty_of_validation_images import COVERAGE
 from training.evaluation.metrics import Answers, Evaluation
 from training.evaluation.metrics_schema import (
     AbstentionMetrics,
@@ -21,8 +22,6 @@ from training.evaluation.metrics_schema import (
     SelectiveMetrics,
 )
 
-COVERAGE = 0.9
-"""The coverage of the measured prediction sets."""
 HALVINGS = 20
 CLASS_COVERAGE_KINDS: tuple[SetKind, ...] = ("thr", "class-conditional")
 """The kinds of prediction sets whose coverage is measured by class."""

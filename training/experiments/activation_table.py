@@ -45,7 +45,7 @@ def run(runner: TrialRunner) -> Record:
             "activation",
             f"test accuracy at {_FIXED_RATE:g}",
             "dead units or saturated outputs",
-            "first layer's gradient / last's",
+            "first layer's gradient / last's (first epoch, first seed)",
             "best rate",
             "test accuracy at it",
         ),
@@ -98,10 +98,10 @@ def _finding(
     better = format_percent([1 - (result.test_error or 0.0) for result in tuned["sigmoid"]])
     return (
         f"Sigmoid reaches {accuracy} at the common rate and {better} at its best. In the first "
-        f"epoch the gradient of its first layer is {sigmoid:.1e} of its output layer's; ReLU's is "
-        f"{relu:.1e}. Each sigmoid layer multiplies the gradient by a slope of at most 1/4. A "
-        "published table of this kind has sigmoid at 10.0 %, tanh 87.6, ReLU 88.6, LeakyReLU 88.9, "
-        "ELU 87.3 and Swish 88.7."
+        f"epoch of the first seed the gradient of its first layer is {sigmoid:.1e} of its output "
+        f"layer's; ReLU's is {relu:.1e}. Each sigmoid layer multiplies the gradient by a slope of "
+        "at most 1/4. A published table of this kind has sigmoid at 10.0 %, tanh 87.6, ReLU 88.6, "
+        "LeakyReLU 88.9, ELU 87.3 and Swish 88.7."
     )
 
 

@@ -26,6 +26,10 @@ TARGET = 0.25
 """The training error at which a trial stops."""
 MOMENTUM = 0.9
 CHECK_IMAGES = 4_000
+GIVE_UP_RULE = (
+    f"A run with more than {100 * GIVE_UP_ERROR:g} % wrong after {GIVE_UP_SHARE:.0%} of its epochs "
+    "is given up."
+)
 _NAMES: tuple[ActivationName, ...] = get_args(ActivationName)
 
 
@@ -58,23 +62,21 @@ def run(runner: TrialRunner) -> Record:
         }
         for plan in plans
     }
-    rows, ratios = [], []
+    rows, compared = [], []
     for plan, arms in arms_by_plan.items():
-        relu = [epochs_to_target(result, TARGET) for result in arms["relu"][1]]
+        relu = arms["relu"][1]
         for name, (rate, repeats) in arms.items():
-            epochs = [epochs_to_target(result, TARGET) for result in repeats]
-            ratio = format_ratio(epochs, relu)
-            rows.append((plan.title, name, f"{rate:g}", format_epochs(epochs, plan), ratio))
-            if name == "tanh":
-                ratios.append(f"{ratio} on {plan.title}")
+            ratio = format_ratio(repeats, relu)
+            rows.append((plan.title, name, f"{rate:g}", format_epochs(repeats, plan), ratio))
+        compared.append(f"On {plan.title} {compare_tanh(arms['tanh'][1], relu, plan)}.")
     return Record(
         name="activations",
         title="Epochs to 25 % training error, ReLU against tanh and others",
         setting=_setting(runner, tuple(plans), rates),
         columns=("data", "activation", "rate", "epochs to 25 %", "times ReLU's"),
         rows=rows,
-        finding=f"tanh needs {' and '.join(ratios)} times as many epochs as ReLU; the paper found "
-        "about six times, on all of CIFAR-10 with a network whose sizes it does not give.",
+        finding=" ".join(compared) + " The paper found about six times, on all of CIFAR-10 with a "
+        "network whose sizes it does not give.",
         figure=_figure(arms_by_plan),
     )
 
@@ -86,10 +88,9 @@ def _setting(runner: TrialRunner, plans: tuple[Plan, ...], rates: tuple[float, .
         f"a network of four convolutions (16-16-32-32 channels, pooled between) on "
         f"{' and '.join(sizes)} training images, without regularisation. SGD with momentum "
         f"{MOMENTUM}, batches of 128; the learning rate of each arm is the fastest of {tried} in "
-        f"a sweep of its own. A run with more than {100 * GIVE_UP_ERROR:g} % wrong after "
-        f"{GIVE_UP_SHARE:.0%} of its epochs is given up. "
-        f"{runner.seed_count}. The training error is measured in evaluation mode on "
-        f"{CHECK_IMAGES:,} training images, and the epoch interpolated between measurements."
+        f"a sweep of its own. {GIVE_UP_RULE} {runner.seed_count}. The training "
+        f"error is measured in evaluation mode on {CHECK_IMAGES:,} training images, and the epoch "
+        "interpolated between measurements."
     )
 
 
@@ -143,18 +144,36 @@ def _fastest_rate(runner: TrialRunner, arm: Trial, rates: tuple[float, ...]) -> 
     return min(costs, key=costs.__getitem__)
 
 
-def format_epochs(epochs: list[float], plan: Plan) -> str:
-    """Format the epochs to the target over seeds, or how many seeds did not reach it."""
+def format_epochs(results: list[TrialResult], plan: Plan) -> str:
+    """Format the epochs to the target over seeds, or how many seeds did not reach it.
+
+    Those that were given up, which might have reached it later, are counted besides.
+    """
+    epochs = _epochs(results)
     missed = int(np.isnan(epochs).sum())
-    if missed:
-        return f"not within {plan.epochs} ({missed} of {len(epochs)} seeds)"
-    return format_mean_std(epochs)
+    if not missed:
+        return format_mean_std(epochs)
+    given_up = sum(result.last.train_error > GIVE_UP_ERROR for result in results)
+    besides = f", {given_up} given up before" if given_up else ""
+    return f"not within {plan.epochs} ({missed} of {len(results)} seeds{besides})"
 
 
-def format_ratio(epochs: list[float], relu: list[float]) -> str:
+def format_ratio(results: list[TrialResult], relu: list[TrialResult]) -> str:
     """Format the ratio of epochs, computed seed by seed so that its deviation can be given."""
-    ratios = [own / reference for own, reference in zip(epochs, relu, strict=True)]
+    ratios = [own / other for own, other in zip(_epochs(results), _epochs(relu), strict=True)]
     return "-" if np.isnan(ratios).any() else format_mean_std(ratios)
+
+
+def compare_tanh(tanh: list[TrialResult], relu: list[TrialResult], plan: Plan) -> str:
+    """Say how many times as many epochs as ReLU tanh takes, or what each takes."""
+    ratio = format_ratio(tanh, relu)
+    if ratio == "-":
+        return f"tanh: {format_epochs(tanh, plan)}; ReLU: {format_epochs(relu, plan)}"
+    return f"tanh takes {ratio} times as many epochs as ReLU"
+
+
+def _epochs(results: list[TrialResult]) -> list[float]:
+    return [epochs_to_target(result, TARGET) for result in results]
 
 
 def _figure(

@@ -214,9 +214,9 @@ def _setting(runner: TrialRunner, plan: Plan) -> str:
         f"{plan.pool_images:,} unlabelled images, drawn anew (2,000 in code that an author of the "
         f"paper has published); samples ({plan.samples}, which are the same for all images) are "
         "of the dropout before the output alone, where the paper also samples the other, and of "
-        "orthogonal masks unless the row "
-        "says otherwise. The error is that of weight scaling on all test images, measured every "
-        "20 labels and interpolated; random labels 20 at a time. A run stops at its second error. "
+        "orthogonal masks unless the row says otherwise (the paper's are all independent). The "
+        "error is that of weight scaling on all test images, measured every 20 labels and "
+        "interpolated; random labels 20 at a time. A run stops at its second error. "
         f"{runner.seed_count}."
     )
 
@@ -225,15 +225,25 @@ def _finding(plan: Plan, results: Results) -> str:
     sentences = []
     for target in plan.targets:
         for error in target.errors:
-            means = {
-                arm.title: float(np.mean(_labels(results[target, arm], error))) for arm in plan.arms
-            }
-            missed = [title for title, mean in means.items() if math.isnan(mean)]
-            reached = sorted((t for t in means if t not in missed), key=means.__getitem__)
-            parts = [f"{title} {means[title]:.0f}" for title in reached]
-            parts += [f"{title} more than it was given" for title in missed]
-            sentences.append(f"To {100 * error:g} % on {target.data}: {', '.join(parts)}.")
+            labels = {arm.title: _labels(results[target, arm], error) for arm in plan.arms}
+            sentences.append(f"To {100 * error:g} % on {target.data}: {describe_labels(labels)}.")
     return "Labels, mean over the seeds. " + " ".join(sentences)
+
+
+def describe_labels(labels: dict[str, list[float]]) -> str:
+    """List the mean labels of each acquisition function, the least first.
+
+    labels: that each seed needed, by title; NaN where it did not get there with what it was given.
+    """
+    means = {title: float(np.mean(seeds)) for title, seeds in labels.items()}
+    reached = sorted((t for t in means if not math.isnan(means[t])), key=means.__getitem__)
+    parts = [f"{title} {means[title]:.0f}" for title in reached]
+    for title, seeds in labels.items():
+        missed = sum(map(math.isnan, seeds))
+        if missed:
+            some = "" if missed == len(seeds) else f" with {missed} of {len(seeds)} seeds"
+            parts.append(f"{title} more than it was given{some}")
+    return ", ".join(parts)
 
 
 def _figure(plan: Plan, results: Results) -> Figure:

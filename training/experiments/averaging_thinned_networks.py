@@ -3,6 +3,7 @@
 Averages over independent masks, as the paper does, and over the orthogonal masks of the service.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +97,7 @@ def run(runner: TrialRunner) -> Record:
         "masks, on all test images.",
         columns=("average", "T", "test error", "test NLL"),
         rows=rows,
-        finding=_finding(plan, averages),
+        finding=describe_averages(plan.samples, averages),
         figure=_figure(averages),
     )
 
@@ -156,21 +157,24 @@ def _error_and_nll(
     return 1 - measured["accuracy"], measured["nll"]
 
 
-def _finding(plan: Plan, averages: Averages) -> str:
-    most = plan.samples[-1]
+def describe_averages(samples: Sequence[int], averages: Averages) -> str:
+    """Compare the averages with the one of the most networks, and that with weight scaling.
+
+    samples: the numbers of networks T, ascending, at least two.
+    """
+    first, last, most = samples[0], samples[-2], samples[-1]
     excess = {}
     best = np.mean([loss for _, loss in averages.sampled["served"][most]])
     for kind in _MASK_KINDS:
         mean = {t: np.mean([loss for _, loss in r]) for t, r in averages.sampled[kind].items()}
-        excess[kind] = mean[plan.samples[0]] - best, mean[plan.samples[-2]] - best
+        excess[kind] = mean[first] - best, mean[last] - best
     wins = "below" if best < averages.scaled[1] else "above"
-    first, last = plan.samples[0], plan.samples[-2]
     return (
         f"Weight scaling has an NLL of {averages.scaled[1]:.4f}; the average of {most} networks "
-        f"thinned by orthogonal masks {best:.4f}, {wins} it. From there the average at T = {first} "
-        f"is {excess['independent'][0]:.4f} away with independent masks and "
-        f"{excess['served'][0]:.4f} with orthogonal ones; at T = {last}, "
-        f"{excess['independent'][1]:.5f} and {excess['served'][1]:.5f}."
+        f"thinned by orthogonal masks {best:.4f}, {wins} it. From that the average at T = {first} "
+        f"differs by {excess['independent'][0]:+.4f} with independent masks and "
+        f"{excess['served'][0]:+.4f} with orthogonal ones; at T = {last}, by "
+        f"{excess['independent'][1]:+.5f} and {excess['served'][1]:+.5f}."
     )
 
 

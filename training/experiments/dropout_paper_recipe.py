@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from training.experiments.dropout_test_error import mean_sparsity
 from training.experiments.experiment_record import Record, format_percent
 from training.experiments.trial import Trial, TrialResult
-from training.experiments.trial_runner import TrialRunner
+from training.experiments.trial_runner import TrialRunner, describe_sweep
 
 _MOMENTUM = 0.95
 _GOAL = 1.30
@@ -96,13 +96,12 @@ def _errors(results: list[TrialResult]) -> list[float]:
 
 def _setting(runner: TrialRunner, plan: Plan) -> str:
     images = len(runner.dataset(plan.data).train) + len(runner.dataset(plan.data).validation)
-    tried = ", ".join(f"{rate:g}" for rate in sorted(plan.rates))
     return (
         f"dense networks of ReLU on {plan.data}, dropout of 20 % of the pixels and 50 % of the "
         f"hidden units and no other regularisation, SGD with momentum {_MOMENTUM:g}, batches of "
-        f"100, {plan.epochs} epochs with a rate that falls linearly to 0. The rate is the one of "
-        f"{tried} with the least validation loss after {plan.sweep_epochs} epochs; the final "
-        f"training has all {images:,} training and validation images, as the paper's. "
+        f"100, {plan.epochs} epochs with a rate that falls linearly to 0. "
+        f"{describe_sweep(plan.rates, plan.sweep_epochs)} The final training has all {images:,} "
+        "training and validation images, as the paper's. "
         f"{runner.seed_count}."
     )
 

@@ -1,13 +1,14 @@
 """MNIST without dropout, with dropout, and with dropout and max-norm (Srivastava et al. 2014)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from training.experiments.experiment_record import Record, format_percent
-from training.experiments.trial import Trial, TrialResult
-from training.experiments.trial_runner import Plan, TrialRunner
+from training.experiments.trial import Check, Trial, TrialResult
+from training.experiments.trial_runner import Plan, TrialRunner, describe_sweep
 
 _RATES = (0.001, 0.0003)
 
@@ -59,9 +60,8 @@ def run(runner: TrialRunner) -> Record:
         title="Dropout against overfitting, after Srivastava et al. 2014",
         setting=f"three hidden layers of {plan.widths[0]} ReLU on {plan.data}, Adam "
         f"and a rate that falls linearly to 0 over {plan.epochs} epochs, batches of 128, no "
-        "augmentation; dropout zeroes 20 % of the pixels and 50 % of the hidden units. Rates "
-        f"chosen for each arm on validation images in {plan.sweep_epochs} epochs; "
-        f"{runner.seed_count}.",
+        "augmentation; dropout zeroes 20 % of the pixels and 50 % of the hidden units. "
+        f"{describe_sweep(plan.rates, plan.sweep_epochs)} {runner.seed_count}.",
         columns=("arm", "rate", "test error", "training error", "sparsity of hidden units"),
         rows=rows,
         finding=_finding(results),
@@ -94,15 +94,24 @@ def _errors(results: list[TrialResult]) -> list[float]:
 def _finding(results: dict[str, list[TrialResult]]) -> str:
     plain, dropped, limited = (float(np.mean(_errors(repeats))) for repeats in results.values())
     overfit = results[_ARMS[0].title][0]
-    losses = [check.validation_loss for check in overfit.checks]
-    least = int(np.argmin(losses))
     return (
         f"The test error is {plain:.2f} % without dropout, {dropped:.2f} % with it and "
         f"{limited:.2f} % with max-norm besides: {dropped - plain:+.2f} and {limited - plain:+.2f} "
         "points. The paper has 1.60 %, 1.25 % and 1.06 %, from far longer training. Without "
-        f"dropout the training error ends at {100 * overfit.last.train_error:.2f} %, and the "
-        f"validation loss goes from its least, {losses[least]:.3f} after epoch {least}, to "
-        f"{losses[-1]:.3f}."
+        "dropout and with the first seed the training error ends at "
+        f"{100 * overfit.last.train_error:.2f} %, and the validation loss "
+        f"{describe_loss(overfit.checks)}."
+    )
+
+
+def describe_loss(checks: Sequence[Check]) -> str:
+    """Say where the validation loss has its least value, and where it ends."""
+    least, last = min(checks, key=lambda check: check.validation_loss), checks[-1]
+    if least is last:
+        return f"has its least value, {last.validation_loss:.3f}, at the end"
+    return (
+        f"goes from its least, {least.validation_loss:.3f} after epoch {least.epoch:g}, to "
+        f"{last.validation_loss:.3f}"
     )
 
 

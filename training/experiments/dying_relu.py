@@ -127,20 +127,25 @@ def _finding(plan: Plan, results: dict[tuple[str, float], list[TrialResult]]) ->
     sentences = []
     for kill in _KILL_METHODS[1:]:
         arms = {slope: results[kill.title, slope] for slope in plan.slopes}
-        errors = {slope: float(np.mean(_errors(repeats))) for slope, repeats in arms.items()}
-        best = min(errors, key=errors.__getitem__)
-        parts = []
-        for slope in dict.fromkeys((0.0, best)):
-            most = np.mean([max_dead_units(result) for result in arms[slope]])
-            left = np.mean([result.last.dead for result in arms[slope]])
-            parts.append(
-                f"with slope {slope:g} at most {most:.0f} are dead, {left:.0f} at last, and the "
-                f"test error is {100 * errors[slope]:.2f} %"
-            )
-        runaway = [f"{slope:g}" for slope in plan.slopes if any(o.diverged for o in arms[slope])]
-        parts += [f"slopes {', '.join(runaway)} diverged"] if runaway else []
-        sentences.append(f"Killed by {kill.title}: " + "; ".join(parts) + ".")
-    return " ".join(sentences)
+        sentences.append(f"Killed by {kill.title}: {describe_deaths(arms)}.")
+    return " ".join(["Means over the seeds.", *sentences])
+
+
+def describe_deaths(arms: dict[float, list[TrialResult]]) -> str:
+    """Say what becomes of the units with slope 0 and with the slope of the least error."""
+    errors = {slope: float(np.mean(_errors(repeats))) for slope, repeats in arms.items()}
+    best = min(errors, key=errors.__getitem__)
+    parts = []
+    for slope in dict.fromkeys((0.0, best)):
+        most = np.mean([max_dead_units(result) for result in arms[slope]])
+        left = np.mean([result.last.dead for result in arms[slope]])
+        parts.append(
+            f"with slope {slope:g} the most that are dead at once are {most:.0f}, at last "
+            f"{left:.0f}, and the test error is {100 * errors[slope]:.2f} %"
+        )
+    runaway = [f"{slope:g}" for slope, repeats in arms.items() if any(o.diverged for o in repeats)]
+    parts += [f"slopes {', '.join(runaway)} diverged"] if runaway else []
+    return "; ".join(parts)
 
 
 def _figure(plan: Plan, results: dict[tuple[str, float], list[TrialResult]], units: int) -> Figure:

@@ -35,7 +35,7 @@ class Record:
 
     def entry(self, command: str) -> str:
         """Return the entry in Markdown, with today's date."""
-        lines = ["| " + " | ".join(row) + " |" for row in (self.columns, *self.rows)]
+        lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in (self.columns, *self.rows)]
         lines.insert(1, "|" + "---|" * len(self.columns))
         table = "\n".join(lines)
         image = f"\n![{self.title}]({PLOTS_FOLDER}/{self.name}.svg)\n" if self.figure else ""
@@ -53,9 +53,9 @@ class Record:
         console.print(self.finding)
 
     def save(self, folder: Path, command: str) -> None:
-        """Write the plot and the entry into `folder`."""
+        """Write the plot and the entry into `folder`, both under this name."""
         self.draw(folder / f"{self.name}.svg")
-        write_whole(folder / "entry.md", self.entry(command).encode())
+        write_whole(folder / f"{self.name}.md", self.entry(command).encode())
 
     def add_to(self, notes: Path, command: str) -> None:
         """Insert the entry before all others in `notes`/experiments.md, and save its plot there.
@@ -78,6 +78,10 @@ class Record:
             return
         with mpl.rc_context({"svg.hashsalt": self.name}):
             self.figure.savefig(file, metadata={"Date": None})
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", r"\|")  # which would end the cell
 
 
 def format_mean_std(values: Sequence[float], template: str = "{:.2f}") -> str:

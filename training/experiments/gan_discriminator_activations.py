@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
+from pydantic import BaseModel
 
 from model.bundle.architecture_description import ActivationName
 from training.experiments.experiment_record import Record, format_mean_std
@@ -72,6 +73,14 @@ _QUICK = Plan(
     ("digits",), tuple(_ARMS)[:3], channels=8, epochs=10, judged_images=150, classifier_epochs=20
 )
 
+
+class _CacheKey(BaseModel):
+    """All that determines a `GanResult`, under which it is cached."""
+
+    trial: GanTrial
+    judge: Trial
+
+
 Arms = dict[tuple[str, str], list[GanResult]]
 """The results over the seeds, by data set and title of the arm."""
 
@@ -82,10 +91,12 @@ def run(runner: TrialRunner) -> Record:
     plan = replace(plan, data=runner.data or plan.data)
     arms: Arms = {}
     for data in plan.data:
-        judge = cache(partial(_train_judge, runner, plan, data))
+        judge_trial = _judge_trial(plan, data)
+        judge = cache(partial(_train_judge, runner, plan, judge_trial))
         for title in plan.arms:
             trials = [_trial(plan, data, title, seed) for seed in runner.seeds]
-            arms[data, title] = [_run(runner, trial, title, judge) for trial in trials]
+            keys = [_CacheKey(trial=trial, judge=judge_trial) for trial in trials]
+            arms[data, title] = [_run(runner, key, title, judge) for key in keys]
     return Record(
         name="gan",
         title="The activation of a GAN's discriminator",
@@ -130,11 +141,11 @@ def _trial(plan: Plan, data: str, title: str, seed: int) -> GanTrial:
 
 
 def _run(
-    runner: TrialRunner, trial: GanTrial, title: str, judge: Callable[[], ImageJudge]
+    runner: TrialRunner, key: _CacheKey, title: str, judge: Callable[[], ImageJudge]
 ) -> GanResult:
-    start = perf_counter()
+    start, trial = perf_counter(), key.trial
     result = runner.cached(
-        trial, GanResult, lambda: run_gan_trial(trial, runner.dataset(trial.data), judge())
+        key, GanResult, lambda: run_gan_trial(trial, runner.dataset(trial.data), judge())
     )
     logger.info(
         "%s · %s · seed %d: Fréchet distance %.2f (%.0f s)",
@@ -145,13 +156,9 @@ def _run(
     return result
 
 
-def _train_judge(runner: TrialRunner, plan: Plan, data: str) -> ImageJudge:
-    """Train the classifier whose features and labels judge the images of a data set.
-
-    It is trained again after an interruption, which gives the same weights.
-    """
-    dataset = runner.dataset(data)
-    trial = Trial(
+def _judge_trial(plan: Plan, data: str) -> Trial:
+    """Describe the classifier whose features and labels judge the images of a data set."""
+    return Trial(
         data=data,
         network="convolutions",
         widths=_CLASSIFIER_WIDTHS,
@@ -161,8 +168,15 @@ def _train_judge(runner: TrialRunner, plan: Plan, data: str) -> ImageJudge:
         epochs=plan.classifier_epochs,
         tested=True,
     )
+
+
+def _train_judge(runner: TrialRunner, plan: Plan, trial: Trial) -> ImageJudge:
+    """Train it, again after an interruption, which gives the same weights."""
+    dataset = runner.dataset(trial.data)
     result, classifier = run_trial(trial, dataset)
-    logger.info("%s: the judge's test error is %.2f %%", data, 100 * (result.test_error or 0.0))
+    logger.info(
+        "%s: the judge's test error is %.2f %%", trial.data, 100 * (result.test_error or 0.0)
+    )
     return ImageJudge(classifier, real_images(dataset, plan.judged_images))
 
 

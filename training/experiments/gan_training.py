@@ -29,7 +29,7 @@ _GENERATED_BATCH = 500
 
 
 class GanTrial(BaseModel):
-    """All that determines the result of training one GAN."""
+    """All that determines one GAN; what it is measured with is the judge's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 
 from training.experiments.activation_training_speed import (
     CHECK_IMAGES,
+    GIVE_UP_RULE,
     MOMENTUM,
     TARGET,
     Plan,
     build_arm,
-    epochs_to_target,
+    compare_tanh,
     format_epochs,
     format_ratio,
     repeat_at_fastest_rate,
@@ -59,17 +60,12 @@ def run(runner: TrialRunner) -> Record:
     )
 
 
-def _epochs(arms: Arms, initialisation: Initialisation, activation: TrialActivation) -> list[float]:
-    return [epochs_to_target(result, TARGET) for result in arms[initialisation, activation][1]]
-
-
 def _rows(arms: Arms, plan: Plan) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for (initialisation, activation), (rate, _) in arms.items():
-        epochs = _epochs(arms, initialisation, activation)
-        ratio = format_ratio(epochs, _epochs(arms, initialisation, "relu"))
+    for (initialisation, activation), (rate, repeats) in arms.items():
+        ratio = format_ratio(repeats, arms[initialisation, "relu"][1])
         title = _TITLES[initialisation]
-        rows.append((title, activation, f"{rate:g}", format_epochs(epochs, plan), ratio))
+        rows.append((title, activation, f"{rate:g}", format_epochs(repeats, plan), ratio))
     return rows
 
 
@@ -77,12 +73,8 @@ def _finding(arms: Arms, plan: Plan) -> str:
     """Answer the question with the measured ratios of tanh to ReLU."""
     parts = []
     for initialisation in _INITIALISATIONS:
-        epochs, relu = (_epochs(arms, initialisation, name) for name in ("tanh", "relu"))
-        ratio = format_ratio(epochs, relu)
-        how = f"tanh takes {ratio} times as many epochs as ReLU"
-        if ratio == "-":
-            how = f"tanh: {format_epochs(epochs, plan)}; ReLU: {format_epochs(relu, plan)}"
-        parts.append(f"Weights {_TITLES[initialisation]}: {how}.")
+        tanh, relu = (arms[initialisation, name][1] for name in ("tanh", "relu"))
+        parts.append(f"Weights {_TITLES[initialisation]}: {compare_tanh(tanh, relu, plan)}.")
     return " ".join([*parts, "The paper found about six times."])
 
 
@@ -95,8 +87,9 @@ def _setting(runner: TrialRunner, plan: Plan, rates: tuple[float, ...]) -> str:
         f"epochs. Weights are scaled to each layer (He for ReLU, Glorot for the others; biases 0) "
         "or drawn from N(0, .01²) for all layers with biases of 1 in the second and fourth "
         "convolution. The learning rate of each pair is the fastest of "
-        f"{tried} in a sweep of its own. {runner.seed_count}. The training error is measured "
-        f"in evaluation mode on {CHECK_IMAGES:,} training images, and the epoch interpolated."
+        f"{tried} in a sweep of its own. {GIVE_UP_RULE} {runner.seed_count}. The training "
+        f"error is measured in evaluation mode on {CHECK_IMAGES:,} training images, and the epoch "
+        "interpolated."
     )
 
 

@@ -12,8 +12,9 @@ from time import perf_counter
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from model.atomic_file_writing import write_whole
 from model.bundle.store import require_writable
 from training.config import DatasetConfig
 from training.data.dataset import Dataset, load_dataset
@@ -120,20 +121,33 @@ class TrialRunner:
     def cached(self, key: BaseModel, kind: type[Cached], make: Callable[[], Cached]) -> Cached:
         """Return the cached model of `key`, or call `make` and cache what it returns.
 
-        The defaults of `key` count, too: with others the result is made again.
+        The defaults of `key` count, too: with others the result is made again. So is one whose
+        file is damaged.
         """
         text = f"{RESULTS_VERSION} {key.model_dump_json()}"
         file = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         if file.is_file():
-            return kind.model_validate_json(file.read_bytes())
+            try:
+                return kind.model_validate_json(file.read_bytes())
+            except ValidationError:
+                logger.warning("The result in %s is damaged; it is made again.", file)
         made = make()
-        incomplete = file.with_suffix(".part")
-        incomplete.write_text(made.model_dump_json(), encoding="utf-8")
-        incomplete.rename(file)
+        write_whole(file, made.model_dump_json().encode())
         return made
 
     def _run(self, trial: Trial) -> TrialResult:
         return run_trial(trial, self.dataset(trial.data))[0]
+
+
+def describe_sweep(rates: Sequence[float], epochs: int) -> str:
+    """Return the sentence on the learning rates that `TrialRunner.best_learning_rate` chose."""
+    if len(rates) == 1:
+        return f"The rate is {rates[0]:g}."
+    tried = ", ".join(f"{rate:g}" for rate in sorted(rates))
+    return (
+        f"The rate of each arm is the one of {tried} with the least validation loss after "
+        f"{counted(epochs, 'epoch')}."
+    )
 
 
 def trial_label(trial: Trial) -> str:

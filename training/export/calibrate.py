@@ -15,7 +15,8 @@ from scipy.optimize import minimize_scalar
 from model.dropout.sampling_methods import FixedSamples
 from model.errors import ExportError
 from model.images.preprocessing import to_float
-from model.inference.predictor import Prediction, Predictor
+from model.inference.prediction import Prediction
+from model.inference.predictor import Predictor
 from model.uncertainty.calibration import (
     DEFAULT_MAX_FALSE_ALARM,
     MAX_CALIBRATION_IMAGES,

@@ -31,6 +31,8 @@ PARITY_TOLERANCE = 1e-4
 GOLDEN_IMAGES = 4
 GOLDEN_SAMPLES = 8
 GOLDEN_SEED = 20_201
+PARITY_IMAGES = 256
+"""Validation images of the parity check, and of the golden file."""
 _PARITY_SAMPLES = 16
 
 _RANDOM_OPERATORS = ("Dropout", "Bernoulli", "Multinomial")

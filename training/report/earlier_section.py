@@ -50,7 +50,8 @@ def _added(added: Mapping[str, Any]) -> str:
         f"{counted(total, 'labelled image')} added to the training images, and to no others: "
         f"{', '.join(classes)}. Left out: {counted(left_out, 'file')}, of which "
         f"{added['left_out'].get('duplicate', 0):,} for showing the picture of a validation or "
-        "test image."
+        f"test image, and {added['left_out'].get('trained_on', 0):,} for being training images "
+        "already."
     )
 
 

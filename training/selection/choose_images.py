@@ -45,11 +45,13 @@ class Chosen:
 
 
 def shortlist_size(config: SelectionConfig, classes: int) -> int:
-    """Return how many images BatchBALD chooses from.
+    """Return how many of the best images are chosen from; more than are chosen with BatchBALD.
 
     Raises:
-        SettingsError: as many as are to be chosen do not fit into the memory.
+        SettingsError: the samples that BatchBALD has of them do not fit into the memory.
     """
+    if config.method != BATCHBALD:
+        return config.count
     room = _SHORTLIST_BYTES // (4 * classes * config.samples)
     wanted = config.shortlist or min(_SHORTLIST_FACTOR * config.count, max(room, config.count))
     if wanted > room:
@@ -73,8 +75,8 @@ def choose_images(
         config: method, number and limits.
         scores: of the N images of the pool.
         images: by which they are compared with each other, N.
-        shortlist: how many images BatchBALD chooses from.
-        sample: called for them.
+        shortlist: how many of the best images are chosen from.
+        sample: called for them by BatchBALD.
 
     Raises:
         SettingsError: an option needs a calibrated bundle.
@@ -82,21 +84,21 @@ def choose_images(
     allowed = _allowed(config, scores)
     values = acquisition_values(config.method, scores, config.seed)
     ranking = allowed[rank(values[allowed])]
-    is_batch = config.method == BATCHBALD
-    wanted = shortlist if is_batch else config.count
+    one_more = shortlist + 1  # which tells whether the shortlist has all
     if config.duplicates == "remove":
-        best = first_distinct(ranking, images, wanted)
-        if len(best) < min(wanted, len(ranking)):
+        distinct = first_distinct(ranking, images, one_more)
+        if len(distinct) < min(shortlist, len(ranking)):
             logger.info(
                 "Left out, as a better image shows the same picture: %s of %s images; see "
                 "--duplicates.",
-                *(f"{len(ranking) - len(best):,}", f"{len(ranking):,}"),
+                *(f"{len(ranking) - len(distinct):,}", f"{len(ranking):,}"),
             )
     else:
-        best = ranking[:wanted]
-    if not is_batch:
+        distinct = ranking[:one_more]
+    best = distinct[:shortlist]
+    if config.method != BATCHBALD:
         return Chosen(scores.take(best), values[best])
-    return _choose_batch(config, scores, best, sample, is_all=len(best) < wanted)
+    return _choose_batch(config, scores, best, sample, is_all=len(distinct) <= shortlist)
 
 
 def _allowed(config: SelectionConfig, scores: PoolScores) -> Rows:

@@ -23,6 +23,8 @@ from training.data_options import (
 
 Method = Literal["batchbald", "bald", "entropy", "variation-ratio", "typical", "random"]
 BATCHBALD: Literal["batchbald"] = "batchbald"
+WITHOUT_SAMPLES: tuple[Method, ...] = ("entropy", "random")
+"""The methods that mean something where all samples of an image are equal."""
 
 
 class SelectionConfig(DataFolders):

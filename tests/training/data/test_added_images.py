@@ -66,6 +66,30 @@ def test_copies_of_held_out_images_and_broken_files_are_left_out(
     assert "of the test.png" in caplog.text
 
 
+def test_training_images_are_not_added_again(
+    digits: Dataset, labelled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for row in range(3):
+        label = digits.class_names[digits.train.labels[row]]
+        save(digits.train.images[row], labelled / label / f"again{row}.png")
+    found = add_images(digits, config(labelled))
+    assert len(found.train) == len(digits.train) + 10
+    assert found.added is not None
+    assert found.added.left_out == {"trained_on": 3}
+    assert "Left out, images that are training images already (3): " in caplog.text
+    assert "of another class" not in caplog.text
+
+
+def test_training_image_with_another_label_is_added_and_named(
+    digits: Dataset, labelled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = next(row for row, label in enumerate(digits.train.labels) if label not in (3, 4))
+    save(digits.train.images[other], labelled / "3" / "other.png")
+    found = add_images(digits, config(labelled))
+    assert len(found.train) == len(digits.train) + 11
+    assert "an equal training image of another class (1): 3/other.png; one of the" in caplog.text
+
+
 def test_unknown_class_is_refused(digits: Dataset, labelled: Path) -> None:
     (labelled / "3").rename(labelled / "three")
     with pytest.raises(DataError, match="is a class that the training split lacks; add it there"):
@@ -79,6 +103,10 @@ def test_folder_without_new_images_is_refused(digits: Dataset, tmp_path: Path) -
     save(digits.test.images[0], tmp_path / "b" / "3" / "copy.png")
     with pytest.raises(DataError, match="has no image that can be added"):
         add_images(digits, config(tmp_path / "b"))
+    label = digits.class_names[digits.train.labels[0]]
+    save(digits.train.images[0], tmp_path / "c" / label / "known.png")
+    with pytest.raises(DataError, match="has no image that can be added"):
+        add_images(digits, config(tmp_path / "c"))
 
 
 def test_cross_fitted_images_are_not_added_to(digits: Dataset, labelled: Path) -> None:

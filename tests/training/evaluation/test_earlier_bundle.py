@@ -100,8 +100,10 @@ def test_other_test_images_cause_a_warning_where_the_options_are_the_same(
 
 
 def test_section_counts_what_was_added_and_left_out() -> None:
-    added = {"images_per_class": {"a|b": 3, "c": 1}, "left_out": {"damaged": 1, "duplicate": 2}}
+    left_out = {"damaged": 1, "duplicate": 2, "trained_on": 5}
+    added = {"images_per_class": {"a|b": 3, "c": 1}, "left_out": left_out}
     section = earlier_section({"added": added}, cast(BundleMetrics, {}))
     assert "4 labelled images added to the training images" in section
-    assert "Left out: 3 files, of which 2 for showing" in section
+    assert "Left out: 8 files, of which 2 for showing" in section
+    assert "test image, and 5 for being training images already." in section
     assert "a|b" not in section

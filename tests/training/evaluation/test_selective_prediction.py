@@ -8,12 +8,12 @@ from sklearn.metrics import roc_auc_score
 
 from model.bundle.store import open_bundle
 from model.inference.predictor_loading import load_predictor
+from model.uncertainty.uncertainty_of_validation_images import COVERAGE
 from tests.sample_summaries import summarise
 from training.data.dataset import Split
 from training.evaluation.metrics import Answers, Evaluation, evaluate
 from training.evaluation.selective_prediction import (
     CLASS_COVERAGE_KINDS,
-    COVERAGE,
     abstention_metrics,
     auroc_and_fpr95,
     class_coverage_metrics,

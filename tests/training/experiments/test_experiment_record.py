@@ -35,10 +35,15 @@ def test_record_entry_has_command_setting_table_finding_and_plot(record: Record)
     )
 
 
+def test_record_escapes_what_would_end_a_cell(record: Record) -> None:
+    table = replace(record, columns=("arm", "|f'|"), rows=[("a|b", "1")]).entry("python -m x")
+    assert "| arm | \\|f'\\| |\n|---|---|\n| a\\|b | 1 |\n" in table
+
+
 def test_record_without_a_plot_is_a_table(record: Record, tmp_path: Path) -> None:
     table = replace(record, figure=None)
     table.save(tmp_path, "python -m x")
-    assert (tmp_path / "entry.md").read_text().endswith("| tanh | 2.00 |\n\nrelu is.\n")
+    assert (tmp_path / "speed.md").read_text().endswith("| tanh | 2.00 |\n\nrelu is.\n")
     assert not (tmp_path / "speed.svg").exists()
 
 
@@ -80,7 +85,7 @@ def test_record_saves_the_same_bytes_each_time(record: Record, tmp_path: Path) -
         (tmp_path / name).mkdir()
         record.save(tmp_path / name, "python -m x")
     assert (tmp_path / "one/speed.svg").read_bytes() == (tmp_path / "two/speed.svg").read_bytes()
-    assert (tmp_path / "one/entry.md").read_text() == record.entry("python -m x")
+    assert (tmp_path / "one/speed.md").read_text() == record.entry("python -m x")
 
 
 def test_record_prints_its_table(record: Record) -> None:

@@ -41,7 +41,7 @@ def test_quick_experiment_writes_a_table_a_plot_and_an_entry(
         assert axes.get_title()
         assert axes.lines or axes.images
     record.save(runner.folder, "python -m x")
-    assert "nan" not in (runner.folder / "entry.md").read_text()
+    assert "nan" not in (runner.folder / f"{name}.md").read_text()
     assert (runner.folder / f"{name}.svg").stat().st_size > 1000
     again: Record = import_module(f"training.experiments.{EXPERIMENT_MODULES[name]}").run(
         quick_runner(tmp_path, name)
@@ -103,6 +103,12 @@ def test_one_of_two_data_sets_gives_an_entry_and_a_plot_of_its_own(
     assert "| mnist |" not in text
     assert text.count("| fashion-mnist |") == 7
     assert (tmp_path / "plots" / "active-fashion-mnist.svg").is_file()
+
+
+def test_quick_form_leaves_the_entry_and_the_plot_of_the_full_one(tmp_path: Path) -> None:
+    assert main(["shapes", "--quick", "--output", str(tmp_path)]) == 0
+    written = {each.name for each in (tmp_path / "shapes").iterdir()}
+    assert written == {"shapes-quick.md", "shapes-quick.svg"}
 
 
 @pytest.mark.parametrize(

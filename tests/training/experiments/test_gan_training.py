@@ -1,4 +1,6 @@
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,9 @@ import torch
 from PIL import Image
 
 from model.bundle.architecture_description import Architecture
+from tests.training.experiments.conftest import quick_runner
 from training.data.dataset import Dataset
+from training.experiments import gan_discriminator_activations
 from training.experiments.gan_discriminator_activations import has_collapsed
 from training.experiments.gan_networks import build_discriminator, build_generator, draw_latents
 from training.experiments.gan_training import (
@@ -79,6 +83,36 @@ def test_gan_trial_is_deterministic_and_keeps_pictures_of_each_epoch(
     assert row.shape == (8, 8 * 8)
 
 
+def gan_result(precision: float = 0.5, classes: int = 10) -> GanResult:
+    quality = ImageQuality(
+        frechet_distance=1, precision=precision, recall=0.5, classes_covered=classes
+    )
+    picture = io.BytesIO()
+    Image.new("L", (8, 8)).save(picture, format="PNG")
+    check = GanCheck(quality=quality, generator_gradient=1, dead=0, pictures=picture.getvalue())
+    return GanResult(checks=(check,), units=12)
+
+
+def test_result_of_another_judge_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[GanTrial] = []
+
+    def train(trial: GanTrial, *_: object) -> GanResult:
+        trained.append(trial)
+        return gan_result()
+
+    monkeypatch.setattr(gan_discriminator_activations, "run_gan_trial", train)
+    monkeypatch.setattr(gan_discriminator_activations, "_train_judge", lambda *_: None)
+    for _ in range(2):
+        gan_discriminator_activations.run(quick_runner(tmp_path, "gan"))
+    assert len(trained) == 3
+    plan = replace(gan_discriminator_activations._QUICK, classifier_epochs=3)
+    monkeypatch.setattr(gan_discriminator_activations, "_QUICK", plan)
+    gan_discriminator_activations.run(quick_runner(tmp_path, "gan"))
+    assert trained[3:] == trained[:3]
+
+
 @pytest.mark.parametrize(
     ("classes", "precision", "collapsed"),
     [(10, 0.5, False), (6, 0.5, False), (5, 0.5, True), (10, 0.05, True)],
@@ -86,8 +120,4 @@ def test_gan_trial_is_deterministic_and_keeps_pictures_of_each_epoch(
 def test_gan_has_collapsed_with_few_classes_or_with_images_unlike_any(
     classes: int, precision: float, collapsed: bool
 ) -> None:
-    quality = ImageQuality(
-        frechet_distance=1, precision=precision, recall=0.5, classes_covered=classes
-    )
-    check = GanCheck(quality=quality, generator_gradient=1, dead=0, pictures=b"")
-    assert has_collapsed(GanResult(checks=(check,), units=12)) is collapsed
+    assert has_collapsed(gan_result(precision, classes)) is collapsed

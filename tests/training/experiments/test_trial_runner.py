@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from tests.training.experiments.conftest import quick_runner
 from training.experiments import trial_runner
 from training.experiments.trial import Trial, TrialResult
-from training.experiments.trial_runner import SWEEP_SEED, TrialRunner
+from training.experiments.trial_runner import SWEEP_SEED, TrialRunner, describe_sweep
 
 
 class Options(BaseModel):
@@ -99,6 +99,26 @@ def test_runner_caches_other_defaults_and_other_versions_as_other_results(
     assert cached(OptionsOfLater(), 3) == 3
     monkeypatch.setattr(trial_runner, "RESULTS_VERSION", trial_runner.RESULTS_VERSION + 1)
     assert cached(Options(), 4) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b'{"steps": ', b'{"steps": "none"}'])
+def test_runner_makes_a_damaged_result_again(
+    runner: TrialRunner, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner.cached(Options(), Options, Options)
+    (file,) = runner.folder.iterdir()
+    file.write_bytes(content)
+    assert runner.cached(Options(), Options, lambda: Options(steps=7)).steps == 7
+    assert f"{file} is damaged; it is made again." in caplog.text
+    assert runner.cached(Options(), Options, Options).steps == 7
+    assert list(runner.folder.iterdir()) == [file]
+
+
+def test_sweep_of_one_rate_is_no_choice() -> None:
+    assert describe_sweep((0.03,), 1) == "The rate is 0.03."
+    assert describe_sweep((0.1, 0.03), 1) == (
+        "The rate of each arm is the one of 0.03, 0.1 with the least validation loss after 1 epoch."
+    )
 
 
 def test_runner_loads_the_same_images_whatever_the_options_of_trainings_are(

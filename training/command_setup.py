@@ -1,4 +1,4 @@
-"""What the commands of this package share: their log, and the exit status of what stops them."""
+"""What the commands of this package share: log, caches, a sentence where libraries are missing."""
 
 import functools
 import logging
@@ -7,12 +7,8 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from model.cli_and_env_settings import USAGE_EXIT_STATUS
-from model.errors import DropserveError
+from model.command_exit_status import run_command
 from training.cache_folders import use_writable_caches
-
-INTERRUPTED_STATUS = 130
-"""128 + SIGINT, the convention of shells."""
-
 
 P = ParamSpec("P")
 
@@ -40,28 +36,16 @@ def log_to_stdout() -> None:
     logging.getLogger("training").setLevel(logging.INFO)
 
 
-def run_command(run: Callable[[], object], interrupted: str) -> int:
-    """Run a command whose options are valid; return the exit status.
+def run_logged_command(run: Callable[[], object], interrupted: str) -> int:
+    """Run a command whose options are valid, with its log; return the exit status.
 
-    Args:
-        run: the command; an error of this project, or of a file, ends it with a sentence on stderr.
-        interrupted: what is written to stderr after Ctrl-C.
+    run, interrupted: as in `run_command`; a command that ends has status 0.
     """
     log_to_stdout()
-    try:
+
+    def run_with_caches() -> int:
         use_writable_caches()
         run()
-    except DropserveError as error:
-        sys.stderr.write(f"{error}\n")
-        return USAGE_EXIT_STATUS
-    except OSError as error:
-        file = error.filename or "A file"  # a full disk names none
-        sys.stderr.write(
-            f"{file} cannot be read or written ({error.strerror or error}); free space, or name "
-            "another folder.\n"
-        )
-        return USAGE_EXIT_STATUS
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{interrupted}\n")
-        return INTERRUPTED_STATUS
-    return 0
+        return 0
+
+    return run_command(run_with_caches, interrupted)
