@@ -5,6 +5,7 @@ that says what to do.
 
     DropserveError
     ├── BundleError             a bundle cannot be written, opened or verified
+    │   └── UnreadableBundleError   it may be whole, but cannot be read now
     ├── RunError                the files of a training cannot be written or read
     ├── ExportError             the exported graphs do not match the network
     ├── SettingsError           a flag, environment variable or settings file is wrong
@@ -24,6 +25,10 @@ class DropserveError(Exception):
 
 class BundleError(DropserveError):
     """A bundle cannot be written, opened or verified."""
+
+
+class UnreadableBundleError(BundleError):
+    """A bundle that may be whole cannot be read now: disk, rights or memory stand in the way."""
 
 
 class RunError(DropserveError):

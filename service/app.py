@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import orjson
-import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
@@ -59,6 +58,7 @@ from service.observability.files_shared_by_workers import shared_folder
 from service.observability.history_recorder import HistoryRecorder
 from service.observability.history_rings import HistoryRings
 from service.observability.metrics_recorder import Metrics
+from service.observability.watched_tasks import watched
 from service.registry.model_repository import Repository
 from service.sandbox.sandboxed_image_reader import ImageReader
 from service.settings import ServiceSettings
@@ -68,8 +68,6 @@ from service.tls.server_certificate import ServerCertificate
 from service.tracing.tracer import Tracer
 from service.traffic_log.traffic_log import TrafficLog
 from service.web import api_reference, pages, prefix_redirect
-
-logger = structlog.stdlib.get_logger("service")
 
 _LOAD_SECONDS = 10.0
 """How long one of several workers waits for its models before it accepts connections."""
@@ -141,6 +139,7 @@ class _Parts:
     ) -> Self:
         repository = repository or Repository(settings, Metrics())
         metrics, tls_files = repository.metrics, settings.tls_files
+        keys_file = settings.api_keys_file
         return cls(
             settings,
             repository,
@@ -155,7 +154,7 @@ class _Parts:
                 answer_as_noted,
                 SpareTime(available_processors() / settings.workers),
             ),
-            keys=None if settings.api_keys_file is None else KeyRing(settings.api_keys_file, metrics),
+            keys=None if keys_file is None else KeyRing(keys_file, metrics),
             certificate=None if tls_files is None else ServerCertificate(tls_files, metrics),
             clients=Clients(
                 ResourceLimits(
@@ -221,8 +220,8 @@ class _Parts:
     async def running(self) -> AsyncIterator[None]:
         """Run what works in the background; at the end stop it and close everything."""
         async with self._writing():
-            serving = _watched("repository", self.repository.run())
-            tasks = [_watched(part, work) for part, work in self._endless_work().items()]
+            serving = watched("repository", self.repository.run())
+            tasks = [watched(part, work) for part, work in self._endless_work().items()]
             self.reader.start_soon()
             try:
                 if self.settings.workers > 1:  # meanwhile the other workers answer
@@ -267,18 +266,6 @@ class _Parts:
         if self.certificate is not None:
             endless["certificate"] = self.certificate.run()
         return endless
-
-
-def _watched(part: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Start the work of a part of the application; if it fails, log that at once."""
-    task = asyncio.create_task(work, name=part)
-    task.add_done_callback(_log_failure)
-    return task
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("background task failed", task=task.get_name(), exc_info=error)
 
 
 def create_app(

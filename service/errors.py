@@ -180,6 +180,9 @@ class UncertaintyDisabledError(ServiceError):
 class FeedbackDisabledError(ServiceError):
     """The service takes no true labels."""
 
+    def __init__(self) -> None:
+        super().__init__("This server takes no true labels; start it with --feedback FILE.")
+
 
 class UnknownAnswerError(ServiceError):
     """No answer to a request of that id is remembered, or not any more."""

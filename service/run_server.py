@@ -22,6 +22,7 @@ import structlog
 from model.cli_and_env_settings import USAGE_EXIT_STATUS
 from model.errors import DropserveError
 from model.graphs.execution_provider import why_provider_is_unusable
+from model.private_folder import make_private_folder
 from service.http import listeners
 from service.http.fast_path.fast_path_protocol import FastPathProtocol
 from service.http.graceful_shutdown import (
@@ -317,7 +318,7 @@ def listen_for_control(
 def _listen_on_default_socket(port: int, stack: ExitStack) -> list[socket.socket]:
     path = listeners.default_control_socket(port)
     try:
-        listeners.make_private_folder(path.parent)
+        make_private_folder(path.parent)
         return [_listen_on_unix_socket(path, stack)]
     except OSError as error:
         logger.warning(

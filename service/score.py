@@ -8,28 +8,27 @@ import signal
 import sys
 from contextlib import suppress
 
-from model.cli_and_env_settings import USAGE_EXIT_STATUS, load_or_exit
-from model.errors import DropserveError
+from model.cli_and_env_settings import load_or_exit
+from model.command_exit_status import run_command
 from service.scoring.run_outcome import Outcome
 from service.scoring.score_settings import ScoreSettings
 from service.scoring.scoring_run import run
-
-_INTERRUPTED_EXIT_STATUS = 128 + signal.SIGINT
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Score the images, describe the run on stderr, and return the exit status."""
     settings = load_or_exit(ScoreSettings, arguments)
+    return run_command(
+        lambda: _score(settings),
+        f"Interrupted; the same command goes on after what is in {settings.output}.",
+    )
+
+
+def _score(settings: ScoreSettings) -> int:
     try:
         outcome = asyncio.run(_run_until_signal(settings))
-    except DropserveError as error:
-        sys.stderr.write(f"{error}\n")
-        return USAGE_EXIT_STATUS
     except asyncio.CancelledError:
-        sys.stderr.write(
-            f"Interrupted; the same command goes on after what is in {settings.output}.\n"
-        )
-        return _INTERRUPTED_EXIT_STATUS
+        raise KeyboardInterrupt from None
     for sentence in outcome.sentences(settings.output):
         sys.stderr.write(f"{sentence}\n")
     return 1 if outcome.has_only_errors or (settings.strict and outcome.errors) else 0

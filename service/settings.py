@@ -1,10 +1,11 @@
 """The settings of the service, with units and defaults. Importing it reads no environment."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from model.bundle.store import check_name
@@ -27,6 +28,32 @@ FIRST_SEGMENTS = (
 """How the paths of the service's own routes begin. A root path may not begin so, too."""
 
 
+def _parse_pins(models: str) -> dict[str, int | None]:
+    pins: dict[str, int | None] = {}
+    for item in filter(None, map(str.strip, models.split(","))):
+        name, at, version = item.partition("@")
+        check_name(name)
+        if at and not (version.isascii() and version.isdecimal() and int(version)):
+            raise ValueError(
+                f"{item!r} holds no version; write NAME@VERSION with a whole number from 1."
+            )
+        if name in pins:
+            raise ValueError(f"{name!r} is named twice; name it once.")
+        pins[name] = int(version) if at else None
+    return pins
+
+
+def _checked(parse: Callable[[str], object]) -> AfterValidator:
+    """Return what keeps a text as it is, unless `parse` raises ValueError for it."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None:
+            parse(text)
+        return text
+
+    return AfterValidator(check)
+
+
 class ServiceSettings(CommandSettings):
     """Serve predictions of the bundles in a folder, with their uncertainty, over HTTP."""
 
@@ -39,18 +66,18 @@ class ServiceSettings(CommandSettings):
         description="path prefix under which a proxy publishes the service, such as /dropserve; "
         "requests are answered with it and without it",
     )
-    trusted_proxies: str | None = Field(
+    trusted_proxies: Annotated[str | None, _checked(parse_networks)] = Field(
         None,
         description="addresses and networks of the proxies whose headers Forwarded and "
         "X-Forwarded-… are believed, with commas between; nobody's if left out",
     )
-    allowed_hosts: str | None = Field(
+    allowed_hosts: Annotated[str | None, _checked(parse_hosts)] = Field(
         None,
         description="names and addresses by which clients may call the service, such as "
         "example.org or *.example.org, with commas between; requests to other hosts are refused "
         "(421); any if left out",
     )
-    cors_origins: str | None = Field(
+    cors_origins: Annotated[str | None, _checked(parse_origins)] = Field(
         None,
         description="origins whose pages may send requests and read the answers, such as "
         "https://example.org, with commas between, or * for any; the service's own if left out",
@@ -107,7 +134,7 @@ class ServiceSettings(CommandSettings):
         "needs the package onnxruntime-gpu in the place of onnxruntime",
     )
     models_folder: Path = Field(Path("models"), description="folder of bundles, NAME/VERSION/")
-    models_source: str | None = Field(
+    models_source: Annotated[str | None, _checked(parse_source)] = Field(
         None,
         repr=False,
         description="where bundles are published, NAME/VERSION/, and fetched from into the cache: "
@@ -128,15 +155,15 @@ class ServiceSettings(CommandSettings):
         2,
         ge=1,
         le=1000,
-        description="how many versions of each model are fetched, from the newest on; those that "
-        "--models or a rollout names are fetched, too",
+        description="how many versions of each model are fetched and kept, from the newest on; "
+        "those that --models or a rollout names are fetched, too",
     )
     models_source_max_bytes: int = Field(
         4 * 2**30,
         ge=1,
         description="most bytes of a version at the models source; a larger one is not fetched",
     )
-    models: str | None = Field(
+    models: Annotated[str | None, _checked(_parse_pins)] = Field(
         None,
         description="models to serve, NAME or NAME@VERSION, with commas between; all if left out",
     )
@@ -240,7 +267,7 @@ class ServiceSettings(CommandSettings):
         description="largest probability that the alarm of a version for a broken promise is ever "
         "raised while its risk and coverage are kept",
     )
-    label_studio: str | None = Field(
+    label_studio: Annotated[str | None, _checked(parse_label_studio)] = Field(
         None,
         description="address of a Label Studio that the service predicts for: its files alone are "
         "fetched; there is none if left out",
@@ -420,44 +447,6 @@ class ServiceSettings(CommandSettings):
             )
         return prefix or None
 
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _check_trusted_proxies(cls, trusted_proxies: str | None) -> str | None:
-        parse_networks(trusted_proxies or "")
-        return trusted_proxies
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _check_allowed_hosts(cls, allowed_hosts: str | None) -> str | None:
-        parse_hosts(allowed_hosts or "")
-        return allowed_hosts
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _check_cors_origins(cls, cors_origins: str | None) -> str | None:
-        parse_origins(cors_origins or "")
-        return cors_origins
-
-    @field_validator("models_source")
-    @classmethod
-    def _check_models_source(cls, models_source: str | None) -> str | None:
-        if models_source is not None:
-            parse_source(models_source)
-        return models_source
-
-    @field_validator("label_studio")
-    @classmethod
-    def _check_label_studio(cls, label_studio: str | None) -> str | None:
-        if label_studio is not None:
-            parse_label_studio(label_studio)
-        return label_studio
-
-    @field_validator("models")
-    @classmethod
-    def _check_models(cls, models: str | None) -> str | None:
-        _parse_pins(models or "")
-        return models
-
     @field_validator("served_model_name")
     @classmethod
     def _check_served_model_name(cls, served_model_name: str | None) -> str | None:
@@ -541,18 +530,3 @@ class ServiceSettings(CommandSettings):
         for name, value in self.model_dump(mode="json").items():
             if value is not None and name != "config":
                 os.environ[_PREFIX + name.upper()] = str(value)
-
-
-def _parse_pins(models: str) -> dict[str, int | None]:
-    pins: dict[str, int | None] = {}
-    for item in filter(None, map(str.strip, models.split(","))):
-        name, at, version = item.partition("@")
-        check_name(name)
-        if at and not (version.isascii() and version.isdecimal() and int(version)):
-            raise ValueError(
-                f"{item!r} holds no version; write NAME@VERSION with a whole number from 1."
-            )
-        if name in pins:
-            raise ValueError(f"{name!r} is named twice; name it once.")
-        pins[name] = int(version) if at else None
-    return pins

@@ -42,6 +42,8 @@ ROOMS = {
         "errors",
         "shell_completion",
         "cli_and_env_settings",
+        "command_exit_status",
+        "private_folder",
         "npz_arrays",
         "atomic_file_writing",
         "container_resources",
@@ -54,7 +56,7 @@ ROOMS = {
     ),
     "training": (
         "cache_folders",
-        "command_exit_status",
+        "command_setup",
         "data_options",
         "config",
         "evaluation_config",

@@ -29,7 +29,12 @@ from pydantic import (
 )
 
 from model.bundle.architecture_description import AdoptedArchitecture, Architecture, DropoutLayer
-from model.bundle.bounded_reading import open_folder, read_chunks_at, read_file_at
+from model.bundle.bounded_reading import (
+    RejectedFileError,
+    open_folder,
+    read_chunks_at,
+    read_file_at,
+)
 from model.bundle.example_images import (
     EXAMPLE_FILE,
     MAX_EXAMPLE_BYTES,
@@ -37,7 +42,7 @@ from model.bundle.example_images import (
     MAX_EXAMPLES,
     is_example,
 )
-from model.errors import BundleError
+from model.errors import BundleError, UnreadableBundleError
 from model.images.preprocessing import InputSpec
 from model.uncertainty.calibration import CALIBRATION_FILE, Calibration
 
@@ -73,6 +78,8 @@ VERSION_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _DRAFT_PREFIX = ".draft-"
 _MAX_ATTEMPTS = 100
 """How often to try the next version number while other processes publish the same model."""
+_ERRORS_OF_DAMAGE = FileNotFoundError, NotADirectoryError, RejectedFileError
+"""They say that a bundle lacks a file; other errors of a disk may pass."""
 
 
 def check_name(name: str) -> str:
@@ -361,7 +368,7 @@ def _open_bundle_folder(path: Path) -> Iterator[int]:
         with open_folder(path) as descriptor:
             yield descriptor
     except OSError as error:
-        raise BundleError(_cannot_read(path / MANIFEST_FILE, error)) from None
+        raise _cannot_read(path / MANIFEST_FILE, error) from None
 
 
 def _read_manifest(path: Path, descriptor: int) -> Manifest:
@@ -369,7 +376,7 @@ def _read_manifest(path: Path, descriptor: int) -> Manifest:
     try:
         text = read_file_at(descriptor, MANIFEST_FILE, MAX_MANIFEST_BYTES)
     except OSError as error:
-        raise BundleError(_cannot_read(file, error)) from None
+        raise _cannot_read(file, error) from None
     return parse_manifest(text, str(file))
 
 
@@ -447,7 +454,7 @@ def _read_verified(
             actual.update(chunk)
             yield chunk
     except OSError as error:
-        raise BundleError(_cannot_read(path / file, error)) from None
+        raise _cannot_read(path / file, error) from None
     if actual.hexdigest() != digest:
         raise BundleError(f"{path / file} differs from its SHA-256; copy the bundle again.")
 
@@ -518,8 +525,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cannot_read(file: Path, error: OSError) -> str:
-    return f"{file} cannot be read ({error.strerror}); export or copy the bundle again."
+def _cannot_read(file: Path, error: OSError) -> BundleError:
+    reason = f"{file} cannot be read ({error.strerror})"
+    is_damaged = isinstance(error, _ERRORS_OF_DAMAGE) or error.errno == errno.ELOOP
+    if is_damaged:
+        return BundleError(f"{reason}; export or copy the bundle again.")
+    return UnreadableBundleError(
+        f"{reason}; the bundle may be whole: see to its disk and its rights, and try again."
+    )
 
 
 def _cannot_write(folder: Path, error: OSError, option: str = "--output") -> str:

@@ -85,9 +85,15 @@ def sample_count_inputs(count: int, random: bool = True) -> Feeds:
     return {WIDENED_NODES: widened.astype(np.float32), **inputs}
 
 
+@lru_cache(maxsize=128)
+def scale_input(name: str, temperature: float) -> Feeds:
+    """Return the input of a name by which logits are multiplied: 1 / temperature, float32 [1]."""
+    return {name: np.array([1 / temperature], np.float32)}
+
+
 def temperature_input(temperature: float) -> Feeds:
-    """Return the input by which the logits are multiplied: 1 / temperature, float32 [1]."""
-    return {SCALE: np.array([1 / temperature], np.float32)}
+    """Return the input SCALE, see `scale_input`."""
+    return scale_input(SCALE, temperature)
 
 
 class MCStatistics:

@@ -5,11 +5,7 @@ logits: the Open Inference Protocol outputs them as they are, without another ca
 uses `Prediction.probabilities`, which are float64.
 """
 
-from functools import lru_cache
-
-import numpy as np
-
-from model.graphs.mc_statistics import Feeds
+from model.graphs.mc_statistics import Feeds, scale_input
 
 SCALE = "classification/scale"
 """Input by which the logits are multiplied, 1 / temperature, float32 [1]; 1 where it is not fed."""
@@ -19,7 +15,6 @@ PROBABILITIES, LABELS = OUTPUTS = "classification/probabilities", "classificatio
 with the highest probability, int64 [N]."""
 
 
-@lru_cache(maxsize=64)
 def temperature_input(temperature: float) -> Feeds:
-    """Return the input by which the logits are multiplied: 1 / temperature, float32 [1]."""
-    return {SCALE: np.array([1 / temperature], np.float32)}
+    """Return the input SCALE, see `scale_input`."""
+    return scale_input(SCALE, temperature)

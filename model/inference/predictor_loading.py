@@ -34,6 +34,7 @@ def load_predictor(
 
     Raises:
         BundleError: it cannot be loaded, or its outputs differ from the golden ones.
+        MemoryError: there is not enough for it.
     """
     layers = bundle.manifest.dropout_layers
     predictor = Predictor.from_files(
@@ -59,7 +60,7 @@ def _run_self_test(predictor: Predictor, bundle: Bundle) -> None:
     try:
         golden = Golden.read(bundle.take(GOLDEN_FILE), manifest.input, len(manifest.class_names))
         differences = predictor.self_test(golden)
-    except BundleError:
+    except (BundleError, MemoryError):
         raise
     except Exception as error:  # a damaged graph or archive can raise anything
         raise BundleError(

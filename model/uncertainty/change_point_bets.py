@@ -1,4 +1,4 @@
-"""Wealth of bettors of whom each supposes a change at one event of a stream, and begins there.
+"""Tests of a stream by bettors of whom each supposes a change at one event, and begins there.
 
 What a bettor multiplies its wealth by is its caller's: `model.uncertainty.drift` bets on ranks,
 `model.uncertainty.sequential_test_of_coverage_and_risk` on errors. The wealth of all is the average
@@ -27,6 +27,15 @@ _PRIOR_OFFSET = 1000.0
 """The prior of later changes falls slowly beyond so many events, see `_log_prior_after`."""
 
 
+class Moment(NamedTuple):
+    """An event of a stream."""
+
+    event: int
+    """Its number, from 1."""
+    time: float
+    """When it happened, seconds since 1970."""
+
+
 class ContinuedBets(NamedTuple):
     """What m events have made of the wealth of B bettors."""
 
@@ -38,6 +47,77 @@ class ContinuedBets(NamedTuple):
     """[B, m]: log of each bettor's wealth over all changes so far, after each event."""
     log_wealth: Float64Array
     """[m]: log of the wealth of all, after each event."""
+
+
+class WealthOverTime:
+    """The wealth of all bettors on a stream, and the alarm that it raises when it is high."""
+
+    def __init__(self, level: float, start: NDArray[np.void], state: bytes) -> None:
+        """Begin a test, or continue one.
+
+        Args:
+            level: 0 < level < 1, the largest probability of a false alarm.
+            start: [1], the state of a new test, with the fields log_wealths, log_wealth,
+                highest_log_wealth, alarm_event (0: none) and alarm_time, and those of the subclass.
+            state: of `to_bytes`; empty for a new test.
+        """
+        self._threshold = -np.log(level)
+        self._state = np.frombuffer(state, start.dtype)[0:1].copy() if state else start
+
+    def to_bytes(self) -> bytes:
+        """Return the state, from which another test of the same kind can continue."""
+        return self._state.tobytes()
+
+    @property
+    def log_wealth(self) -> float:
+        """The natural logarithm of the wealth now; 0 at first."""
+        return float(self._get("log_wealth"))
+
+    @property
+    def p_value(self) -> float:
+        """Probability that a stream without a change ever gives a wealth so high, at most.
+
+        It is 1 over the highest wealth so far, and holds whenever one looks (Ville 1939): an
+        anytime-valid p-value.
+        """
+        return float(np.exp(-self._get("highest_log_wealth")))
+
+    @property
+    def alarm(self) -> Moment | None:
+        """The event that raised the alarm; None: there is no alarm. An alarm stays."""
+        return self._moment("alarm")
+
+    def _get(self, name: str) -> Float64Array:
+        field: Float64Array = self._state[name][0]
+        return field
+
+    def _moment(self, name: str) -> Moment | None:
+        event = int(self._get(f"{name}_event"))
+        return Moment(event, float(self._get(f"{name}_time"))) if event else None
+
+    def _raise_alarm(self, bets: ContinuedBets, seen: int, times: Float64Array) -> int | None:
+        """Record the first of m events at which the wealth reaches its limit; return its index.
+
+        None: none of them does, or there is an alarm already.
+
+        Args:
+            bets: after each of the events.
+            seen: how many events there were before.
+            times: [m].
+        """
+        state = self._state[0]
+        reached = bets.log_wealth >= self._threshold
+        if state["alarm_event"] or not reached.any():
+            return None
+        index = int(reached.argmax())
+        state["alarm_event"], state["alarm_time"] = seen + index + 1, times[index]
+        return index
+
+    def _keep_wealth(self, bets: ContinuedBets) -> None:
+        state = self._state[0]
+        state["log_wealths"] = bets.log_wealths[:, -1]
+        state["log_wealth"] = bets.log_wealth[-1]
+        state["highest_log_wealth"] = max(state["highest_log_wealth"], bets.log_wealth.max())
 
 
 def continue_bets(log_wealths: Float64Array, log_factors: Float64Array, seen: int) -> ContinuedBets:

@@ -35,7 +35,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.uncertainty.change_point_bets import MAX_CHUNK, continue_bets, prepend
+from model.uncertainty.change_point_bets import (
+    MAX_CHUNK,
+    ContinuedBets,
+    Moment,
+    WealthOverTime,
+    continue_bets,
+    prepend,
+)
 from model.uncertainty.whole_ranks import rank_up_to
 
 Float64Array = NDArray[np.float64]
@@ -61,25 +68,15 @@ _STATE = np.dtype(
         ("largest_time", "f8", (_BETTORS,)),
         ("log_wealth", "f8"),
         ("highest_log_wealth", "f8"),
-        ("alarm_image", "f8"),
+        ("alarm_event", "f8"),
         ("alarm_time", "f8"),
-        ("since_image", "f8"),
+        ("since_event", "f8"),
         ("since_time", "f8"),
     ]
 )
 """What is remembered of a stream: the images, and how many of them were below each edge; for each
 bettor the log of its wealth over all changes so far, and the change that contributes most to it;
-the log of the whole wealth now and at its highest; and the alarm (image 0: none)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """An image of the stream."""
-
-    image: int
-    """Its number, from 1."""
-    time: float
-    """When it arrived, seconds since 1970."""
+the log of the whole wealth now and at its highest; and the alarm (event 0: none)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,7 @@ class Tail:
     """Of images like the validation images: `p_value` in whole ranks."""
 
 
-class DriftTest:
+class DriftTest(WealthOverTime):
     """Tests a stream of images against n validation images, by the ranks of one score."""
 
     def __init__(self, validation_images: int, level: float, state: bytes = b"") -> None:
@@ -108,12 +105,7 @@ class DriftTest:
         gaps = validation_images + 1
         self._edges = np.maximum(1, rank_up_to(EDGES, gaps))
         self._gaps = gaps
-        self._threshold = -np.log(level)
-        self._state = np.frombuffer(state, _STATE)[0:1].copy() if state else _new_state()
-
-    def to_bytes(self) -> bytes:
-        """Return the state, from which another `DriftTest` can continue."""
-        return self._state.tobytes()
+        super().__init__(level, _new_state(), state)
 
     def observe(self, ranks: Int64Array, times: Float64Array) -> None:
         """Continue with m images; the same as one call for each image.
@@ -132,28 +124,9 @@ class DriftTest:
         return int(self._get("images"))
 
     @property
-    def log_wealth(self) -> float:
-        """The natural logarithm of the wealth now; 0 at first."""
-        return float(self._get("log_wealth"))
-
-    @property
-    def p_value(self) -> float:
-        """Probability that images like the validation images ever give a wealth so high, at most.
-
-        It is 1 over the highest wealth so far, and holds whenever one looks (Ville 1939): an
-        anytime-valid p-value.
-        """
-        return float(np.exp(-self._get("highest_log_wealth")))
-
-    @property
-    def alarm(self) -> Moment | None:
-        """The image that raised the alarm; None: there is no alarm. An alarm stays."""
-        return self._moment("alarm_image", "alarm_time")
-
-    @property
     def since(self) -> Moment | None:
         """The first image of the drift, by the bettor with the most wealth at the alarm."""
-        return self._moment("since_image", "since_time")
+        return self._moment("since")
 
     def tails(self, p_values: Sequence[float]) -> list[Tail]:
         """Return the shares of images below some of EDGES."""
@@ -167,14 +140,6 @@ class DriftTest:
             for index in map(EDGES.index, p_values)
         ]
 
-    def _get(self, name: str) -> NDArray[np.float64]:
-        field: NDArray[np.float64] = self._state[name][0]
-        return field
-
-    def _moment(self, image: str, time: str) -> Moment | None:
-        number = int(self._get(image))
-        return Moment(number, float(self._get(time))) if number else None
-
     def _observe(self, ranks: Int64Array, times: Float64Array) -> None:
         """Continue with m images at once.
 
@@ -185,17 +150,16 @@ class DriftTest:
         first = int(state["images"])
         below = ranks < self._edges[:, np.newaxis]
         bets = continue_bets(state["log_wealths"], self._log_factors(below), first)
-        growth, log_wealth = bets.growth, bets.log_wealth
         contributions = prepend(state["log_largest"], bets.begun)
-        self._raise_alarm(log_wealth, growth, contributions, times)
+        raised = self._raise_alarm(bets, first, times)
+        if raised is not None:
+            self._find_beginning(raised, bets, contributions, times)
         columns = contributions.argmax(axis=1)
         newer = columns > 0
         state["largest_image"][newer] = first + columns[newer]
         state["largest_time"][newer] = times[columns[newer] - 1]
-        state["log_largest"] = growth[:, -1] + contributions.max(axis=1)
-        state["log_wealths"] = bets.log_wealths[:, -1]
-        state["log_wealth"] = log_wealth[-1]
-        state["highest_log_wealth"] = max(state["highest_log_wealth"], log_wealth.max())
+        state["log_largest"] = bets.growth[:, -1] + contributions.max(axis=1)
+        self._keep_wealth(bets)
         state["below"] += below.sum(axis=1)
         state["images"] += len(ranks)
 
@@ -216,35 +180,26 @@ class DriftTest:
         log_factors: Float64Array = np.log(factors).reshape(_BETTORS, -1)
         return log_factors
 
-    def _raise_alarm(
-        self,
-        log_wealth: Float64Array,
-        growth: Float64Array,
-        contributions: Float64Array,
-        times: Float64Array,
+    def _find_beginning(
+        self, index: int, bets: ContinuedBets, contributions: Float64Array, times: Float64Array
     ) -> None:
-        """Record the first image at which the wealth reaches its limit, if there is no alarm yet.
+        """Record the first image of the drift, after the alarm.
 
         Args:
-            log_wealth: [m], after each image.
-            growth: [bettors, m], running sums of the log factors.
+            index: of the image that raised it, among these m images.
+            bets: after each of them.
             contributions: [bettors, m + 1], log of what each beginning contributes, without growth;
                 the first column is the largest of those before these images.
             times: [m].
         """
         state = self._state[0]
-        reached = log_wealth >= self._threshold
-        if state["alarm_image"] or not reached.any():
-            return
-        index, first = int(reached.argmax()), int(state["images"])
         so_far = contributions[:, : index + 2]
-        bettor = int((growth[:, index] + so_far.max(axis=1)).argmax())
+        bettor = int((bets.growth[:, index] + so_far.max(axis=1)).argmax())
         column = int(so_far[bettor].argmax())
-        state["alarm_image"], state["alarm_time"] = first + index + 1, times[index]
         if column:
-            state["since_image"], state["since_time"] = first + column, times[column - 1]
+            state["since_event"], state["since_time"] = state["images"] + column, times[column - 1]
         else:
-            state["since_image"] = state["largest_image"][bettor]
+            state["since_event"] = state["largest_image"][bettor]
             state["since_time"] = state["largest_time"][bettor]
 
 

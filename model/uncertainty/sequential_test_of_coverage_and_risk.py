@@ -27,7 +27,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.uncertainty.change_point_bets import MAX_CHUNK, continue_bets
+from model.uncertainty.change_point_bets import MAX_CHUNK, WealthOverTime, continue_bets
 from model.uncertainty.whole_ranks import rank_from
 
 Float64Array = NDArray[np.float64]
@@ -54,7 +54,7 @@ _STATE = np.dtype(
 of all now and at its highest, and the event that raised the alarm (0: none) with its time."""
 
 
-class PromisedRateTest:
+class PromisedRateTest(WealthOverTime):
     """Tests a stream of events, of which at most a promised share may be misses."""
 
     def __init__(self, level: float, state: bytes = b"") -> None:
@@ -64,12 +64,7 @@ class PromisedRateTest:
             level: 0 < level < 1, the largest probability of an alarm while the promise holds.
             state: of `to_bytes`; empty for a new test.
         """
-        self._threshold = -np.log(level)
-        self._state = np.frombuffer(state, _STATE)[0:1].copy() if state else _new_state()
-
-    def to_bytes(self) -> bytes:
-        """Return the state, from which another `PromisedRateTest` can continue."""
-        return self._state.tobytes()
+        super().__init__(level, _new_state(), state)
 
     def observe_risk(self, misses: BoolArray, max_risks: Float64Array, times: Float64Array) -> None:
         """Continue with m answers that did not abstain.
@@ -109,26 +104,6 @@ class PromisedRateTest:
         """How many of them were misses."""
         return int(self._get("misses"))
 
-    @property
-    def log_wealth(self) -> float:
-        """The natural logarithm of the wealth now; 0 at first."""
-        return float(self._get("log_wealth"))
-
-    @property
-    def p_value(self) -> float:
-        """1 over the highest wealth so far: holds whenever one looks, while the promise is kept."""
-        return float(np.exp(-self._get("highest_log_wealth")))
-
-    @property
-    def alarm(self) -> tuple[int, float] | None:
-        """The number of the event that raised the alarm, from 1, and its time; None: no alarm."""
-        event = int(self._get("alarm_event"))
-        return (event, float(self._get("alarm_time"))) if event else None
-
-    def _get(self, name: str) -> NDArray[np.float64]:
-        field: NDArray[np.float64] = self._state[name][0]
-        return field
-
     def _observe(self, misses: BoolArray, probabilities: Float64Array, times: Float64Array) -> None:
         allowed = np.clip(probabilities, _LEAST_PROBABILITY, 1)
         ratios = np.where(misses, 1 / allowed, 0.0)
@@ -141,13 +116,8 @@ class PromisedRateTest:
         state = self._state[0]
         seen = int(state["events"])
         bets = continue_bets(state["log_wealths"], log_factors, seen)
-        reached = bets.log_wealth >= self._threshold
-        if reached.any() and not state["alarm_event"]:
-            first = int(reached.argmax())
-            state["alarm_event"], state["alarm_time"] = seen + first + 1, times[first]
-        state["log_wealths"] = bets.log_wealths[:, -1]
-        state["log_wealth"] = bets.log_wealth[-1]
-        state["highest_log_wealth"] = max(state["highest_log_wealth"], bets.log_wealth.max())
+        self._raise_alarm(bets, seen, times)
+        self._keep_wealth(bets)
         state["events"] += len(misses)
         state["misses"] += misses.sum()
 

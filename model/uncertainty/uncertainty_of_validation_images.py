@@ -18,7 +18,7 @@ from model.uncertainty.whole_ranks import rank_up_to
 METRIC = "distributions"
 """The key in the manifest's `metrics`. Bundles that were exported earlier lack it."""
 COVERAGE = 0.9
-"""Of the prediction sets that are counted; their kind is `thr`."""
+"""Of the prediction sets that are counted here, of kind `thr`, and that reports measure."""
 _LEVELS = np.linspace(0, 1, 101)
 _SIGNIFICANT_DIGITS = 5
 

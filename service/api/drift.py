@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from model.uncertainty.drift import DriftTest, Moment, Tail
+from model.uncertainty.change_point_bets import Moment
+from model.uncertainty.drift import DriftTest, Tail
 from service.api import schemas
 from service.api.routes import json_response, new_router, require_control
 from service.engine.model_loader import LoadedModel
@@ -84,7 +85,7 @@ def _moment(moment: Moment | None) -> dict[str, Any] | None:
     if moment is None:
         return None
     time = datetime.fromtimestamp(moment.time, UTC).isoformat(timespec="milliseconds")
-    return {"image": moment.image, "time": time.replace("+00:00", "Z")}
+    return {"image": moment.event, "time": time.replace("+00:00", "Z")}
 
 
 def _tail(tail: Tail) -> dict[str, Any]:

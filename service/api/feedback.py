@@ -211,9 +211,7 @@ def _disabled_router() -> APIRouter:
 
     @requires("predict")
     async def feedback_disabled(request: Request) -> Response:
-        raise FeedbackDisabledError(
-            "This server takes no true labels; start it with --feedback FILE."
-        )
+        raise FeedbackDisabledError
 
     @requires("read")
     async def figures_disabled(request: Request, name: str) -> Response:

@@ -184,9 +184,7 @@ class _Backend:
         if not event.is_about_annotations:
             return json_response({"results": [], "ignored": event.action})
         if self._feedback is None:
-            raise FeedbackDisabledError(
-                "This server takes no true labels; start it with --feedback FILE."
-            )
+            raise FeedbackDisabledError
         content = _parse(body, AnnotationEvent)
         model = self._model(request)
         controls = find_controls(content.project.label_config, model.bundle.manifest.class_names)

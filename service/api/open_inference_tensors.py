@@ -18,7 +18,7 @@ from model.bundle.store import SAMPLED_SUFFIX
 from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.graphs.mc_statistics import PER_CLASS_COLUMNS, PER_IMAGE_COLUMNS
 from model.images.preprocessing import InputSpec
-from model.inference.predictor import Prediction
+from model.inference.prediction import Prediction
 from model.uncertainty.calibration import ABSTENTION_REASONS
 from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.api.sampling_validation import parse_sampling

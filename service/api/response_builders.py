@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
-from model.inference.predictor import Prediction
+from model.inference.prediction import Prediction
 from model.uncertainty.calibration import AbstentionReason, Decisions
 from model.uncertainty.uncertainty_measures import Uncertainty, count_votes
 

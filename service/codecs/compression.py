@@ -10,6 +10,7 @@ WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """zlib's `wbits` by content coding: gzip is RFC 1952, deflate is RFC 1950."""
 
 _FASTEST_LEVEL = 1
+_MAX_LENGTH_DIGITS = 19  # Python refuses to parse a number of thousands of digits
 _MAX_ACCEPT_ENCODING_CHARACTERS = 1_024
 """A longer Accept-Encoding header is ignored; browsers send about thirty characters."""
 
@@ -55,6 +56,11 @@ def body_too_large_error(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(
         f"The body is larger than {limit:,} bytes; send fewer or smaller images."
     )
+
+
+def is_declared_too_large(length: str, limit: int) -> bool:
+    """Return whether a Content-Length says that there are more than `limit` bytes."""
+    return length.isdecimal() and (len(length) > _MAX_LENGTH_DIGITS or int(length) > limit)
 
 
 def choose_compressor(accept_encoding: str) -> tuple[str, Callable[[bytes], bytes]] | None:

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from model.cli_and_env_settings import USAGE_EXIT_STATUS, CommandSettings, load_or_exit
+from model.command_exit_status import run_command
 from service.control.api_key_to_send import ApiKeyFileError, read_api_key
 from service.http.listeners import default_control_socket
 
@@ -174,6 +175,13 @@ class _UnixConnection(http.client.HTTPConnection):
 def main(arguments: list[str] | None = None) -> int:
     """Send the change, print its result, and return the exit status."""
     settings = load_or_exit(ControlSettings, arguments)
+    return run_command(
+        lambda: _change(settings),
+        "Interrupted; the service may make the change all the same: see GET /models.",
+    )
+
+
+def _change(settings: ControlSettings) -> int:
     try:
         # http.client uses no proxy and follows no redirect: only the named service is changed.
         with closing(settings.connect()) as connection:

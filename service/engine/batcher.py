@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model.bundle.store import SAMPLED_SUFFIX
 from model.dropout.sampling_methods import FixedSamples, Sampling
 from model.graphs.sessions import RunOptions, run_options
-from model.inference.predictor import Prediction
+from model.inference.prediction import Prediction
 from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.engine.latency_estimator import Costs, LatencyEstimator
 from service.engine.pending_requests import DeadlineTimer, Floats, PendingRequest, Result

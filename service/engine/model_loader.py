@@ -16,7 +16,7 @@ from model.bundle.store import Bundle, open_bundle
 from model.container_resources import available_processors
 from model.dropout.analytic_integration import QMC_POINTS
 from model.dropout.sampling_methods import FixedSamples
-from model.errors import BundleError
+from model.errors import BundleError, UnreadableBundleError
 from model.graphs.sessions import CancellationToken
 from model.images.preprocessing import InputSpec
 from model.inference.predictor import Predictor
@@ -123,6 +123,7 @@ class Loader:
             BundleError: it is damaged, fails its self-test, or takes other images than
                 `required_input`.
             LoadTimeoutError: this took too long.
+            UnreadableBundleError: its files, or the memory for it, cannot be had now.
             StoppingError: the service is stopping.
         """
         seconds = self._settings.load_timeout_seconds
@@ -136,6 +137,11 @@ class Loader:
             raise LoadTimeoutError(
                 f"{path} could not be opened and tested within {seconds:g} seconds; export it "
                 "again, or allow more with --load-timeout-seconds."
+            ) from None
+        except MemoryError:
+            raise UnreadableBundleError(
+                f"{path} could not be opened and tested for want of memory; give the service more, "
+                "or let it serve fewer versions."
             ) from None
         except BaseException:
             stop.set()
@@ -189,6 +195,8 @@ class Loader:
         predictor = load_predictor(bundle, self._settings.threads, stop, self._settings.provider)
         try:
             costs = self._warm(bundle, predictor)
+        except MemoryError:
+            raise
         except Exception as error:  # any error of a graph that its manifest does not describe
             reason = str(error).partition("\n")[0]
             raise BundleError(

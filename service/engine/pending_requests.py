@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.dropout.sampling_methods import AdaptiveSamples, Sampling
-from model.inference.predictor import Prediction
+from model.inference.prediction import Prediction
 from model.uncertainty.uncertainty_measures import Summary, Uncertainty, concatenate
 from service.errors import DeadlineError
 from service.http.client_quotas import Client

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 
-from model.cli_and_env_settings import USAGE_EXIT_STATUS, load_or_exit
+from model.cli_and_env_settings import load_or_exit
+from model.command_exit_status import run_command
 from model.errors import DropserveError
 from model.uncertainty.binomial_interval import Interval
 from model.uncertainty.sequential_test_of_coverage_and_risk import PromisedRateTest
@@ -35,16 +36,16 @@ class SeveralModelsError(DropserveError):
 def main(arguments: list[str] | None = None) -> int:
     """Do what the arguments say, and return the exit status."""
     settings = load_or_exit(FeedbackSettings, arguments)
-    try:
-        with closing(FeedbackFile.open(settings.file, _UNBOUNDED, create=False)) as file:
-            sys.stdout.write(_run(settings, file))
-    except DropserveError as error:
-        sys.stderr.write(f"{error}\n")
-        return USAGE_EXIT_STATUS
+    return run_command(lambda: _run(settings), "Interrupted; the same command begins anew.")
+
+
+def _run(settings: FeedbackSettings) -> int:
+    with closing(FeedbackFile.open(settings.file, _UNBOUNDED, create=False)) as file:
+        sys.stdout.write(_act(settings, file))
     return 0
 
 
-def _run(settings: FeedbackSettings, file: FeedbackFile) -> str:
+def _act(settings: FeedbackSettings, file: FeedbackFile) -> str:
     """Do it, and return what is printed."""
     with as_sentence(file.path):
         versions = _chosen(settings, read_versions(file.connection))
@@ -135,7 +136,7 @@ def _lines(figures: VersionFigures) -> list[str]:
 
 
 def _tested(promise: str, test: PromisedRateTest) -> str:
-    state = "no alarm" if test.alarm is None else f"broken since label {test.alarm[0]}"
+    state = "no alarm" if test.alarm is None else f"broken since label {test.alarm.event}"
     return f"  {promise:<22}{state}, p = {test.p_value:.2g}\n"
 
 

@@ -8,7 +8,7 @@ after the file was moved or removed. Knows no route.
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -29,7 +29,7 @@ CLOSING_SECONDS = 2.0
 
 _PAUSE_SECONDS = 0.05
 """So long answers gather. A true label does not wait for it."""
-_FORGOTTEN_AT_ONCE = 1000
+_FORGOTTEN_AT_ONCE = 100
 _MAX_JOBS_AT_ONCE = 512
 _MAX_LOST_REQUESTS = 10_000
 
@@ -167,23 +167,27 @@ class FeedbackWriter:
     def _write(self, records: Sequence[AnswerRecord], jobs: Sequence[_Job]) -> None:
         """Write all in one transaction, and tell those who wait; raises FeedbackFileError."""
         file = self._opened_file()
-        answers = [(record, record.content()) for record in records]
-        added = sum(job.content_bytes for job in jobs) + sum(len(each) for _, each in answers)
-        is_full = not self._make_room(file, added)
+        contents = [record.content() for record in records]
         flushed = any(job.content_bytes for job in jobs)
         with file.transaction(flushed=flushed) as connection:
             change = LabelTransaction(connection, self._limits.alarm_rate, self._may_be_lost)
-            if not is_full:
-                for (moment, request_id, version, _, counts_once), content in answers:
-                    if not (counts_once and change.has_label(request_id, version)):
-                        change.remember(request_id, version, content, moment)
-            results = [self._attempt(job, change, file, is_full=is_full) for job in jobs]
+            sizes = [*(job.content_bytes for job in jobs), sum(map(len, contents))]
+            *fits, are_remembered = _make_room(file, sizes)
+            if are_remembered:
+                _remember(records, contents, change)
+            results = [
+                _attempt(job, change, file, has_room=has_room)
+                for job, has_room in zip(jobs, fits, strict=True)
+            ]
             change.finish()
-            if answers:
+            if records:
                 forget_oldest_answers(connection, self._limits.max_answers)
         if not file.is_in_place:
             raise FeedbackFileError(f"{self.path} was moved while it was written; send it again.")
-        (self._dropped if is_full else self._remembered).inc(len(answers))
+        if are_remembered:
+            self._remembered.inc(len(records))
+        else:
+            self._drop(records)
         if file.has_changed:  # what only reads may succeed on a full disk
             self._show_failing(failing=False)
         for job, result in zip(jobs, results, strict=True):
@@ -206,32 +210,6 @@ class FeedbackWriter:
         self._is_failing = failing
         self._failing_gauge.set(failing)
 
-    def _attempt(
-        self, job: _Job, change: LabelTransaction, file: FeedbackFile, *, is_full: bool
-    ) -> Any:
-        """Return the result of a job, or the error that is its own."""
-        if is_full and job.content_bytes:
-            return FeedbackFullError(
-                "The file of feedback is full, and no label in it is ever dropped; ask the "
-                "operator to raise --feedback-max-bytes or to begin another file."
-            )
-        try:
-            return job.work(change, file)
-        except ServiceError as error:
-            return error
-
-    def _make_room(self, file: FeedbackFile, added: int) -> bool:
-        """Forget the oldest answers while there is no room for so many bytes; False: it is full."""
-        while file.lacking_bytes(added) > 0:
-            with file.transaction(flushed=False) as connection:
-                forgotten = connection.execute(
-                    "DELETE FROM answers WHERE id IN (SELECT id FROM answers ORDER BY id LIMIT ?)",
-                    (_FORGOTTEN_AT_ONCE,),
-                ).rowcount
-            if not forgotten:
-                return False
-        return True
-
     def _fail(
         self, records: Sequence[AnswerRecord], jobs: Sequence[_Job], error: FeedbackFileError
     ) -> None:
@@ -252,6 +230,64 @@ class FeedbackWriter:
             self._lost.update((record.request_id, None) for record in records)
             while len(self._lost) > _MAX_LOST_REQUESTS:
                 self._lost.popitem(last=False)
+
+
+def _remember(
+    records: Sequence[AnswerRecord], contents: Sequence[bytes], change: LabelTransaction
+) -> None:
+    for record, content in zip(records, contents, strict=True):
+        if not (record.counts_once and change.has_label(record.request_id, record.version)):
+            change.remember(record.request_id, record.version, content, record.time)
+
+
+def _attempt(job: _Job, change: LabelTransaction, file: FeedbackFile, *, has_room: bool) -> Any:
+    """Return the result of a job, or the error that is its own."""
+    if not has_room:
+        return FeedbackFullError(
+            "The file of feedback is full, and no label in it is ever dropped; ask the "
+            "operator to raise --feedback-max-bytes or to begin another file."
+        )
+    try:
+        return job.work(change, file)
+    except ServiceError as error:
+        return error
+
+
+def _make_room(file: FeedbackFile, sizes: Iterable[int]) -> list[bool]:
+    """Forget the oldest answers until there is room for what is added, in bytes each.
+
+    Call it in a transaction. Returns which of them fit, beside those before that do. For one that
+    would not even fit if all answers were forgotten, none is.
+    """
+    fits, added = [], 0
+    for size in sizes:
+        fits.append(size == 0 or _make_room_for_all(file, added + size))
+        added += size if fits[-1] else 0
+    return fits
+
+
+def _make_room_for_all(file: FeedbackFile, added: int) -> bool:
+    """Forget the oldest answers until there is room for so many bytes; False: and none else."""
+    if file.lacking_bytes(added) <= 0:
+        return True
+    file.connection.execute("SAVEPOINT room")
+    has_room = _forget_until_there_is_room(file, added)
+    if not has_room:
+        file.connection.execute("ROLLBACK TO room")
+    file.connection.execute("RELEASE room")
+    return has_room
+
+
+def _forget_until_there_is_room(file: FeedbackFile, added: int) -> bool:
+    """Forget the oldest answers until there is room, or no answer is left and there is none."""
+    while file.lacking_bytes(added) > 0:
+        forgotten = file.connection.execute(
+            "DELETE FROM answers WHERE id IN (SELECT id FROM answers ORDER BY id LIMIT ?)",
+            (_FORGOTTEN_AT_ONCE,),
+        ).rowcount
+        if not forgotten:
+            return False
+    return True
 
 
 def _tell(job: _Job, result: Any) -> None:

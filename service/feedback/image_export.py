@@ -97,8 +97,11 @@ def _kept_images(
 
 
 def folder_name(class_name: str) -> str:
-    """Return the name of a class's folder; what no name of a file may hold is percent-encoded."""
-    name = quote(class_name, safe=" !#$&'()+,;=@[]^_`{}~-.", encoding="utf-8")
-    if class_name.isprintable() and "/" not in class_name and "%" not in class_name:
+    """Return the name of a class's folder; what no name of a file may hold is percent-encoded.
+
+    A % stays as it is, since the class may have come from a folder of that name.
+    """
+    name = quote(class_name, safe=" !#$%&'()+,;=@[]^_`{}~-.", encoding="utf-8")
+    if class_name.isprintable() and "/" not in class_name:
         name = class_name
     return name.replace(".", "%2E", 1) if name.startswith(".") else name

@@ -13,7 +13,6 @@ from pathlib import Path
 
 BACKLOG = 2048
 """Most connections that wait to be accepted; the system may allow fewer."""
-_PRIVATE_MODE = 0o700
 _SO_ATTACH_FILTER = 26  # of Linux; Python's socket module does not name it
 _DROP_SYN_FILTER = (  # classic BPF over the TCP header on: (code, jump if true, if false, k)
     (0x30, 0, 0, 13),  # load the flags byte
@@ -82,16 +81,6 @@ def listen_for_control(path: Path) -> socket.socket:
 def default_control_socket(port: int) -> Path:
     """Return the path of the control listener of a service on `port`, unless configured."""
     return Path(tempfile.gettempdir()) / f"dropserve-{os.getuid()}" / f"control-{port}.sock"
-
-
-def make_private_folder(folder: Path) -> None:
-    """Create a folder for this user alone; raises OSError, also if another user owns it."""
-    folder.mkdir(mode=_PRIVATE_MODE, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise PermissionError(0, "it belongs to another user")
-    if stat.S_IMODE(status.st_mode) != _PRIVATE_MODE:
-        folder.chmod(_PRIVATE_MODE)
 
 
 def refuse_new_connections(listener: socket.socket) -> None:

@@ -10,7 +10,13 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.types import Receive, Scope
 
-from service.codecs.compression import IDENTITY, WINDOW_BITS, body_too_large_error, decompress_up_to
+from service.codecs.compression import (
+    IDENTITY,
+    WINDOW_BITS,
+    body_too_large_error,
+    decompress_up_to,
+    is_declared_too_large,
+)
 from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -26,7 +32,6 @@ WHOLE_BODY = "dropserve.body"
 _HEADERS = "dropserve.headers"
 _GZIP_ALIAS = "x-gzip"
 """Another name of gzip (RFC 9110, 8.4.1.3)."""
-_MAX_LENGTH_DIGITS = 19  # Python refuses to parse a number of thousands of digits
 
 MAX_INLINE_BODY_BYTES = 2**16
 """Bodies up to this size may be parsed on the event loop, whatever they contain."""
@@ -63,10 +68,7 @@ class BodyReader:
         encoding = _content_encoding(scope)
         data: bytes | None = scope.get(WHOLE_BODY)
         if data is None:
-            declared = header(scope, b"content-length") or "0"
-            if declared.isdecimal() and (
-                len(declared) > _MAX_LENGTH_DIGITS or int(declared) > self._limit
-            ):
+            if is_declared_too_large(header(scope, b"content-length") or "0", self._limit):
                 raise body_too_large_error(self._limit)
             data = await self._receive_all(request.receive)
         mark_body_read()

@@ -119,6 +119,11 @@ def configure(level: str, log_format: LogFormat) -> None:
     )
 
 
+def silence_log() -> None:
+    """Write no line of the service's log, in a command that reports by itself."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
 def create_formatter(log_format: LogFormat) -> logging.Formatter:
     """Build the formatter that `logging_config` names."""
     render: list[Processor]

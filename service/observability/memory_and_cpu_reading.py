@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from service.observability.process_stat import stat_fields
+
 _PROC = Path("/proc")
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _UTIME, _STIME, _RSS = 11, 12, 21
-"""Places of the fields of /proc/PID/stat behind the command's name (proc_pid_stat(5))."""
+"""Places among `stat_fields`."""
 
 
 class ProcessUsage:
@@ -29,9 +31,7 @@ class ProcessUsage:
         before, self._ticks = self._ticks, {}
         pages = spent = 0
         for pid in ("self", *self._children()):
-            with suppress(OSError):  # a child has ended
-                stat = (self._proc / pid / "stat").read_text()
-                fields = stat.rpartition(")")[2].split()
+            if fields := stat_fields(pid, self._proc):  # else a child has ended
                 self._ticks[pid] = int(fields[_UTIME]) + int(fields[_STIME])
                 spent += self._ticks[pid] - before.get(pid, 0)
                 pages += int(fields[_RSS])

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.codecs.compression import body_too_large_error
+from service.codecs.compression import body_too_large_error, is_declared_too_large
 from service.errors import (
     ROUTING_CODES,
     BodyTooLargeError,
@@ -39,7 +39,6 @@ _INSTEAD_OF_SERVE: Mapping[int, Callable[[], Response]] = {
 """The answers in place of those that Serve writes itself, by their status."""
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _CONTENT_TYPE, _PLAIN_TEXT = b"content-type", b"text/plain"
-_MAX_LENGTH_DIGITS = 19  # Python refuses to parse a number of thousands of digits
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS]
 
 
@@ -90,10 +89,7 @@ class _LimitedBody:
         return body_too_large_error(self._limit)
 
     def is_declared_too_large(self, headers: Headers) -> bool:
-        declared = headers.get("Content-Length", "0")
-        return declared.isdecimal() and (
-            len(declared) > _MAX_LENGTH_DIGITS or int(declared) > self._limit
-        )
+        return is_declared_too_large(headers.get("Content-Length", "0"), self._limit)
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -5,39 +5,42 @@ The exit status is 1 if the version answered the log itself and its answers have
 
 import asyncio
 import sys
+from pathlib import Path
 
 import orjson
-import structlog
 
-from model.cli_and_env_settings import USAGE_EXIT_STATUS, load_or_exit
-from model.errors import DropserveError
-from service.replay.replay_run import run
+from model.atomic_file_writing import write_whole
+from model.cli_and_env_settings import load_or_exit
+from model.command_exit_status import run_command
+from service.observability.log_format import silence_log
+from service.replay.replay_run import Replay, ReplayError, run
 from service.replay.replay_settings import ReplaySettings
 from service.replay.report_table import render
-
-_CRITICAL = 50
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Replay the log, print the report, and return the exit status."""
     settings = load_or_exit(ReplaySettings, arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_CRITICAL))
-    try:
-        replay = asyncio.run(run(settings))
-    except DropserveError as error:
-        sys.stderr.write(f"{error}\n")
-        return USAGE_EXIT_STATUS
+    silence_log()
+    return run_command(lambda: _replay(settings), "Interrupted; no report was written.")
+
+
+def _replay(settings: ReplaySettings) -> int:
+    replay = asyncio.run(run(settings))
     sys.stdout.write(render(replay))
     if settings.report is not None:
-        content = orjson.dumps(replay.to_json(), option=orjson.OPT_INDENT_2) + b"\n"
-        try:
-            settings.report.write_bytes(content)
-        except OSError as error:
-            sys.stderr.write(
-                f"{settings.report} cannot be written ({error.strerror}); name another --report.\n"
-            )
-            return USAGE_EXIT_STATUS
+        _write_report(replay, settings.report)
     return 1 if replay.changed_bytes else 0
+
+
+def _write_report(replay: Replay, file: Path) -> None:
+    content = orjson.dumps(replay.to_json(), option=orjson.OPT_INDENT_2) + b"\n"
+    try:
+        write_whole(file, content)
+    except OSError as error:
+        raise ReplayError(
+            f"{file} cannot be written ({error.strerror}); name another --report."
+        ) from None
 
 
 if __name__ == "__main__":

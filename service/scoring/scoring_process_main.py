@@ -14,21 +14,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import structlog
-
 from model.bundle.store import MANIFEST_FILE, open_bundle
 from model.errors import DropserveError
+from service.observability.log_format import silence_log
 from service.scoring.image_scorer import ImageScorer, ReadImages
 from service.scoring.score_settings import ScoreSettings
 from service.scoring.scoring_process_messages import ModelFacts, decode, decode_batch, encode
-
-_CRITICAL = 50
 
 
 def main() -> int:
     """Reply to the messages on standard input until it ends; return the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which ends us
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_CRITICAL))
+    silence_log()
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints is no reply
     with replies:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from model.dropout.sampling_methods import AdaptiveSamples, Analytic, FixedSamples, Sampling
 from model.graphs.sessions import RunOptions, create_session
 from model.images.preprocessing import to_float
-from model.inference.predictor import Prediction, Predictor
+from model.inference.prediction import Prediction
+from model.inference.predictor import Predictor
 from model.uncertainty.uncertainty_measures import Uncertainty
 from service.engine.batcher import Batcher, Limits
 from service.engine.latency_estimator import Costs

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
-from model.inference.predictor import Prediction
+from model.inference.prediction import Prediction
 from service.api import response_builders
 from service.api.routes import json_response, predictions_response
 from service.app import tune_gc

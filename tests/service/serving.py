@@ -24,7 +24,8 @@ from model.bundle.store import open_bundle
 from model.dropout.sampling_methods import FixedSamples, Sampling
 from model.graphs.sessions import CancellationToken
 from model.images.preprocessing import InputSpec
-from model.inference.predictor import Prediction, Predictor
+from model.inference.prediction import Prediction
+from model.inference.predictor import Predictor
 from model.inference.predictor_loading import load_predictor, read_calibrator
 from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.api import schemas

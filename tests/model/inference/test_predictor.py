@@ -83,7 +83,8 @@ def test_head_runs_in_chunks_give_the_same_bytes(
 ) -> None:
     prediction, sampling = cnn.predictor.predict(cnn.images), FixedSamples(0, 64)
     whole = cnn.predictor.sample(prediction.features, sampling)
-    monkeypatch.setattr("model.inference.predictor._HEAD_BYTES", 4 * 96 * 64 * 5)  # five rows a run
+    five_rows = 4 * 96 * 64 * 5
+    monkeypatch.setattr("model.inference.head_sampler._RUN_BYTES", five_rows)
     chunked = Predictor.open(cnn.folder, cnn.network.head.dropout_layers)
     np.testing.assert_array_equal(chunked.sample(prediction.features, sampling), whole)
     together = cnn.predictor.uncertainty(prediction, sampling)

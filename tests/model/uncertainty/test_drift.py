@@ -72,10 +72,10 @@ def test_five_percent_of_other_images_raise_the_alarm_soon(clean_images: int) ->
         test = observe(DriftTest(VALIDATION_IMAGES, LEVEL), ranks)
         assert test.alarm is not None
         assert test.since is not None
-        assert clean_images < test.alarm.image <= clean_images + 1000
-        assert abs(test.since.image - clean_images) <= 200
-        assert test.since.image <= test.alarm.image
-        assert (test.alarm.time, test.since.time) == (test.alarm.image, test.since.image)
+        assert clean_images < test.alarm.event <= clean_images + 1000
+        assert abs(test.since.event - clean_images) <= 200
+        assert test.since.event <= test.alarm.event
+        assert (test.alarm.time, test.since.time) == (test.alarm.event, test.since.event)
         assert test.p_value <= LEVEL
 
 
@@ -91,7 +91,7 @@ def test_alarm_stays_while_the_images_are_good_again() -> None:
     test = observe(DriftTest(VALIDATION_IMAGES, LEVEL), np.zeros(20, np.int64))
     alarm, since, p_value = test.alarm, test.since, test.p_value
     assert alarm is not None
-    assert alarm.image < 20
+    assert alarm.event < 20
     highest = test.log_wealth
     observe(test, ranks_of_normal_scores(generator, 5000))
     assert test.log_wealth < highest
@@ -125,7 +125,7 @@ def test_wealth_of_extreme_streams_stays_finite() -> None:
     assert -3 < test.log_wealth < 0
     observe(test, np.zeros(2000, np.int64))
     assert test.since is not None
-    assert test.since.image == 100_001
+    assert test.since.event == 100_001
     assert np.isfinite(test.log_wealth)
 
 

@@ -82,7 +82,7 @@ def test_broken_promise_is_found_within_some_hundred_labels(before: int) -> None
             good = generator.random(before) < 0.8 * promised
             test = test_of(np.concatenate([good, generator.random(2000) < 2 * promised]))
             assert test.alarm is not None
-            delays.append(test.alarm[0] - before)
+            delays.append(test.alarm.event - before)
         assert min(delays) > 0
         assert np.median(delays) < 900
 

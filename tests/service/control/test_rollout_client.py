@@ -4,12 +4,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from service.control.rollout_client import main
+from service.control.rollout_client import ControlSettings, main
 from service.keys.key_file_changes import add_key
 from tests.bundles import copy_bundle
 from tests.conftest import ROOT
@@ -57,6 +58,18 @@ def test_control_runs_every_action(
     assert output("reset-drift", "digits") == "digits: tested for drift anew, version 2\n"
     assert output("unload", "digits") == "digits: unloaded\n"
     assert output("load", "digits") == "digits: loaded\n"
+
+
+def test_interrupted_command_says_that_the_change_may_be_made_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_settings: ControlSettings) -> HTTPConnection:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ControlSettings, "connect", interrupted)
+    assert main(["promote", "digits"]) == 130
+    sentence = "Interrupted; the service may make the change all the same: see GET /models.\n"
+    assert tuple(capsys.readouterr()) == ("", sentence)
 
 
 @pytest.mark.parametrize(

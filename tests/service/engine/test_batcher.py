@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.dropout.sampling_methods import FixedSamples, Sampling
-from model.inference.predictor import Prediction
+from model.inference.prediction import Prediction
 from model.uncertainty.uncertainty_measures import Summary, Uncertainty
 from service.engine.batcher import Batcher, Limits, RowPredictor
 from service.engine.pending_requests import Floats

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 
 from model.images.occlusion import OcclusionGrid, occluded
-from model.inference.predictor import Prediction
+from model.inference.prediction import Prediction
 from service.engine.batcher import Batcher, Limits
 from service.engine.occlusion_runs import predict_occluded
 from service.observability.metrics_recorder import Metrics

@@ -129,7 +129,15 @@ def test_reset_waits_for_a_service_that_writes(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("cat", "cat"), ("a/b", "a%2Fb"), ("..", "%2E."), ("50%", "50%25"), ("Käse 1", "Käse 1")],
+    [
+        ("cat", "cat"),
+        ("a/b", "a%2Fb"),
+        ("a%2Fb", "a%2Fb"),
+        ("..", "%2E."),
+        ("50%", "50%"),
+        ("50%/\n", "50%%2F%0A"),
+        ("Käse 1", "Käse 1"),
+    ],
 )
 def test_folder_of_a_class_is_a_single_name(name: str, folder: str) -> None:
     assert folder_name(name) == folder

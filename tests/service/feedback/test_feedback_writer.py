@@ -130,6 +130,37 @@ def test_full_file_forgets_answers_first_and_then_refuses_labels_and_loses_none(
         assert connection.execute("SELECT count(*) FROM labels").fetchone() == (added,)
 
 
+def test_label_with_images_that_cannot_fit_is_refused_alone_and_no_answer_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    service = Writing(tmp_path / "feedback.db")
+    for request_id in ("a", "b"):
+        service.answer(request_id)
+    too_large = service.writer.submit(lambda _change, _file: None, LEAST_FEEDBACK_BYTES)
+    beside = service.writer.submit(lambda change, _: change.add(TrueLabel("a", 0, "3")), 256)
+    service.writer.start()
+    try:
+        with pytest.raises(FeedbackFullError):
+            too_large.result(TIMEOUT_SECONDS)
+        assert beside.result(TIMEOUT_SECONDS).outcome == "added"
+        assert service.label("b").outcome == "added"
+    finally:
+        service.writer.close()
+
+
+def test_answer_that_cannot_fit_is_dropped_alone_and_may_be_lost(tmp_path: Path) -> None:
+    with writing(tmp_path / "feedback.db") as service:
+        service.answer("a")
+        service.read()
+        too_large = AnswerRecord(0.0, "lost", VERSION, lambda: bytes(LEAST_FEEDBACK_BYTES))
+        service.writer.note(too_large, 1000)
+        assert service.label("a").outcome == "added"
+        assert service.metric("dropserve_feedback_answers_total", outcome="dropped") == 1
+        with pytest.raises(FeedbackUnavailableError) as raised:
+            service.label("lost")
+    check_sentence(str(raised.value), "The answer to a request 'lost' may be lost, …")
+
+
 def test_two_writers_share_a_file(tmp_path: Path) -> None:
     path = tmp_path / "feedback.db"
     with writing(path) as first, writing(path) as second:

@@ -56,16 +56,6 @@ def test_control_socket_is_private_and_replaces_a_stale_one(tmp_path: Path) -> N
         assert path.exists()
 
 
-def test_make_private_folder_removes_other_users_permissions(tmp_path: Path) -> None:
-    folder = tmp_path / "control"
-    folder.mkdir(mode=0o777)
-    listeners.make_private_folder(folder)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    (tmp_path / "link").symlink_to(folder)
-    with pytest.raises(PermissionError):
-        listeners.make_private_folder(tmp_path / "link")
-
-
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has not both")
 @pytest.mark.parametrize("host", ["::", "[::]"])
 def test_listener_on_every_ipv6_address_takes_ipv4_connections_too(host: str) -> None:

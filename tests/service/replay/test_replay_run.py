@@ -1,6 +1,8 @@
 """Logged images through a version: the same one gives the same bytes, another one disagrees."""
 
 import asyncio
+import errno
+import os
 import shutil
 from functools import reduce
 from operator import getitem
@@ -162,6 +164,38 @@ def test_changed_answer_of_the_same_version_is_exit_status_1(
     options = ["--model", "digits", "--version", "1", "--models-folder", str(models_folder)]
     assert main([str(folder), *options]) == 1
     assert "1 answers of version 1 itself have other bytes now" in capsys.readouterr().out
+
+
+def test_report_that_cannot_be_written_leaves_the_one_before_as_it_was(
+    log: Path,
+    models_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    report = tmp_path / "report.json"
+    report.write_text("the report before")
+    monkeypatch.setattr("os.fsync", fail)
+    options = ["--model", "digits", "--version", "1", "--models-folder", str(models_folder)]
+    assert main([str(log), *options, "--report", str(report)]) == 2
+    sentence = f"{report} cannot be written (No space left on device); name another --report.\n"
+    assert capsys.readouterr().err == sentence
+    assert report.read_text() == "the report before"
+    assert list(tmp_path.iterdir()) == [report]
+
+
+def test_interrupted_replay_ends_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(_settings: ReplaySettings) -> Replay:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.replay.__main__.run", interrupted)
+    assert main([str(tmp_path), "--model", "digits", "--version", "1"]) == 130
+    assert tuple(capsys.readouterr()) == ("", "Interrupted; no report was written.\n")
 
 
 @pytest.mark.parametrize(
