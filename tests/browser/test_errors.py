@@ -123,10 +123,31 @@ def test_image_of_too_many_pixels_is_refused_with_the_limit(try_page: TryPage) -
 def test_more_variants_than_the_service_allows_are_refused_with_the_limit(
     try_page: TryPage, four: bytes
 ) -> None:
-    try_page.upload(four)
+    with try_page.answered():
+        try_page.upload(four)
     try_page.open_settings()
     try_page.slider("Variants asked").press("End")
     expect(try_page.refusal).to_have_text(SENTENCE)
+    expect(try_page.refusal).to_contain_text("512")
+
+
+def test_settings_that_change_before_the_answer_are_asked_with_next(
+    try_page: TryPage, four: bytes
+) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    try_page.page.route("**/uncertainty*", hold, times=1)
+    try_page.upload(four)
+    try_page.open_settings()
+    slider = try_page.slider("Variants asked")
+    slider.focus()
+    expect(slider).to_be_focused()
+    slider.press("End")
+    expect(try_page.page.locator("#snippet")).to_contain_text("samples=1024")
+    held[0].continue_()
     expect(try_page.refusal).to_contain_text("512")
 
 

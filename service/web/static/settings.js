@@ -3,13 +3,14 @@
 import { byId, html } from "./dom.js";
 import { percent } from "./format.js";
 
+// `usual` is where a slider stands before the first answer: one that stood at an end could not be moved there.
 const RISKS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3];
 const SLIDERS = [
-  { name: "samples", label: "Variants asked (samples)", values: [8, 16, 32, 64, 128, 256, 512, 1024], write: String, methods: ["sampled"] },
-  { name: "seed", label: "Which variants (seed)", values: Array.from({ length: 100 }, (_, seed) => seed), write: String, methods: ["sampled", "adaptive"] },
-  { name: "coverage", label: "Coverage of the set", values: [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999], write: percent },
-  { name: "max_risk", label: "Wrong answers allowed", values: RISKS, write: percent },
-  { name: "max_false_alarm", label: "Usual images called unusual", values: RISKS, write: percent },
+  { name: "samples", label: "Variants asked (samples)", values: [8, 16, 32, 64, 128, 256, 512, 1024], usual: 64, write: String, methods: ["sampled"] },
+  { name: "seed", label: "Which variants (seed)", values: Array.from({ length: 100 }, (_, seed) => seed), usual: 0, write: String, methods: ["sampled", "adaptive"] },
+  { name: "coverage", label: "Coverage of the set", values: [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999], usual: 0.9, write: percent },
+  { name: "max_risk", label: "Wrong answers allowed", values: RISKS, usual: 0.05, write: percent },
+  { name: "max_false_alarm", label: "Usual images called unusual", values: RISKS, usual: 0.01, write: percent },
 ];
 const NOTES = {
   sampled: "Dropout stays active: a fixed number of thinned networks is asked.",
@@ -68,6 +69,7 @@ export class Settings {
   #build(/** @type {any} */ slider) {
     const output = html("output", {}, "–");
     const input = html("input", { type: "range", min: 0, max: slider.values.length - 1, step: 1, id: `slider-${slider.name}` });
+    input.value = String(nearest(slider.values, slider.usual));
     const row = html("div", { class: "slider" }, html("label", { for: input.id }, slider.label), output, input);
     input.addEventListener("input", () => {
       const value = slider.values[Number(input.value)];
