@@ -268,20 +268,6 @@ def _report(
         )
         for each in found
     ]
-    notes = [
-        *notes,
-        *(
-            f"{each.name}: {name}: {peak:,.1f}."
-            for each in found
-            for name, peak in each.measured.items()
-        ),
-        *(
-            f"{each.name}: the probe itself came up to {1000 * late:,.0f} ms too late to send, a "
-            "part of the times of /health/live."
-            for each in found
-            if (late := each.during.live.lateness) > _NOTED_LATENESS_SECONDS
-        ),
-    ]
     limit = "in a cgroup" if options.cgroup else "measured, and killed above that"
     criteria = [
         Criterion(each.name, ", ".join(each.misses) or "all", "all", not each.misses)
@@ -307,8 +293,22 @@ def _report(
         ),
         rows=rows,
         criteria=[*criteria, *failed],
-        notes=notes,
+        notes=[*notes, *_notes(found)],
     )
+
+
+def _notes(found: list[AttackResult]) -> Iterator[str]:
+    """Yield what an attack measured besides, and where the probe itself was late."""
+    for each in found:
+        for name, peak in each.measured.items():
+            yield f"{each.name}: {name}: {peak:,.1f}."
+    for each in found:
+        late = each.during.live.lateness
+        if late > _NOTED_LATENESS_SECONDS:
+            yield (
+                f"{each.name}: the probe itself came up to {1000 * late:,.0f} ms too late to send, "
+                "a part of the times of /health/live."
+            )
 
 
 if __name__ == "__main__":
